@@ -1,0 +1,68 @@
+"""Long Short-Term Memory networks for CPUs.
+
+Start with `lstmx.LSTM` (arrays in, arrays out, gradients by hand), `lstmx.Sequential` (fit and predict), or
+`lstmx.reference` (what an LSTM is, on one page).
+"""
+
+import importlib
+
+from lstmx import functional, reference
+from lstmx._version import __version__
+from lstmx.functional.threads import get_num_threads, num_threads, set_num_threads
+from lstmx.layers import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Trace
+from lstmx.model import Sequential
+from lstmx.optim import SGD, Adam, AdamW, CosineDecay, ExponentialDecay, RMSprop, StepDecay, Warmup
+from lstmx.training import Callback, EarlyStopping, History
+
+# Loaded on first use: what needs more than numpy, or is seldom wanted.
+_LAZY = {
+    "load": ("lstmx.interop.files", "load"),
+    "show_config": ("lstmx.cli", "show_config"),
+    "datasets": ("lstmx.datasets", None),
+    "init": ("lstmx.init", None),
+    "inspect": ("lstmx.inspect", None),
+    "testing": ("lstmx.testing", None),
+}
+
+__all__ = [
+    "LSTM",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Callback",
+    "CosineDecay",
+    "Dense",
+    "Dropout",
+    "EarlyStopping",
+    "Embedding",
+    "ExponentialDecay",
+    "FinalState",
+    "History",
+    "Last",
+    "MeanPool",
+    "RMSprop",
+    "Sequential",
+    "StepDecay",
+    "Trace",
+    "Warmup",
+    "__version__",
+    "functional",
+    "get_num_threads",
+    "num_threads",
+    "reference",
+    "set_num_threads",
+    *_LAZY,
+]
+
+
+def __getattr__(name):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'lstmx' has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    found = importlib.import_module(module)
+    globals()[name] = found if attribute is None else getattr(found, attribute)
+    return globals()[name]
+
+
+def __dir__():
+    return sorted(__all__)

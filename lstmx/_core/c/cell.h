@@ -1,0 +1,74 @@
+/* The cell: what one time step does with its four products, and the derivative of that. lstmx/reference.py says the same
+ * in NumPy. Expects vmath.h. */
+
+/* One vector of units. */
+typedef struct { FN(vec) i, f, g, o, c, h; } FN(cell);
+
+INLINE FN(vec) FN(next_memory)(FN(vec) i, FN(vec) f, FN(vec) g, FN(vec) c_prev) {
+    return FN(vfma)(f, c_prev, i * g);
+}
+
+INLINE FN(cell) FN(cell_step)(FN(vec) a_i, FN(vec) a_f, FN(vec) a_g, FN(vec) a_o, FN(vec) c_prev) {
+    FN(cell) s;
+    s.i = FN(vsigmoid)(a_i);
+    s.f = FN(vsigmoid)(a_f);
+    s.g = FN(vtanh)(a_g);
+    s.o = FN(vsigmoid)(a_o);
+    s.c = FN(next_memory)(s.i, s.f, s.g, c_prev);
+    s.h = s.o * FN(vtanh)(s.c);
+    return s;
+}
+
+/* LOAD and STORE are the whole-vector or the partial forms, so that a tail is the same code. */
+#define CELL_FORWARD(LOAD, STORE)                                                                                        \
+    do {                                                                                                                 \
+        FN(vec) b_i = FN(splat)(0), b_f = b_i, b_g = b_i, b_o = b_i;                                                     \
+        if (bias) { b_i = LOAD(bias + j); b_f = LOAD(bias + H + j); b_g = LOAD(bias + 2 * H + j); b_o = LOAD(bias + 3 * H + j); } \
+        FN(cell) s = FN(cell_step)(LOAD(z + j) + b_i, LOAD(z + H + j) + b_f, LOAD(z + 2 * H + j) + b_g,                  \
+                                   LOAD(z + 3 * H + j) + b_o, LOAD(c + j));                                              \
+        STORE(z + j, s.i); STORE(z + H + j, s.f); STORE(z + 2 * H + j, s.g); STORE(z + 3 * H + j, s.o);                  \
+        STORE(c + j, s.c); STORE(h + j, s.h);                                                                            \
+    } while (0)
+
+static void FN(cell_forward)(ptrdiff_t rows, ptrdiff_t H, const REAL *bias, REAL *gates, REAL *c, REAL *h) {
+    const unsigned saved = flush_subnormals();
+    for (ptrdiff_t n = 0; n < rows; n++, c += H, h += H) {
+        REAL *z = gates + n * 4 * H;
+        ptrdiff_t j = 0;
+        for (; j + LANES <= H; j += LANES) CELL_FORWARD(FN(load), FN(store));
+        const ptrdiff_t tail = H - j;
+        if (tail) CELL_FORWARD(LOAD_TAIL, STORE_TAIL);
+    }
+    restore_control(saved);
+}
+
+#define CELL_BACKWARD(LOAD, STORE)                                                                                       \
+    do {                                                                                                                 \
+        const FN(vec) one = FN(splat)(1);                                                                                \
+        FN(vec) i = LOAD(z + j), f = LOAD(z + H + j), g = LOAD(z + 2 * H + j), o = LOAD(z + 3 * H + j);                  \
+        FN(vec) cp = LOAD(c_prev + j), dh_t = LOAD(dh + j);                                                              \
+        FN(vec) tanh_c = FN(vtanh)(FN(next_memory)(i, f, g, cp));                                                        \
+        FN(vec) dc_t = FN(vfma)(dh_t * o, one - tanh_c * tanh_c, LOAD(dc + j));                                          \
+        STORE(z + j, dc_t * g * i * (one - i));                                                                          \
+        STORE(z + H + j, dc_t * cp * f * (one - f));                                                                     \
+        STORE(z + 2 * H + j, dc_t * i * (one - g * g));                                                                  \
+        STORE(z + 3 * H + j, dh_t * tanh_c * o * (one - o));                                                             \
+        STORE(dc + j, dc_t * f);                                                                                         \
+        if (dc_all) STORE(dc_all + j, dc_t);                                                                             \
+    } while (0)
+
+static void FN(cell_backward)(ptrdiff_t rows, ptrdiff_t H, REAL *gates, const REAL *c_prev, const REAL *dh, REAL *dc,
+                              REAL *dc_all) {
+    const unsigned saved = flush_subnormals();
+    for (ptrdiff_t n = 0; n < rows; n++, c_prev += H, dh += H, dc += H) {
+        REAL *z = gates + n * 4 * H;
+        ptrdiff_t j = 0;
+        for (; j + LANES <= H; j += LANES) CELL_BACKWARD(FN(load), FN(store));
+        const ptrdiff_t tail = H - j;
+        if (tail) CELL_BACKWARD(LOAD_TAIL, STORE_TAIL);
+        if (dc_all) dc_all += H;
+    }
+    restore_control(saved);
+}
+#undef CELL_FORWARD
+#undef CELL_BACKWARD

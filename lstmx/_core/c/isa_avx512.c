@@ -1,0 +1,20 @@
+/* AVX-512 (F, VL, BW, DQ): Intel servers since 2017, AMD since 2022. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(LSTMX_NO_VECTOR)
+#define ISA avx512
+#define ISA_NAME "avx512"
+#define VECTOR_BYTES 64
+#define HAS_FMA 1
+#ifdef LSTMX_EMULATE   /* a test runs these 64-byte vectors as pairs of 32-byte registers where there is only AVX2 */
+#define ISA_TARGET "avx2,fma"
+#define PER_LANE(f, a, b, c) ({ __typeof__(a) r_; for (int l_ = 0; l_ < LANES; l_++) r_[l_] = f(a[l_], b[l_], c[l_]); r_; })
+#define FMA_F32(a, b, c) PER_LANE(__builtin_fmaf, a, b, c)
+#define FMA_F64(a, b, c) PER_LANE(__builtin_fma, a, b, c)
+#else
+#define ISA_TARGET "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"
+#define FMA_F32(a, b, c) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#define FMA_F64(a, b, c) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
+#endif
+#include "variant.h"
+#else
+typedef int lstmx_not_on_this_architecture;
+#endif

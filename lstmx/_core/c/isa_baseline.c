@@ -1,0 +1,13 @@
+/* What every CPU of the architecture has: SSE2 on x86-64, NEON (with FMA) on arm64, plain C elsewhere. */
+#define ISA baseline
+#define VECTOR_BYTES 16
+#ifdef __aarch64__
+#define ISA_NAME "neon"
+#define HAS_FMA 1
+#define FMA_F32(a, b, c) vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
+#define FMA_F64(a, b, c) vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
+#else
+#define ISA_NAME "baseline"
+#define HAS_FMA 0
+#endif
+#include "variant.h"

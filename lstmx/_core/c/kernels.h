@@ -1,0 +1,44 @@
+/* The table of kernels for one REAL; included by core.h once for float and once for double. */
+typedef struct {
+    /* y[0:n] := function(x[0:n]); x and y may be the same. */
+    void (*sigmoid)(ptrdiff_t n, const REAL *x, REAL *y);
+    void (*tanh)(ptrdiff_t n, const REAL *x, REAL *y);
+    void (*exp)(ptrdiff_t n, const REAL *x, REAL *y);
+
+    /* One time step of the cell for `rows` sequences.
+     * gates (rows, 4H)  in: the products W_ih x + W_hh h   out: the activated gates
+     * bias  (4H) or NULL
+     * c     (rows, H)   in: c_{t-1}   out: c_t
+     * h     (rows, H)   out: h_t */
+    void (*cell_forward)(ptrdiff_t rows, ptrdiff_t hidden, const REAL *bias, REAL *gates, REAL *c, REAL *h);
+
+    /* Its derivative.
+     * gates  (rows, 4H)  in: the activated gates   out: dz, the gradient of what entered the activations
+     * c_prev (rows, H)   in: c_{t-1}
+     * dh     (rows, H)   in: dL/dh_t
+     * dc     (rows, H)   in: what reaches c_t from step t+1   out: what step t passes on to c_{t-1}
+     * dc_all (rows, H) or NULL   out: the whole dL/dc_t */
+    void (*cell_backward)(ptrdiff_t rows, ptrdiff_t hidden, REAL *gates, const REAL *c_prev, const REAL *dh, REAL *dc,
+                          REAL *dc_all);
+
+    /* y (rows, n) := activation(y + bias); bias (n) or NULL. */
+    void (*activate)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL *bias, REAL *y);
+    /* dy (rows, n) := dy * activation'(.), from the activated y. */
+    void (*activate_backward)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL *y, REAL *dy);
+
+    /* out (n) := the sum of x (rows, n) over its rows, in blocks of 256 rows. */
+    void (*column_sum)(ptrdiff_t rows, ptrdiff_t n, const REAL *x, REAL *out);
+    /* In float64, over fixed blocks of 4,096 elements. */
+    double (*sum)(ptrdiff_t n, const REAL *x);
+    double (*sum_of_squares)(ptrdiff_t n, const REAL *x);
+
+    /* y[0:n] := x[0:n] * scale where the mask keeps a unit, else 0. */
+    void (*dropout)(ptrdiff_t n, lstmx_mask mask, REAL scale, const REAL *x, REAL *y);
+
+    /* Optimisers, one pass: p parameters, g gradients (multiplied by `scale` first), m and v moments. */
+    void (*sgd)(ptrdiff_t n, REAL *p, const REAL *g, REAL *m, REAL scale, REAL rate, REAL momentum, int nesterov, REAL decay);
+    void (*rmsprop)(ptrdiff_t n, REAL *p, const REAL *g, REAL *v, REAL *m, REAL scale, REAL rate, REAL rho, REAL epsilon,
+                    REAL momentum, REAL decay);
+    void (*adam)(ptrdiff_t n, REAL *p, const REAL *g, REAL *m, REAL *v, REAL scale, REAL rate, REAL beta_1, REAL beta_2,
+                 REAL epsilon, REAL correction_1, REAL correction_2, REAL decay, REAL decoupled_decay);
+} KERNELS;

@@ -1,0 +1,112 @@
+/* One instruction set: its kernels for float and double. An isa_*.c file sets ISA, ISA_NAME, VECTOR_BYTES, HAS_FMA,
+ * FMA_F32 and FMA_F64 (a * b + c, rounded once) and ISA_TARGET (absent for the baseline), and includes this. GCC takes the target as a pragma, Clang as a pushed attribute.
+ *
+ * Everything is static: a function compiled for one instruction set can never be picked by the linker for another. */
+#include <math.h>
+#include <string.h>
+#if HAS_FMA && defined(__x86_64__)
+#include <immintrin.h>
+#elif HAS_FMA
+#include <arm_neon.h>
+#endif
+
+#include "core.h"
+
+#ifdef __GNUC__
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+#define PASTE4(a, b, c, d) a##b##c##d
+#define JOIN4(a, b, c, d) PASTE4(a, b, c, d)
+#define PRAGMA(text) _Pragma(#text)
+#define CLANG_TARGET(isa) PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define GCC_TARGET(isa) PRAGMA(GCC target(isa))
+
+/* Subnormals cost up to a hundred times a normal operation and mean nothing here: kernels flush them. */
+#if defined(__x86_64__) && defined(__GNUC__)
+static inline unsigned flush_subnormals(void) {
+    const unsigned saved = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(saved | 0x8040u);   /* FTZ and DAZ */
+    return saved;
+}
+static inline void restore_control(unsigned saved) { __builtin_ia32_ldmxcsr(saved); }
+#elif defined(__aarch64__) && defined(__GNUC__)
+static inline unsigned flush_subnormals(void) {
+    uint64_t saved;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
+    __asm__ volatile("msr fpcr, %0" : : "r"(saved | (UINT64_C(1) << 24)) : "memory");
+    return (unsigned)saved;
+}
+static inline void restore_control(unsigned saved) { __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)saved) : "memory"); }
+#else
+static inline unsigned flush_subnormals(void) { return 0; }
+static inline void restore_control(unsigned saved) { (void)saved; }
+#endif
+
+#ifdef ISA_TARGET
+#ifdef __clang__
+CLANG_TARGET(ISA_TARGET)
+#else
+#pragma GCC push_options
+GCC_TARGET(ISA_TARGET)
+#endif
+#endif
+
+#define REAL float
+#define INT int32_t
+#define KERNELS lstmx_kernels_float
+#define SUFFIX _f32
+#define SQRT sqrtf
+#define FMA FMA_F32
+#define MANTISSA_BITS 23
+#define ROUND_SHIFT 12582912.0f          /* 1.5 * 2^23 */
+#define LOG2_E 1.44269504f
+#define LN2_HIGH 0.693359375f            /* 10 bits: k * LN2_HIGH is exact */
+#define LN2_LOW -2.12194440e-4f
+#define EXP_MIN -87.336544f              /* ln of the smallest normal */
+#define EXP_MAX 88.3762626f              /* k = 127 is the last exponent */
+#define SIGMOID_MAX 87.336544f
+#define TANH_MAX 9.5f                    /* tanh rounds to 1 from 9.02 on */
+#define Q_DEGREE 4
+#define Q q_f32
+static const float q_f32[] = {0.5f, 0.16666576989698776f, 0.041666554617204574f, 0.0083631790527225774f,
+                              0.0013926183587713495f};
+#include "real.h"
+#include "unset.h"
+
+#define REAL double
+#define INT int64_t
+#define KERNELS lstmx_kernels_double
+#define SUFFIX _f64
+#define SQRT sqrt
+#define FMA FMA_F64
+#define MANTISSA_BITS 52
+#define ROUND_SHIFT 6755399441055744.0   /* 1.5 * 2^52 */
+#define LOG2_E 1.4426950408889634
+#define LN2_HIGH 0.69314718036912382     /* 32 bits: k * LN2_HIGH is exact */
+#define LN2_LOW 1.9082149292705877e-10
+#define EXP_MIN -708.39641853226408
+#define EXP_MAX 709.43613930310391
+#define SIGMOID_MAX 708.39641853226408
+#define TANH_MAX 20.0                    /* tanh rounds to 1 from 19.06 on */
+#define Q_DEGREE 10
+#define Q q_f64
+static const double q_f64[] = {0.5, 0.16666666666666670991, 0.041666666666666669755, 0.0083333333333261351258,
+                               0.0013888888888883748305, 0.00019841269874820625271, 2.4801587325547741216e-05,
+                               2.755725540020642443e-06, 2.7557273643110295328e-07, 2.5105217004720745164e-08,
+                               2.0914686968086877233e-09};
+#include "real.h"
+#include "unset.h"
+
+#ifdef ISA_TARGET
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+const lstmx_isa JOIN4(lstmx_, isa, _, ISA) = {
+    ISA_NAME, VECTOR_BYTES, HAS_FMA, &JOIN4(table, _f32, _, ISA), &JOIN4(table, _f64, _, ISA),
+};

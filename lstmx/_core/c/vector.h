@@ -1,0 +1,61 @@
+/* A vector of LANES values of REAL, and the few operations that the kernels need.
+ *
+ * With GCC or Clang the vector is a vector-extension type and the compiler emits the instructions of the target that
+ * variant.h has set. Elsewhere (or with LSTMX_NO_VECTOR) a vector is one value and the same source still compiles.
+ * Expects REAL, INT (the signed integer of the same size), FN(name) and VECTOR_BYTES. */
+
+#if defined(LSTMX_NO_VECTOR) || !defined(__GNUC__)
+#define LANES 1
+typedef REAL FN(vec);
+typedef INT FN(ivec);
+INLINE FN(ivec) FN(bits)(FN(vec) v) { FN(ivec) i; memcpy(&i, &v, sizeof i); return i; }
+INLINE FN(vec) FN(from_bits)(FN(ivec) i) { FN(vec) v; memcpy(&v, &i, sizeof v); return v; }
+INLINE FN(ivec) FN(less)(FN(vec) a, FN(vec) b) { return -(INT)(a < b); }
+INLINE FN(vec) FN(splat)(REAL x) { return x; }
+INLINE FN(vec) FN(vfma)(FN(vec) a, FN(vec) b, FN(vec) c) { return a * b + c; }
+#else
+#define LANES ((int)(VECTOR_BYTES / sizeof(REAL)))
+typedef REAL FN(vec) __attribute__((vector_size(VECTOR_BYTES)));
+typedef INT FN(ivec) __attribute__((vector_size(VECTOR_BYTES)));
+INLINE FN(ivec) FN(bits)(FN(vec) v) { return (FN(ivec))v; }
+INLINE FN(vec) FN(from_bits)(FN(ivec) i) { return (FN(vec))i; }
+INLINE FN(ivec) FN(less)(FN(vec) a, FN(vec) b) { return a < b; }
+INLINE FN(vec) FN(splat)(REAL x) { return x - (FN(vec)){0}; }
+/* a * b + c: rounded once where the target has FMA, twice on the x86-64 baseline. Written out, because
+ * -ffp-contract=off keeps the compiler from choosing; an intrinsic, because GCC 12 left a per-lane __builtin_fma scalar in
+ * some of the loops it unrolled. */
+INLINE FN(vec) FN(vfma)(FN(vec) a, FN(vec) b, FN(vec) c) {
+#if HAS_FMA
+    return (FN(vec))FMA(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+#endif
+
+INLINE FN(vec) FN(load)(const REAL *p) { FN(vec) v; memcpy(&v, p, sizeof v); return v; }
+INLINE void FN(store)(REAL *p, FN(vec) v) { memcpy(p, &v, sizeof v); }
+/* The first `count` < LANES values, the rest 0: tails run through the same arithmetic as whole vectors. */
+INLINE FN(vec) FN(load_part)(const REAL *p, ptrdiff_t count) {
+    REAL lane[VECTOR_BYTES / sizeof(REAL)] = {0};
+    for (ptrdiff_t l = 0; l < count; l++) lane[l] = p[l];
+    return FN(load)(lane);
+}
+INLINE void FN(store_part)(REAL *p, FN(vec) v, ptrdiff_t count) {
+    REAL lane[VECTOR_BYTES / sizeof(REAL)];
+    FN(store)(lane, v);
+    for (ptrdiff_t l = 0; l < count; l++) p[l] = lane[l];
+}
+
+INLINE FN(vec) FN(select)(FN(ivec) mask, FN(vec) a, FN(vec) b) {
+    return FN(from_bits)((mask & FN(bits)(a)) | (~mask & FN(bits)(b)));
+}
+/* Clamps let NaN through: a comparison with NaN is false and keeps the value. */
+INLINE FN(vec) FN(at_most)(FN(vec) v, REAL limit) {
+    FN(vec) top = FN(splat)(limit);
+    return FN(select)(FN(less)(top, v), top, v);
+}
+INLINE FN(vec) FN(at_least)(FN(vec) v, REAL limit) {
+    FN(vec) low = FN(splat)(limit);
+    return FN(select)(FN(less)(v, low), low, v);
+}

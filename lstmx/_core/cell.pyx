@@ -1,0 +1,59 @@
+"""One step of the cell, forward and backward, on a batch of rows: the pointwise half of an LSTM.
+
+The products W_ih x + W_hh h come in and dz goes out; sequence.pyx makes both with an engine's products. lstmx.reference
+says the same in NumPy.
+"""
+
+from lstmx._core.core cimport real
+from lstmx._core.simd cimport active_isa
+
+
+cdef void rows_forward(Py_ssize_t rows, Py_ssize_t hidden, const real *bias, real *gates, real *c,
+                       real *h) noexcept nogil:
+    if real is float:
+        active_isa().f32.cell_forward(rows, hidden, bias, gates, c, h)
+    else:
+        active_isa().f64.cell_forward(rows, hidden, bias, gates, c, h)
+
+
+cdef void rows_backward(Py_ssize_t rows, Py_ssize_t hidden, real *gates, const real *c_prev, const real *dh, real *dc,
+                        real *dc_all) noexcept nogil:
+    if real is float:
+        active_isa().f32.cell_backward(rows, hidden, gates, c_prev, dh, dc, dc_all)
+    else:
+        active_isa().f64.cell_backward(rows, hidden, gates, c_prev, dh, dc, dc_all)
+
+
+def forward(const real[::1] bias, real[:, ::1] gates, real[:, ::1] c, real[:, ::1] h):
+    """One cell step.
+
+    Parameters
+    ----------
+    bias : (4H,) or None
+    gates : (N, 4H)
+        In: W_ih x_t + W_hh h_{t-1}. Out: the activated gates i, f, g, o.
+    c : (N, H)
+        In: c_{t-1}. Out: c_t.
+    h : (N, H)
+        Out: h_t.
+    """
+    if c.shape[0]:
+        rows_forward(c.shape[0], c.shape[1], NULL if bias is None else &bias[0], &gates[0, 0], &c[0, 0], &h[0, 0])
+
+
+def backward(real[:, ::1] gates, const real[:, ::1] c_prev, const real[:, ::1] dh, real[:, ::1] dc):
+    """The derivative of one cell step.
+
+    Parameters
+    ----------
+    gates : (N, 4H)
+        In: the activated gates. Out: dz, the gradient of W_ih x_t + W_hh h_{t-1} + b.
+    c_prev : (N, H)
+        c_{t-1}.
+    dh : (N, H)
+        dL/dh_t.
+    dc : (N, H)
+        In: what reaches c_t from step t + 1. Out: what step t passes on to c_{t-1}.
+    """
+    if dc.shape[0]:
+        rows_backward(dc.shape[0], dc.shape[1], &gates[0, 0], &c_prev[0, 0], &dh[0, 0], &dc[0, 0], <real *>NULL)

@@ -1,0 +1,73 @@
+"""The C core as Cython sees it; c/core.h and c/kernels.h say what each piece does."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+ctypedef fused real:
+    float
+    double
+
+cdef extern from "core.h" nogil:
+    ctypedef struct lstmx_mask:
+        uint64_t stream
+        uint32_t threshold
+
+    ctypedef struct lstmx_kernels_float:
+        void (*sigmoid)(Py_ssize_t n, const float *x, float *y) noexcept nogil
+        void (*tanh)(Py_ssize_t n, const float *x, float *y) noexcept nogil
+        void (*exp)(Py_ssize_t n, const float *x, float *y) noexcept nogil
+        void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const float *bias, float *gates, float *c,
+                             float *h) noexcept nogil
+        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, float *gates, const float *c_prev, const float *dh,
+                              float *dc, float *dc_all) noexcept nogil
+        void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *bias, float *y) noexcept nogil
+        void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *y, float *dy) noexcept nogil
+        void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const float *x, float *out) noexcept nogil
+        double (*sum)(Py_ssize_t n, const float *x) noexcept nogil
+        double (*sum_of_squares)(Py_ssize_t n, const float *x) noexcept nogil
+        void (*dropout)(Py_ssize_t n, lstmx_mask mask, float scale, const float *x, float *y) noexcept nogil
+        void (*sgd)(Py_ssize_t n, float *p, const float *g, float *m, float scale, float rate, float momentum,
+                    int nesterov, float decay) noexcept nogil
+        void (*rmsprop)(Py_ssize_t n, float *p, const float *g, float *v, float *m, float scale, float rate, float rho,
+                        float epsilon, float momentum, float decay) noexcept nogil
+        void (*adam)(Py_ssize_t n, float *p, const float *g, float *m, float *v, float scale, float rate, float beta_1,
+                     float beta_2, float epsilon, float correction_1, float correction_2, float decay,
+                     float decoupled_decay) noexcept nogil
+
+    ctypedef struct lstmx_kernels_double:
+        void (*sigmoid)(Py_ssize_t n, const double *x, double *y) noexcept nogil
+        void (*tanh)(Py_ssize_t n, const double *x, double *y) noexcept nogil
+        void (*exp)(Py_ssize_t n, const double *x, double *y) noexcept nogil
+        void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const double *bias, double *gates, double *c,
+                             double *h) noexcept nogil
+        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, double *gates, const double *c_prev, const double *dh,
+                              double *dc, double *dc_all) noexcept nogil
+        void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *bias, double *y) noexcept nogil
+        void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *y, double *dy) noexcept nogil
+        void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const double *x, double *out) noexcept nogil
+        double (*sum)(Py_ssize_t n, const double *x) noexcept nogil
+        double (*sum_of_squares)(Py_ssize_t n, const double *x) noexcept nogil
+        void (*dropout)(Py_ssize_t n, lstmx_mask mask, double scale, const double *x, double *y) noexcept nogil
+        void (*sgd)(Py_ssize_t n, double *p, const double *g, double *m, double scale, double rate, double momentum,
+                    int nesterov, double decay) noexcept nogil
+        void (*rmsprop)(Py_ssize_t n, double *p, const double *g, double *v, double *m, double scale, double rate,
+                        double rho, double epsilon, double momentum, double decay) noexcept nogil
+        void (*adam)(Py_ssize_t n, double *p, const double *g, double *m, double *v, double scale, double rate,
+                     double beta_1, double beta_2, double epsilon, double correction_1, double correction_2,
+                     double decay, double decoupled_decay) noexcept nogil
+
+    ctypedef struct lstmx_isa:
+        const char *name
+        int vector_bytes
+        int fma
+        const lstmx_kernels_float *f32
+        const lstmx_kernels_double *f64
+
+    int lstmx_isa_count() noexcept
+    const lstmx_isa *lstmx_isa_at(int index) noexcept
+    int lstmx_isa_supported(int index) noexcept
+
+    ctypedef struct lstmx_products:
+        void (*f32)(int transpose_a, int transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const float *a,
+                    Py_ssize_t lda, const float *b, Py_ssize_t ldb, float beta, float *c, Py_ssize_t ldc) noexcept nogil
+        void (*f64)(int transpose_a, int transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const double *a,
+                    Py_ssize_t lda, const double *b, Py_ssize_t ldb, double beta, double *c, Py_ssize_t ldc) noexcept nogil

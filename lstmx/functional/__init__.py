@@ -1,0 +1,228 @@
+"""The one door to the compiled core: validate, allocate, choose.
+
+`lstm_forward`, `lstm_backward` and `lstm_step` are one layer in one direction, arrays in and arrays out; `lstmx.reference`
+has the same functions in NumPy. The layers of `lstmx.LSTM` stand on the same compiled loop.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lstmx.functional import allocate, validate
+from lstmx.functional.engine import engine
+from lstmx.functional.packing import read_sequences
+
+__all__ = ["Gradients", "Tape", "lstm_backward", "lstm_forward", "lstm_step"]
+
+
+class Gradients(NamedTuple):
+    """Gradients of a scalar loss: with respect to x, to the initial state (dh0, dc0), and to the parameters by name."""
+
+    x: object
+    state: tuple
+    params: dict
+
+
+class Tape:
+    """What a forward pass in training keeps for its backward pass; used up by it unless that is told to retain."""
+
+    def __init__(self, context, version, **parts):
+        self.context = context
+        self.version = version
+        self.parts = parts
+        self.used = False
+
+    def use(self, retain, version):
+        """The parts, once; again only after ``retain=True``."""
+        if self.used:
+            raise RuntimeError("tape: already used by a backward pass; give that one retain=True, or run forward again")
+        if self.version != version:
+            raise RuntimeError("tape: the parameters have been set since its forward pass; run forward again")
+        self.used = not retain
+        return self.parts
+
+
+def _weights(weight_ih, weight_hh, bias, dtype):
+    weight_ih = validate.real_array("weight_ih", weight_ih, dtype)
+    weight_hh = validate.real_array("weight_hh", weight_hh, dtype)
+    for name, array in (("weight_ih", weight_ih), ("weight_hh", weight_hh)):
+        if array.ndim != 2:
+            raise ValueError(f"{name}: got shape {array.shape}, must have two dimensions")
+    hidden = weight_hh.shape[1]
+    if hidden == 0 or weight_ih.shape[1] == 0:
+        raise ValueError(f"weight_ih, weight_hh: got shapes {weight_ih.shape}, {weight_hh.shape}; I and H must be positive")
+    validate.shaped("weight_hh", weight_hh, (4 * hidden, hidden), dtype, "(4H, H)")
+    validate.shaped("weight_ih", weight_ih, (4 * hidden, weight_ih.shape[1]), dtype, "(4H, I)")
+    if bias is not None:
+        bias = np.ascontiguousarray(validate.shaped("bias", bias, (4 * hidden,), dtype, "(4H,)"))
+    return np.ascontiguousarray(weight_ih), np.ascontiguousarray(weight_hh), bias
+
+
+def _dtype_of(*arrays):
+    dtypes = {np.asarray(a).dtype.newbyteorder("=") for a in arrays if a is not None}
+    return np.dtype(np.float32 if dtypes == {np.dtype(np.float32)} else np.float64)
+
+
+def read_state(name, state, shape, context, dtype, meaning):
+    """Two fresh arrays (h, c) in sorted order from a caller's state; zeros for None.
+
+    `shape` has the batch at axis -2; a caller with one sequence leaves that axis out.
+    """
+    single = context.form == "single"
+    if state is None:
+        return allocate.zeros(shape, dtype), allocate.zeros(shape, dtype)
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        raise TypeError(f"{name}: got {type(state).__name__}, must be a pair of arrays (h, c)")
+    wanted = shape[:-2] + shape[-1:] if single else shape
+    meaning = meaning.replace("N, ", "") if single else meaning
+    parts = []
+    for part, value in zip("hc", state, strict=True):
+        array = validate.shaped(f"{name} {part}", value, wanted, dtype, meaning).reshape(shape)
+        own = allocate.empty(shape, dtype)
+        own[:] = array if context.order is None else array[..., context.order, :]
+        parts.append(own)
+    return tuple(parts)
+
+
+def give_state(pair, context):
+    """What a caller gets of two arrays (..., N, H) in sorted order."""
+    out = []
+    for array in pair:
+        if context.order is not None:
+            unsorted = np.empty_like(array)
+            unsorted[..., context.order, :] = array
+            array = unsorted
+        out.append(array[..., 0, :] if context.form == "single" else array)
+    return tuple(out)
+
+
+def read_gradient(dy, context, width, dtype):
+    """Packed rows (S, width) of a gradient in the form of the output; None stays None."""
+    if dy is None:
+        return None
+    if context.form == "list":
+        shapes = [(n, width) for n in context.lengths.tolist()]
+        if not isinstance(dy, list | tuple) or len(dy) != len(shapes):
+            raise ValueError(f"dy: must be a list of {len(shapes)} arrays (T_n, {width}), as the output was")
+        arrays = [
+            validate.shaped(f"dy[{n}]", a, shape, dtype, "the shape of y[n]")
+            for n, (a, shape) in enumerate(zip(dy, shapes, strict=True))
+        ]
+        rows = context.pack(arrays)
+        return allocate.empty((0, width), dtype) if rows is None else rows
+    shape = (context.steps, width) if context.form == "single" else (context.batch, context.steps, width)
+    return context.pack(validate.shaped("dy", dy, shape, dtype, "the shape of y"))
+
+
+def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, reverse=False):
+    """One LSTM layer in one direction, keeping what the backward pass needs.
+
+    Parameters
+    ----------
+    x : array (N, T, I), array (T, I), or list of arrays (T_n, I)
+    weight_ih, weight_hh, bias : array (4H, I), (4H, H), (4H,) or None
+        Blocks of H rows in the order i, f, g, o.
+    state : (h0, c0), each (N, H), optional
+        Zero by default. (H,) for one sequence.
+    lengths : array of int (N,), optional
+    reverse : bool
+        Read each sequence from its own end.
+
+    Returns
+    -------
+    y : array (N, T, H), 0 past a sequence's end; in the form of x
+    (h_n, c_n) : each (N, H)
+    tape : for `lstm_backward`
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, naming the argument.
+
+    Notes
+    -----
+    The equations are in `lstmx.reference`. The arithmetic is float32 if all arrays are, else float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lstmx.functional import lstm_backward, lstm_forward
+    >>> rng = np.random.default_rng(0)
+    >>> x, w_ih, w_hh = rng.normal(size=(2, 5, 3)), rng.normal(size=(16, 3)), rng.normal(size=(16, 4))
+    >>> y, (h_n, c_n), tape = lstm_forward(x, w_ih, w_hh)
+    >>> y.shape, bool((y[:, -1] == h_n).all())
+    ((2, 5, 4), True)
+    >>> lstm_backward(tape, np.ones_like(y)).params["weight_hh"].shape
+    (16, 4)
+    """
+    dtype = _dtype_of(weight_ih, weight_hh, bias)
+    weights = _weights(weight_ih, weight_hh, bias, dtype)
+    reverse = validate.flag("reverse", reverse)
+    rows, context = read_sequences(x, weights[0].shape[1], dtype, lengths)
+    hidden = weights[1].shape[1]
+    h, c = read_state("state", state, (context.batch, hidden), context, dtype, "(N, H)")
+    y = allocate.empty((len(rows), hidden), dtype)
+    slabs = engine().forward(rows, weights, context, reverse, h, c, y, True)
+    tape = Tape(context, 0, x=rows, weights=weights, reverse=reverse, slabs=slabs)
+    return context.unpack(y), give_state((h, c), context), tape
+
+
+def lstm_backward(tape, dy, dstate=None, *, retain=False):
+    """The derivative of `lstm_forward`: back-propagation through time.
+
+    Parameters
+    ----------
+    tape : from `lstm_forward`
+    dy : in the form and shape of y, or None for zero
+        What stands on the padding is ignored.
+    dstate : (dh_n, dc_n), each (N, H), optional
+    retain : bool
+        Keep the tape for a second pass, at the cost of a copy of its gates.
+
+    Returns
+    -------
+    Gradients
+        x in the form of x; state (dh0, dc0); params weight_ih, weight_hh and bias.
+    """
+    context = tape.context
+    parts = tape.use(validate.flag("retain", retain), 0)
+    rows, weights = parts["x"], parts["weights"]
+    dtype, hidden = rows.dtype, weights[1].shape[1]
+    dy = read_gradient(dy, context, hidden, dtype)
+    dh, dc = read_state("dstate", dstate, (context.batch, hidden), context, dtype, "(N, H)")
+    out = [None if w is None else allocate.empty(w.shape, dtype) for w in weights]
+    dx = allocate.empty(rows.shape, dtype)
+    slabs = kept(parts["slabs"]) if retain else parts["slabs"]
+    engine().backward(rows, weights, context, parts["reverse"], slabs, dy, dh, dc, dx, False, out)
+    params = {k: v for k, v in zip(("weight_ih", "weight_hh", "bias"), out, strict=True) if v is not None}
+    return Gradients(context.unpack(dx), give_state((dh, dc), context), params)
+
+
+def kept(slabs):
+    """Slabs whose gates a backward pass may overwrite."""
+    return slabs | {"gates": slabs["gates"].copy()}
+
+
+def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
+    """One step of one layer on a batch.
+
+    Parameters
+    ----------
+    x_t : array (N, I)
+    state : (h, c), each (N, H), or None for zero
+    weight_ih, weight_hh, bias : as in `lstm_forward`
+
+    Returns
+    -------
+    h_t : array (N, H)
+    state : (h_t, c_t)
+    """
+    dtype = _dtype_of(weight_ih, weight_hh, bias)
+    weights = _weights(weight_ih, weight_hh, bias, dtype)
+    x_t = validate.real_array("x_t", x_t, dtype)
+    if x_t.ndim != 2 or x_t.shape[1] != weights[0].shape[1]:
+        raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, I) = (N, {weights[0].shape[1]})")
+    rows, context = read_sequences(x_t[:, None], x_t.shape[1], dtype)
+    h, c = read_state("state", state, (context.batch, weights[1].shape[1]), context, dtype, "(N, H)")
+    engine().forward(rows, weights, context, False, h, c, allocate.empty(h.shape, dtype), False)
+    return h.copy(), (h, c)

@@ -1,0 +1,51 @@
+"""Every array of a call's working memory comes from here, so that its size is known before the call and its failure tested."""
+
+import os
+
+import numpy as np
+
+DEBUG = os.environ.get("LSTMX_DEBUG") == "1"
+_allocations_left = None  # tests make the n-th allocation fail
+
+BLOCK_ELEMENTS = 2**18  # gates of one block in inference: 1 MB in float32, about an L2 cache
+
+
+def empty(shape, dtype):
+    """An uninitialised C-contiguous array; NaN in debug runs (``LSTMX_DEBUG=1``), so that nobody reads it unwritten."""
+    global _allocations_left
+    if _allocations_left is not None:
+        _allocations_left -= 1
+        if _allocations_left < 0:
+            raise MemoryError("allocation failed on request")
+    array = np.empty(shape, dtype)
+    if DEBUG and array.dtype.kind == "f":
+        array.fill(np.nan)
+    return array
+
+
+def zeros(shape, dtype):
+    """As `empty`, filled with 0."""
+    array = empty(shape, dtype)
+    array.fill(0)
+    return array
+
+
+def recurrent_layout(rows, batch, widest, hidden, *, training):
+    """The arrays that one direction of one layer needs, by name.
+
+    Parameters
+    ----------
+    rows, batch, widest, hidden : int
+        S packed rows, N sequences, the most rows of one step, H units.
+    training : bool
+        Whether a backward pass follows.
+
+    Returns
+    -------
+    dict
+        Name -> shape, for gates, and in training h_prev and c_prev; `block` is the height of a block of gates.
+    """
+    block = max(widest, min(rows, BLOCK_ELEMENTS // (4 * hidden)))
+    if not training:
+        return {"gates": (block, 4 * hidden)}, block
+    return {"gates": (rows, 4 * hidden), "h_prev": (rows, hidden), "c_prev": (rows, hidden)}, block

@@ -1,0 +1,57 @@
+"""Compiled kernels on packed rows, for layers, losses and optimisers."""
+
+import numpy as np
+
+from lstmx._core import simd
+from lstmx.functional import allocate
+from lstmx.functional.engine import engine
+
+ACTIVATIONS = tuple(simd.ACTIVATIONS)
+
+
+def linear(x, weight, bias, activation):
+    """activation(x W^T + b) for rows x (S, I), W (O, I), b (O,) or None."""
+    y = allocate.empty((len(x), len(weight)), x.dtype)
+    engine().product(x, weight, y, transpose_b=True)
+    simd.activate(simd.ACTIVATIONS[activation], bias, y)
+    return y
+
+
+def linear_backward(x, weight, y, dy, activation, out, need_dx):
+    """Gradients of `linear`; `out` is (dW, db or None), written; `dy` is overwritten. Returns dx (S, I) or None."""
+    simd.activate_backward(simd.ACTIVATIONS[activation], y, dy)
+    d_weight, d_bias = out
+    engine().product(dy, x, d_weight, transpose_a=True)
+    if d_bias is not None:
+        simd.column_sum(dy, d_bias)
+    if not need_dx:
+        return None
+    dx = allocate.empty(x.shape, x.dtype)
+    engine().product(dy, weight, dx)
+    return dx
+
+
+def activate(y, activation):
+    """y (S, O) := activation(y), in place."""
+    simd.activate(simd.ACTIVATIONS[activation], None, y)
+
+
+def dropout(x, rate, key, context, out=None):
+    """Inverted dropout: the mask depends on (key, the caller's row, time, unit) alone."""
+    out = allocate.empty(x.shape, x.dtype) if out is None else out
+    row, time = context.places
+    simd.dropout(np.uint64(key), row, time, rate, x, out)
+    return out
+
+
+def total(x):
+    """The sum of all elements in float64, over fixed blocks."""
+    return simd.sum(np.ascontiguousarray(x).reshape(-1))
+
+
+def sum_of_squares(x):
+    """The sum of all squares in float64, over fixed blocks."""
+    return simd.sum_of_squares(x.reshape(-1))
+
+
+sgd, rmsprop, adam = simd.sgd, simd.rmsprop, simd.adam

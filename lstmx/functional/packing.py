@@ -1,0 +1,225 @@
+"""Ragged batches without padding: the packed form that everything inside works on.
+
+A batch is sorted by length, longest first. At step t the sequences still running are the first n_t, and their rows stand
+together: rows offsets[t] to offsets[t + 1] of a (S, features) array, S = sum of lengths. Layers without time (Dense,
+Dropout, Embedding) see plain rows; an LSTM sees one contiguous block a step; padding does not exist, so its content cannot
+matter.
+"""
+
+import numpy as np
+
+from lstmx.functional import allocate, validate
+
+
+class SequenceContext:
+    """The shape of a batch, passed along with packed rows from layer to layer.
+
+    Attributes
+    ----------
+    batch, steps : int
+        N, and the T that padded results get.
+    lengths : ndarray of int64 (N,)
+        In the caller's order.
+    order : ndarray of int64 (N,) or None
+        order[k] is the caller's index of the k-th longest sequence; None if that is k.
+    offsets : ndarray of intp (max(lengths) + 1,)
+        First packed row of each step.
+    form : {"array", "list", "single"}
+        What the caller gave, and gets back: (N, T, F), a list of (T_n, F), or (T, F).
+    """
+
+    def __init__(self, lengths, steps, form="array"):
+        self.lengths = lengths
+        self.batch = len(lengths)
+        self.steps = steps
+        self.form = form
+        longest = int(lengths.max(initial=0))
+        self.uniform = bool((lengths == longest).all())
+        if self.uniform:
+            self.order = None
+            running = np.full(longest, self.batch, np.intp)
+        else:
+            order = np.argsort(-lengths, kind="stable")
+            self.order = None if (order[:-1] < order[1:]).all() else order
+            running = self.batch - np.searchsorted(np.sort(lengths), np.arange(longest), side="right")
+        self.offsets = np.concatenate([[0], np.cumsum(running)]).astype(np.intp)
+        self._places = None
+        self.directions = 1  # of the LSTM whose output the rows are; FinalState asks
+
+    @property
+    def rows(self):
+        """S, the number of packed rows."""
+        return int(self.offsets[-1])
+
+    @property
+    def widest(self):
+        """The most rows of one step."""
+        return int(self.offsets[1]) if len(self.offsets) > 1 else 0
+
+    @property
+    def places(self):
+        """(row, time), each (S,): the caller's sequence and the time step of every packed row."""
+        if self._places is None:
+            row, time = self.sorted_places
+            self._places = (row if self.order is None else self.order[row].astype(np.intp)), time
+        return self._places
+
+    @property
+    def sorted_places(self):
+        """As `places`, with the sequence's index in sorted order."""
+        running = np.diff(self.offsets)
+        time = np.repeat(np.arange(len(running), dtype=np.intp), running)
+        return np.arange(self.rows, dtype=np.intp) - self.offsets[time], time
+
+    def after(self, before, final, reverse):
+        """State after each step, packed, from the state `before` each step (S, H) and the `final` one (N, H), sorted."""
+        row, time = self.sorted_places
+        following = time - 1 if reverse else time + 1
+        running = np.append(np.diff(self.offsets), 0)   # running[-1] is 0, before the first and after the last step
+        goes_on = row < running[following]
+        out = final[row]
+        out[goes_on] = before[self.offsets[following[goes_on]] + row[goes_on]]
+        return out
+
+    @property
+    def last_rows(self):
+        """(rows, sequences): the packed row of every non-empty sequence's last step, and that sequence in sorted order."""
+        lengths = self.sort(self.lengths)
+        sequences = np.flatnonzero(lengths)
+        return self.offsets[lengths[sequences] - 1] + sequences, sequences
+
+    def sort(self, per_sequence):
+        """Rows of an (N, ...) array from the caller's order to ours."""
+        return per_sequence if self.order is None else per_sequence[self.order]
+
+    def unsort(self, per_sequence):
+        """Rows of an (N, ...) array from our order to the caller's."""
+        if self.order is None:
+            return per_sequence
+        out = np.empty_like(per_sequence)
+        out[self.order] = per_sequence
+        return out
+
+    def pack(self, x):
+        """Packed rows (S, ...) of (N, T, ...) arrays or of a list of (T_n, ...) arrays."""
+        if self.form == "list":
+            if self.batch == 0:
+                return None
+            row, time = self.places
+            starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
+            return np.concatenate(x)[starts[row] + time]
+        if self.form == "single":
+            x = x[None]
+        if self.uniform:
+            x = x[:, : len(self.offsets) - 1]
+            return np.ascontiguousarray(x.swapaxes(0, 1)).reshape(self.rows, *x.shape[2:])
+        return x[self.places]
+
+    def unpack(self, rows):
+        """What the caller gets: (N, T, ...) with 0 past each end, a list, or (T, ...)."""
+        if self.form == "list":
+            row, time = self.places
+            starts = np.concatenate([[0], np.cumsum(self.lengths)])
+            out = np.empty_like(rows)
+            out[starts[row] + time] = rows
+            return [out[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        longest = len(self.offsets) - 1
+        shape = (self.batch, self.steps, *rows.shape[1:])
+        if self.uniform and longest == self.steps:
+            out = allocate.empty(shape, rows.dtype)
+            out[:] = rows.reshape(self.steps, self.batch, *rows.shape[1:]).swapaxes(0, 1)
+        else:
+            out = allocate.zeros(shape, rows.dtype)
+            out[self.places] = rows
+        return out[0] if self.form == "single" else out
+
+
+def read_sequences(x, features, dtype, lengths=None, name="x"):
+    """Validate a batch of sequences in any of its forms.
+
+    Parameters
+    ----------
+    x : array (N, T, I), array (T, I), or list of arrays (T_n, I)
+    features : int
+        I.
+    dtype : numpy.dtype
+    lengths : array of int (N,) or None
+        Only with an (N, T, I) array.
+
+    Returns
+    -------
+    rows : ndarray (S, I), packed
+    context : SequenceContext
+    """
+    if isinstance(x, list | tuple) and not _is_nested_numbers(x):
+        if lengths is not None:
+            raise ValueError("lengths: a list of sequences carries its own lengths; leave the argument out")
+        arrays = [validate.real_array(f"{name}[{n}]", a, dtype) for n, a in enumerate(x)]
+        for n, a in enumerate(arrays):
+            if a.ndim != 2 or a.shape[1] != features:
+                raise ValueError(
+                    f"{name}[{n}]: got shape {a.shape}, must be (T_n, {features}): time steps by features"
+                )
+        context = SequenceContext(np.array([len(a) for a in arrays], np.int64), 0, "list")
+        rows = context.pack(arrays)
+        return allocate.empty((0, features), dtype) if rows is None else rows, context
+    array = validate.real_array(name, x, dtype)
+    if array.ndim not in (2, 3) or array.shape[-1] != features:
+        raise ValueError(
+            f"{name}: got shape {array.shape}, must be (N, T, {features}) for a batch, (T, {features}) for one sequence, "
+            f"or a list of (T_n, {features}) arrays" + _hint(array, features)
+        )
+    if array.ndim == 2:
+        if lengths is not None:
+            raise ValueError(f"lengths: {name} is one sequence of shape {array.shape}; cut it to its length instead")
+        context = SequenceContext(np.array([len(array)], np.int64), len(array), "single")
+    else:
+        context = array_context(array, lengths)
+    return context.pack(array), context
+
+
+def array_context(array, lengths):
+    """The context of an (N, T, ...) array with or without `lengths`."""
+    batch, steps = array.shape[:2]
+    if lengths is None:
+        lengths = np.full(batch, steps, np.int64)
+    else:
+        lengths = validate.lengths(lengths, batch, steps)
+    return SequenceContext(lengths, steps)
+
+
+def _is_nested_numbers(x):
+    """Whether a list is an array written out, not a list of sequences."""
+    return len(x) > 0 and all(isinstance(a, list | tuple) for a in x) and np.ndim(x[0]) != 2
+
+
+def _hint(array, features):
+    if array.ndim in (1, 2) and features == 1:
+        return "; for series of one feature write x[..., None]"
+    if array.ndim == 3 and array.shape[1] == features:
+        return "; features come last: write x.swapaxes(1, 2)"
+    return ""
+
+
+class PooledContext:
+    """The shape of a batch after pooling: one row a sequence, in the order of the sequence context it came from."""
+
+    def __init__(self, sequences):
+        self.sequences = sequences
+        self.batch = self.rows = sequences.batch
+
+    @property
+    def places(self):
+        """(row, time), each (N,), as for sequences; the time is 0."""
+        order = self.sequences.order
+        row = np.arange(self.batch, dtype=np.intp) if order is None else order.astype(np.intp)
+        return row, np.zeros(self.batch, np.intp)
+
+    def pack(self, per_sequence):
+        """Rows in our order of an (N, ...) array in the caller's."""
+        return np.ascontiguousarray(self.sequences.sort(per_sequence))
+
+    def unpack(self, rows):
+        """(N, ...) in the caller's order; without N if the caller gave one sequence."""
+        out = self.sequences.unsort(rows)
+        return out[0] if self.sequences.form == "single" else out

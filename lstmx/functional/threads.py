@@ -1,0 +1,95 @@
+"""How many threads a call may use."""
+
+import contextlib
+import contextvars
+import os
+
+from lstmx._core import sequence
+from lstmx.functional import validate
+
+_setting = None  # set_num_threads
+_local = contextvars.ContextVar("lstmx_num_threads", default=None)  # num_threads
+_used_threads = False  # whether this process may have started a pool
+_serial = False  # whether it is the fork of one that had
+
+
+def _cgroup_quota():
+    """CPUs that the control group grants, rounded up; None without a limit."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        return None if quota == "max" else max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        return None
+
+
+_QUOTA = _cgroup_quota()
+
+
+def _after_fork():
+    # The OpenMP runtime of the child believes in threads that only the parent has, and waits for them for ever.
+    global _serial
+    _serial = _serial or _used_threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def set_num_threads(n):
+    """Set the number of threads that lstmx's own loops use in this process; None goes back to the default.
+
+    The default is what OpenMP gives (``OMP_NUM_THREADS``), at most the CPUs that affinity and control group leave. The
+    matrix products of the `blas` engine run on the threads of SciPy's BLAS, which ``OPENBLAS_NUM_THREADS`` sets before
+    the program starts.
+
+    Parameters
+    ----------
+    n : int or None
+
+    Examples
+    --------
+    >>> import lstmx
+    >>> lstmx.set_num_threads(1)
+    >>> lstmx.get_num_threads()
+    1
+    >>> lstmx.set_num_threads(None)
+    """
+    global _setting
+    _setting = None if n is None else validate.count("n", n)
+
+
+def get_num_threads():
+    """The number of threads that a call made here and now may use."""
+    global _used_threads
+    if _serial:
+        return 1
+    wanted = _local.get() or _setting
+    if wanted is None:
+        wanted = sequence.max_threads()
+        if hasattr(os, "sched_getaffinity"):
+            wanted = min(wanted, len(os.sched_getaffinity(0)))
+        if _QUOTA is not None:
+            wanted = min(wanted, _QUOTA)
+    if not sequence.openmp():
+        return 1
+    _used_threads = _used_threads or wanted > 1
+    return wanted
+
+
+@contextlib.contextmanager
+def num_threads(n):
+    """Within the block, calls from this thread or task use at most `n` threads.
+
+    Examples
+    --------
+    >>> import lstmx
+    >>> with lstmx.num_threads(1):
+    ...     lstmx.get_num_threads()
+    1
+    """
+    token = _local.set(validate.count("n", n))
+    try:
+        yield
+    finally:
+        _local.reset(token)

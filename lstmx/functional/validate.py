@@ -1,0 +1,122 @@
+"""The validator at the door: every public argument passes through here once.
+
+An error names the argument, says what it is, what it must be, and what to do.
+"""
+
+import operator
+
+import numpy as np
+
+DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+
+
+def dtype(value):
+    """The floating-point type of a model: float32 or float64."""
+    try:
+        found = np.dtype(value)
+    except TypeError:
+        found = None
+    if found not in DTYPES.values():
+        raise ValueError(f'dtype: got {value!r}, must be "float32" or "float64"')
+    return found
+
+
+def count(name, value, least=1):
+    """An integer of at least `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: got {value!r}, must be an integer of at least {least}")
+    if number < least:
+        raise ValueError(f"{name}: got {number}, must be at least {least}")
+    return number
+
+
+def number(name, value, low=None, high=None, *, open_low=False, open_high=False):
+    """A finite real number within [low, high]; an end is excluded where `open_` says so."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: got {value!r}, must be a number") from None
+    below = low is not None and (found <= low if open_low else found < low)
+    above = high is not None and (found >= high if open_high else found > high)
+    if below or above or not np.isfinite(found):
+        left = "" if low is None else f" {'above' if open_low else 'at least'} {low}"
+        right = "" if high is None else f"{' and' if left else ''} {'below' if open_high else 'at most'} {high}"
+        raise ValueError(f"{name}: got {value!r}, must be a finite number{left}{right}")
+    return found
+
+
+def flag(name, value):
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: got {value!r}, must be True or False")
+    return bool(value)
+
+
+def choice(name, value, choices):
+    """One of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}: got {value!r}, must be one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def real_array(name, value, dtype):
+    """Any real array or nested sequence as a native array of `dtype`; the input itself where it already is one.
+
+    Integers and other float types are converted; complex numbers, strings, dates and objects are errors.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: got a masked array, whose mask would be lost; fill it (x.filled(0)) and give lengths for padding"
+        )
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: not a rectangular array ({error}); ragged data are a list of arrays") from None
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: got dtype {array.dtype}, must be real numbers; convert it to {dtype}")
+    return array.astype(dtype, copy=False)
+
+
+def shaped(name, value, shape, dtype, meaning):
+    """A real array of exactly `shape`, described by `meaning` such as "(L*D, N, H)"."""
+    array = real_array(name, value, dtype)
+    if array.shape != tuple(shape):
+        raise ValueError(f"{name}: got shape {array.shape}, must be {meaning} = {tuple(shape)}")
+    return array
+
+
+def integers(name, value):
+    """An array of integers as int64."""
+    array = np.asarray(value)
+    if array.size == 0 and array.dtype.kind == "f":
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: got dtype {array.dtype}, must be integers; use {name}.astype(int) if they are whole")
+    if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: got a value of {array.max()}, which does not fit into int64")
+    return array.astype(np.int64, copy=False)
+
+
+def lengths(value, batch, steps, name="lengths"):
+    """(N,) integers between 0 and T."""
+    array = integers(name, value)
+    if array.shape != (batch,):
+        raise ValueError(f"{name}: got shape {array.shape}, must be (N,) = ({batch},): one length a sequence")
+    if batch and (array.min() < 0 or array.max() > steps):
+        wrong = int(np.flatnonzero((array < 0) | (array > steps))[0])
+        raise ValueError(f"{name}: sequence {wrong} has length {array[wrong]}, must be between 0 and T = {steps}")
+    return array
+
+
+def random_generator(name, value):
+    """A numpy Generator from None, an integer, a SeedSequence or a Generator."""
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{name}: got {value!r}, must be None, a non-negative integer, a numpy SeedSequence or Generator"
+        ) from None

@@ -1,0 +1,144 @@
+"""What every layer has: parameters, configuration, and three methods on packed rows."""
+
+import numpy as np
+
+from lstmx.functional import validate
+
+REGISTRY = {}  # name in a model file -> class
+
+
+class Layer:
+    """The protocol of a layer.
+
+    A subclass gives `parameter_shapes`, `_initial`, `config`, and
+
+    * ``forward_rows(rows, context, training, key) -> rows, context, tape``
+    * ``backward_rows(tape, dy, out, need_dx) -> dx or None``, writing gradients into the arrays ``out[name]``
+    * ``step_rows(x_t, state) -> y_t, state``
+
+    where rows are packed (see lstmx.functional.packing), `key` seeds dropout masks and `tape` is whatever backward needs.
+    Parameters are read-only arrays that are replaced, never changed: a running call keeps those that it began with.
+    """
+
+    input_size = None  # features it takes; None: any
+    per_sequence = False  # whether it pools time away
+
+    def __init_subclass__(cls):
+        REGISTRY[cls.__name__] = cls
+
+    def _setup(self, dtype, random_state):
+        self.dtype = validate.dtype(dtype)
+        self._random_state = random_state
+        self._version = 0
+        self._owner = None
+        self._params = {}
+        self._initialise(validate.random_generator("random_state", random_state))
+
+    def _initialise(self, rng):
+        self._params = {name: frozen(value, self.dtype) for name, value in self._initial(rng).items()}
+
+    @staticmethod
+    def parameter_shapes(config):
+        """Name and shape of every parameter of a layer with this configuration, one at a time."""
+        return iter(())
+
+    def _initial(self, rng):
+        return {}
+
+    def config(self):
+        """The constructor arguments that `load` needs, as plain JSON values."""
+        return {}
+
+    def output_size(self, input_size):
+        """Features that it gives for `input_size` features."""
+        return input_size
+
+    @property
+    def size(self):
+        """The number of parameters."""
+        return sum(p.size for p in self._params.values())
+
+    def parameters(self):
+        """The parameters by name, read-only.
+
+        Returns
+        -------
+        dict of str to ndarray
+        """
+        return {name: p if not writable(p) else frozen(p, self.dtype) for name, p in self._params.items()}
+
+    def set_parameters(self, parameters):
+        """Replace some or all parameters.
+
+        Parameters
+        ----------
+        parameters : dict of str to array
+            Any subset. Values are copied; all are checked before the first is set.
+
+        Raises
+        ------
+        KeyError, ValueError, TypeError
+            For a name that does not exist, another shape, or values that are not real numbers.
+        """
+        self._replace(self.check_parameters(parameters))
+
+    def check_parameters(self, parameters, prefix=""):
+        """Frozen copies of `parameters`, or an error."""
+        if not isinstance(parameters, dict):
+            raise TypeError(f"parameters: got {type(parameters).__name__}, must be a dict of name to array")
+        checked = {}
+        for name, value in parameters.items():
+            if name not in self._params:
+                raise KeyError(f"parameters: no {prefix + str(name)!r} here; there are {[prefix + n for n in self._params]}")
+            array = validate.shaped(prefix + name, value, self._params[name].shape, self.dtype, "the shape of the parameter")
+            checked[name] = frozen(array, self.dtype)
+        return checked
+
+    def _replace(self, frozen_parameters):
+        self._params = self._params | frozen_parameters
+        self._version += 1
+
+    def own(self, model):
+        """Become a layer of `model`; a layer belongs to one model."""
+        if self._owner is not None:
+            raise ValueError(f"layers: this {type(self).__name__} is already part of a model; give each its own (.copy())")
+        self._owner = model
+
+    def copy(self):
+        """An independent layer with the same configuration and parameters."""
+        return self.astype(self.dtype)
+
+    def astype(self, dtype):
+        """A copy that computes in `dtype`, "float32" or "float64"."""
+        dtype = validate.dtype(dtype)
+        return type(self).from_config(self.config() | {"dtype": dtype.name}, self._params)
+
+    @classmethod
+    def from_config(cls, config, parameters):
+        """A layer from what `config` gave and its parameters."""
+        layer = cls(**config)
+        layer._params = {name: frozen(p, layer.dtype) for name, p in parameters.items()}
+        return layer
+
+    def __reduce__(self):
+        return _rebuild, (type(self).__name__, self.config(), {n: np.asarray(p) for n, p in self._params.items()})
+
+    def __repr__(self):
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+
+
+def _rebuild(name, config, parameters):
+    return REGISTRY[name].from_config(config, parameters)
+
+
+def writable(array):
+    """Whether the memory behind an array can still change: during fit it can."""
+    base = array if array.base is None else array.base
+    return base.flags.writeable
+
+
+def frozen(value, dtype):
+    """A C-contiguous copy that nobody can write to, not even through its base."""
+    owner = np.array(value, dtype, order="C", copy=True)
+    owner.flags.writeable = False
+    return owner.view()

@@ -1,0 +1,443 @@
+"""The LSTM layer: stacked, bidirectional, ragged."""
+
+import numpy as np
+
+from lstmx import init
+from lstmx.functional import (
+    Gradients,
+    Tape,
+    allocate,
+    give_state,
+    kept,
+    kernels,
+    read_gradient,
+    read_state,
+    validate,
+)
+from lstmx.functional.engine import engine
+from lstmx.functional.packing import SequenceContext, read_sequences
+from lstmx.layers.base import Layer
+
+
+class LSTM(Layer):
+    """Long Short-Term Memory: one or more layers, one or two directions.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        I and H.
+    num_layers : int
+        L; each layer reads the outputs of the one below.
+    bias : bool
+    bidirectional : bool
+        A second direction (D = 2) reads each sequence from its own end; outputs are concatenated, forward first.
+    dropout : float
+        Rate at which the outputs of every layer but the last are dropped in training.
+    dtype : {"float32", "float64"}
+    random_state : None, int, SeedSequence or Generator
+        Seeds the initial parameters: weight_ih glorot and weight_hh orthogonal, each gate by itself, bias 0 and 1 for the
+        forget gate. Also seeds dropout where a call gives no generator.
+
+    See Also
+    --------
+    lstmx.reference : the equations, in NumPy.
+
+    Notes
+    -----
+    Parameters are ``weight_ih_l0`` (4H, I), ``weight_hh_l0`` (4H, H) and ``bias_l0`` (4H,), blocks of H rows in the order
+    i, f, g, o; then ``.._l0_reverse``, ``.._l1`` (whose I is D*H), and so on.
+
+    Examples
+    --------
+    >>> import numpy as np, lstmx
+    >>> lstm = lstmx.LSTM(3, 8, random_state=0)
+    >>> y, (h_n, c_n) = lstm(np.zeros((2, 5, 3)))       # two sequences of five steps
+    >>> y.shape, h_n.shape
+    ((2, 5, 8), (1, 2, 8))
+    >>> y, state = lstm([np.zeros((4, 3)), np.zeros((9, 3))])   # ragged
+    >>> [a.shape for a in y]
+    [(4, 8), (9, 8)]
+    """
+
+    def __init__(
+        self, input_size, hidden_size, num_layers=1, *, bias=True, bidirectional=False, dropout=0.0, dtype="float32",
+        random_state=None,
+    ):  # fmt: skip
+        self.input_size = validate.count("input_size", input_size)
+        self.hidden_size = validate.count("hidden_size", hidden_size)
+        self.num_layers = validate.count("num_layers", num_layers)
+        self.bias = validate.flag("bias", bias)
+        self.bidirectional = validate.flag("bidirectional", bidirectional)
+        self.dropout = validate.number("dropout", dropout, 0, 1, open_high=True)
+        self._setup(dtype, random_state)
+        self._rng = np.random.default_rng(random_state if isinstance(random_state, int | np.integer) else None)
+
+    def config(self):
+        """The constructor arguments, as plain JSON values."""
+        names = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout")
+        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+
+    @staticmethod
+    def parameter_shapes(config):
+        """Name and shape of every parameter of a layer with this configuration."""
+        hidden, inputs = config["hidden_size"], config["input_size"]
+        directions = 2 if config["bidirectional"] else 1
+        for layer in range(config["num_layers"]):
+            for direction in range(directions):
+                suffix = f"_l{layer}" + "_reverse" * direction
+                yield f"weight_ih{suffix}", (4 * hidden, inputs)
+                yield f"weight_hh{suffix}", (4 * hidden, hidden)
+                if config["bias"]:
+                    yield f"bias{suffix}", (4 * hidden,)
+            inputs = directions * hidden
+
+    def _initial(self, rng):
+        values = {}
+        for name, shape in self.parameter_shapes(self.config()):
+            if name.startswith("weight_ih"):
+                values[name] = init.per_gate(init.glorot, rng, shape)
+            elif name.startswith("weight_hh"):
+                values[name] = init.per_gate(init.orthogonal, rng, shape)
+            else:
+                values[name] = init.forget_bias(self.hidden_size)
+        return values
+
+    @property
+    def directions(self):
+        """D: 2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    def output_size(self, input_size=None):
+        """Features of y: D*H."""
+        return self.directions * self.hidden_size
+
+    def weights(self, layer, direction):
+        """(weight_ih, weight_hh, bias or None) of one layer and direction."""
+        suffix = f"_l{layer}" + "_reverse" * direction
+        return tuple(self._params.get(name + suffix) for name in ("weight_ih", "weight_hh", "bias"))
+
+    def _each(self):
+        return ((layer, direction) for layer in range(self.num_layers) for direction in range(self.directions))
+
+    # On packed rows: the layer protocol, and all the arithmetic.
+
+    def run(self, rows, context, h, c, *, training, key=None):
+        """All layers and directions. h and c (L*D, N, H) go from the initial to the final state.
+
+        Returns y (S, D*H) and, in training, a tape with one entry a layer.
+        """
+        tape = []
+        wide = self.directions * self.hidden_size
+        for layer in range(self.num_layers):
+            drop = None
+            if layer and training and self.dropout:
+                drop = (int(key) + layer * 0x9E3779B97F4A7C15) % 2**64
+                rows = kernels.dropout(rows, self.dropout, drop, context)
+            y = allocate.empty((len(rows), wide), self.dtype)
+            slabs = []
+            for direction in range(self.directions):
+                k = layer * self.directions + direction
+                columns = y[:, direction * self.hidden_size :][:, : self.hidden_size]
+                weights = self.weights(layer, direction)
+                slabs.append(
+                    engine().forward(rows, weights, context, direction == 1, h[k], c[k], columns, training)
+                )
+            if training:
+                tape.append((rows, slabs, drop))
+            rows = y
+        return rows, tape
+
+    def run_backward(self, tape, context, dy, dh, dc, out, *, need_dx=True, retain=False, flow=None):
+        """Back-propagation through all layers. dh and dc go from the gradients of the final to those of the initial state.
+
+        `out[name]` are written. `flow[layer, direction]`, if given, is a pair of (S, H) arrays for dL/dh_t and dL/dc_t.
+        Returns dx (S, I) or None.
+        """
+        for layer in reversed(range(self.num_layers)):
+            rows, all_slabs, drop = tape[layer]
+            dx = allocate.empty(rows.shape, self.dtype) if layer or need_dx else None
+            for direction in range(self.directions):
+                k = layer * self.directions + direction
+                columns = None if dy is None else dy[:, direction * self.hidden_size :][:, : self.hidden_size]
+                suffix = f"_l{layer}" + "_reverse" * direction
+                slabs = kept(all_slabs[direction]) if retain else all_slabs[direction]
+                engine().backward(
+                    rows, self.weights(layer, direction), context, direction == 1, slabs, columns, dh[k], dc[k], dx,
+                    direction > 0, [out.get(name + suffix) for name in ("weight_ih", "weight_hh", "bias")],
+                    (None, None) if flow is None else flow[layer, direction],
+                )  # fmt: skip
+            if drop is not None:
+                kernels.dropout(dx, self.dropout, drop, context, out=dx)
+            dy = dx
+        return dy
+
+    def _zero_state(self, batch):
+        shape = (self.num_layers * self.directions, batch, self.hidden_size)
+        return allocate.zeros(shape, self.dtype), allocate.zeros(shape, self.dtype)
+
+    def forward_rows(self, rows, context, training, key):
+        """The layer protocol: from a zero state."""
+        h, c = self._zero_state(context.batch)
+        y, tape = self.run(rows, context, h, c, training=training, key=key)
+        context.directions = self.directions
+        return y, context, (tape, context)
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol."""
+        tape, context = tape
+        return self.run_backward(tape, context, dy, *self._zero_state(context.batch), out, need_dx=need_dx)
+
+    def step_rows(self, x_t, state):
+        """The layer protocol: one step for rows x_t (N, I); state (h, c) or None."""
+        if self.bidirectional:
+            raise ValueError("step: a bidirectional LSTM reads from the end, which a stream does not have; run whole sequences")
+        context = SequenceContext(np.ones(len(x_t), np.int64), 1)
+        h, c = read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
+        y, _ = self.run(np.ascontiguousarray(x_t), context, h, c, training=False)
+        return y, (h, c)
+
+    # What users call.
+
+    def _state_shape(self, context):
+        return self.num_layers * self.directions, context.batch, self.hidden_size
+
+    def _read(self, x, state, lengths):
+        rows, context = read_sequences(x, self.input_size, self.dtype, lengths)
+        return rows, context, *read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
+
+    def __call__(self, x, state=None, *, lengths=None):
+        """Inference.
+
+        Parameters
+        ----------
+        x : array (N, T, I), array (T, I), or list of arrays (T_n, I)
+        state : (h0, c0), each (L*D, N, H), optional
+            Zero by default. For one sequence (L*D, H).
+        lengths : array of int (N,), optional
+            Steps of each sequence in a padded (N, T, I); what stands behind them does not matter.
+
+        Returns
+        -------
+        y : (N, T, D*H), (T, D*H) or a list, as x
+            0 past a sequence's end.
+        (h_n, c_n) : each (L*D, N, H)
+            After each sequence's last step; index layer * D + direction.
+        """
+        rows, context, h, c = self._read(x, state, lengths)
+        y, _ = self.run(rows, context, h, c, training=False)
+        return context.unpack(y), give_state((h, c), context)
+
+    def forward(self, x, state=None, *, lengths=None, rng=None):
+        """Training: as a call, with dropout, and with a tape for `backward`.
+
+        Parameters
+        ----------
+        x, state, lengths : as in a call
+        rng : None, int, SeedSequence or Generator
+            Draws the dropout masks; by default the layer's own generator.
+
+        Returns
+        -------
+        y, (h_n, c_n), tape
+        """
+        rows, context, h, c = self._read(x, state, lengths)
+        rng = self._rng if rng is None else validate.random_generator("rng", rng)
+        key = rng.integers(2**64, dtype=np.uint64) if self.dropout else 0
+        y, tape = self.run(rows, context, h, c, training=True, key=key)
+        return context.unpack(y), give_state((h, c), context), Tape(context, self._version, layers=tape)
+
+    def backward(self, tape, dy, dstate=None, *, retain=False):
+        """Back-propagation through time.
+
+        Parameters
+        ----------
+        tape : from `forward`
+            Used up, unless `retain`.
+        dy : in the form and shape of y, or None for zero
+            dL/dy; what stands on the padding is ignored.
+        dstate : (dh_n, dc_n), each (L*D, N, H), optional
+        retain : bool
+            Keep the tape for another pass, at the cost of a copy of the gates.
+
+        Returns
+        -------
+        Gradients
+            ``.x`` in the form of x, ``.state`` (dh0, dc0), ``.params`` by name.
+
+        Raises
+        ------
+        RuntimeError
+            If the tape has been used or the parameters have been set since `forward`.
+        """
+        if not isinstance(tape, Tape) or "layers" not in tape.parts:
+            raise TypeError(f"tape: got {type(tape).__name__}, must be the tape that this model's forward returned")
+        context = tape.context
+        dy = read_gradient(dy, context, self.output_size(), self.dtype)
+        dh, dc = read_state("dstate", dstate, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
+        layers = tape.use(validate.flag("retain", retain), self._version)["layers"]
+        out = {name: allocate.empty(p.shape, self.dtype) for name, p in self._params.items()}
+        dx = self.run_backward(layers, context, dy, dh, dc, out, retain=retain)
+        return Gradients(context.unpack(dx), give_state((dh, dc), context), out)
+
+    def step(self, x_t, state=None):
+        """One time step, for streams.
+
+        Parameters
+        ----------
+        x_t : array (N, I) or (I,)
+        state : (h, c), each (L, N, H) or (L, H), or None for zero
+            What the last step returned; it is not changed.
+
+        Returns
+        -------
+        y_t : array (N, H) or (H,)
+        state : (h, c)
+        """
+        x_t = validate.real_array("x_t", x_t, self.dtype)
+        if x_t.ndim not in (1, 2) or x_t.shape[-1] != self.input_size:
+            raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, {self.input_size}) or ({self.input_size},)")
+        if x_t.ndim == 2:
+            return self.step_rows(x_t, state)
+        if state is not None:
+            shape = (self.num_layers, self.hidden_size)
+            state = [validate.shaped("state", s, shape, self.dtype, "(L, H)")[:, None] for s in _pair(state)]
+        y, (h, c) = self.step_rows(x_t[None], state)
+        return y[0], (h[:, 0], c[:, 0])
+
+    def trace(self, x, state=None, *, lengths=None):
+        """Run the network and keep everything that it did.
+
+        Parameters
+        ----------
+        x, state, lengths : as in a call
+
+        Returns
+        -------
+        Trace
+            Gates i, f, g, o, memory c and output h at every step.
+
+        Examples
+        --------
+        >>> import numpy as np, lstmx
+        >>> trace = lstmx.LSTM(2, 4, random_state=0).trace(np.ones((6, 2)))
+        >>> trace.f[0, 0].shape         # layer 0, forward direction: (T, H)
+        (6, 4)
+        """
+        rows, context, h, c = self._read(x, state, lengths)
+        undropped = self if not self.dropout else LSTM.from_config(self.config() | {"dropout": 0.0}, self._params)
+        y, tape = undropped.run(rows, context, h, c, training=True)
+        outputs = [entry[0] for entry in tape[1:]] + [y]
+        hidden = self.hidden_size
+        parts = {name: {} for name in "ifgoch"}
+        for layer, direction in self._each():
+            slabs = tape[layer][1][direction]
+            for k, name in enumerate("ifgo"):
+                parts[name][layer, direction] = context.unpack(slabs["gates"][:, k * hidden : (k + 1) * hidden])
+            final = c[layer * self.directions + direction]
+            parts["c"][layer, direction] = context.unpack(context.after(slabs["c_prev"], final, direction == 1))
+            columns = outputs[layer][:, direction * hidden : (direction + 1) * hidden]
+            parts["h"][layer, direction] = context.unpack(columns)
+        return Trace(**{name: PerLayer(values) for name, values in parts.items()})
+
+    def memory(self, N, T, training=False):
+        """Bytes of working memory that a call on N sequences of T steps takes at its peak, parameters and x aside.
+
+        The outputs count. Training includes what the backward pass adds.
+
+        Examples
+        --------
+        >>> import lstmx
+        >>> lstmx.LSTM(8, 64).memory(32, 100) < lstmx.LSTM(8, 64).memory(32, 100, training=True)
+        True
+        """
+        N, T = validate.count("N", N, 0), validate.count("T", T, 0)
+        rows, directions, hidden = N * T, self.directions, self.hidden_size
+        wide = directions * hidden
+        layout, _ = allocate.recurrent_layout(rows, N, N, hidden, training=validate.flag("training", training))
+        slabs = sum(a * b for a, b in layout.values())
+        states = 2 * self.num_layers * directions * N * hidden
+        if training:
+            dropped = rows * wide if self.dropout else 0
+            kept_elements = self.num_layers * (directions * slabs + rows * wide) + (self.num_layers - 1) * dropped
+            gradients = self.size + rows * (self.input_size + 2 * wide) + 2 * states
+            total = rows * self.input_size + kept_elements + rows * wide + 2 * states + gradients
+        else:
+            below = wide if self.num_layers > 1 else 0
+            total = rows * (self.input_size + below + 2 * wide) + slabs + 2 * states
+        return total * self.dtype.itemsize
+
+    def summary(self):
+        """A line a parameter: name, shape, count."""
+        lines = [f"{self!r}: {self.size:,} parameters"]
+        lines += [f"  {name:24s}{p.shape!s:>16s}{p.size:>12,}" for name, p in self._params.items()]
+        return "\n".join(lines)
+
+    def save(self, path):
+        """Write configuration and parameters to one safetensors file, atomically; `lstmx.load` reads it."""
+        from lstmx.interop.files import save
+
+        save(self, path)
+
+
+def _pair(state):
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        raise TypeError(f"state: got {type(state).__name__}, must be a pair of arrays (h, c)")
+    return state
+
+
+class PerLayer:
+    """One traced quantity: ``[layer, direction]`` gives an array (N, T, H), (T, H) or a list of them, as the input was.
+
+    With a single layer and direction the object is also plain: `numpy.asarray` and indexing by anything else see the array.
+    """
+
+    def __init__(self, values):
+        self._values = values
+
+    def _only(self):
+        if len(self._values) > 1:
+            raise ValueError(f"trace: say which layer and direction, as in trace.f[0, 0]; there are {list(self._values)}")
+        return self._values[0, 0]
+
+    def __getitem__(self, key):
+        if isinstance(key, tuple) and len(key) == 2 and all(isinstance(k, int | np.integer) for k in key):
+            if key not in self._values:
+                raise IndexError(f"trace: no layer and direction {key}; there are {list(self._values)}")
+            return self._values[key]
+        return self._only()[key]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self._only(), dtype=dtype, copy=copy)
+
+    def __len__(self):
+        return len(self._only())
+
+    @property
+    def shape(self):
+        """The shape of the array, for a single layer and direction."""
+        return np.shape(self._only())
+
+    def keys(self):
+        """The (layer, direction) pairs."""
+        return self._values.keys()
+
+    def __repr__(self):
+        return f"PerLayer({ {k: 'list' if isinstance(v, list) else v.shape for k, v in self._values.items()} })"
+
+
+class Trace:
+    """Everything an LSTM did along its sequences.
+
+    Attributes
+    ----------
+    i, f, g, o : PerLayer
+        Input gate, forget gate, candidate, output gate.
+    c, h : PerLayer
+        Memory cell and output after each step.
+    """
+
+    def __init__(self, i, f, g, o, c, h):
+        self.i, self.f, self.g, self.o, self.c, self.h = i, f, g, o, c, h
+
+    def __repr__(self):
+        return f"Trace(i, f, g, o, c, h: {self.i!r})"

@@ -1,0 +1,284 @@
+"""The layers without a recurrence: Embedding, Dense, Dropout, and the poolings Last, FinalState and MeanPool."""
+
+import numpy as np
+
+from lstmx import init
+from lstmx.functional import allocate, kernels, validate
+from lstmx.functional.packing import PooledContext
+from lstmx.layers.base import Layer
+
+
+class Dense(Layer):
+    """activation(x W^T + b), at every step or once a sequence.
+
+    Parameters
+    ----------
+    input_size, output_size : int
+    activation : {None, "linear", "relu", "tanh", "sigmoid", "softmax"}
+    dtype : {"float32", "float64"}
+    random_state : None, int, SeedSequence or Generator
+        Seeds ``weight`` (output_size, input_size), glorot; ``bias`` starts at 0.
+    """
+
+    def __init__(self, input_size, output_size, activation=None, *, dtype="float32", random_state=None):
+        self.input_size = validate.count("input_size", input_size)
+        self.units = validate.count("output_size", output_size)
+        self.activation = validate.choice(
+            "activation", "linear" if activation is None else activation, kernels.ACTIVATIONS
+        )
+        self._setup(dtype, random_state)
+
+    def config(self):
+        """The constructor arguments, as plain JSON values."""
+        return {
+            "input_size": self.input_size,
+            "output_size": self.units,
+            "activation": self.activation,
+            "dtype": self.dtype.name,
+        }
+
+    @staticmethod
+    def parameter_shapes(config):
+        """Name and shape of every parameter of a layer with this configuration."""
+        yield "weight", (config["output_size"], config["input_size"])
+        yield "bias", (config["output_size"],)
+
+    def _initial(self, rng):
+        return {"weight": init.glorot(rng, (self.units, self.input_size)), "bias": np.zeros(self.units)}
+
+    def output_size(self, input_size=None):
+        """Features of the output."""
+        return self.units
+
+    def forward_rows(self, rows, context, training, key, activation=None):
+        """The layer protocol; `activation` overrides the layer's own (a loss fuses it)."""
+        activation = self.activation if activation is None else activation
+        y = kernels.linear(rows, self._params["weight"], self._params["bias"], activation)
+        return y, context, (rows, y, activation)
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol; dy is overwritten."""
+        rows, y, activation = tape
+        return kernels.linear_backward(
+            rows, self._params["weight"], y, dy, activation, (out["weight"], out["bias"]), need_dx
+        )
+
+    def step_rows(self, x_t, state):
+        """The layer protocol; there is no state."""
+        return self.forward_rows(x_t, None, False, None)[0], None
+
+
+class RowGradient:
+    """The gradient of an embedding: some rows of it, all others being 0.
+
+    Attributes
+    ----------
+    rows : ndarray of int64 (K,), increasing
+    values : ndarray (K, size)
+    """
+
+    def __init__(self, rows, values):
+        self.rows = rows
+        self.values = values
+
+
+class Embedding(Layer):
+    """A vector for every integer.
+
+    Parameters
+    ----------
+    num_embeddings, size : int
+        Integers from 0 to num_embeddings - 1 become vectors of `size` features.
+    padding_idx : int, optional
+        This one is 0 and stays 0.
+    dtype : {"float32", "float64"}
+    random_state : None, int, SeedSequence or Generator
+        Seeds ``weight`` (num_embeddings, size), standard normal.
+
+    Notes
+    -----
+    In `fit`, only the vectors of integers that a batch contains are updated, with the moments of exactly those.
+    """
+
+    def __init__(self, num_embeddings, size, padding_idx=None, *, dtype="float32", random_state=None):
+        self.num_embeddings = validate.count("num_embeddings", num_embeddings)
+        self.features = validate.count("size", size)
+        if padding_idx is not None and validate.count("padding_idx", padding_idx, 0) >= self.num_embeddings:
+            raise ValueError(f"padding_idx: got {padding_idx}, must be below num_embeddings = {self.num_embeddings}")
+        self.padding_idx = padding_idx
+        self._setup(dtype, random_state)
+
+    def config(self):
+        """The constructor arguments, as plain JSON values."""
+        return {
+            "num_embeddings": self.num_embeddings,
+            "size": self.features,
+            "padding_idx": self.padding_idx,
+            "dtype": self.dtype.name,
+        }
+
+    @staticmethod
+    def parameter_shapes(config):
+        """Name and shape of every parameter of a layer with this configuration."""
+        yield "weight", (config["num_embeddings"], config["size"])
+
+    def _initial(self, rng):
+        weight = rng.normal(size=(self.num_embeddings, self.features))
+        if self.padding_idx is not None:
+            weight[self.padding_idx] = 0
+        return {"weight": weight}
+
+    def output_size(self, input_size=None):
+        """Features of the output."""
+        return self.features
+
+    def check_tokens(self, name, tokens):
+        """Integers within range, or an error."""
+        tokens = validate.integers(name, tokens)
+        if tokens.size and (tokens.min() < 0 or tokens.max() >= self.num_embeddings):
+            bad = tokens.min() if tokens.min() < 0 else tokens.max()
+            raise ValueError(f"{name}: got the integer {bad}, must be between 0 and num_embeddings - 1 = "
+                             f"{self.num_embeddings - 1}")  # fmt: skip
+        return tokens
+
+    def forward_rows(self, rows, context, training, key):
+        """The layer protocol, for rows of integers (S,)."""
+        return self._params["weight"][rows], context, rows
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol: out["weight"] is a (num_embeddings, size) array, or becomes a RowGradient if it is None."""
+        rows = tape
+        if self.padding_idx is not None:
+            keep = rows != self.padding_idx
+            rows, dy = rows[keep], dy[keep]
+        order = np.argsort(rows, kind="stable")   # rows of one integer keep the order of (t, n): one order of adding
+        touched, starts = np.unique(rows[order], return_index=True)
+        values = np.add.reduceat(dy[order], starts, axis=0) if len(touched) else dy[:0]
+        if out["weight"] is None:
+            out["weight"] = RowGradient(touched, values)
+        else:
+            out["weight"][:] = 0
+            out["weight"][touched] = values
+
+    def step_rows(self, x_t, state):
+        """The layer protocol; there is no state."""
+        return self._params["weight"][x_t], None
+
+
+class _Plain(Layer):
+    """A layer without parameters: it computes in whatever type it is given."""
+
+    def _setup(self, random_state=None):
+        super()._setup("float32", random_state)
+
+    def astype(self, dtype):
+        """A copy; there is nothing to convert."""
+        validate.dtype(dtype)
+        return type(self)(**self.config())
+
+    def step_rows(self, x_t, state):
+        """The layer protocol: a stream passes through."""
+        return x_t, None
+
+
+class Dropout(_Plain):
+    """Drops features at rate `p` in training and scales the others by 1 / (1 - p); does nothing in inference.
+
+    Parameters
+    ----------
+    p : float in [0, 1)
+    """
+
+    def __init__(self, p):
+        self.p = validate.number("p", p, 0, 1, open_high=True)
+        self._setup()
+
+    def config(self):
+        """The constructor arguments, as plain JSON values."""
+        return {"p": self.p}
+
+    def forward_rows(self, rows, context, training, key):
+        """The layer protocol."""
+        if not training or not self.p:
+            return rows, context, None
+        return kernels.dropout(rows, self.p, key, context), context, (key, context)
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol: the same mask, drawn again."""
+        if tape is None or dy is None:
+            return dy
+        key, context = tape
+        return kernels.dropout(dy, self.p, key, context)
+
+
+class _Pool(_Plain):
+    per_sequence = True
+
+    def __init__(self):
+        self._setup()
+
+    @staticmethod
+    def _scatter(dy, places, shape):
+        out = allocate.zeros(shape, dy.dtype)
+        out[places[0]] = dy[places[1]]
+        return out
+
+
+class Last(_Pool):
+    """The output at each sequence's last step, 0 for an empty one: (N, T, F) to (N, F)."""
+
+    def forward_rows(self, rows, context, training, key):
+        """The layer protocol."""
+        last, sequences = context.last_rows
+        y = allocate.zeros((context.batch, rows.shape[1]), rows.dtype)
+        y[sequences] = rows[last]
+        return y, PooledContext(context), (context.last_rows, rows.shape)
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol."""
+        return self._scatter(dy, *tape)
+
+
+class FinalState(_Pool):
+    """What each direction has read when it is through: [forward at the last step | backward at the first], 0 for an empty
+    sequence: (N, T, D*H) to (N, D*H). With one direction it is `Last`."""
+
+    def forward_rows(self, rows, context, training, key):
+        """The layer protocol."""
+        last, sequences = context.last_rows
+        half = rows.shape[1] // context.directions
+        y = allocate.zeros((context.batch, rows.shape[1]), rows.dtype)
+        y[sequences, :half] = rows[last, :half]
+        y[sequences, half:] = rows[sequences, half:]   # packed rows begin with step 0, longest sequence first
+        return y, PooledContext(context), (last, sequences, half, rows.shape)
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol."""
+        last, sequences, half, shape = tape
+        dx = allocate.zeros(shape, dy.dtype)
+        dx[last, :half] = dy[sequences, :half]
+        dx[sequences, half:] += dy[sequences, half:]
+        return dx
+
+
+class MeanPool(_Pool):
+    """The mean over each sequence's own steps, 0 for an empty one: (N, T, F) to (N, F)."""
+
+    def forward_rows(self, rows, context, training, key):
+        """The layer protocol."""
+        total = allocate.zeros((context.batch, rows.shape[1]), rows.dtype)
+        for start, end in zip(context.offsets[:-1], context.offsets[1:], strict=True):
+            total[: end - start] += rows[start:end]
+        count = np.maximum(context.sort(context.lengths), 1).astype(rows.dtype)[:, None]
+        return total / count, PooledContext(context), (context, count)
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol."""
+        context, count = tape
+        return (dy / count)[context.sorted_places[0]]
+
+    def step_rows(self, x_t, state):
+        """The layer protocol: the mean of the stream so far; state is (sum, steps)."""
+        total, steps = (np.zeros_like(x_t), 0) if state is None else state
+        total, steps = total + x_t, steps + 1
+        return total / x_t.dtype.type(steps), (total, steps)

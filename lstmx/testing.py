@@ -1,0 +1,100 @@
+"""Checking gradients: for tests, and for everyone who writes a layer."""
+
+import numpy as np
+
+
+def finite_difference(function, array, step=1e-6):
+    """dL/d(array) by central differences, for a function of no arguments that reads `array` (changed in place, restored)."""
+    gradient = np.zeros_like(array)
+    for place in np.ndindex(array.shape):
+        middle = array[place]
+        array[place] = middle + step
+        above = function()
+        array[place] = middle - step
+        below = function()
+        array[place] = middle
+        gradient[place] = (above - below) / (2 * step)
+    return gradient
+
+
+def gradcheck(model, x, state=None, *, lengths=None, rtol=1e-6, atol=1e-7, random_state=0):
+    """Compare every gradient of a float64 model with central differences, through its public interface.
+
+    The loss is a random linear function of everything that the model returns.
+
+    Parameters
+    ----------
+    model : LSTM or Sequential, of dtype float64
+    x : as the model takes it
+    state : (h0, c0), for an LSTM
+    lengths : array of int (N,), optional
+    rtol, atol : float
+        The differences themselves are good to about 1e-9 with their step of 1e-6.
+    random_state : None, int, SeedSequence or Generator
+        Draws the loss.
+
+    Returns
+    -------
+    float
+        The largest absolute difference.
+
+    Raises
+    ------
+    AssertionError
+        Naming the array whose gradient is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np, lstmx
+    >>> lstm = lstmx.LSTM(3, 4, bidirectional=True, dtype="float64", random_state=0)
+    >>> x = np.random.default_rng(1).normal(size=(2, 5, 3))
+    >>> bool(lstmx.testing.gradcheck(lstm, x, lengths=[5, 2]) < 1e-7)
+    True
+    """
+    if model.parameters() and next(iter(model.parameters().values())).dtype != np.float64:
+        raise ValueError("model: gradients are checked in float64; use model.astype('float64')")
+    rng = np.random.default_rng(random_state)
+    recurrent = hasattr(model, "hidden_size")
+    model = model.copy()
+    integers = not isinstance(x, list) and np.asarray(x).dtype.kind in "iu"
+    x = [np.array(a, np.float64) for a in x] if isinstance(x, list) else np.array(x, None if integers else np.float64)
+    if recurrent:
+        y, states, tape = model.forward(x, state, lengths=lengths, rng=0)
+        if state is None:
+            state = tuple(np.zeros_like(s) for s in states)
+        state = tuple(np.array(s, np.float64) for s in state)
+        dstate = tuple(rng.normal(size=s.shape) for s in states)
+    else:
+        y, tape = model.forward(x, lengths=lengths, rng=0)
+    many = isinstance(y, list)
+    dy = [rng.normal(size=a.shape) for a in y] if many else rng.normal(size=y.shape)
+
+    def loss():
+        if recurrent:
+            out, states, _ = model.forward(x, state, lengths=lengths, rng=0)
+        else:
+            out, _ = model.forward(x, lengths=lengths, rng=0)
+        parts = zip(out, dy, strict=True) if many else [(out, dy)]
+        total = sum(float((a * b).sum()) for a, b in parts)
+        return total + (sum(float((a * b).sum()) for a, b in zip(states, dstate, strict=True)) if recurrent else 0)
+
+    grads = model.backward(tape, dy, dstate) if recurrent else model.backward(tape, dy)
+    checks = []
+    if many:
+        checks += [(f"x[{n}]", grads.x[n], finite_difference(loss, a)) for n, a in enumerate(x)]
+    elif not integers:
+        checks.append(("x", grads.x, finite_difference(loss, x)))
+    if recurrent:
+        checks += [(n, g, finite_difference(loss, s)) for n, g, s in zip(("h0", "c0"), grads.state, state, strict=True)]
+    for name, value in model.parameters().items():
+        trial = value.copy()
+
+        def loss_at_trial(name=name, trial=trial):
+            model.set_parameters({name: trial})
+            return loss()
+
+        checks.append((name, grads.params[name], finite_difference(loss_at_trial, trial)))
+        model.set_parameters({name: value})
+    for name, found, wanted in checks:
+        np.testing.assert_allclose(found, wanted, rtol=rtol, atol=atol, err_msg=f"gradient of {name}")
+    return max((float(np.abs(found - wanted).max(initial=0)) for _, found, wanted in checks), default=0.0)

@@ -1,0 +1,77 @@
+"""Builds the compiled core.
+
+Environment variables: ``LSTMX_NO_OPENMP=1`` leaves OpenMP out; ``LSTMX_DEBUG=1`` builds with bounds checks, without
+optimisation, and with workspaces that start as NaN; ``LSTMX_NO_VECTOR=1`` leaves the compiler's vector extensions out.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("LSTMX_DEBUG") == "1"
+NO_OPENMP = os.environ.get("LSTMX_NO_OPENMP") == "1"
+NO_VECTOR = os.environ.get("LSTMX_NO_VECTOR") == "1"
+
+CORE = Path("lstmx/_core")
+FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-O1" if DEBUG else "-O3"]
+
+
+class BuildCore(build_ext):
+    """Compiles with one set of flags for GCC and Clang, and with OpenMP where the compiler has it."""
+
+    def build_extensions(self):
+        unix = self.compiler.compiler_type == "unix"
+        openmp = [] if NO_OPENMP or not unix or not self.has_openmp() else ["-fopenmp"]
+        if unix:
+            print("lstmx: building", "with OpenMP" if openmp else "without OpenMP", file=sys.stderr)
+        for extension in self.extensions:
+            extension.extra_compile_args = (FLAGS + openmp + (["-g"] if DEBUG else [])) if unix else ["/O2"]
+            extension.extra_link_args = openmp
+        super().build_extensions()
+
+    def has_openmp(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+            command = [*self.compiler.compiler_so[:1], "-fopenmp", str(source), "-o", str(Path(folder, "probe"))]
+            return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def extension(name, *sources):
+    macros = [("LSTMX_NO_VECTOR", "1")] if NO_VECTOR else []
+    macros += [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("CYTHON_TRACE_NOGIL", "0")]
+    return Extension(
+        f"lstmx._core.{name}",
+        [str(CORE / f"{name}.pyx"), *(str(CORE / "c" / s) for s in sources)],
+        include_dirs=[str(CORE / "c")],
+        depends=[str(p) for p in CORE.glob("c/*")],
+        define_macros=macros,
+    )
+
+
+setup(
+    ext_modules=cythonize(
+        [
+            extension("simd", "dispatch.c", "isa_baseline.c", "isa_avx2.c", "isa_avx512.c"),
+            extension("cell"),
+            extension("sequence"),
+            extension("blas"),
+        ],
+        language_level=3,
+        compiler_directives={
+            "boundscheck": DEBUG,
+            "wraparound": False,
+            "cdivision": True,
+            "initializedcheck": DEBUG,
+            "embedsignature": True,
+        },
+        build_dir="build/cython",
+    ),
+    cmdclass={"build_ext": BuildCore},
+)
