@@ -58,10 +58,14 @@ def main():
         rng = np.random.default_rng(0)
         found = (0.0, None)
         for _ in range(25 if stride == 1 else 1):
-            x = np.concatenate([
-                rng.uniform(-745, 745, chunk // 4), rng.normal(size=chunk // 4), rng.uniform(-1, 1, chunk // 4),
-                rng.integers(0, 2**64, chunk // 4, dtype=np.uint64).view(np.float64),
-            ])
+            x = np.concatenate(
+                [
+                    rng.uniform(-745, 745, chunk // 4),
+                    rng.normal(size=chunk // 4),
+                    rng.uniform(-1, 1, chunk // 4),
+                    rng.integers(0, 2**64, chunk // 4, dtype=np.uint64).view(np.float64),
+                ]
+            )
             found = max(found, worst(name, x), key=lambda pair: pair[0])
         print(f"float64 {name:8s} {found[0]:.3f} ULP at {found[1]!r}")
 

@@ -2,6 +2,7 @@
 
 Nothing is downloaded. Origin, licence and changes are described in ``lstmx/data/SOURCES.md``.
 """
+
 from importlib.resources import files
 
 import numpy as np

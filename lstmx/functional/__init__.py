@@ -50,7 +50,9 @@ def _weights(weight_ih, weight_hh, bias, dtype):
             raise ValueError(f"{name}: got shape {array.shape}, must have two dimensions")
     hidden = weight_hh.shape[1]
     if hidden == 0 or weight_ih.shape[1] == 0:
-        raise ValueError(f"weight_ih, weight_hh: got shapes {weight_ih.shape}, {weight_hh.shape}; I and H must be positive")
+        raise ValueError(
+            f"weight_ih, weight_hh: got shapes {weight_ih.shape}, {weight_hh.shape}; I and H must be positive"
+        )
     validate.shaped("weight_hh", weight_hh, (4 * hidden, hidden), dtype, "(4H, H)")
     validate.shaped("weight_ih", weight_ih, (4 * hidden, weight_ih.shape[1]), dtype, "(4H, I)")
     if bias is not None:

@@ -75,7 +75,7 @@ class SequenceContext:
         """State after each step, packed, from the state `before` each step (S, H) and the `final` one (N, H), sorted."""
         row, time = self.sorted_places
         following = time - 1 if reverse else time + 1
-        running = np.append(np.diff(self.offsets), 0)   # running[-1] is 0, before the first and after the last step
+        running = np.append(np.diff(self.offsets), 0)  # running[-1] is 0, before the first and after the last step
         goes_on = row < running[following]
         out = final[row]
         out[goes_on] = before[self.offsets[following[goes_on]] + row[goes_on]]
@@ -157,9 +157,7 @@ def read_sequences(x, features, dtype, lengths=None, name="x"):
         arrays = [validate.real_array(f"{name}[{n}]", a, dtype) for n, a in enumerate(x)]
         for n, a in enumerate(arrays):
             if a.ndim != 2 or a.shape[1] != features:
-                raise ValueError(
-                    f"{name}[{n}]: got shape {a.shape}, must be (T_n, {features}): time steps by features"
-                )
+                raise ValueError(f"{name}[{n}]: got shape {a.shape}, must be (T_n, {features}): time steps by features")
         context = SequenceContext(np.array([len(a) for a in arrays], np.int64), 0, "list")
         rows = context.pack(arrays)
         return allocate.empty((0, features), dtype) if rows is None else rows, context

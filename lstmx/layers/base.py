@@ -5,6 +5,7 @@ import numpy as np
 from lstmx.functional import validate
 
 REGISTRY = {}  # name in a model file -> class
+_UNFILLED = object()  # as random_state: leave the parameters to `fill`
 
 
 class Layer:
@@ -24,7 +25,8 @@ class Layer:
     per_sequence = False  # whether it pools time away
 
     def __init_subclass__(cls):
-        REGISTRY[cls.__name__] = cls
+        if not cls.__name__.startswith("_"):
+            REGISTRY[cls.__name__] = cls
 
     def _setup(self, dtype, random_state):
         self.dtype = validate.dtype(dtype)
@@ -32,7 +34,8 @@ class Layer:
         self._version = 0
         self._owner = None
         self._params = {}
-        self._initialise(validate.random_generator("random_state", random_state))
+        if random_state is not _UNFILLED:
+            self._initialise(validate.random_generator("random_state", random_state))
 
     def _initialise(self, rng):
         self._params = {name: frozen(value, self.dtype) for name, value in self._initial(rng).items()}
@@ -89,8 +92,12 @@ class Layer:
         checked = {}
         for name, value in parameters.items():
             if name not in self._params:
-                raise KeyError(f"parameters: no {prefix + str(name)!r} here; there are {[prefix + n for n in self._params]}")
-            array = validate.shaped(prefix + name, value, self._params[name].shape, self.dtype, "the shape of the parameter")
+                raise KeyError(
+                    f"parameters: no {prefix + str(name)!r} here; there are {[prefix + n for n in self._params]}"
+                )
+            array = validate.shaped(
+                prefix + name, value, self._params[name].shape, self.dtype, "the shape of the parameter"
+            )
             checked[name] = frozen(array, self.dtype)
         return checked
 
@@ -101,7 +108,9 @@ class Layer:
     def own(self, model):
         """Become a layer of `model`; a layer belongs to one model."""
         if self._owner is not None:
-            raise ValueError(f"layers: this {type(self).__name__} is already part of a model; give each its own (.copy())")
+            raise ValueError(
+                f"layers: this {type(self).__name__} is already part of a model; give each its own (.copy())"
+            )
         self._owner = model
 
     def copy(self):
@@ -114,11 +123,19 @@ class Layer:
         return type(self).from_config(self.config() | {"dtype": dtype.name}, self._params)
 
     @classmethod
+    def without_parameters(cls, config):
+        """A validated layer of a configuration; `fill` must follow."""
+        return cls(**config, random_state=_UNFILLED)
+
+    def fill(self, parameters):
+        """Take parameters that are known to fit."""
+        self._params = {name: frozen(p, self.dtype) for name, p in parameters.items()}
+        return self
+
+    @classmethod
     def from_config(cls, config, parameters):
         """A layer from what `config` gave and its parameters."""
-        layer = cls(**config)
-        layer._params = {name: frozen(p, layer.dtype) for name, p in parameters.items()}
-        return layer
+        return cls.without_parameters(config).fill(parameters)
 
     def __reduce__(self):
         return _rebuild, (type(self).__name__, self.config(), {n: np.asarray(p) for n, p in self._params.items()})

@@ -139,9 +139,7 @@ class LSTM(Layer):
                 k = layer * self.directions + direction
                 columns = y[:, direction * self.hidden_size :][:, : self.hidden_size]
                 weights = self.weights(layer, direction)
-                slabs.append(
-                    engine().forward(rows, weights, context, direction == 1, h[k], c[k], columns, training)
-                )
+                slabs.append(engine().forward(rows, weights, context, direction == 1, h[k], c[k], columns, training))
             if training:
                 tape.append((rows, slabs, drop))
             rows = y
@@ -190,11 +188,32 @@ class LSTM(Layer):
     def step_rows(self, x_t, state):
         """The layer protocol: one step for rows x_t (N, I); state (h, c) or None."""
         if self.bidirectional:
-            raise ValueError("step: a bidirectional LSTM reads from the end, which a stream does not have; run whole sequences")
+            raise ValueError(
+                "step: a bidirectional LSTM reads from the end, which a stream does not have; run whole sequences"
+            )
         context = SequenceContext(np.ones(len(x_t), np.int64), 1)
         h, c = read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
         y, _ = self.run(np.ascontiguousarray(x_t), context, h, c, training=False)
         return y, (h, c)
+
+    def trace_rows(self, rows, context, h=None, c=None):
+        """Inference that keeps everything: y rows and a `Trace`."""
+        if h is None:
+            h, c = self._zero_state(context.batch)
+        undropped = LSTM.from_config(self.config() | {"dropout": 0.0}, self._params) if self.dropout else self
+        y, tape = undropped.run(rows, context, h, c, training=True)
+        outputs = [entry[0] for entry in tape[1:]] + [y]
+        hidden = self.hidden_size
+        parts = {name: {} for name in "ifgoch"}
+        for layer, direction in self._each():
+            slabs = tape[layer][1][direction]
+            for k, name in enumerate("ifgo"):
+                parts[name][layer, direction] = context.unpack(slabs["gates"][:, k * hidden : (k + 1) * hidden])
+            final = c[layer * self.directions + direction]
+            parts["c"][layer, direction] = context.unpack(context.after(slabs["c_prev"], final, direction == 1))
+            columns = outputs[layer][:, direction * hidden : (direction + 1) * hidden]
+            parts["h"][layer, direction] = context.unpack(columns)
+        return y, Trace(**{name: PerLayer(values) for name, values in parts.items()})
 
     # What users call.
 
@@ -203,7 +222,11 @@ class LSTM(Layer):
 
     def _read(self, x, state, lengths):
         rows, context = read_sequences(x, self.input_size, self.dtype, lengths)
-        return rows, context, *read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
+        return (
+            rows,
+            context,
+            *read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)"),
+        )
 
     def __call__(self, x, state=None, *, lengths=None):
         """Inference.
@@ -324,20 +347,7 @@ class LSTM(Layer):
         (6, 4)
         """
         rows, context, h, c = self._read(x, state, lengths)
-        undropped = self if not self.dropout else LSTM.from_config(self.config() | {"dropout": 0.0}, self._params)
-        y, tape = undropped.run(rows, context, h, c, training=True)
-        outputs = [entry[0] for entry in tape[1:]] + [y]
-        hidden = self.hidden_size
-        parts = {name: {} for name in "ifgoch"}
-        for layer, direction in self._each():
-            slabs = tape[layer][1][direction]
-            for k, name in enumerate("ifgo"):
-                parts[name][layer, direction] = context.unpack(slabs["gates"][:, k * hidden : (k + 1) * hidden])
-            final = c[layer * self.directions + direction]
-            parts["c"][layer, direction] = context.unpack(context.after(slabs["c_prev"], final, direction == 1))
-            columns = outputs[layer][:, direction * hidden : (direction + 1) * hidden]
-            parts["h"][layer, direction] = context.unpack(columns)
-        return Trace(**{name: PerLayer(values) for name, values in parts.items()})
+        return self.trace_rows(rows, context, h, c)[1]
 
     def memory(self, N, T, training=False):
         """Bytes of working memory that a call on N sequences of T steps takes at its peak, parameters and x aside.
@@ -396,7 +406,9 @@ class PerLayer:
 
     def _only(self):
         if len(self._values) > 1:
-            raise ValueError(f"trace: say which layer and direction, as in trace.f[0, 0]; there are {list(self._values)}")
+            raise ValueError(
+                f"trace: say which layer and direction, as in trace.f[0, 0]; there are {list(self._values)}"
+            )
         return self._values[0, 0]
 
     def __getitem__(self, key):

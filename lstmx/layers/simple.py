@@ -151,7 +151,7 @@ class Embedding(Layer):
         if self.padding_idx is not None:
             keep = rows != self.padding_idx
             rows, dy = rows[keep], dy[keep]
-        order = np.argsort(rows, kind="stable")   # rows of one integer keep the order of (t, n): one order of adding
+        order = np.argsort(rows, kind="stable")  # rows of one integer keep the order of (t, n): one order of adding
         touched, starts = np.unique(rows[order], return_index=True)
         values = np.add.reduceat(dy[order], starts, axis=0) if len(touched) else dy[:0]
         if out["weight"] is None:
@@ -170,6 +170,11 @@ class _Plain(Layer):
 
     def _setup(self, random_state=None):
         super()._setup("float32", random_state)
+
+    @classmethod
+    def without_parameters(cls, config):
+        """A layer of a configuration."""
+        return cls(**config)
 
     def astype(self, dtype):
         """A copy; there is nothing to convert."""
@@ -249,7 +254,7 @@ class FinalState(_Pool):
         half = rows.shape[1] // context.directions
         y = allocate.zeros((context.batch, rows.shape[1]), rows.dtype)
         y[sequences, :half] = rows[last, :half]
-        y[sequences, half:] = rows[sequences, half:]   # packed rows begin with step 0, longest sequence first
+        y[sequences, half:] = rows[sequences, half:]  # packed rows begin with step 0, longest sequence first
         return y, PooledContext(context), (last, sequences, half, rows.shape)
 
     def backward_rows(self, tape, dy, out, need_dx):

@@ -1,0 +1,143 @@
+"""Losses: what `fit` minimises, on packed rows.
+
+A loss gives, for predictions p and targets y (rows, O) and one weight a row, the sum of weight * mean over O of l(p, y) and
+its gradient; the caller divides by the sum of the weights. The two cross-entropies start from what enters the final sigmoid
+or softmax (from the output itself if that is linear): their gradient is then p - y, without a division that could overflow.
+Sums run in float64 over fixed blocks.
+"""
+
+import numpy as np
+
+from lstmx.functional import kernels, validate
+
+
+class _Loss:
+    fused = ()  # final activations that the loss takes over, and so asks for their input
+
+    def total(self, prediction, target, weight):
+        """(sum of the weighted losses, its gradient with respect to `prediction`).
+
+        Parameters
+        ----------
+        prediction : ndarray (rows, O)
+        target : ndarray (rows, O), or (rows,) of integer labels
+        weight : ndarray (rows,)
+        """
+        value, gradient = self._each(prediction, target)
+        scale = weight[:, None] / prediction.dtype.type(prediction.shape[1] if self._mean_over_outputs else 1)
+        return kernels.total(value * scale), gradient * scale
+
+    _mean_over_outputs = True
+
+
+class MeanSquaredError(_Loss):
+    """(p - y)**2."""
+
+    def _each(self, p, y):
+        d = p - y
+        return d * d, 2 * d
+
+
+class MeanAbsoluteError(_Loss):
+    """|p - y|."""
+
+    def _each(self, p, y):
+        d = p - y
+        return np.abs(d), np.sign(d)
+
+
+class Huber(_Loss):
+    """d**2 / 2 for d = |p - y| up to 1, then d - 1/2 (Huber 1964)."""
+
+    def _each(self, p, y):
+        d = p - y
+        size = np.abs(d)
+        return np.where(size <= 1, d * d / 2, size - d.dtype.type(0.5)), np.clip(d, -1, 1)
+
+
+class BinaryCrossentropy(_Loss):
+    """-y log s - (1 - y) log(1 - s) with s = sigmoid(z): for z, max(z, 0) - z y + log(1 + exp(-|z|))."""
+
+    fused = ("sigmoid",)
+
+    def _each(self, z, y):
+        value = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
+        s = z.copy()
+        kernels.activate(s, "sigmoid")
+        return value, s - y
+
+
+class CategoricalCrossentropy(_Loss):
+    """-sum y log s with s = softmax(z): log sum exp z - sum y z for targets that sum to 1."""
+
+    fused = ("softmax",)
+    _mean_over_outputs = False
+
+    def _each(self, z, y):
+        s = z.copy()
+        kernels.activate(s, "softmax")
+        top = z.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(z - top).sum(axis=1, keepdims=True)) + top
+        if y.ndim == 1:
+            rows = np.arange(len(y))
+            value = log_sum - z[rows, y][:, None]
+            s[rows, y] -= 1
+            return value, s
+        return (log_sum - z) * y, s * y.sum(axis=1, keepdims=True) - y
+
+
+LOSSES = {
+    "mse": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "huber": Huber,
+    "binary_crossentropy": BinaryCrossentropy,
+    "categorical_crossentropy": CategoricalCrossentropy,
+}
+
+
+def get_loss(name, final_activation):
+    """(loss, activation to compute predictions with) for a model that ends with `final_activation`."""
+    loss = LOSSES[validate.choice("loss", name, LOSSES)]()
+    if not loss.fused:
+        return loss, final_activation
+    if final_activation not in ("linear", *loss.fused):
+        raise ValueError(
+            f"loss: {name} needs a model that ends with a Dense of activation {loss.fused[0]!r} (probabilities) or None "
+            f"(logits); this one ends with {final_activation!r}"
+        )
+    return loss, "linear"
+
+
+def accuracy(target, prediction):
+    """The share of rows whose largest output, or whose outputs above one half, are right."""
+    if target.ndim == 1:
+        return float(np.mean(prediction.argmax(axis=1) == target))
+    if target.shape[1] > 1 and np.allclose(target.sum(axis=1), 1) and prediction.shape[1] > 1:
+        return float(np.mean(prediction.argmax(axis=1) == target.argmax(axis=1)))
+    return float(np.mean((prediction > 0.5) == (target > 0.5)))
+
+
+def mean_absolute_error(target, prediction):
+    """The mean of |p - y|."""
+    return float(np.mean(np.abs(prediction - target), dtype=np.float64))
+
+
+def mean_squared_error(target, prediction):
+    """The mean of (p - y)**2."""
+    return float(np.mean((prediction - target) ** 2, dtype=np.float64))
+
+
+METRICS = {"accuracy": accuracy, "mae": mean_absolute_error, "mse": mean_squared_error}
+
+
+def get_metrics(metrics):
+    """A dict of name to function from names and functions ``f(y_true, y_pred) -> float``."""
+    if isinstance(metrics, str) or callable(metrics):
+        metrics = (metrics,)
+    found = {}
+    for metric in metrics:
+        if callable(metric):
+            found[getattr(metric, "__name__", type(metric).__name__)] = metric
+        else:
+            found[metric] = METRICS[validate.choice("metrics", metric, METRICS)]
+    return found

@@ -1,0 +1,514 @@
+"""Sequential: layers in a row, with fit and predict."""
+
+import threading
+
+import numpy as np
+
+from lstmx import losses, optim, sequences, training
+from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, validate
+from lstmx.layers import LSTM, Embedding, Layer
+from lstmx.layers.simple import Dense, Dropout, FinalState
+
+
+class Sequential:
+    """A model of layers in a row.
+
+    Parameters
+    ----------
+    layers : list of LSTM, Embedding, Dense, Dropout, Last, FinalState, MeanPool
+        A layer belongs to one model. Without a pooling layer the model gives an output a step.
+    random_state : None, int, SeedSequence or Generator
+        Seeds the initial parameters of the layers that have no random_state of their own.
+
+    Attributes
+    ----------
+    layers : tuple
+    history_ : History
+        Of the last fit.
+
+    Examples
+    --------
+    Which of two sine waves is it?
+
+    >>> import numpy as np, lstmx
+    >>> rng = np.random.default_rng(0)
+    >>> label = rng.integers(2, size=200)
+    >>> t = np.arange(30) + rng.uniform(0, 60, size=(200, 1))
+    >>> x = np.sin(t * np.where(label, 0.3, 0.6)[:, None])[:, :, None]
+    >>> model = lstmx.Sequential(
+    ...     [lstmx.LSTM(1, 16), lstmx.Last(), lstmx.Dense(16, 1, "sigmoid")], random_state=0
+    ... )
+    >>> history = model.fit(x, label, loss="binary_crossentropy", optimizer=lstmx.Adam(0.02), epochs=12, verbose=0)
+    >>> bool(((model.predict(x)[:, 0] > 0.5) == label).mean() > 0.95)
+    True
+    """
+
+    def __init__(self, layers, *, random_state=None):
+        layers = tuple(layers)
+        if not layers or not all(isinstance(layer, Layer) for layer in layers):
+            raise TypeError(
+                "layers: must be a list of at least one lstmx layer, such as [lstmx.LSTM(4, 32), lstmx.Last()]"
+            )
+        _check_chain(layers)
+        self.layers = layers
+        self._fitting = threading.Lock()
+        self.history_ = None
+        self._rng = None
+        for layer in layers:
+            layer.own(self)
+        if random_state is not None:
+            if isinstance(random_state, np.random.SeedSequence):
+                seeds = random_state
+            elif isinstance(random_state, np.random.Generator):
+                seeds = random_state.bit_generator.seed_seq
+            else:
+                validate.random_generator("random_state", random_state)
+                seeds = np.random.SeedSequence(random_state)
+            *children, own = seeds.spawn(len(layers) + 1)
+            self._rng = np.random.default_rng(own)
+            for layer, child in zip(layers, children, strict=True):
+                if layer._random_state is None and layer._version == 0:
+                    layer._initialise(np.random.default_rng(child))
+
+    # What the model is.
+
+    @property
+    def embedding(self):
+        """The first layer, if it is an Embedding; then inputs are integers."""
+        return self.layers[0] if isinstance(self.layers[0], Embedding) else None
+
+    @property
+    def input_size(self):
+        """Features of the input: what the first layer that cares takes."""
+        return next((layer.input_size for layer in self.layers if layer.input_size is not None), None)
+
+    @property
+    def output_size(self):
+        """Features of the output."""
+        size = self.input_size
+        for layer in self.layers:
+            size = layer.output_size(size)
+        return size
+
+    @property
+    def per_step(self):
+        """Whether the model gives an output a step (no pooling layer)."""
+        return not any(layer.per_sequence for layer in self.layers)
+
+    @property
+    def dtype(self):
+        """The type the model computes in."""
+        return next((layer.dtype for layer in self.layers if layer._params), np.dtype(np.float32))
+
+    @property
+    def size(self):
+        """The number of parameters."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def _final_activation(self):
+        return self.layers[-1].activation if isinstance(self.layers[-1], Dense) else "linear"
+
+    # On packed rows: what training needs.
+
+    def forward_rows(self, rows, context, training, keys, final_activation=None):
+        """All layers on packed rows; `keys` seed the dropout of each. Returns rows, context, tape."""
+        tape = []
+        for k, layer in enumerate(self.layers):
+            key = None if keys is None else keys[k]
+            more = {"activation": final_activation} if k == len(self.layers) - 1 and isinstance(layer, Dense) else {}
+            rows, context, entry = layer.forward_rows(rows, context, training, key, **more)
+            tape.append(entry)
+        return rows, context, tape
+
+    def backward_rows(self, tape, dy, out, need_dx=False):
+        """Back-propagation; gradients go to ``out[layer][name]``. Returns the gradient of the input rows if wanted."""
+        first = 0 if need_dx else next((k for k, layer in enumerate(self.layers) if layer._params), len(self.layers))
+        for k in reversed(range(first, len(self.layers))):
+            dy = self.layers[k].backward_rows(tape[k], dy, out[k], k > first or need_dx)
+        return dy
+
+    def finish(self, rows, activation):
+        """Outputs from rows that `forward_rows` gave with `activation` in place of the model's own."""
+        if activation == self._final_activation:
+            return rows
+        rows = rows.copy()
+        kernels.activate(rows, self._final_activation)
+        return rows
+
+    # What users call.
+
+    def fit(self, X, y, *, loss="mse", optimizer="adam", epochs=10, batch_size=32, lengths=None, sample_weight=None,
+            class_weight=None, shuffle=True, validation_data=None, validation_lengths=None, validation_split=0.0,
+            validation_from="random", metrics=(), clip_norm=None, clip_value=None, early_stopping=None, callbacks=(),
+            verbose=1, random_state=None):  # fmt: skip
+        """Train.
+
+        Parameters
+        ----------
+        X : array (N, T, I), or list of arrays (T_n, I); integers (N, T) or (T_n,) where an Embedding comes first
+        y : targets
+            A sequence (N,), (N, O); without a pooling layer a step (N, T), (N, T, O) or a list. Class labels are integers.
+        loss : {"mse", "mae", "huber", "binary_crossentropy", "categorical_crossentropy"}
+            A cross-entropy joins a final sigmoid or softmax; after a linear layer it takes logits.
+        optimizer : {"adam", "adamw", "rmsprop", "sgd"} or an instance such as ``lstmx.Adam(1e-3)``
+        epochs, batch_size : int
+        lengths : array of int (N,), optional
+            Steps of each sequence of a padded X; the padding is never read.
+        sample_weight : array (N,), or per step as y, optional
+            The loss is the weighted sum over the sum of the weights.
+        class_weight : dict of label to weight, or "balanced", optional
+        shuffle : {True, "exact", False}
+            True puts ragged sequences of similar length into a batch; "exact" does not.
+        validation_data : (X, y) or (X, y, sample_weight), optional
+        validation_lengths : array of int, optional
+        validation_split : float
+            The share of the sequences held out, if there are no validation_data.
+        validation_from : {"random", "tail"}
+            Which sequences that are; "tail" takes the last ones, for data ordered in time.
+        metrics : names ("accuracy", "mae", "mse") or functions ``f(y_true, y_pred) -> float``
+        clip_norm : float, optional
+            The gradient is shortened to this norm.
+        clip_value : float, optional
+            Each element of the gradient is cut to [-clip_value, clip_value] first.
+        early_stopping : None, True, int or EarlyStopping
+            An integer is the patience in epochs; the best weights are restored.
+        callbacks : Callback or functions ``f(epoch, logs)``; returning True stops
+        verbose : {0, 1, 2}
+            0 says nothing, 1 shows a bar where there is a terminal and tqdm, else a line an epoch, 2 always a line.
+        random_state : None, int, SeedSequence or Generator
+            Seeds shuffling, splitting and dropout; by default the model's own generator.
+
+        Returns
+        -------
+        History
+            Also in ``history_``.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is not finite, naming epoch and batch. The last finite weights stay.
+        KeyboardInterrupt
+            Ctrl-C: the model keeps what it has learnt.
+        RuntimeError
+            If another fit of this model is running.
+        """
+        epochs, batch_size = validate.count("epochs", epochs, 0), validate.count("batch_size", batch_size)
+        if random_state is None and self._rng is not None:
+            rng = self._rng
+        else:
+            rng = validate.random_generator("random_state", random_state)
+        if shuffle not in (True, False, "exact"):
+            raise ValueError(f'shuffle: got {shuffle!r}, must be True, "exact" or False')
+        if verbose not in (0, 1, 2):
+            raise ValueError(f"verbose: got {verbose!r}, must be 0, 1 or 2")
+        for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+            if value is not None:
+                validate.number(name, value, 0, open_low=True)
+        chosen_loss = losses.get_loss(loss, self._final_activation)
+        data, validation = self._read_data(
+            X, y, loss, lengths, sample_weight, class_weight, validation_data, validation_lengths,
+            validate.number("validation_split", validation_split, 0, 1, open_high=True),
+            validate.choice("validation_from", validation_from, ("random", "tail")), rng,
+        )  # fmt: skip
+        options = {
+            "validation": validation,
+            "metrics": losses.get_metrics(metrics),
+            "early_stopping": training.get_early_stopping(early_stopping),
+            "callbacks": training.get_callbacks(callbacks),
+            "progress": training.Progress(bar=verbose == 1) if verbose else None,
+        }
+        optimizer = optim.get_optimizer(optimizer)
+        if not self._fitting.acquire(blocking=False):
+            raise RuntimeError("fit: this model is already being trained by another call; train a copy (.copy())")
+        try:
+            trainer = training.Trainer(
+                self, data, chosen_loss, optimizer, batch_size=batch_size, shuffle=shuffle, clip_norm=clip_norm,
+                clip_value=clip_value, rng=rng, **options,
+            )  # fmt: skip
+            self.history_ = trainer.state.history
+            return trainer.run(epochs)
+        finally:
+            self._fitting.release()
+
+    def _read_data(self, X, y, loss, lengths, sample_weight, class_weight, validation_data, validation_lengths, fraction,
+                   where, rng):  # fmt: skip
+        data = self._data(X, y, loss, lengths, sample_weight, class_weight)
+        if validation_data is not None:
+            if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+                raise ValueError("validation_data: must be (X, y) or (X, y, sample_weight)")
+            X, y, *weight = validation_data
+            held = self._data(X, y, loss, validation_lengths, *(weight or [None]), None, prefix="validation_data ")
+            return data, held
+        if validation_lengths is not None:
+            raise ValueError("validation_lengths: given without validation_data")
+        if fraction:
+            train, held = sequences.split(len(data.inputs), fraction, where, rng)
+            return training.Subset(data, train), training.Subset(data, held)
+        return data, None
+
+    def _data(self, X, y, loss, lengths, sample_weight, class_weight, prefix=""):
+        inputs = sequences.read_inputs(X, self, lengths, prefix + "X")
+        if len(inputs) == 0:
+            raise ValueError(f"{prefix}X: holds no sequence")
+        targets = sequences.read_targets(y, inputs, self.output_size, loss, self.per_step, self.dtype, prefix + "y")
+        return training.Data(
+            inputs, targets, sequences.read_weights(sample_weight, class_weight, targets, inputs, self.dtype)
+        )
+
+    def _read(self, X, lengths):
+        """(rows, context) of a whole batch, or of one sequence without a batch axis."""
+        if not isinstance(X, list | tuple):
+            embedding = self.embedding
+            array = embedding.check_tokens("X", X) if embedding else validate.real_array("X", X, self.dtype)
+            if array.ndim == (1 if embedding else 2) and (embedding or array.shape[1] == self.input_size):
+                if lengths is not None:
+                    raise ValueError(f"lengths: X is one sequence of shape {array.shape}; cut it to its length instead")
+                context = sequences.SequenceContext(np.array([len(array)], np.int64), len(array), "single")
+                return context.pack(array), context
+        inputs = sequences.read_inputs(X, self, lengths)
+        every = np.arange(len(inputs))
+        context = inputs.context(every)
+        if not inputs.ragged:
+            context.steps = inputs.x.shape[1]
+        if inputs.ragged and not len(inputs):
+            return allocate.empty((0, self.input_size or 1), self.dtype), context
+        return inputs.take(every, context), context
+
+    def predict(self, X, *, lengths=None, batch_size=None):
+        """Outputs in inference.
+
+        Parameters
+        ----------
+        X : as in `fit`, or one sequence (T, I)
+        lengths : array of int (N,), optional
+        batch_size : int, optional
+            Sequences run at once; 256 by default.
+
+        Returns
+        -------
+        ndarray (N, O); without a pooling layer (N, T, O), 0 past each end, or a list as X
+        """
+        batch_size = 256 if batch_size is None else validate.count("batch_size", batch_size)
+        if isinstance(X, list | tuple) or np.ndim(X) == (2 if self.embedding else 3):
+            inputs = sequences.read_inputs(X, self, lengths)
+            if len(inputs) > batch_size:
+                return self._predict_parts(inputs, batch_size)
+        rows, context = self._read(X, lengths)
+        rows, context, _ = self.forward_rows(rows, context, False, None)
+        return context.unpack(rows)
+
+    def _predict_parts(self, inputs, batch_size):
+        parts = []
+        for chosen in sequences.plan(inputs.lengths, batch_size, False, None):
+            context = inputs.context(chosen)
+            if not inputs.ragged:
+                context.steps = inputs.x.shape[1]
+            rows, context, _ = self.forward_rows(inputs.take(chosen, context), context, False, None)
+            parts.append(context.unpack(rows))
+        return [y for part in parts for y in part] if isinstance(parts[0], list) else np.concatenate(parts)
+
+    def forward(self, X, *, lengths=None, rng=None):
+        """Training: outputs with dropout, and a tape for `backward`.
+
+        Parameters
+        ----------
+        X, lengths : as in `predict`
+        rng : None, int, SeedSequence or Generator
+            Draws the dropout masks.
+
+        Returns
+        -------
+        y, tape
+        """
+        rows, context = self._read(X, lengths)
+        rng = validate.random_generator("rng", rng)
+        keys = rng.integers(2**64, size=len(self.layers), dtype=np.uint64)
+        y, after, tape = self.forward_rows(rows, context, True, keys)
+        return after.unpack(y), Tape(context, self._versions(), model=tape, after=after, shape=y.shape)
+
+    def backward(self, tape, dy):
+        """Back-propagation.
+
+        Parameters
+        ----------
+        tape : from `forward`; used up
+        dy : in the form and shape of y
+
+        Returns
+        -------
+        Gradients
+            ``.x`` in the form of X (None for integers), ``.params`` by name, ``.state`` None.
+        """
+        if not isinstance(tape, Tape) or "model" not in tape.parts:
+            raise TypeError(f"tape: got {type(tape).__name__}, must be the tape that this model's forward returned")
+        context, after = tape.context, tape.parts["after"]
+        dy = self._read_gradient(dy, context, after, tape.parts["shape"][1])
+        parts = tape.use(False, self._versions())
+        out = [{n: allocate.empty(p.shape, p.dtype) for n, p in layer._params.items()} for layer in self.layers]
+        dx = self.backward_rows(parts["model"], dy, out, need_dx=not self.embedding)
+        params = {f"{k}.{name}": g for k, grads in enumerate(out) for name, g in grads.items()}
+        return Gradients(None if self.embedding else context.unpack(dx), None, params)
+
+    def _read_gradient(self, dy, context, after, width):
+        if after is context:
+            rows = read_gradient(dy, context, width, self.dtype)
+        else:
+            shape = (width,) if context.form == "single" else (context.batch, width)
+            dy = validate.shaped("dy", dy, shape, self.dtype, "the shape of y").reshape(context.batch, width)
+            rows = after.pack(dy)
+        return rows.copy()  # layers may overwrite it
+
+    def _versions(self):
+        return tuple(layer._version for layer in self.layers)
+
+    def step(self, x_t, state=None):
+        """One time step of a stream through the whole model.
+
+        Parameters
+        ----------
+        x_t : array (N, I) or (I,); integers (N,) or a single one where an Embedding comes first
+        state : what the last step returned, or None to begin
+
+        Returns
+        -------
+        y_t : array (N, O) or (O,)
+            Pooling layers give what they would for the stream so far.
+        state : tuple, one entry a layer
+        """
+        embedding = self.embedding
+        x_t = embedding.check_tokens("x_t", x_t) if embedding else validate.real_array("x_t", x_t, self.dtype)
+        single = x_t.ndim == (0 if embedding else 1)
+        rows = x_t[None] if single else x_t
+        if rows.ndim != (1 if embedding else 2) or (not embedding and rows.shape[1] != self.input_size):
+            want = "(N,) integers or one" if embedding else f"(N, {self.input_size}) or ({self.input_size},)"
+            raise ValueError(f"x_t: got shape {x_t.shape}, must be {want}")
+        if state is None:
+            state = (None,) * len(self.layers)
+        if not isinstance(state, tuple | list) or len(state) != len(self.layers):
+            raise TypeError("state: must be what the last step of this model returned, or None")
+        after = []
+        for layer, before in zip(self.layers, state, strict=True):
+            rows, now = layer.step_rows(rows, before)
+            after.append(now)
+        return (rows[0] if single else rows), tuple(after)
+
+    def trace(self, X, *, lengths=None):
+        """Run the model and keep what its LSTM layers did.
+
+        Parameters
+        ----------
+        X, lengths : as in `predict`
+
+        Returns
+        -------
+        dict of int to Trace
+            By the layer's index in ``layers``.
+        """
+        rows, context = self._read(X, lengths)
+        traces = {}
+        for k, layer in enumerate(self.layers):
+            if isinstance(layer, LSTM):
+                rows, traces[k] = layer.trace_rows(rows, context)
+                context.directions = layer.directions
+            else:
+                rows, context, _ = layer.forward_rows(rows, context, False, None)
+        return traces
+
+    def parameters(self):
+        """The parameters by name ("0.weight_ih_l0": layer index, then the layer's name), read-only."""
+        return {f"{k}.{name}": p for k, layer in enumerate(self.layers) for name, p in layer.parameters().items()}
+
+    def set_parameters(self, parameters):
+        """Replace some or all parameters; all are checked before the first is set.
+
+        Parameters
+        ----------
+        parameters : dict of str to array
+            Names as in `parameters`.
+        """
+        if not isinstance(parameters, dict):
+            raise TypeError(f"parameters: got {type(parameters).__name__}, must be a dict of name to array")
+        groups = {}
+        for name, value in parameters.items():
+            index, _, rest = str(name).partition(".")
+            if not index.isdecimal() or int(index) >= len(self.layers):
+                raise KeyError(f"parameters: no {name!r} here; there are {list(self.parameters())}")
+            groups.setdefault(int(index), {})[rest] = value
+        checked = {k: self.layers[k].check_parameters(group, f"{k}.") for k, group in groups.items()}
+        for k, group in checked.items():
+            self.layers[k]._replace(group)
+
+    def config(self):
+        """What `load` needs to build the model again, as plain JSON values."""
+        return {"layers": [{"class": type(layer).__name__} | layer.config() for layer in self.layers]}
+
+    def copy(self):
+        """An independent model with the same layers and parameters."""
+        return self._with([layer.copy() for layer in self.layers])
+
+    def astype(self, dtype):
+        """A copy that computes in `dtype`, "float32" or "float64"."""
+        return self._with([layer.astype(dtype) for layer in self.layers])
+
+    def _with(self, layers):
+        model = type(self)(layers)
+        model.history_ = self.history_
+        return model
+
+    def __reduce__(self):
+        return _rebuild, (list(self.layers), self.history_)
+
+    def save(self, path):
+        """Write configuration and parameters to one safetensors file, atomically; `lstmx.load` reads it."""
+        from lstmx.interop.files import save
+
+        save(self, path)
+
+    def summary(self):
+        """A line a layer: its configuration, what it gives, its parameters."""
+        size, lines, per_step = self.input_size, [], True
+        for k, layer in enumerate(self.layers):
+            size = layer.output_size(size)
+            per_step = per_step and not layer.per_sequence
+            shape = f"(N, T, {size})" if per_step else f"(N, {size})"
+            config = ", ".join(f"{n}={v!r}" for n, v in layer.config().items() if n != "dtype")
+            lines.append(f"{k:2d}  {f'{type(layer).__name__}({config})':90s}{shape:>16s}{layer.size:>12,}")
+        return "\n".join([*lines, f"{self.size:,} parameters, {self.dtype}"])
+
+    def __repr__(self):
+        return f"Sequential({list(self.layers)!r})"
+
+
+def _rebuild(layers, history):
+    model = Sequential([layer.copy() if layer._owner is not None else layer for layer in layers])
+    model.history_ = history
+    return model
+
+
+def _check_chain(layers):
+    size, pooled, dtype = None, None, None
+    for k, layer in enumerate(layers):
+        name = f"layers[{k}]"
+        if isinstance(layer, Embedding) and k:
+            raise ValueError(f"{name}: an Embedding takes integers, so it must be the first layer")
+        if pooled is not None and (isinstance(layer, LSTM) or layer.per_sequence):
+            raise ValueError(
+                f"{name}: {type(layer).__name__} needs sequences, but {pooled} has left one row a sequence"
+            )
+        if layer.input_size is not None and size is not None and layer.input_size != size:
+            raise ValueError(f"{name}: {type(layer).__name__} takes {layer.input_size} features, but the layer before it "
+                             f"gives {size}")  # fmt: skip
+        if isinstance(layer, FinalState):
+            before = [earlier for earlier in layers[:k] if not isinstance(earlier, Dropout)]
+            if not before or not isinstance(before[-1], LSTM):
+                raise ValueError(f"{name}: FinalState must follow an LSTM (a Dropout may stand between)")
+        if layer._params:
+            if dtype is not None and layer.dtype != dtype:
+                raise ValueError(f'{name}: dtype {layer.dtype} beside {dtype}; give every layer dtype="{dtype}", or build '
+                                 'the model in one type and use model.astype("float64")')  # fmt: skip
+            dtype = layer.dtype
+        size = layer.output_size(size)
+        pooled = f"layers[{k}] ({type(layer).__name__})" if layer.per_sequence else pooled
+    if dtype is None:
+        raise ValueError("layers: none of them has parameters; add an LSTM, a Dense or an Embedding")

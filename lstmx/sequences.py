@@ -1,0 +1,273 @@
+"""Data for training: sequences that give packed batches, targets in every accepted form, and the order of a pass."""
+
+import numpy as np
+
+from lstmx.functional import validate
+from lstmx.functional.packing import PooledContext, SequenceContext
+
+
+class Sequences:
+    """N sequences, whole or ragged, of feature vectors or of integers.
+
+    Arrays are read where they are: a memory map or a strided view of windows is never copied as a whole.
+
+    Parameters
+    ----------
+    x : array (N, T, ...) or list of arrays (T_n, ...), already of the model's type
+    lengths : ndarray of int64 (N,) or None
+    """
+
+    def __init__(self, x, lengths=None):
+        self.ragged = isinstance(x, list)
+        if self.ragged:
+            self.lengths = np.array([len(a) for a in x], np.int64)
+            self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
+            self.x = np.concatenate(x) if x else None
+        else:
+            self.lengths = np.full(len(x), x.shape[1], np.int64) if lengths is None else lengths
+            self.x = x
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def context(self, chosen):
+        """The context of the batch of these sequences."""
+        lengths = self.lengths[chosen]
+        return SequenceContext(lengths, int(lengths.max(initial=0)), "list" if self.ragged else "array")
+
+    def take(self, chosen, context):
+        """Packed rows of the batch of these sequences."""
+        if not self.ragged and context.uniform:
+            steps = len(context.offsets) - 1
+            rows = self.x.swapaxes(0, 1)[:steps, chosen]
+            return np.ascontiguousarray(rows).reshape(context.rows, *self.x.shape[2:])
+        row, time = context.places
+        if self.ragged:
+            return self.x[self.starts[chosen[row]] + time]
+        return self.x[chosen[row], time]
+
+
+def read_inputs(x, model, lengths, name="X"):
+    """Validated `Sequences` for a model: feature vectors, or integers where an Embedding comes first."""
+    embedding, features, dtype = model.embedding, model.input_size, model.dtype
+    want = "(N, T) integers" if embedding else f"(N, T, {features})"
+    item = "(T_n,) integers" if embedding else f"(T_n, {features})"
+
+    def convert(label, value):
+        return embedding.check_tokens(label, value) if embedding else validate.real_array(label, value, dtype)
+
+    def right(array, ndim):
+        return array.ndim == ndim - bool(embedding) and (embedding or array.shape[-1] == features)
+
+    if isinstance(x, list | tuple):
+        arrays = [convert(f"{name}[{n}]", a) for n, a in enumerate(x)]
+        if all(right(a, 2) for a in arrays):
+            if lengths is not None:
+                raise ValueError("lengths: a list of sequences carries its own lengths; leave the argument out")
+            return Sequences(arrays)
+        wrong = next(n for n, a in enumerate(arrays) if not right(a, 2))
+        raise ValueError(
+            f"{name}[{wrong}]: got shape {arrays[wrong].shape}, must be {item}: a list holds one sequence an item"
+        )
+    array = convert(name, x)
+    if not right(array, 3):
+        message = f"{name}: got shape {array.shape}, must be {want} or a list of arrays {item}"
+        if not embedding and array.ndim == 2:
+            message += (
+                f". Two readings are possible: {len(array)} series of one feature, write {name}[:, :, None]; or one sequence "
+                f"of {array.shape[1]} features, write {name}[None]"
+            )
+        elif not embedding and array.ndim == 3 and array.shape[1] == features:
+            message += f"; features come last: write {name}.swapaxes(1, 2)"
+        raise ValueError(message)
+    if lengths is not None:
+        lengths = validate.lengths(lengths, len(array), array.shape[1])
+    return Sequences(array, lengths)
+
+
+class Targets:
+    """Targets or weights beside sequences: one value a sequence or one a step, given as packed rows.
+
+    Parameters
+    ----------
+    values : array (N, ...) or, per step, array (N, T, ...) or list of arrays (T_n, ...)
+    per_step : bool
+    """
+
+    def __init__(self, values, per_step):
+        self.per_step = per_step
+        self.steps = Sequences(values) if per_step else None
+        self.values = None if per_step else values
+
+    def take(self, chosen, context):
+        """Rows of the batch, in the order of the model's output."""
+        if self.per_step:
+            row, time = context.places
+            if self.steps.ragged:
+                return self.steps.x[self.steps.starts[chosen[row]] + time]
+            return self.steps.x[chosen[row], time]
+        return PooledContext(context).pack(self.values[chosen])
+
+
+def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
+    """Validated `Targets` (rows, O), or (rows,) of labels for the categorical loss."""
+    labels = loss == "categorical_crossentropy"
+    arrays, shapes = _target_arrays(name, y, inputs, per_step)
+    checked = []
+    for label, array, lead in zip(_labels(name, arrays, y), arrays, shapes, strict=True):
+        if array.dtype.kind not in "fiub":
+            hint = "; encode class names as integers from 0" if labels else ""
+            raise TypeError(f"{label}: got dtype {array.dtype}, must be numbers{hint}")
+        if labels and array.shape == lead:
+            checked.append(_check_labels(label, array, outputs))
+        elif array.shape == lead and outputs == 1:
+            checked.append(array.astype(dtype)[..., None])
+        elif array.shape == (*lead, outputs):
+            checked.append(array.astype(dtype, copy=False))
+        elif labels and array.shape == (*lead, 1):
+            checked.append(_check_labels(label, array[..., 0], outputs))
+        else:
+            what = "one a step" if per_step else "one a sequence"
+            forms = [str(lead)] if labels or outputs == 1 else []
+            forms.append(str((*lead, outputs)))
+            raise ValueError(f"{label}: got shape {array.shape}, must be {' or '.join(forms)}: {what}, the model has {outputs} "
+                             f"output{'s' * (outputs > 1)}")  # fmt: skip
+        if loss == "binary_crossentropy" and array.size and (array.min() < 0 or array.max() > 1):
+            raise ValueError(f"{label}: got values from {array.min()} to {array.max()}, must be between 0 and 1")
+    return Targets(checked if isinstance(y, list) and per_step else checked[0], per_step)
+
+
+def _labels(name, arrays, y):
+    return [f"{name}[{n}]" for n in range(len(arrays))] if isinstance(y, list) and len(arrays) > 1 else [name]
+
+
+def _target_arrays(name, y, inputs, per_step):
+    """The arrays of a target, and the leading shape that each must have."""
+    if per_step and inputs.ragged:
+        if not isinstance(y, list | tuple) or len(y) != len(inputs):
+            raise ValueError(f"{name}: must be a list of {len(inputs)} arrays, one a sequence, with a value a step")
+        return [np.asarray(a) for a in y], [(n,) for n in inputs.lengths.tolist()]
+    try:
+        array = np.asarray(y)
+    except ValueError as error:
+        raise ValueError(f"{name}: not a rectangular array ({error})") from None
+    if per_step:
+        lead = inputs.x.shape[:2]
+        if array.shape[:2] == lead:  # what stands on the padding is never read, so it may be anything
+            padding = np.arange(lead[1]) >= inputs.lengths[:, None]
+            if padding.any():
+                array = array.copy()
+                array[padding] = 0
+        return [array], [lead]
+    return [array], [(len(inputs),)]
+
+
+def _check_labels(name, array, outputs):
+    whole = array.astype(np.int64) if array.dtype.kind != "f" or np.isfinite(array).all() else None
+    if whole is None or (whole != array).any():
+        raise ValueError(f"{name}: class labels must be integers from 0 to {outputs - 1}")
+    if whole.size and (whole.min() < 0 or whole.max() >= outputs):
+        bad = whole.min() if whole.min() < 0 else whole.max()
+        raise ValueError(
+            f"{name}: got the label {bad}, must be between 0 and {outputs - 1}: the model has {outputs} outputs"
+        )
+    return whole
+
+
+def read_weights(sample_weight, class_weight, targets, inputs, dtype):
+    """`Targets` of one weight a row, or None where all weigh the same."""
+    weights = None
+    if sample_weight is not None:
+        per_sequence = (len(inputs),)
+        if targets.per_step and inputs.ragged and isinstance(sample_weight, list) and np.ndim(sample_weight[0]) == 1:
+            values = [
+                validate.shaped(f"sample_weight[{n}]", w, (length,), dtype, "(T_n,)")
+                for n, (w, length) in enumerate(zip(sample_weight, inputs.lengths.tolist(), strict=True))
+            ]
+            weights = Targets(values, True)
+        else:
+            array = validate.real_array("sample_weight", sample_weight, dtype)
+            per_step = targets.per_step and not inputs.ragged and array.shape == inputs.x.shape[:2]
+            if not per_step and array.shape != per_sequence:
+                raise ValueError(
+                    f"sample_weight: got shape {array.shape}, must be {per_sequence}, one weight a sequence"
+                )
+            weights = Targets(array, per_step)
+        for values in (weights.steps.x if weights.per_step else weights.values,):
+            if not np.isfinite(values).all() or (values < 0).any():
+                raise ValueError("sample_weight: weights must be finite and at least 0")
+    return Weights(weights, read_class_weight(class_weight, targets), dtype)
+
+
+def read_class_weight(class_weight, targets):
+    """An array of one weight a class, from a dict or "balanced": N / (classes * count of the class)."""
+    if class_weight is None:
+        return None
+    values = targets.steps.x if targets.per_step else targets.values
+    if values.dtype.kind != "i" and not (values.shape[-1] == 1 and np.isin(values, (0, 1)).all()):
+        raise ValueError("class_weight: needs integer class labels, or 0 and 1 for one output")
+    labels = values.reshape(-1).astype(np.int64)
+    classes = int(labels.max(initial=0)) + 1
+    if isinstance(class_weight, str):
+        validate.choice("class_weight", class_weight, ("balanced",))
+        count = np.bincount(labels, minlength=classes)
+        return len(labels) / (np.maximum(count, 1) * max((count > 0).sum(), 1))
+    if not isinstance(class_weight, dict):
+        raise TypeError(
+            f'class_weight: got {type(class_weight).__name__}, must be a dict of label to weight, or "balanced"'
+        )
+    weights = np.ones(max(classes, max(class_weight, default=0) + 1))
+    for label, weight in class_weight.items():
+        weights[validate.count("class_weight", label, 0)] = validate.number("class_weight", weight, 0)
+    return weights
+
+
+class Weights:
+    """One weight a row of a batch: the sample's times its class's."""
+
+    def __init__(self, sample, per_class, dtype):
+        self.sample, self.per_class, self.dtype = sample, per_class, dtype
+
+    def take(self, chosen, context, targets, per_step):
+        """Weights (rows,) in the order of the model's output."""
+        weight = np.ones(len(targets), self.dtype)
+        if self.sample is not None and self.sample.per_step == per_step:
+            weight *= self.sample.take(chosen, context)
+        elif self.sample is not None:  # one a sequence, for every step of it
+            weight *= self.sample.values[chosen[context.places[0]]]
+        if self.per_class is not None:
+            weight *= self.per_class[targets.reshape(-1).astype(np.int64)].astype(self.dtype)
+        return weight
+
+
+def plan(lengths, batch_size, shuffle, rng):
+    """The batches of one pass, each an array of indices.
+
+    Ragged sequences are shuffled, sorted by length within groups of 50 batches, cut into batches, and those shuffled again:
+    a batch then holds sequences of similar length, and another mixture at every pass. ``shuffle="exact"`` shuffles and cuts;
+    False keeps the order.
+    """
+    count = len(lengths)
+    if not shuffle:
+        order = np.arange(count)
+    else:
+        order = rng.permutation(count)
+    similar = shuffle and shuffle != "exact" and count and lengths.min() != lengths.max()
+    if similar:
+        group = 50 * batch_size
+        order = np.concatenate(
+            [part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, range(group, count, group))]
+        )
+    batches = np.split(order, range(batch_size, count, batch_size)) if count else []
+    return [batches[k] for k in rng.permutation(len(batches))] if similar else batches
+
+
+def split(count, fraction, where, rng):
+    """(training, validation) indices: a random share, or the tail."""
+    held = round(count * fraction)
+    if not 0 < held < count:
+        raise ValueError(
+            f"validation_split: {fraction} of {count} sequences leaves {held} for validation; both parts need one"
+        )
+    order = rng.permutation(count) if where == "random" else np.arange(count)
+    return np.sort(order[: count - held]), np.sort(order[count - held :])

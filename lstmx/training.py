@@ -1,0 +1,507 @@
+"""The training loop: batches, loss, gradients, clipping, optimiser, early stopping, progress.
+
+`train` needs of a net only ``forward_rows``, ``backward_rows``, ``layers`` and their parameters. All dense parameters lie in
+one flat buffer with one flat gradient beside it, so that norm, clipping and optimiser are single passes; the layers see
+views. Everything that changes during training is in `TrainerState`, which pickles: training goes on from it to the same
+bits.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lstmx.functional import kernels, validate
+from lstmx.layers import RowGradient
+from lstmx.sequences import plan
+
+
+class History:
+    """What training measured, an entry an epoch.
+
+    Attributes
+    ----------
+    history : dict of str to list of float
+        "loss", "learning_rate", metrics, and the same with the prefix "val_".
+    stopped : None or {"early", "callback", "interrupted", "failed"}
+        Why training ended before its last epoch.
+    best_epoch : int or None
+        The epoch (from 0) whose weights early stopping chose.
+    """
+
+    def __init__(self):
+        self.history = {}
+        self.stopped = None
+        self.best_epoch = None
+
+    def append(self, logs):
+        """Add the numbers of one epoch."""
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(value)
+
+    def __len__(self):
+        return len(self.history.get("loss", ()))
+
+    def __getitem__(self, name):
+        return self.history[name]
+
+    def __repr__(self):
+        last = ", ".join(f"{name}={values[-1]:.4g}" for name, values in self.history.items())
+        return f"History({len(self)} epochs{': ' + last if last else ''})"
+
+    def plot(self, ax=None):
+        """Draw the loss curves (needs matplotlib).
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        from lstmx.inspect import plot_history
+
+        return plot_history(self, ax)
+
+
+class Callback:
+    """Called during training; override what is needed. ``trainer.model`` predicts, ``trainer.stop()`` ends after the epoch."""
+
+    def on_train_begin(self, trainer):
+        """Before the first epoch."""
+
+    def on_epoch_begin(self, trainer, epoch):
+        """Before epoch number `epoch`, from 0."""
+
+    def on_batch_end(self, trainer, batch, loss):
+        """After the update of a batch."""
+
+    def on_epoch_end(self, trainer, epoch, logs):
+        """After an epoch; `logs` are its numbers by name. Returning True stops."""
+
+    def on_train_end(self, trainer):
+        """After the last epoch, however it ended."""
+
+
+class _FunctionCallback(Callback):
+    def __init__(self, function):
+        self.function = function
+
+    def on_epoch_end(self, trainer, epoch, logs):
+        return self.function(epoch, logs)
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when a number has not improved for a while.
+
+    Parameters
+    ----------
+    patience : int
+        Epochs without improvement.
+    monitor : str
+        A name in the history; "val_loss" is "loss" where there are no validation data.
+    min_delta : float
+        What counts as an improvement.
+    restore_best : bool
+        Go back to the weights of the best epoch, also after the last epoch and after Ctrl-C.
+    """
+
+    patience: int = 10
+    monitor: str = "val_loss"
+    min_delta: float = 0.0
+    restore_best: bool = True
+
+    def __post_init__(self):
+        validate.count("patience", self.patience)
+        validate.number("min_delta", self.min_delta, 0)
+        validate.flag("restore_best", self.restore_best)
+
+    def sign(self):
+        """1 if less is better, -1 if more is."""
+        return -1 if "accuracy" in self.monitor else 1
+
+
+@dataclass
+class TrainerState:
+    """All that changes during training. Arrays, numbers and a generator: it pickles."""
+
+    values: np.ndarray  # the flat dense parameters
+    tables: dict  # embeddings, by parameter name
+    moments: dict  # of the flat parameters, by name
+    table_moments: dict  # of the embeddings: parameter name -> name -> array
+    rng: np.random.Generator
+    epoch: int = 0
+    updates: int = 0
+    best: dict | None = None  # "score", "epoch", "values", "tables"
+    history: History = field(default_factory=History)
+
+
+class Parameters:
+    """The parameters of a net as one flat buffer, its gradient, and a table of segments; embeddings apart."""
+
+    def __init__(self, net):
+        self.segments = []  # (layer index, name, slice, shape, decays)
+        self.embeddings = []  # (layer index, name)
+        start = 0
+        for k, layer in enumerate(net.layers):
+            for name, value in layer._params.items():
+                if type(layer).__name__ == "Embedding":
+                    self.embeddings.append((k, name))
+                    continue
+                self.segments.append(
+                    (k, name, slice(start, start + value.size), value.shape, not name.startswith("bias"))
+                )
+                start += value.size
+        self.size = start
+        self.net = net
+        self.gradient = np.zeros(start, net.dtype)
+
+    def read(self):
+        """(flat values, tables): copies of what the layers hold."""
+        layers = self.net.layers
+        parts = [layers[k]._params[name].reshape(-1) for k, name, *_ in self.segments]
+        values = np.concatenate(parts) if parts else np.zeros(0, self.net.dtype)
+        return values, {f"{k}.{name}": layers[k]._params[name].copy() for k, name in self.embeddings}
+
+    def bind(self, values, tables):
+        """Let the layers look into these arrays."""
+        for k, name, place, shape, _ in self.segments:
+            view = values[place].reshape(shape)
+            view.flags.writeable = False
+            self.net.layers[k]._params[name] = view
+        for k, name in self.embeddings:
+            view = tables[f"{k}.{name}"].view()
+            view.flags.writeable = False
+            self.net.layers[k]._params[name] = view
+
+    def freeze(self, values, tables):
+        """End of training: the arrays the layers look into become read-only, and old tapes invalid."""
+        self.bind(values, tables)
+        for array in (values, *tables.values()):
+            array.flags.writeable = False
+        for layer in self.net.layers:
+            layer._version += 1
+
+    def outputs(self):
+        """For every layer, where its gradients go: views of the flat gradient, and None for a RowGradient to come."""
+        out = [{} for _ in self.net.layers]
+        for k, name, place, shape, _ in self.segments:
+            out[k][name] = self.gradient[place].reshape(shape)
+        for k, name in self.embeddings:
+            out[k][name] = None
+        return out
+
+    def stretches(self, optimizer):
+        """(slice, decays) of the flat buffer: one stretch if nothing decays, else runs of segments that decay alike."""
+        if not optimizer.weight_decay:
+            return [(slice(0, self.size), False)] if self.size else []
+        runs = []
+        for _, _, place, _, decays in self.segments:
+            if runs and runs[-1][1] == decays:
+                runs[-1] = slice(runs[-1][0].start, place.stop), decays
+            else:
+                runs.append((place, decays))
+        return runs
+
+
+class Trainer:
+    """One run of training; callbacks see it."""
+
+    def __init__(self, model, data, loss, optimizer, *, batch_size, shuffle=True, validation=None, metrics=None,
+                 clip_norm=None, clip_value=None, early_stopping=None, callbacks=(), progress=None, rng=None,
+                 state=None):  # fmt: skip
+        self.model, self.data, self.validation = model, data, validation
+        self.loss, self.activation = loss
+        self.optimizer, self.batch_size, self.shuffle = optimizer, batch_size, shuffle
+        self.metrics = metrics or {}
+        self.clip_norm, self.clip_value = clip_norm, clip_value
+        self.early_stopping, self.callbacks, self.progress = early_stopping, callbacks, progress
+        self.parameters = Parameters(model)
+        self.state = state if state is not None else self._fresh_state(rng)
+        self._stop = False
+
+    def _fresh_state(self, rng):
+        values, tables = self.parameters.read()
+        return TrainerState(
+            values, tables,
+            {m: np.zeros_like(values) for m in self.optimizer.moments},
+            {name: {m: np.zeros_like(t) for m in self.optimizer.moments} for name, t in tables.items()},
+            rng,
+        )  # fmt: skip
+
+    def stop(self):
+        """End training after this epoch."""
+        self._stop = True
+
+    def run(self, epochs):
+        """Train up to `epochs` epochs in all. Returns the history."""
+        state, history = self.state, self.state.history
+        history.stopped = None
+        self.parameters.bind(state.values, state.tables)
+        last_finite = state.values.copy(), {k: v.copy() for k, v in state.tables.items()}
+        self._call("on_train_begin")
+        try:
+            while state.epoch < epochs and not self._stop:
+                self._call("on_epoch_begin", state.epoch)
+                logs = self._epoch(state.epoch, epochs)
+                history.append(logs)
+                improved = self._judge(logs)
+                stops = [bool(c.on_epoch_end(self, state.epoch, logs)) for c in self.callbacks]
+                state.epoch += 1
+                for kept, now in zip((last_finite[0], *last_finite[1].values()), (state.values, *state.tables.values()),
+                                     strict=True):  # fmt: skip
+                    np.copyto(kept, now)
+                if any(stops) or self._stop:
+                    history.stopped = "callback"
+                    break
+                if improved is False:
+                    history.stopped = "early"
+                    break
+        except KeyboardInterrupt:
+            history.stopped = "interrupted"
+            raise
+        except FloatingPointError:
+            history.stopped = "failed"
+            if not all(np.isfinite(kernels.total(a)) for a in (state.values, *state.tables.values())):
+                state.values[:] = last_finite[0]
+                for name, table in state.tables.items():
+                    table[:] = last_finite[1][name]
+            raise
+        finally:
+            self._finish()
+        return history
+
+    def _finish(self):
+        state, stopping = self.state, self.early_stopping
+        if stopping is not None and state.best is not None:
+            state.history.best_epoch = state.best["epoch"]
+            if stopping.restore_best:
+                state.values[:] = state.best["values"]
+                for name, table in state.tables.items():
+                    table[:] = state.best["tables"][name]
+        self.parameters.freeze(state.values.copy(), {k: v.copy() for k, v in state.tables.items()})
+        if self.progress is not None:
+            self.progress.close()
+        self._call("on_train_end")
+
+    def _call(self, event, *args):
+        for callback in self.callbacks:
+            getattr(callback, event)(self, *args)
+
+    def _epoch(self, epoch, epochs):
+        batches = plan(self.data.inputs.lengths, self.batch_size, self.shuffle, self.state.rng)
+        if self.progress is not None:
+            self.progress.begin(epoch, epochs, sum(map(len, batches)))
+        total, weight, outputs = 0.0, 0.0, []
+        rate = self.optimizer.rate(self.state.updates)
+        for number, chosen in enumerate(batches):
+            rate = self.optimizer.rate(self.state.updates)
+            loss, batch_weight = self._batch(chosen, rate, (epoch, number), outputs)
+            total, weight = total + loss, weight + batch_weight
+            if self.progress is not None:
+                self.progress.advance(len(chosen), total / weight if weight else 0.0)
+            self._call("on_batch_end", number, loss / batch_weight if batch_weight else 0.0)
+        logs = {"loss": total / weight if weight else 0.0} | self._measure(outputs)
+        if self.validation is not None:
+            logs |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
+        logs["learning_rate"] = rate
+        if self.progress is not None:
+            self.progress.end(logs)
+        return logs
+
+    def _batch(self, chosen, rate, place, outputs):
+        """One update; returns (sum of weighted losses, sum of weights)."""
+        state, keys = self.state, self.state.rng.integers(2**64, size=len(self.model.layers), dtype=np.uint64)
+        rows, context, target, weight = self.data.take(chosen)
+        prediction, context, tape = self.model.forward_rows(rows, context, True, keys, self.activation)
+        loss, gradient = self.loss.total(prediction, target, weight)
+        weights = kernels.total(weight)
+        if not np.isfinite(loss):
+            self._fail("loss", loss, place, rows, target)
+        if self.metrics:
+            outputs.append((target, self.model.finish(prediction, self.activation)))
+        if weights == 0:
+            return 0.0, 0.0
+        gradient /= gradient.dtype.type(weights)
+        out = self.parameters.outputs()
+        self.model.backward_rows(tape, gradient, out)
+        tables = {f"{k}.{name}": out[k][name] for k, name in self.parameters.embeddings}
+        self._update(tables, rate, place, rows, target)
+        state.updates += 1
+        return loss, weights
+
+    def _fail(self, what, value, place, rows, target):
+        for name, array in (("X", rows), ("y", target)):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise FloatingPointError(
+                    f"{what} is {value} in epoch {place[0] + 1}, batch {place[1] + 1}: {name} holds NaN or infinite values "
+                    "there; remove or fill them. The last finite weights are kept"
+                )
+        raise FloatingPointError(
+            f"{what} is {value} in epoch {place[0] + 1}, batch {place[1] + 1}: training diverged; lower the learning rate, "
+            "set clip_norm, or scale the data. The last finite weights are kept"
+        )
+
+    def _update(self, tables, rate, place, rows, target):
+        state, optimizer = self.state, self.optimizer
+        gradients = [self.parameters.gradient, *(g.values for g in tables.values() if isinstance(g, RowGradient))]
+        if self.clip_value is not None:
+            for g in gradients:
+                np.clip(g, -self.clip_value, self.clip_value, out=g)
+        norm = np.sqrt(sum(kernels.sum_of_squares(np.ascontiguousarray(g)) for g in gradients))
+        if not np.isfinite(norm):
+            self._fail("the gradient's norm", norm, place, rows, target)
+        scale = self.clip_norm / norm if self.clip_norm is not None and norm > self.clip_norm else 1.0
+        count = state.updates + 1
+        for place, decays in self.parameters.stretches(optimizer):
+            moments = {name: m[place] for name, m in state.moments.items()}
+            optimizer.step(state.values[place], self.parameters.gradient[place], moments, count, rate, scale, decays)
+        for name, g in tables.items():
+            if not len(g.rows):
+                continue
+            buffers = {m: a[g.rows] for m, a in state.table_moments[name].items()}
+            p = state.tables[name][g.rows]
+            moments = {m: a.reshape(-1) for m, a in buffers.items()}
+            optimizer.step(p.reshape(-1), np.ascontiguousarray(g.values).reshape(-1), moments, count, rate, scale, True)
+            state.tables[name][g.rows] = p
+            for m, a in buffers.items():
+                state.table_moments[name][m][g.rows] = a
+
+    def _measure(self, outputs):
+        if not self.metrics or not outputs:
+            return {}
+        target = np.concatenate([t for t, _ in outputs])
+        prediction = np.concatenate([p for _, p in outputs])
+        return {name: float(metric(target, prediction)) for name, metric in self.metrics.items()}
+
+    def evaluate(self, data):
+        """Loss and metrics on `data`, without dropout."""
+        total, weight, outputs = 0.0, 0.0, []
+        for chosen in plan(data.inputs.lengths, max(self.batch_size, 64), False, None):
+            rows, context, target, w = data.take(chosen)
+            prediction, _, _ = self.model.forward_rows(rows, context, False, None, self.activation)
+            total += self.loss.total(prediction, target, w)[0]
+            weight += kernels.total(w)
+            if self.metrics:
+                outputs.append((target, self.model.finish(prediction, self.activation)))
+        return {"loss": total / weight if weight else 0.0} | self._measure(outputs)
+
+    def _judge(self, logs):
+        """False if it is time to stop early."""
+        stopping, state = self.early_stopping, self.state
+        if stopping is None:
+            return None
+        monitor = stopping.monitor
+        if monitor == "val_loss" and self.validation is None:
+            monitor = "loss"
+        if monitor not in logs:
+            raise ValueError(f"early_stopping: there is no {monitor!r} to monitor, only {list(logs)}")
+        score = stopping.sign() * logs[monitor]
+        if state.best is None or score < state.best["score"] - stopping.min_delta:
+            tables = {k: v.copy() for k, v in state.tables.items()}
+            state.best = {"score": score, "epoch": state.epoch, "values": state.values.copy(), "tables": tables}
+            return True
+        return state.epoch - state.best["epoch"] < stopping.patience
+
+
+@dataclass
+class Data:
+    """Inputs, targets and weights that give batches."""
+
+    inputs: object
+    targets: object
+    weights: object
+
+    def take(self, chosen):
+        """(rows, context, target rows, weight rows) of a batch."""
+        context = self.inputs.context(chosen)
+        rows = self.inputs.take(chosen, context)
+        target = self.targets.take(chosen, context)
+        return rows, context, target, self.weights.take(chosen, context, target, self.targets.per_step)
+
+
+class Subset:
+    """Some of the sequences of `Data`."""
+
+    def __init__(self, data, chosen):
+        self.data, self.chosen = data, chosen
+        self.targets = data.targets
+        self.inputs = self  # only its lengths are asked for
+        self.lengths = data.inputs.lengths[chosen]
+
+    def take(self, chosen):
+        """As `Data.take`, by the index within the subset."""
+        return self.data.take(self.chosen[chosen])
+
+
+class Progress:
+    """A bar with loss and sequences a second (tqdm, on a terminal or in a notebook), else a line an epoch."""
+
+    def __init__(self, bar=True):
+        notebook = "ipykernel" in sys.modules
+        self._tqdm = self._bar = None
+        if bar and (notebook or sys.stderr.isatty()):
+            try:
+                from tqdm import auto, std
+
+                self._tqdm = auto.tqdm if notebook else std.tqdm
+            except ImportError:
+                pass
+
+    def begin(self, epoch, epochs, sequences):
+        """An epoch starts."""
+        self._title = f"epoch {epoch + 1}/{epochs}"
+        self._done = 0
+        if self._tqdm is not None:
+            self._bar = self._tqdm(total=sequences, desc=self._title, unit="seq")
+        else:
+            from time import perf_counter
+
+            self._clock, self._start = perf_counter, perf_counter()
+
+    def advance(self, sequences, loss):
+        """A batch is done."""
+        self._done += sequences
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            self._bar.update(sequences)
+
+    def end(self, logs):
+        """An epoch is done."""
+        numbers = {name: f"{value:.4g}" for name, value in logs.items() if name != "learning_rate"}
+        if self._bar is not None:
+            self._bar.set_postfix(numbers)
+            self.close()
+        else:
+            speed = self._done / max(self._clock() - self._start, 1e-9)
+            text = ", ".join(f"{name} {value}" for name, value in numbers.items())
+            print(f"{self._title}: {text}, {speed:.0f} seq/s", file=sys.stderr, flush=True)
+
+    def close(self):
+        """Leave the terminal in order, also after an error."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def get_callbacks(callbacks):
+    """A tuple of `Callback` from callbacks and functions ``f(epoch, logs)``."""
+    if isinstance(callbacks, Callback) or callable(callbacks):
+        callbacks = (callbacks,)
+    found = []
+    for callback in callbacks:
+        if not isinstance(callback, Callback) and not callable(callback):
+            raise TypeError(f"callbacks: got {callback!r}, must be a lstmx.Callback or a function f(epoch, logs)")
+        found.append(callback if isinstance(callback, Callback) else _FunctionCallback(callback))
+    return tuple(found)
+
+
+def get_early_stopping(value):
+    """An `EarlyStopping` from None, False, True, a patience or itself."""
+    if value is None or value is False:
+        return None
+    if isinstance(value, EarlyStopping):
+        return value
+    return EarlyStopping() if value is True else EarlyStopping(validate.count("early_stopping", value))
