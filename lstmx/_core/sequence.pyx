@@ -50,7 +50,9 @@ cdef extern from *:
 
 cdef enum:
     FLOP_PER_MICROSECOND = 20000    # a cautious guess, only to decide about the GIL
-    POINTWISE_PER_THREAD = 4096     # units of H per thread below which a parallel region costs more than it saves
+# Units of H per thread below which a parallel region costs more than it saves. BLAS and OpenMP have each their own threads,
+# which wait for work by spinning: where they take turns at every step, they steal the cores from each other.
+cdef Py_ssize_t grain = 65536
 cdef double SIGNAL_INTERVAL = 0.05  # seconds between looks for Ctrl-C
 
 
@@ -62,6 +64,14 @@ def openmp():
 def max_threads():
     """What OpenMP would give a parallel region now: OMP_NUM_THREADS, OMP_THREAD_LIMIT and the like."""
     return omp_get_max_threads()
+
+
+def set_grain(Py_ssize_t units):
+    """Set the least work per thread of a pointwise region, in units of H; returns what it was. For tests and measurements."""
+    global grain
+    before = grain
+    grain = units
+    return before
 
 
 cdef int raise_if_interrupted() except -1 with gil:
@@ -88,7 +98,7 @@ cdef inline void multiply(const lstmx_products *table, bint transpose_a, bint tr
 
 cdef int useful_threads(Py_ssize_t rows, Py_ssize_t hidden, int threads) noexcept nogil:
     """Threads that a pointwise region over (rows, H) is worth; 1 inside somebody else's region."""
-    cdef Py_ssize_t worth = rows * hidden // POINTWISE_PER_THREAD
+    cdef Py_ssize_t worth = rows * hidden // grain
     if worth > rows:
         worth = rows
     if worth < threads:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstmx.functional import allocate, validate
-from lstmx.functional.engine import engine
+from lstmx.functional.engine import get_engine
 from lstmx.functional.packing import read_sequences
 
 __all__ = ["Gradients", "Tape", "lstm_backward", "lstm_forward", "lstm_step"]
@@ -164,7 +164,7 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     hidden = weights[1].shape[1]
     h, c = read_state("state", state, (context.batch, hidden), context, dtype, "(N, H)")
     y = allocate.empty((len(rows), hidden), dtype)
-    slabs = engine().forward(rows, weights, context, reverse, h, c, y, True)
+    slabs = get_engine().forward(rows, weights, context, reverse, h, c, y, True)
     tape = Tape(context, 0, x=rows, weights=weights, reverse=reverse, slabs=slabs)
     return context.unpack(y), give_state((h, c), context), tape
 
@@ -195,7 +195,7 @@ def lstm_backward(tape, dy, dstate=None, *, retain=False):
     out = [None if w is None else allocate.empty(w.shape, dtype) for w in weights]
     dx = allocate.empty(rows.shape, dtype)
     slabs = kept(parts["slabs"]) if retain else parts["slabs"]
-    engine().backward(rows, weights, context, parts["reverse"], slabs, dy, dh, dc, dx, False, out)
+    get_engine().backward(rows, weights, context, parts["reverse"], slabs, dy, dh, dc, dx, False, out)
     params = {k: v for k, v in zip(("weight_ih", "weight_hh", "bias"), out, strict=True) if v is not None}
     return Gradients(context.unpack(dx), give_state((dh, dc), context), params)
 
@@ -226,5 +226,5 @@ def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
         raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, I) = (N, {weights[0].shape[1]})")
     rows, context = read_sequences(x_t[:, None], x_t.shape[1], dtype)
     h, c = read_state("state", state, (context.batch, weights[1].shape[1]), context, dtype, "(N, H)")
-    engine().forward(rows, weights, context, False, h, c, allocate.empty(h.shape, dtype), False)
+    get_engine().forward(rows, weights, context, False, h, c, allocate.empty(h.shape, dtype), False)
     return h.copy(), (h, c)

@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from lstmx import reference
-from lstmx._core import sequence
+from lstmx._core import sequence, simd
 from lstmx.functional import allocate, threads
 
 
@@ -107,6 +107,17 @@ if NAME not in ENGINES:
 
 
 @functools.cache
-def engine():
+def get_engine():
     """The engine in use, made on first use."""
     return ENGINES[NAME]()
+
+
+def describe():
+    """What runs here: engine, instruction sets, OpenMP.
+
+    Returns
+    -------
+    dict
+        engine (str), isa (dict with active, usable, compiled, vector_bytes, fma), openmp (bool).
+    """
+    return {"engine": NAME, "isa": simd.isa(), "openmp": sequence.openmp()}

@@ -4,7 +4,7 @@ import numpy as np
 
 from lstmx._core import simd
 from lstmx.functional import allocate
-from lstmx.functional.engine import engine
+from lstmx.functional.engine import get_engine
 
 ACTIVATIONS = tuple(simd.ACTIVATIONS)
 
@@ -12,7 +12,7 @@ ACTIVATIONS = tuple(simd.ACTIVATIONS)
 def linear(x, weight, bias, activation):
     """activation(x W^T + b) for rows x (S, I), W (O, I), b (O,) or None."""
     y = allocate.empty((len(x), len(weight)), x.dtype)
-    engine().product(x, weight, y, transpose_b=True)
+    get_engine().product(x, weight, y, transpose_b=True)
     simd.activate(simd.ACTIVATIONS[activation], bias, y)
     return y
 
@@ -21,13 +21,13 @@ def linear_backward(x, weight, y, dy, activation, out, need_dx):
     """Gradients of `linear`; `out` is (dW, db or None), written; `dy` is overwritten. Returns dx (S, I) or None."""
     simd.activate_backward(simd.ACTIVATIONS[activation], y, dy)
     d_weight, d_bias = out
-    engine().product(dy, x, d_weight, transpose_a=True)
+    get_engine().product(dy, x, d_weight, transpose_a=True)
     if d_bias is not None:
         simd.column_sum(dy, d_bias)
     if not need_dx:
         return None
     dx = allocate.empty(x.shape, x.dtype)
-    engine().product(dy, weight, dx)
+    get_engine().product(dy, weight, dx)
     return dx
 
 

@@ -14,7 +14,7 @@ from lstmx.functional import (
     read_state,
     validate,
 )
-from lstmx.functional.engine import engine
+from lstmx.functional.engine import get_engine
 from lstmx.functional.packing import SequenceContext, read_sequences
 from lstmx.layers.base import Layer
 
@@ -139,7 +139,7 @@ class LSTM(Layer):
                 k = layer * self.directions + direction
                 columns = y[:, direction * self.hidden_size :][:, : self.hidden_size]
                 weights = self.weights(layer, direction)
-                slabs.append(engine().forward(rows, weights, context, direction == 1, h[k], c[k], columns, training))
+                slabs.append(get_engine().forward(rows, weights, context, direction == 1, h[k], c[k], columns, training))
             if training:
                 tape.append((rows, slabs, drop))
             rows = y
@@ -159,7 +159,7 @@ class LSTM(Layer):
                 columns = None if dy is None else dy[:, direction * self.hidden_size :][:, : self.hidden_size]
                 suffix = f"_l{layer}" + "_reverse" * direction
                 slabs = kept(all_slabs[direction]) if retain else all_slabs[direction]
-                engine().backward(
+                get_engine().backward(
                     rows, self.weights(layer, direction), context, direction == 1, slabs, columns, dh[k], dc[k], dx,
                     direction > 0, [out.get(name + suffix) for name in ("weight_ih", "weight_hh", "bias")],
                     (None, None) if flow is None else flow[layer, direction],

@@ -1,0 +1,136 @@
+"""The command line: ``lstmx demo`` and ``lstmx info``."""
+
+import argparse
+import ctypes
+import os
+import platform
+import sys
+from importlib import metadata
+
+from lstmx._version import __version__
+from lstmx.functional.engine import describe
+from lstmx.functional.threads import get_num_threads
+
+# OpenBLAS's name of its kernels -> the instruction set they use; all others are older than AVX2.
+_CORES = dict.fromkeys(("Haswell", "Zen", "Excavator"), "avx2")
+_CORES |= dict.fromkeys(("SkylakeX", "Cooperlake", "SapphireRapids"), "avx512")
+_LEVELS = ["baseline", "avx2", "avx512"]
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _blas():
+    """What SciPy's BLAS is: its name, the CPU that its kernels are for, its threads. None if that cannot be found out."""
+    try:
+        import scipy.linalg.cython_blas  # noqa: F401
+    except ImportError:
+        return None
+    found = {"library": "unknown", "core": None, "threads": None}
+    try:
+        with open("/proc/self/maps") as maps:
+            paths = {line.split(maxsplit=5)[5].strip() for line in maps if "scipy" in line and "openblas" in line}
+    except (OSError, IndexError):
+        return found
+    for path in sorted(paths):
+        library = ctypes.CDLL(path)
+        for prefix in ("scipy_openblas", "openblas"):
+            for suffix in ("", "64_"):
+                name = getattr(library, f"{prefix}_get_corename{suffix}", None)
+                count = getattr(library, f"{prefix}_get_num_threads{suffix}", None)
+                if name is not None and count is not None:
+                    name.restype = ctypes.c_char_p
+                    return {"library": "OpenBLAS", "core": name().decode(), "threads": count()}
+    return found
+
+
+def _blas_warning(blas, isa):
+    if not blas or blas["core"] is None or isa["active"] not in _LEVELS:
+        return None
+    has, can = _CORES.get(blas["core"], "baseline"), isa["usable"][-1]
+    if _LEVELS.index(has) >= _LEVELS.index(can):
+        return None
+    forced = " because OPENBLAS_CORETYPE is set; unset it" if "OPENBLAS_CORETYPE" in os.environ else ""
+    return f"BLAS runs {blas['core']} kernels ({has}) on a CPU that has {can}{forced}"
+
+
+def show_config(mode="stdout"):
+    """Show versions, instruction set, engine, threads and BLAS.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}
+        Print, or return a dict.
+
+    Examples
+    --------
+    >>> import lstmx
+    >>> lstmx.show_config("dicts")["engine"] in ("blas", "reference")
+    True
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f'mode: got {mode!r}, must be "stdout" or "dicts"')
+    core, blas = describe(), _blas()
+    isa = core["isa"]
+    config = {
+        "lstmx": __version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()} {platform.system()}",
+        **{name: _version(name) for name in ("numpy", "scipy", "safetensors", "matplotlib", "tqdm")},
+        **core,
+        "threads": get_num_threads(),
+        "cpus": os.cpu_count(),
+        "blas": blas,
+        "warning": _blas_warning(blas, isa),
+    }
+    if mode == "dicts":
+        return config
+    print(f"lstmx {config['lstmx']}, Python {config['python']}, {config['machine']}")
+    packages = ("numpy", "scipy", "safetensors", "matplotlib", "tqdm")
+    print("packages:       " + ", ".join(f"{name} {config[name] or 'not installed'}" for name in packages))
+    print(f"instructions:   {isa['active']} active, {isa['vector_bytes']}-byte vectors, FMA {'yes' if isa['fma'] else 'no'}")
+    print(f"                this CPU can run {', '.join(isa['usable'])}; compiled in {', '.join(isa['compiled'])}")
+    print(f"engine:         {config['engine']}")
+    print(f"OpenMP:         {'yes' if config['openmp'] else 'no'}, {config['threads']} threads of {config['cpus']} CPUs")
+    if blas is None:
+        print("BLAS:           SciPy is not installed")
+    else:
+        core = f", kernels for {blas['core']}, {blas['threads']} threads" if blas["core"] else ""
+        print(f"BLAS:           {blas['library']} in SciPy{core}")
+    if config["warning"]:
+        print(f"warning:        {config['warning']}")
+    return None
+
+
+def main(arguments=None):
+    """Entry point of the ``lstmx`` command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="lstmx", description="Long Short-Term Memory networks for CPUs.")
+    parser.add_argument("--version", action="version", version=f"lstmx {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser("demo", help="forecast CO2 and recognise speakers, on real data, in under a minute")
+    demo.add_argument("name", nargs="?", choices=("all", "forecast", "speakers"), default="all", help="which part")
+    demo.add_argument("--output", metavar="DIR", default="lstmx-demo", help="where plots and models go (lstmx-demo)")
+    demo.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
+    commands.add_parser("info", help="versions, instruction set, engine, threads, BLAS")
+    options = parser.parse_args(arguments)
+    if options.command == "info":
+        show_config()
+        return 0
+    from lstmx import demo
+
+    try:
+        return demo.run(options.name, options.output, options.seed)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except (ImportError, OSError) as error:
+        print(f"lstmx demo: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
