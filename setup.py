@@ -25,6 +25,11 @@ FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-ma
 class BuildCore(build_ext):
     """Compiles with one set of flags for GCC and Clang, and with OpenMP where the compiler has it."""
 
+    def finalize_options(self):
+        super().finalize_options()
+        self.force = True  # the environment variables above change the build, and no timestamp tells
+        self.parallel = self.parallel or os.cpu_count()
+
     def build_extensions(self):
         unix = self.compiler.compiler_type == "unix"
         openmp = [] if NO_OPENMP or not unix or not self.has_openmp() else ["-fopenmp"]

@@ -207,9 +207,7 @@ def test_schedule_counts_updates_not_epochs():
         return 0.01 / (step + 1)
 
     x, y = small_data()
-    history = small_model().fit(
-        x, y, optimizer=lstmx.SGD(schedule), epochs=3, batch_size=4, shuffle=False, verbose=0
-    )
+    history = small_model().fit(x, y, optimizer=lstmx.SGD(schedule), epochs=3, batch_size=4, shuffle=False, verbose=0)
     assert sorted(set(seen)) == list(range(9))
     np.testing.assert_allclose(history["learning_rate"], [0.01 / 3, 0.01 / 6, 0.01 / 9], rtol=1e-12)
 

@@ -1,0 +1,3 @@
+LARGEST: int
+
+def product_table() -> object: ...

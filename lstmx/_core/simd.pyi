@@ -1,0 +1,51 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+ACTIVATIONS: dict[str, int]
+
+def isa() -> dict[str, Any]: ...
+def sigmoid(x: Array, out: Array) -> None: ...
+def tanh(x: Array, out: Array) -> None: ...
+def exp(x: Array, out: Array) -> None: ...
+def activate(activation: int, bias: Array | None, y: Array) -> None: ...
+def activate_backward(activation: int, y: Array, dy: Array) -> None: ...
+def column_sum(x: Array, out: Array) -> None: ...
+def sum(x: Array) -> float: ...
+def sum_of_squares(x: Array) -> float: ...
+def dropout(
+    key: int | np.uint64, row: NDArray[np.intp], time: NDArray[np.intp], rate: float, x: Array, y: Array
+) -> None: ...
+def sgd(
+    p: Array, g: Array, m: Array | None, scale: float, rate: float, momentum: float, nesterov: bool, decay: float
+) -> None: ...
+def rmsprop(
+    p: Array,
+    g: Array,
+    v: Array,
+    m: Array | None,
+    scale: float,
+    rate: float,
+    rho: float,
+    epsilon: float,
+    momentum: float,
+    decay: float,
+) -> None: ...
+def adam(
+    p: Array,
+    g: Array,
+    m: Array,
+    v: Array,
+    scale: float,
+    rate: float,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    correction_1: float,
+    correction_2: float,
+    decay: float,
+    decoupled_decay: float,
+) -> None: ...

@@ -1,0 +1,446 @@
+"""The order of a pass, the split, and the reading of inputs, targets and weights."""
+
+import numpy as np
+import pytest
+
+import lstmx
+from lstmx.sequences import Targets, plan, read_inputs, read_targets, read_weights, split
+
+SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def generator(seed=0):
+    return np.random.default_rng(seed)
+
+
+def model(outputs=1, features=2, dtype="float32"):
+    layers = [lstmx.LSTM(features, 3, dtype=dtype), lstmx.Last(), lstmx.Dense(3, outputs, dtype=dtype)]
+    return lstmx.Sequential(layers, random_state=0)
+
+
+def embedding_model(tokens=6):
+    return lstmx.Sequential([lstmx.Embedding(tokens, 2), lstmx.LSTM(2, 3), lstmx.Last(), lstmx.Dense(3, 1)])
+
+
+# plan
+
+
+RAGGED = generator(1).integers(1, 40, size=503)
+
+
+@pytest.mark.parametrize("shuffle", [True, "exact", False])
+@pytest.mark.parametrize("lengths", [RAGGED, np.full(50, 9), np.array([3]), np.array([0, 0, 5])])
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_plan_takes_each_index_once_in_full_batches(lengths, batch_size, shuffle):
+    batches = plan(lengths, batch_size, shuffle, generator())
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    sizes = sorted(len(b) for b in batches)
+    assert sizes[1:] == [min(batch_size, len(lengths))] * (len(batches) - 1)  # one batch may be smaller
+    assert len(batches) == -(-len(lengths) // batch_size)
+
+
+def test_plan_puts_similar_lengths_together():
+    batches = plan(RAGGED, 8, True, generator())
+    spread = np.mean([np.ptp(RAGGED[b]) for b in batches])
+    spread_exact = np.mean([np.ptp(RAGGED[b]) for b in plan(RAGGED, 8, "exact", generator())])
+    assert spread < spread_exact / 5
+    lengths = [RAGGED[b].mean() for b in batches]
+    assert np.any(np.diff(lengths) < 0) and np.any(np.diff(lengths) > 0)  # the batches themselves are shuffled
+
+
+def test_plan_mixes_differently_at_every_pass():
+    rng = generator()
+    first, second = (sorted(map(sorted, plan(RAGGED, 8, True, rng))) for _ in range(2))
+    assert first != second
+
+
+def test_plan_keeps_the_order_without_shuffling():
+    batches = plan(RAGGED, 10, False, None)
+    np.testing.assert_array_equal(np.concatenate(batches), np.arange(len(RAGGED)))
+
+
+def test_plan_exact_is_a_plain_permutation_in_batches():
+    batches = plan(RAGGED, 10, "exact", generator(4))
+    np.testing.assert_array_equal(np.concatenate(batches), generator(4).permutation(len(RAGGED)))
+
+
+@pytest.mark.parametrize("shuffle", [True, "exact"])
+def test_plan_is_deterministic_and_depends_on_the_generator(shuffle):
+    one, same, other = (plan(RAGGED, 10, shuffle, generator(seed)) for seed in (3, 3, 4))
+    assert all((a == b).all() for a, b in zip(one, same, strict=True))
+    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("shuffle", [True, "exact", False])
+def test_plan_of_nothing_is_nothing(shuffle):
+    assert plan(np.zeros(0, np.int64), 4, shuffle, generator()) == []
+
+
+# split
+
+
+@pytest.mark.parametrize("where", ["random", "tail"])
+@pytest.mark.parametrize(("count", "fraction", "held"), [(10, 0.3, 3), (10, 0.25, 2), (3, 0.4, 1), (1000, 0.999, 999)])
+def test_split_takes_each_index_once(count, fraction, held, where):
+    train, rest = split(count, fraction, where, generator())
+    assert len(rest) == held
+    assert sorted([*train, *rest]) == list(range(count))
+
+
+def test_split_tail_takes_the_last():
+    train, held = split(10, 0.3, "tail", None)
+    assert train.tolist() == list(range(7)) and held.tolist() == [7, 8, 9]
+
+
+def test_split_random_is_random_and_deterministic():
+    one, same, other = (split(100, 0.2, "random", generator(seed))[1] for seed in (0, 0, 1))
+    assert (one == same).all() and (one != other).any()
+    assert one.tolist() != list(range(80, 100))
+
+
+@pytest.mark.parametrize(("count", "fraction"), [(3, 0.1), (1, 0.5), (3, 0.9), (0, 0.5)])
+def test_split_without_a_sequence_on_each_side_is_an_error(count, fraction):
+    with pytest.raises(ValueError, match=rf"validation_split: {fraction} of {count} sequences"):
+        split(count, fraction, "random", generator())
+
+
+# read_inputs
+
+
+def test_inputs_that_fit_are_not_copied():
+    x = generator().normal(size=(4, 5, 2)).astype(np.float32)
+    assert read_inputs(x, model(), None).x is x
+    windows = np.lib.stride_tricks.sliding_window_view(x[:, :, 0].reshape(-1), 6)[:, :, None]
+    assert np.shares_memory(read_inputs(windows, model(features=1), None).x, x)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.astype(">f4"),
+        lambda x: np.asfortranarray(x),
+        lambda x: x.astype(np.float64),
+        lambda x: x.astype(np.float16).astype(np.float32),
+        lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+        lambda x: x[:, ::-1][:, ::-1],
+        lambda x: x.tolist(),
+    ],
+    ids=["byte-swapped", "fortran", "double", "half", "strided", "reversed", "nested-list"],
+)
+def test_any_view_and_type_gives_the_same_batch(change):
+    x = generator().normal(size=(4, 5, 2)).astype(np.float16).astype(np.float32)
+    inputs = read_inputs(change(x), model(), None)
+    chosen = np.array([2, 0, 3])
+    rows = inputs.take(chosen, inputs.context(chosen))
+    assert rows.dtype == np.float32
+    np.testing.assert_array_equal(rows, x[chosen].swapaxes(0, 1).reshape(15, 2))
+
+
+def test_ragged_list_and_padded_array_give_the_same_rows():
+    x = generator().normal(size=(5, 6, 2)).astype(np.float32)
+    lengths = np.array([3, 6, 0, 1, 3])
+    padded = x.copy()
+    padded[np.arange(6) >= lengths[:, None]] = np.nan
+    array = read_inputs(padded, model(), lengths)
+    many = read_inputs([a[:n] for a, n in zip(x, lengths, strict=True)], model(), None)
+    for chosen in (np.arange(5), np.array([4, 2]), np.array([2]), np.array([3, 1, 0])):
+        one, two = array.take(chosen, array.context(chosen)), many.take(chosen, many.context(chosen))
+        np.testing.assert_array_equal(one, two)
+        assert len(one) == lengths[chosen].sum() and np.isfinite(one).all()
+
+
+@pytest.mark.parametrize("form", [list, tuple])
+def test_list_and_tuple_of_arrays_are_ragged(form):
+    inputs = read_inputs(form([np.zeros((3, 2)), np.zeros((5, 2))]), model(), None)
+    assert inputs.lengths.tolist() == [3, 5]
+
+
+def test_integers_for_an_embedding():
+    assert read_inputs([[1, 2, 3], [4]], embedding_model(), None).lengths.tolist() == [3, 1]
+    assert read_inputs(np.array([[1, 2], [3, 5]], np.uint8), embedding_model(), None).x.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("x", "lengths", "error", "message"),
+    [
+        (np.zeros((4, 5)), None, ValueError, r"X: got shape \(4, 5\).*Two readings.*X\[:, :, None\].*X\[None\]"),
+        (np.zeros(4), None, ValueError, r"X: got shape \(4,\), must be \(N, T, 2\)"),
+        (np.zeros((4, 5, 3)), None, ValueError, r"X: got shape \(4, 5, 3\), must be \(N, T, 2\)"),
+        (np.zeros((4, 2, 5)), None, ValueError, r"features come last: write X\.swapaxes\(1, 2\)"),
+        (np.zeros((4, 5, 2, 1)), None, ValueError, r"X: got shape \(4, 5, 2, 1\)"),
+        ([np.zeros((5, 2)), np.zeros((5, 3))], None, ValueError, r"X\[1\]: got shape \(5, 3\), must be \(T_n, 2\)"),
+        ([np.zeros((5, 2)), np.zeros(2)], None, ValueError, r"X\[1\]: got shape \(2,\)"),
+        ([np.zeros((5, 2))], [5], ValueError, "lengths: a list of sequences carries its own"),
+        (np.zeros((4, 5, 2)), [5, 5, 5], ValueError, r"lengths: got shape \(3,\), must be \(N,\) = \(4,\)"),
+        (np.zeros((4, 5, 2)), [5, 6, 5, 5], ValueError, "sequence 1 has length 6, must be between 0 and T = 5"),
+        (np.zeros((4, 5, 2)), [5, 5, 5, -1], ValueError, "sequence 3 has length -1"),
+        (np.zeros((4, 5, 2)), [5.0, 5, 5, 5], TypeError, "lengths: got dtype float64, must be integers"),
+        (np.zeros((4, 5, 2), complex), None, TypeError, "X: got dtype complex128, must be real"),
+        (np.full((4, 5, 2), "a"), None, TypeError, "X: got dtype <U1, must be real"),
+        (np.zeros((4, 5, 2), object), None, TypeError, "X: got dtype object, must be real"),
+        (np.ma.zeros((4, 5, 2)), None, TypeError, "X: got a masked array"),
+    ],
+)
+def test_wrong_inputs_are_explained(x, lengths, error, message):
+    with pytest.raises(error, match=message):
+        read_inputs(x, model(), lengths)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (np.array([[1.0, 2.0]]), TypeError, "X: got dtype float64, must be integers"),
+        (np.array([[1, 6]]), ValueError, r"X: got the integer 6, must be between 0 and num_embeddings - 1 = 5"),
+        (np.array([[-1, 0]]), ValueError, "X: got the integer -1"),
+        (np.zeros((2, 3, 1), int), ValueError, r"X: got shape \(2, 3, 1\), must be \(N, T\) integers"),
+        ([np.array([1, 2]), np.array([[3]])], ValueError, r"X\[1\]: got shape \(1, 1\), must be \(T_n,\) integers"),
+        ([np.array([1, 2]), np.array([9])], ValueError, r"X\[1\]: got the integer 9"),
+        (np.array([[2**63]], np.uint64), ValueError, "does not fit"),
+    ],
+)
+def test_wrong_tokens_are_explained(x, error, message):
+    with pytest.raises(error, match=message):
+        read_inputs(x, embedding_model(), None)
+
+
+# read_targets
+
+
+def array_inputs(n=4, steps=3, lengths=None):
+    return read_inputs(np.zeros((n, steps, 2)), model(), lengths)
+
+
+def list_inputs(lengths=(3, 1, 2)):
+    return read_inputs([np.zeros((n, 2)) for n in lengths], model(), None)
+
+
+def rows_of(targets, inputs):
+    chosen = np.arange(len(inputs))
+    return targets.take(chosen, inputs.context(chosen))
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64, np.uint8, bool, ">f4", list])
+def test_one_target_a_sequence_in_every_form(shape, kind):
+    y = np.array([0, 1, 1, 0]).reshape(shape)
+    given = y.tolist() if kind is list else y.astype(kind)
+    targets = read_targets(given, array_inputs(), 1, "mse", False, SINGLE)
+    out = rows_of(targets, array_inputs())
+    assert out.dtype == np.float32
+    np.testing.assert_array_equal(out, [[0], [1], [1], [0]])
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.float32, list])
+def test_labels_in_every_form(shape, kind):
+    y = np.array([2, 0, 1, 2]).reshape(shape)
+    given = y.tolist() if kind is list else y.astype(kind)
+    out = rows_of(read_targets(given, array_inputs(), 3, "categorical_crossentropy", False, SINGLE), array_inputs())
+    assert out.dtype == np.int64
+    np.testing.assert_array_equal(out, [2, 0, 1, 2])
+
+
+def test_rows_come_in_the_order_of_the_model():
+    """Sequences are sorted by length inside; their targets must follow."""
+    inputs = list_inputs((3, 1, 2))
+    targets = read_targets([10.0, 11.0, 12.0], inputs, 1, "mse", False, DOUBLE)
+    assert rows_of(targets, inputs)[:, 0].tolist() == [10, 12, 11]
+    per_step = read_targets([[0.0, 1, 2], [10.0], [20.0, 21]], inputs, 1, "mse", True, DOUBLE)
+    assert rows_of(per_step, inputs)[:, 0].tolist() == [0, 20, 10, 1, 21, 2]
+
+
+STEPS = np.arange(12.0).reshape(4, 3)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [STEPS, STEPS[..., None], STEPS.tolist(), tuple(STEPS.tolist()), list(STEPS), STEPS[..., None].tolist()],
+    ids=["array", "column", "nested", "tuple", "list-of-arrays", "nested-column"],
+)
+def test_one_target_a_step_of_an_array(y):
+    inputs = array_inputs()
+    out = rows_of(read_targets(y, inputs, 1, "mse", True, DOUBLE), inputs)
+    np.testing.assert_array_equal(out[:, 0], STEPS.T.reshape(-1))
+
+
+@pytest.mark.parametrize("form", [list, tuple])
+@pytest.mark.parametrize("column", [False, True])
+def test_one_target_a_step_of_a_list(form, column):
+    inputs = list_inputs((3, 1, 2))
+    y = form(np.arange(n) + 10.0 * k for k, n in enumerate((3, 1, 2)))
+    if column:
+        y = form(a[:, None] for a in y)
+    out = rows_of(read_targets(y, inputs, 1, "mse", True, DOUBLE), inputs)
+    assert out[:, 0].tolist() == [0, 20, 10, 1, 21, 2]
+
+
+def test_padding_of_targets_is_never_read():
+    inputs = array_inputs(lengths=[3, 0, 1, 2])
+    y = STEPS.copy()
+    y[1], y[2, 1:], y[3, 2] = np.nan, np.inf, -5
+    for outputs, loss in ((1, "mse"), (12, "categorical_crossentropy")):
+        out = rows_of(read_targets(y, inputs, outputs, loss, True, SINGLE), inputs)
+        assert out.reshape(-1).tolist() == [0, 9, 6, 1, 10, 2]
+    assert np.isnan(y[1]).all()  # the caller's array is as it was
+
+
+@pytest.mark.parametrize(
+    ("y", "outputs", "loss", "per_step", "error", "message"),
+    [
+        (np.zeros(5), 1, "mse", False, ValueError, r"y: got shape \(5,\), must be \(4,\) or \(4, 1\): one a sequence"),
+        (np.zeros((4, 2)), 1, "mse", False, ValueError, r"y: got shape \(4, 2\), must be \(4,\) or \(4, 1\)"),
+        (np.zeros((1, 4)), 1, "mse", False, ValueError, r"y: got shape \(1, 4\)"),
+        (np.zeros(4), 2, "mse", False, ValueError, r"must be \(4, 2\): one a sequence, the model has 2 outputs"),
+        (np.zeros((4, 3)), 1, "mse", False, ValueError, r"must be \(4,\) or \(4, 1\)"),
+        (np.zeros(4), 1, "mse", True, ValueError, r"must be \(4, 3\) or \(4, 3, 1\): one a step"),
+        (np.zeros((4, 2)), 1, "mse", True, ValueError, r"y: got shape \(4, 2\)"),
+        (3.0, 1, "mse", False, ValueError, r"y: got shape \(\)"),
+        ([[1.0], [2.0, 3.0], [1.0], [1.0]], 1, "mse", False, ValueError, "y: not a rectangular array"),
+        (list("abcd"), 3, "categorical_crossentropy", False, TypeError, "encode class names as integers"),
+        (list("abcd"), 1, "mse", False, TypeError, "y: got dtype <U1, must be numbers"),
+        (np.zeros(4, complex), 1, "mse", False, TypeError, "y: got dtype complex128"),
+        ([None] * 4, 1, "mse", False, TypeError, "y: got dtype object"),
+        ([0, 1, 2, 3], 3, "categorical_crossentropy", False, ValueError, "got the label 3, must be between 0 and 2"),
+        ([0, 1, -1, 2], 3, "categorical_crossentropy", False, ValueError, "got the label -1"),
+        ([0, 1, 0.5, 2], 3, "categorical_crossentropy", False, ValueError, "class labels must be integers"),
+        ([0, 1, np.nan, 2], 3, "categorical_crossentropy", False, ValueError, "class labels must be integers"),
+        ([0, 1, 2, 1], 1, "binary_crossentropy", False, ValueError, "values from 0 to 2, must be between 0 and 1"),
+        ([0, 1, -1, 1], 1, "binary_crossentropy", False, ValueError, "values from -1 to 1"),
+    ],
+)
+def test_wrong_targets_are_explained(y, outputs, loss, per_step, error, message):
+    with pytest.raises(error, match=message):
+        read_targets(y, array_inputs(), outputs, loss, per_step, SINGLE)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.zeros((3, 3)), "y: must be a list of 3 arrays, one a sequence, with a value a step"),
+        ([np.zeros(3), np.zeros(1)], "y: must be a list of 3 arrays"),
+        ([np.zeros(3), np.zeros(2), np.zeros(2)], r"y\[1\]: got shape \(2,\), must be \(1,\) or \(1, 1\)"),
+        ([0.0, 1.0, 2.0], r"y\[0\]: got shape \(\), must be \(3,\)"),
+    ],
+)
+def test_wrong_ragged_targets_are_explained(y, message):
+    with pytest.raises(ValueError, match=message):
+        read_targets(y, list_inputs(), 1, "mse", True, SINGLE)
+
+
+# read_weights
+
+
+def weights_of(inputs, y, per_step=False, outputs=1, loss="mse", sample=None, per_class=None):
+    targets = read_targets(y, inputs, outputs, loss, per_step, DOUBLE)
+    weights = read_weights(sample, per_class, targets, inputs, DOUBLE)
+    chosen = np.arange(len(inputs))
+    context = inputs.context(chosen)
+    return weights.take(chosen, context, targets.take(chosen, context), per_step)
+
+
+def test_weights_are_one_by_default():
+    assert weights_of(list_inputs(), [1.0, 2, 3]).tolist() == [1, 1, 1]
+
+
+def test_sample_weights_follow_their_sequences():
+    assert weights_of(list_inputs((3, 1, 2)), [1.0, 2, 3], sample=[10, 11, 12]).tolist() == [10, 12, 11]
+
+
+def test_a_weight_a_sequence_counts_for_each_of_its_steps():
+    y = [[0.0, 1, 2], [10.0], [20.0, 21]]
+    out = weights_of(list_inputs((3, 1, 2)), y, per_step=True, sample=[10, 11, 12])
+    assert out.tolist() == [10, 12, 11, 10, 12, 10]
+
+
+def test_a_weight_a_step():
+    y = [[0.0, 1, 2], [10.0], [20.0, 21]]
+    sample = [np.array([1.0, 2, 3]), np.array([4.0]), np.array([5.0, 6])]
+    assert weights_of(list_inputs(), y, per_step=True, sample=sample).tolist() == [1, 5, 4, 2, 6, 3]
+    out = weights_of(array_inputs(lengths=[3, 0, 1, 2]), STEPS, per_step=True, sample=STEPS)
+    assert out.tolist() == [0, 9, 6, 1, 10, 2]
+
+
+def test_class_weights_multiply_sample_weights():
+    out = weights_of(array_inputs(), [2, 0, 1, 2], outputs=3, loss="categorical_crossentropy", sample=[1, 2, 3, 4],
+                     per_class={0: 10.0, 2: 0.5})  # fmt: skip
+    assert out.tolist() == [0.5, 20, 3, 2]
+
+
+def test_class_weights_for_one_binary_output():
+    out = weights_of(array_inputs(), [0, 1, 1, 0], loss="binary_crossentropy", per_class={1: 3.0})
+    assert out.tolist() == [1, 3, 3, 1]
+
+
+def test_balanced_class_weights_give_every_class_the_same_sum():
+    y = [2, 0, 2, 2]
+    out = weights_of(array_inputs(), y, outputs=3, loss="categorical_crossentropy", per_class="balanced")
+    np.testing.assert_allclose(out, [2 / 3, 2, 2 / 3, 2 / 3], rtol=1e-15)
+
+
+def test_balanced_class_weights_do_not_count_the_padding():
+    """Steps with labels: class 0 three times, class 1 three times. What stands on the padding is no label."""
+    y = np.array([[0, 1, 0], [1, 9, 9], [0, 9, 9], [1, 9, 9]])
+    inputs = array_inputs(lengths=[3, 1, 1, 1])
+    out = weights_of(inputs, y, True, 2, "categorical_crossentropy", per_class="balanced")
+    np.testing.assert_allclose(out, np.ones(6), rtol=1e-15)
+
+
+def test_balanced_class_weights_of_a_list():
+    y = [np.array([0, 1, 0]), np.array([1]), np.array([1, 0])]
+    out = weights_of(list_inputs(), y, True, 2, "categorical_crossentropy", per_class="balanced")
+    np.testing.assert_allclose(out, np.ones(6), rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("sample", "per_class", "error", "message"),
+    [
+        ([1, 2, 3], None, ValueError, r"sample_weight: got shape \(3,\), must be \(4,\), one weight a sequence"),
+        (np.ones((4, 3)), None, ValueError, r"sample_weight: got shape \(4, 3\)"),
+        ([1, 2, -3, 4], None, ValueError, "sample_weight: weights must be finite and at least 0"),
+        ([1, 2, np.nan, 4], None, ValueError, "sample_weight: weights must be finite"),
+        ([1, 2, np.inf, 4], None, ValueError, "sample_weight: weights must be finite"),
+        (list("abcd"), None, TypeError, "sample_weight: got dtype"),
+        (None, [1, 2, 3], TypeError, "class_weight: got list, must be a dict of label to weight"),
+        (None, "even", ValueError, "class_weight: got 'even', must be one of 'balanced'"),
+        (None, {0: -1.0}, ValueError, "class_weight: got -1.0"),
+        (None, {0: "a"}, TypeError, "class_weight: got 'a'"),
+        (None, {-1: 2.0}, ValueError, "class_weight: got -1"),
+        (None, {1.5: 2.0}, TypeError, "class_weight: got 1.5"),
+        (None, {"cat": 2.0}, TypeError, "class_weight: got 'cat'"),
+        (None, {10**13: 2.0}, ValueError, "class_weight"),
+    ],
+)
+def test_wrong_weights_are_explained(sample, per_class, error, message):
+    with pytest.raises(error, match=message):
+        weights_of(array_inputs(), [2, 0, 1, 2], outputs=3, loss="categorical_crossentropy", sample=sample,
+                   per_class=per_class)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ([np.ones(3), np.ones(1)], "sample_weight"),
+        ([np.ones(3), np.ones(2), np.ones(2)], r"sample_weight\[1\]: got shape \(2,\)"),
+        ([], "sample_weight"),
+    ],
+)
+def test_wrong_weights_a_step_are_explained(sample, message):
+    with pytest.raises(ValueError, match=message):
+        weights_of(list_inputs(), [np.zeros(3), np.zeros(1), np.zeros(2)], per_step=True, sample=sample)
+
+
+@pytest.mark.parametrize(("y", "outputs"), [([0.5, 1.0, 2.0, 3.0], 1), (np.eye(4)[:, :3], 3)])
+def test_class_weight_needs_classes(y, outputs):
+    loss = "mse" if outputs == 1 else "categorical_crossentropy"
+    with pytest.raises(ValueError, match="class_weight: needs integer class labels"):
+        weights_of(array_inputs(), y, outputs=outputs, loss=loss, per_class="balanced")
+
+
+def test_targets_of_a_batch_are_a_copy():
+    """The losses may not write into the caller's y."""
+    inputs = array_inputs()
+    y = np.zeros((4, 1))
+    targets = read_targets(y, inputs, 1, "mse", False, DOUBLE)
+    chosen = np.arange(4)
+    assert isinstance(targets, Targets)
+    assert not np.shares_memory(targets.take(chosen, inputs.context(chosen)), y)
