@@ -25,7 +25,7 @@ def _version(package):
 
 
 def _blas():
-    """What SciPy's BLAS is: its name, the CPU that its kernels are for, its threads. None if that cannot be found out."""
+    """SciPy's BLAS: its name, the CPU that its kernels are for, its threads; None without SciPy."""
     try:
         import scipy.linalg.cython_blas  # noqa: F401
     except ImportError:
@@ -92,10 +92,14 @@ def show_config(mode="stdout"):
     print(f"lstmx {config['lstmx']}, Python {config['python']}, {config['machine']}")
     packages = ("numpy", "scipy", "safetensors", "matplotlib", "tqdm")
     print("packages:       " + ", ".join(f"{name} {config[name] or 'not installed'}" for name in packages))
-    print(f"instructions:   {isa['active']} active, {isa['vector_bytes']}-byte vectors, FMA {'yes' if isa['fma'] else 'no'}")
+    print(
+        f"instructions:   {isa['active']} active, {isa['vector_bytes']}-byte vectors, {'' if isa['fma'] else 'no '}FMA"
+    )
     print(f"                this CPU can run {', '.join(isa['usable'])}; compiled in {', '.join(isa['compiled'])}")
     print(f"engine:         {config['engine']}")
-    print(f"OpenMP:         {'yes' if config['openmp'] else 'no'}, {config['threads']} threads of {config['cpus']} CPUs")
+    print(
+        f"OpenMP:         {'yes' if config['openmp'] else 'no'}, {config['threads']} threads of {config['cpus']} CPUs"
+    )
     if blas is None:
         print("BLAS:           SciPy is not installed")
     else:

@@ -83,10 +83,10 @@ def load_japanese_vowels():
     >>> print(labels[0], labels[-1])
     0 8
     """
-    with files("lstmx").joinpath("data/japanese_vowels.npz").open("rb") as stream:
-        with np.load(stream, allow_pickle=False) as data:
-            train, test = (
-                (np.split(data[part + "_x"], np.cumsum(data[part + "_lengths"])[:-1]), data[part + "_y"])
-                for part in ("train", "test")
-            )
+    path = files("lstmx").joinpath("data/japanese_vowels.npz")
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
+        train, test = (
+            (np.split(data[part + "_x"], np.cumsum(data[part + "_lengths"])[:-1]), data[part + "_y"])
+            for part in ("train", "test")
+        )
     return train, test

@@ -1,8 +1,8 @@
 """``lstmx demo``: two tasks on real data, with their baselines, in under a minute on two cores.
 
-Forecast. Carbon dioxide in the air at Mauna Loa, 52 weeks ahead from every week of the last six years; the network has seen
-nothing of them. The baseline is the seasonal-naive forecast with drift: the value of a year before plus the mean yearly
-growth.
+Forecast. Carbon dioxide in the air at Mauna Loa, 52 weeks ahead from every week of the last six years; the network
+has seen nothing of them. The baseline is the seasonal-naive forecast with drift: the value of a year before plus the
+mean yearly growth.
 
 Speakers. Who of nine men said these vowels? Ragged sequences of 7 to 29 frames. The baseline is the nearest class mean.
 """
@@ -62,8 +62,8 @@ def growth(values, origins):
 def windows(dates, values, origins):
     """What the network sees and what it should say, for forecasts made in the weeks `origins`.
 
-    Level and drift are taken out: a line through the mean of the last half year, rising with the yearly growth. What remains
-    is the season, its change, and weather.
+    Level and drift are taken out: a line through the mean of the last half year, rising with the yearly growth. What
+    remains is the season, its change, and weather.
 
     Returns
     -------
@@ -94,13 +94,17 @@ def forecast(output, seed):
     begin = len(values) - TEST_WEEKS
     train = np.arange(3 * WEEKS, begin - WEEKS)  # every target lies before the test years
     test = np.arange(begin - 1, len(values) - WEEKS)
-    print(f"\nForecast of CO2 at Mauna Loa, {WEEKS} weeks ahead: {len(train)} windows to {dates[begin - 1]} to learn from, "
-          f"{len(test)} forecasts after it")  # fmt: skip
+    print(
+        f"\nForecast of CO2 at Mauna Loa, {WEEKS} weeks ahead: {len(train)} windows to {dates[begin - 1]} to learn, "
+        f"{len(test)} forecasts after it to test"
+    )
     x, y, _ = windows(dates, values, train)
     epochs, batch = 20, 64
     updates = epochs * -(-len(x) // batch)
     model = lstmx.Sequential([lstmx.LSTM(6, 64), lstmx.Last(), lstmx.Dense(64, WEEKS)], random_state=seed)
-    model.fit(x, y, optimizer=lstmx.Adam(lstmx.CosineDecay(0.01, updates)), epochs=epochs, batch_size=batch, clip_norm=1.0)
+    model.fit(
+        x, y, optimizer=lstmx.Adam(lstmx.CosineDecay(0.01, updates)), epochs=epochs, batch_size=batch, clip_norm=1.0
+    )
 
     x, _, line = windows(dates, values, test)
     found = line + 2 * model.predict(x)
@@ -122,7 +126,9 @@ def _plot_forecast(path, dates, values, test, found, naive, history):
     for k in range(0, len(test), WEEKS):
         ahead = dates[test[k]] + 7 * np.arange(1, WEEKS + 1)
         axes[0].plot(ahead, found[k], color="tab:red", label="LSTM" if k == 0 else None)
-        axes[0].plot(ahead, naive[k], color="tab:blue", linestyle=":", label="seasonal naive with drift" if k == 0 else None)
+        axes[0].plot(
+            ahead, naive[k], color="tab:blue", linestyle=":", label="seasonal naive with drift" if k == 0 else None
+        )
     axes[0].set(ylabel="CO2, ppm", title="Forecasts of 52 weeks, made once a year")
     true = values[test[:, None] + np.arange(1, WEEKS + 1)]
     for f, colour, label in ((found, "tab:red", "LSTM"), (naive, "tab:blue", "seasonal naive with drift")):
@@ -140,7 +146,7 @@ def _plot_forecast(path, dates, values, test, found, naive, history):
 def speakers(output, seed):
     """Train on 270 utterances, recognise 370 others; returns whether 95 % are right."""
     (train, labels), (test, test_labels) = lstmx.datasets.load_japanese_vowels()
-    print(f"\nSpeaker recognition, Japanese vowels: {len(train)} utterances of 9 men to learn from, {len(test)} to recognise")
+    print(f"\nSpeaker recognition, Japanese vowels: {len(train)} utterances of 9 men to learn, {len(test)} to test")
     frames = np.concatenate(train)
     mean, scale = frames.mean(axis=0), frames.std(axis=0)
     train, test = ([(a - mean) / scale for a in part] for part in (train, test))

@@ -1,9 +1,9 @@
 """Losses: what `fit` minimises, on packed rows.
 
-A loss gives, for predictions p and targets y (rows, O) and one weight a row, the sum of weight * mean over O of l(p, y) and
-its gradient; the caller divides by the sum of the weights. The two cross-entropies start from what enters the final sigmoid
-or softmax (from the output itself if that is linear): their gradient is then p - y, without a division that could overflow.
-Sums run in float64 over fixed blocks.
+A loss gives, for predictions p and targets y (rows, O) and one weight a row, the sum of weight * mean over O of l(p,
+y) and its gradient; the caller divides by the sum of the weights. The two cross-entropies start from what enters the
+final sigmoid or softmax (from the output itself if that is linear): their gradient is then p - y, without a division
+that could overflow. Sums run in float64 over fixed blocks.
 """
 
 import numpy as np
@@ -102,8 +102,8 @@ def get_loss(name, final_activation):
         return loss, final_activation
     if final_activation not in ("linear", *loss.fused):
         raise ValueError(
-            f"loss: {name} needs a model that ends with a Dense of activation {loss.fused[0]!r} (probabilities) or None "
-            f"(logits); this one ends with {final_activation!r}"
+            f"loss: {name} needs a model that ends with a Dense of activation {loss.fused[0]!r} (probabilities) or "
+            f"None (logits); this one ends with {final_activation!r}"
         )
     return loss, "linear"
 

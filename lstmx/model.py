@@ -6,8 +6,8 @@ import numpy as np
 
 from lstmx import losses, optim, sequences, training
 from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, validate
-from lstmx.layers import LSTM, Embedding, Layer
-from lstmx.layers.simple import Dense, Dropout, FinalState
+from lstmx.layers import LSTM, Dense, Embedding, Layer
+from lstmx.layers.chain import check_chain
 
 
 class Sequential:
@@ -49,7 +49,7 @@ class Sequential:
             raise TypeError(
                 "layers: must be a list of at least one lstmx layer, such as [lstmx.LSTM(4, 32), lstmx.Last()]"
             )
-        _check_chain(layers)
+        check_chain(layers)
         self.layers = layers
         self._fitting = threading.Lock()
         self.history_ = None
@@ -148,7 +148,8 @@ class Sequential:
         ----------
         X : array (N, T, I), or list of arrays (T_n, I); integers (N, T) or (T_n,) where an Embedding comes first
         y : targets
-            A sequence (N,), (N, O); without a pooling layer a step (N, T), (N, T, O) or a list. Class labels are integers.
+            A sequence (N,), (N, O); without a pooling layer a step (N, T), (N, T, O) or a list. Class labels are
+            integers.
         loss : {"mse", "mae", "huber", "binary_crossentropy", "categorical_crossentropy"}
             A cross-entropy joins a final sigmoid or softmax; after a linear layer it takes logits.
         optimizer : {"adam", "adamw", "rmsprop", "sgd"} or an instance such as ``lstmx.Adam(1e-3)``
@@ -231,7 +232,8 @@ class Sequential:
         finally:
             self._fitting.release()
 
-    def _read_data(self, X, y, loss, lengths, sample_weight, class_weight, validation_data, validation_lengths, fraction,
+    def _read_data(self, X, y, loss, lengths, sample_weight, class_weight, validation_data, validation_lengths,
+    fraction,
                    where, rng):  # fmt: skip
         data = self._data(X, y, loss, lengths, sample_weight, class_weight)
         if validation_data is not None:
@@ -484,31 +486,3 @@ def _rebuild(layers, history):
     model = Sequential([layer.copy() if layer._owner is not None else layer for layer in layers])
     model.history_ = history
     return model
-
-
-def _check_chain(layers):
-    size, pooled, dtype = None, None, None
-    for k, layer in enumerate(layers):
-        name = f"layers[{k}]"
-        if isinstance(layer, Embedding) and k:
-            raise ValueError(f"{name}: an Embedding takes integers, so it must be the first layer")
-        if pooled is not None and (isinstance(layer, LSTM) or layer.per_sequence):
-            raise ValueError(
-                f"{name}: {type(layer).__name__} needs sequences, but {pooled} has left one row a sequence"
-            )
-        if layer.input_size is not None and size is not None and layer.input_size != size:
-            raise ValueError(f"{name}: {type(layer).__name__} takes {layer.input_size} features, but the layer before it "
-                             f"gives {size}")  # fmt: skip
-        if isinstance(layer, FinalState):
-            before = [earlier for earlier in layers[:k] if not isinstance(earlier, Dropout)]
-            if not before or not isinstance(before[-1], LSTM):
-                raise ValueError(f"{name}: FinalState must follow an LSTM (a Dropout may stand between)")
-        if layer._params:
-            if dtype is not None and layer.dtype != dtype:
-                raise ValueError(f'{name}: dtype {layer.dtype} beside {dtype}; give every layer dtype="{dtype}", or build '
-                                 'the model in one type and use model.astype("float64")')  # fmt: skip
-            dtype = layer.dtype
-        size = layer.output_size(size)
-        pooled = f"layers[{k}] ({type(layer).__name__})" if layer.per_sequence else pooled
-    if dtype is None:
-        raise ValueError("layers: none of them has parameters; add an LSTM, a Dense or an Embedding")

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules: configuration only, the state is the trainer's.
 
-An optimiser says which moments it keeps (`moments`) and makes one step on a contiguous stretch of parameters (`step`), as
-one fused pass of a compiled kernel.
+An optimiser says which moments it keeps (`moments`) and makes one step on a contiguous stretch of parameters
+(`step`), as one fused pass of a compiled kernel.
 """
 
 from dataclasses import dataclass
@@ -139,8 +139,8 @@ class Adam(_Optimizer):
 
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay: weights shrink by learning_rate * weight_decay at each step, whatever the gradient
-    (Loshchilov and Hutter 2019). Biases are exempt.
+    """Adam with decoupled weight decay: weights shrink by learning_rate * weight_decay at each step, whatever the
+    gradient (Loshchilov and Hutter 2019). Biases are exempt.
 
     Parameters
     ----------

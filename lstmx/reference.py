@@ -1,13 +1,14 @@
-"""What an LSTM computes, forward and backward, in plain NumPy: the first page to read, and what the fast code is tested against.
+"""What an LSTM computes, forward and backward, in plain NumPy: the first page to read, and what the fast code is
+tested against.
 
-A plain recurrent network computes ``h_t = tanh(W x_t + R h_{t-1})``. To learn what an early input means for a late output,
-the gradient must travel back through every step, and each step multiplies it by ``R^T diag(1 - h_t**2)``: a factor that is
-usually below one, so after a few dozen steps nothing is left. The gradient *vanishes*, and the network cannot learn to
-remember.
+A plain recurrent network computes ``h_t = tanh(W x_t + R h_{t-1})``. To learn what an early input means for a late
+output, the gradient must travel back through every step, and each step multiplies it by ``R^T diag(1 - h_t**2)``: a
+factor that is usually below one, so after a few dozen steps nothing is left. The gradient *vanishes*, and the network
+cannot learn to remember.
 
-An LSTM (Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000) keeps a second state, the memory
-cell ``c``, that is changed by multiplying and adding alone. Four products of the concatenated previous output and input,
-``a = W_ih x_t + W_hh h_{t-1} + b``, split into four blocks of H rows, decide what happens to it::
+An LSTM (Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000) keeps a second state, the
+memory cell ``c``, that is changed by multiplying and adding alone. Four products of the concatenated previous output
+and input, ``a = W_ih x_t + W_hh h_{t-1} + b``, split into four blocks of H rows, decide what happens to it::
 
     i = sigmoid(a_i)     input gate:  how much of the candidate enters the memory   (0 nothing, 1 all)
     f = sigmoid(a_f)     forget gate: how much of the old memory stays              (0 forgets, 1 keeps)
@@ -16,11 +17,12 @@ cell ``c``, that is changed by multiplying and adding alone. Four products of th
     c_t = f * c_{t-1} + i * g
     h_t = o * tanh(c_t)
 
-Along the memory the gradient is multiplied by ``f`` alone: where the network chooses f = 1, it travels back undiminished.
+Along the memory the gradient is multiplied by ``f`` alone: where the network chooses f = 1, it travels back
+undiminished.
 
-Dimensions: T time, N batch, I input, H hidden. The backward functions apply the chain rule to the lines above, last line
-first; a name ``dz`` means dL/dz for a scalar loss L. Everything here works for float32, float64 and complex128 arrays (the
-tests differentiate it by complex steps), checks nothing, and favours clarity over speed.
+Dimensions: T time, N batch, I input, H hidden. The backward functions apply the chain rule to the lines above, last
+line first; a name ``dz`` means dL/dz for a scalar loss L. Everything here works for float32, float64 and complex128
+arrays (the tests differentiate it by complex steps), checks nothing, and favours clarity over speed.
 """
 
 from typing import NamedTuple

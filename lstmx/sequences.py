@@ -74,8 +74,8 @@ def read_inputs(x, model, lengths, name="X"):
         message = f"{name}: got shape {array.shape}, must be {want} or a list of arrays {item}"
         if not embedding and array.ndim == 2:
             message += (
-                f". Two readings are possible: {len(array)} series of one feature, write {name}[:, :, None]; or one sequence "
-                f"of {array.shape[1]} features, write {name}[None]"
+                f". Two readings are possible: {len(array)} series of one feature, write {name}[:, :, None]; or one "
+                f"sequence of {array.shape[1]} features, write {name}[None]"
             )
         elif not embedding and array.ndim == 3 and array.shape[1] == features:
             message += f"; features come last: write {name}.swapaxes(1, 2)"
@@ -130,8 +130,8 @@ def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
             what = "one a step" if per_step else "one a sequence"
             forms = [str(lead)] if labels or outputs == 1 else []
             forms.append(str((*lead, outputs)))
-            raise ValueError(f"{label}: got shape {array.shape}, must be {' or '.join(forms)}: {what}, the model has {outputs} "
-                             f"output{'s' * (outputs > 1)}")  # fmt: skip
+            raise ValueError(f"{label}: got shape {array.shape}, must be {' or '.join(forms)}: {what}, the model has "
+                             f"{outputs} output{'s' * (outputs > 1)}")  # fmt: skip
         if loss == "binary_crossentropy" and array.size and (array.min() < 0 or array.max() > 1):
             raise ValueError(f"{label}: got values from {array.min()} to {array.max()}, must be between 0 and 1")
     return Targets(checked if isinstance(y, list) and per_step else checked[0], per_step)
@@ -243,15 +243,12 @@ class Weights:
 def plan(lengths, batch_size, shuffle, rng):
     """The batches of one pass, each an array of indices.
 
-    Ragged sequences are shuffled, sorted by length within groups of 50 batches, cut into batches, and those shuffled again:
-    a batch then holds sequences of similar length, and another mixture at every pass. ``shuffle="exact"`` shuffles and cuts;
-    False keeps the order.
+    Ragged sequences are shuffled, sorted by length within groups of 50 batches, cut into batches, and those shuffled
+    again: a batch then holds sequences of similar length, and another mixture at every pass. ``shuffle="exact"``
+    shuffles and cuts; False keeps the order.
     """
     count = len(lengths)
-    if not shuffle:
-        order = np.arange(count)
-    else:
-        order = rng.permutation(count)
+    order = rng.permutation(count) if shuffle else np.arange(count)
     similar = shuffle and shuffle != "exact" and count and lengths.min() != lengths.max()
     if similar:
         group = 50 * batch_size

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def finite_difference(function, array, step=1e-6):
-    """dL/d(array) by central differences, for a function of no arguments that reads `array` (changed in place, restored)."""
+    """dL/d(array) by central differences; `function` takes no argument and reads `array`, which is restored."""
     gradient = np.zeros_like(array)
     for place in np.ndindex(array.shape):
         middle = array[place]

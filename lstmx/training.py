@@ -1,9 +1,9 @@
 """The training loop: batches, loss, gradients, clipping, optimiser, early stopping, progress.
 
-`train` needs of a net only ``forward_rows``, ``backward_rows``, ``layers`` and their parameters. All dense parameters lie in
-one flat buffer with one flat gradient beside it, so that norm, clipping and optimiser are single passes; the layers see
-views. Everything that changes during training is in `TrainerState`, which pickles: training goes on from it to the same
-bits.
+`train` needs of a net only ``forward_rows``, ``backward_rows``, ``layers`` and their parameters. All dense parameters
+lie in one flat buffer with one flat gradient beside it, so that norm, clipping and optimiser are single passes; the
+layers see views. Everything that changes during training is in `TrainerState`, which pickles: training goes on from
+it to the same bits.
 """
 
 import sys
@@ -66,7 +66,7 @@ class History:
 
 
 class Callback:
-    """Called during training; override what is needed. ``trainer.model`` predicts, ``trainer.stop()`` ends after the epoch."""
+    """Called during training: override what is needed. ``trainer.stop()`` ends it after the epoch."""
 
     def on_train_begin(self, trainer):
         """Before the first epoch."""
@@ -333,16 +333,12 @@ class Trainer:
         return loss, weights
 
     def _fail(self, what, value, place, rows, target):
+        where = f"{what} is {value} in epoch {place[0] + 1}, batch {place[1] + 1}"
+        cause = "training diverged; lower the learning rate, set clip_norm, or scale the data"
         for name, array in (("X", rows), ("y", target)):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise FloatingPointError(
-                    f"{what} is {value} in epoch {place[0] + 1}, batch {place[1] + 1}: {name} holds NaN or infinite values "
-                    "there; remove or fill them. The last finite weights are kept"
-                )
-        raise FloatingPointError(
-            f"{what} is {value} in epoch {place[0] + 1}, batch {place[1] + 1}: training diverged; lower the learning rate, "
-            "set clip_norm, or scale the data. The last finite weights are kept"
-        )
+                cause = f"{name} holds NaN or infinite values there; remove or fill them"
+        raise FloatingPointError(f"{where}: {cause}. The last finite weights are kept")
 
     def _update(self, tables, rate, place, rows, target):
         state, optimizer = self.state, self.optimizer

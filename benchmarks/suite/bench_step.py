@@ -36,7 +36,7 @@ class Step(Benchmark):
     def track_p99(self, shape, threads):
         """The time within which 99 of 100 single steps return."""
         state, times = None, []
-        for _ in range(20):
+        for _ in range(10):
             for x_t in self.x:
                 start = time.perf_counter()
                 _, state = self.net.step(x_t, state)

@@ -14,6 +14,8 @@ from lstmx.functional.engine import engine
 THREADS = (1, 2)
 DTYPES = ("float32", "float64")
 
+engine()  # loads its BLAS here, once, and not in each process that asv forks
+
 
 class Benchmark:
     """Defaults for all. Many single calls: asv runs `setup` before each of them, so that one is decorated by `once`."""
@@ -41,7 +43,6 @@ def limit_threads(n):
     lstmx.set_num_threads(n)
     if n > cpus or lstmx.get_num_threads() != n:
         raise NotImplementedError(f"{n} threads are more than there are here")
-    engine()  # it loads its BLAS on first use
     threadpoolctl.threadpool_limits(n, user_api="blas")
 
 

@@ -1,7 +1,7 @@
 """The one door to the compiled core: validate, allocate, choose.
 
-`lstm_forward`, `lstm_backward` and `lstm_step` are one layer in one direction, arrays in and arrays out; `lstmx.reference`
-has the same functions in NumPy. The layers of `lstmx.LSTM` stand on the same compiled loop.
+`lstm_forward`, `lstm_backward` and `lstm_step` are one layer in one direction, arrays in and arrays out;
+`lstmx.reference` has the same functions in NumPy. The layers of `lstmx.LSTM` stand on the same compiled loop.
 """
 
 from typing import NamedTuple

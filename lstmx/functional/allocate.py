@@ -1,4 +1,4 @@
-"""Every array of a call's working memory comes from here, so that its size is known before the call and its failure tested."""
+"""Every array of a call's working memory comes from here: its size is known before the call, its failure is tested."""
 
 import os
 

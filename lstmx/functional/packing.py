@@ -1,10 +1,13 @@
 """Ragged batches without padding: the packed form that everything inside works on.
 
-A batch is sorted by length, longest first. At step t the sequences still running are the first n_t, and their rows stand
+A batch is sorted by length, longest first. At step t the sequences still running are the first n_t, and their rows
+stand
 together: rows offsets[t] to offsets[t + 1] of a (S, features) array, S = sum of lengths. Layers without time (Dense,
-Dropout, Embedding) see plain rows; an LSTM sees one contiguous block a step; padding does not exist, so its content cannot
-matter.
+Dropout, Embedding) see plain rows; an LSTM sees one contiguous block a step; padding does not exist, so its content
+cannot matter.
 """
+
+import itertools
 
 import numpy as np
 
@@ -72,7 +75,7 @@ class SequenceContext:
         return np.arange(self.rows, dtype=np.intp) - self.offsets[time], time
 
     def after(self, before, final, reverse):
-        """State after each step, packed, from the state `before` each step (S, H) and the `final` one (N, H), sorted."""
+        """State after each step (S, H), from the state `before` each step (S, H) and the `final` one (N, H), sorted."""
         row, time = self.sorted_places
         following = time - 1 if reverse else time + 1
         running = np.append(np.diff(self.offsets), 0)  # running[-1] is 0, before the first and after the last step
@@ -83,7 +86,7 @@ class SequenceContext:
 
     @property
     def last_rows(self):
-        """(rows, sequences): the packed row of every non-empty sequence's last step, and that sequence in sorted order."""
+        """(rows, sequences): the packed row of each non-empty sequence's last step, and its index in sorted order."""
         lengths = self.sort(self.lengths)
         sequences = np.flatnonzero(lengths)
         return self.offsets[lengths[sequences] - 1] + sequences, sequences
@@ -122,7 +125,7 @@ class SequenceContext:
             starts = np.concatenate([[0], np.cumsum(self.lengths)])
             out = np.empty_like(rows)
             out[starts[row] + time] = rows
-            return [out[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+            return [out[a:b] for a, b in itertools.pairwise(starts)]
         longest = len(self.offsets) - 1
         shape = (self.batch, self.steps, *rows.shape[1:])
         if self.uniform and longest == self.steps:
@@ -164,8 +167,8 @@ def read_sequences(x, features, dtype, lengths=None, name="x"):
     array = validate.real_array(name, x, dtype)
     if array.ndim not in (2, 3) or array.shape[-1] != features:
         raise ValueError(
-            f"{name}: got shape {array.shape}, must be (N, T, {features}) for a batch, (T, {features}) for one sequence, "
-            f"or a list of (T_n, {features}) arrays" + _hint(array, features)
+            f"{name}: got shape {array.shape}, must be (N, T, {features}) for a batch, (T, {features}) for one "
+            f"sequence, or a list of (T_n, {features}) arrays" + _hint(array, features)
         )
     if array.ndim == 2:
         if lengths is not None:
@@ -179,10 +182,7 @@ def read_sequences(x, features, dtype, lengths=None, name="x"):
 def array_context(array, lengths):
     """The context of an (N, T, ...) array with or without `lengths`."""
     batch, steps = array.shape[:2]
-    if lengths is None:
-        lengths = np.full(batch, steps, np.int64)
-    else:
-        lengths = validate.lengths(lengths, batch, steps)
+    lengths = np.full(batch, steps, np.int64) if lengths is None else validate.lengths(lengths, batch, steps)
     return SequenceContext(lengths, steps)
 
 

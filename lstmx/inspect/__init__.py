@@ -1,4 +1,4 @@
-"""Looking inside: what the gates did, how the gradient flows, how training went. Plots need matplotlib (``lstmx[plot]``)."""
+"""Looking inside: what the gates did, how the gradient flows, how training went; plots need ``lstmx[plot]``."""
 
 import numpy as np
 

@@ -1,9 +1,9 @@
 """Model files: safetensors, with the configuration as JSON in the metadata.
 
-Tensors have PyTorch-like names ("weight_ih_l0", in a Sequential "0.weight_ih_l0"). The metadata hold ``format`` "lstmx", the
-``schema`` number of this layout, the ``version`` that wrote it, and ``model``, a JSON object with ``class`` and the
-configuration. Reading a file never runs code from it: no pickle, no class but those registered here, and every name, type
-and shape is compared with what the configuration asks for before a parameter is read.
+Tensors have PyTorch-like names ("weight_ih_l0", in a Sequential "0.weight_ih_l0"). The metadata hold ``format`` "lstmx",
+the ``schema`` number of this layout, the ``version`` that wrote it, and ``model``, a JSON object with ``class`` and the
+configuration. Reading a file never runs code from it: no pickle, no class but those registered here, and every name,
+type and shape is compared with what the configuration asks for before a parameter is read.
 """
 
 import contextlib
@@ -125,8 +125,8 @@ def _read_config(path, metadata):
     schema = metadata.get("schema", "")
     if not schema.isdecimal() or len(schema) > 6 or not 1 <= int(schema) <= SCHEMA:
         raise ModelFileError(
-            f"{path}: written by lstmx {metadata.get('version')} with schema {schema!r}; lstmx {__version__} reads up to "
-            f"{SCHEMA}: upgrade lstmx"
+            f"{path}: written by lstmx {metadata.get('version')} with schema {schema!r}; lstmx {__version__} reads "
+            f"up to {SCHEMA}: upgrade lstmx"
         )
     text = metadata.get("model", "")
     if len(text) > LARGEST_CONFIG:

@@ -35,8 +35,8 @@ class LSTM(Layer):
         Rate at which the outputs of every layer but the last are dropped in training.
     dtype : {"float32", "float64"}
     random_state : None, int, SeedSequence or Generator
-        Seeds the initial parameters: weight_ih glorot and weight_hh orthogonal, each gate by itself, bias 0 and 1 for the
-        forget gate. Also seeds dropout where a call gives no generator.
+        Seeds the initial parameters: weight_ih glorot and weight_hh orthogonal, each gate by itself, bias 0 and 1 for
+        the forget gate. Also seeds dropout where a call gives no generator.
 
     See Also
     --------
@@ -44,8 +44,8 @@ class LSTM(Layer):
 
     Notes
     -----
-    Parameters are ``weight_ih_l0`` (4H, I), ``weight_hh_l0`` (4H, H) and ``bias_l0`` (4H,), blocks of H rows in the order
-    i, f, g, o; then ``.._l0_reverse``, ``.._l1`` (whose I is D*H), and so on.
+    Parameters are ``weight_ih_l0`` (4H, I), ``weight_hh_l0`` (4H, H) and ``bias_l0`` (4H,), blocks of H rows in the
+    order i, f, g, o; then ``.._l0_reverse``, ``.._l1`` (whose I is D*H), and so on.
 
     Examples
     --------
@@ -139,14 +139,17 @@ class LSTM(Layer):
                 k = layer * self.directions + direction
                 columns = y[:, direction * self.hidden_size :][:, : self.hidden_size]
                 weights = self.weights(layer, direction)
-                slabs.append(get_engine().forward(rows, weights, context, direction == 1, h[k], c[k], columns, training))
+                slabs.append(
+                    get_engine().forward(rows, weights, context, direction == 1, h[k], c[k], columns, training)
+                )
             if training:
                 tape.append((rows, slabs, drop))
             rows = y
         return rows, tape
 
     def run_backward(self, tape, context, dy, dh, dc, out, *, need_dx=True, retain=False, flow=None):
-        """Back-propagation through all layers. dh and dc go from the gradients of the final to those of the initial state.
+        """Back-propagation through all layers. dh and dc go from the gradients of the final to those of the initial
+        state.
 
         `out[name]` are written. `flow[layer, direction]`, if given, is a pair of (S, H) arrays for dL/dh_t and dL/dc_t.
         Returns dx (S, I) or None.
@@ -398,7 +401,8 @@ def _pair(state):
 class PerLayer:
     """One traced quantity: ``[layer, direction]`` gives an array (N, T, H), (T, H) or a list of them, as the input was.
 
-    With a single layer and direction the object is also plain: `numpy.asarray` and indexing by anything else see the array.
+    With a single layer and direction the object is also plain: `numpy.asarray` and indexing by anything else see the
+    array.
     """
 
     def __init__(self, values):

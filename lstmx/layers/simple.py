@@ -146,7 +146,7 @@ class Embedding(Layer):
         return self._params["weight"][rows], context, rows
 
     def backward_rows(self, tape, dy, out, need_dx):
-        """The layer protocol: out["weight"] is a (num_embeddings, size) array, or becomes a RowGradient if it is None."""
+        """The layer protocol: out["weight"] is an array to fill, or None to be replaced by a RowGradient."""
         rows = tape
         if self.padding_idx is not None:
             keep = rows != self.padding_idx
@@ -245,7 +245,8 @@ class Last(_Pool):
 
 
 class FinalState(_Pool):
-    """What each direction has read when it is through: [forward at the last step | backward at the first], 0 for an empty
+    """What each direction has read when it is through: [forward at the last step | backward at the first], 0 for an
+    empty
     sequence: (N, T, D*H) to (N, D*H). With one direction it is `Last`."""
 
     def forward_rows(self, rows, context, training, key):
