@@ -11,8 +11,8 @@ from lstmx._version import __version__
 from lstmx.functional.threads import get_num_threads, num_threads, set_num_threads
 from lstmx.layers import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Trace
 from lstmx.model import Sequential
+from lstmx.monitor import Callback, EarlyStopping, History
 from lstmx.optim import SGD, Adam, AdamW, CosineDecay, ExponentialDecay, RMSprop, StepDecay, Warmup
-from lstmx.training import Callback, EarlyStopping, History
 
 # Loaded on first use: what needs more than numpy, or is seldom wanted.
 _LAZY = {

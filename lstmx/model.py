@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from lstmx import losses, optim, sequences, training
+from lstmx import losses, monitor, optim, sequences, training
 from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, validate
 from lstmx.layers import LSTM, Dense, Embedding, Layer
 from lstmx.layers.chain import check_chain
@@ -215,9 +215,9 @@ class Sequential:
         options = {
             "validation": validation,
             "metrics": losses.get_metrics(metrics),
-            "early_stopping": training.get_early_stopping(early_stopping),
-            "callbacks": training.get_callbacks(callbacks),
-            "progress": training.Progress(bar=verbose == 1) if verbose else None,
+            "early_stopping": monitor.get_early_stopping(early_stopping),
+            "callbacks": monitor.get_callbacks(callbacks),
+            "progress": monitor.Progress(bar=verbose == 1) if verbose else None,
         }
         optimizer = optim.get_optimizer(optimizer)
         if not self._fitting.acquire(blocking=False):

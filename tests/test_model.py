@@ -150,7 +150,7 @@ def test_backward_is_linear():
         np.testing.assert_allclose(found[2].params[name], wanted, rtol=1e-10, atol=1e-13, err_msg=name)
 
 
-@pytest.mark.parametrize("pool", [Last, None], ids=["pooled", "per_step"])
+@pytest.mark.parametrize("pool", [FinalState, None], ids=["pooled", "per_step"])
 def test_padding_content_never_matters(pool):
     model = everything(pool)
     lengths = np.array([2, 0, 5])

@@ -71,3 +71,19 @@ cdef extern from "core.h" nogil:
                     Py_ssize_t lda, const float *b, Py_ssize_t ldb, float beta, float *c, Py_ssize_t ldc) noexcept nogil
         void (*f64)(int transpose_a, int transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const double *a,
                     Py_ssize_t lda, const double *b, Py_ssize_t ldb, double beta, double *c, Py_ssize_t ldc) noexcept nogil
+
+cdef extern from "Python.h":
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState *PyEval_SaveThread() noexcept
+    void PyEval_RestoreThread(PyThreadState *state) noexcept
+
+# A call predicted to last over some 20 us lets go of the GIL. A shorter one keeps it: to get it back beside a busy thread can
+# take milliseconds. Between the two only C may run.
+
+cdef inline PyThreadState *let_go(bint long_call) noexcept:
+    return PyEval_SaveThread() if long_call else NULL
+
+cdef inline void take_back(PyThreadState *state) noexcept:
+    if state != NULL:
+        PyEval_RestoreThread(state)

@@ -18,7 +18,7 @@ from cython.parallel cimport prange
 from libc.string cimport memcpy
 
 from lstmx._core.cell cimport rows_backward, rows_forward
-from lstmx._core.core cimport lstmx_products, real
+from lstmx._core.core cimport let_go, lstmx_products, PyThreadState, real, take_back
 from lstmx._core.simd cimport active_isa
 
 cdef extern from *:
@@ -300,7 +300,12 @@ def backward(products, const real[:, ::1] x, const real[:, ::1] w_ih, const real
     cdef real *dh_slab = pointer(dh_all)
     cdef real *dc_slab = pointer(dc_all)
     cdef real beta = 1 if add_to_dx else 0
-    with nogil:
+    if 24 * x.shape[0] * s.hidden * (s.inputs + s.hidden) > 20 * FLOP_PER_MICROSECOND:
+        with nogil:
+            run_backward(table, s, &x[0, 0], &w_ih[0, 0], &w_hh[0, 0], &gates[0, 0], &h_prev[0, 0], &c_prev[0, 0],
+                         dy_data, ldy, &dh[0, 0], &dc[0, 0], dx_data, beta, &dw_ih[0, 0], &dw_hh[0, 0], db_data, dh_slab,
+                         dc_slab)
+    else:
         run_backward(table, s, &x[0, 0], &w_ih[0, 0], &w_hh[0, 0], &gates[0, 0], &h_prev[0, 0], &c_prev[0, 0], dy_data,
                      ldy, &dh[0, 0], &dc[0, 0], dx_data, beta, &dw_ih[0, 0], &dw_hh[0, 0], db_data, dh_slab, dc_slab)
 
@@ -314,6 +319,7 @@ def product(products, bint transpose_a, bint transpose_b, const real[:, ::1] a, 
     if k == 0:
         out[:] = 0
         return
-    with nogil:
-        multiply(table, transpose_a, transpose_b, out.shape[0], out.shape[1], k, &a[0, 0], a.shape[1], &b[0, 0],
-                 b.shape[1], <real>0, &out[0, 0], out.shape[1])
+    cdef PyThreadState *saved = let_go(2 * out.shape[0] * out.shape[1] * k > 20 * FLOP_PER_MICROSECOND)
+    multiply(table, transpose_a, transpose_b, out.shape[0], out.shape[1], k, &a[0, 0], a.shape[1], &b[0, 0], b.shape[1],
+             <real>0, &out[0, 0], out.shape[1])
+    take_back(saved)

@@ -8,11 +8,14 @@ import os
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from lstmx._core.core cimport (lstmx_isa, lstmx_isa_at, lstmx_isa_count, lstmx_isa_supported, lstmx_mask, real)
+from lstmx._core.core cimport (lstmx_isa, lstmx_isa_at, lstmx_isa_count, lstmx_isa_supported, lstmx_mask, let_go, PyThreadState, real,
+                               take_back)
 
 ACTIVATIONS = {"linear": 0, "relu": 1, "tanh": 2, "sigmoid": 3, "softmax": 4}   # enum lstmx_activation
 
 cdef const lstmx_isa *active
+
+cdef Py_ssize_t LONG = 20000   # elements that take some 20 us
 
 
 def _choose(forced):
@@ -77,22 +80,24 @@ def activate(int activation, const real[::1] bias, real[:, ::1] y):
     cdef const real *b = NULL if bias is None else &bias[0]
     if y.shape[0] == 0:
         return
-    with nogil:
-        if real is float:
-            active.f32.activate(activation, y.shape[0], y.shape[1], b, &y[0, 0])
-        else:
-            active.f64.activate(activation, y.shape[0], y.shape[1], b, &y[0, 0])
+    cdef PyThreadState *saved = let_go(y.shape[0] * y.shape[1] > LONG)
+    if real is float:
+        active.f32.activate(activation, y.shape[0], y.shape[1], b, &y[0, 0])
+    else:
+        active.f64.activate(activation, y.shape[0], y.shape[1], b, &y[0, 0])
+    take_back(saved)
 
 
 def activate_backward(int activation, const real[:, ::1] y, real[:, ::1] dy):
     """dy (rows, n) := dy * activation'(.), from the activated y (rows, n)."""
     if y.shape[0] == 0:
         return
-    with nogil:
-        if real is float:
-            active.f32.activate_backward(activation, y.shape[0], y.shape[1], &y[0, 0], &dy[0, 0])
-        else:
-            active.f64.activate_backward(activation, y.shape[0], y.shape[1], &y[0, 0], &dy[0, 0])
+    cdef PyThreadState *saved = let_go(y.shape[0] * y.shape[1] > LONG)
+    if real is float:
+        active.f32.activate_backward(activation, y.shape[0], y.shape[1], &y[0, 0], &dy[0, 0])
+    else:
+        active.f64.activate_backward(activation, y.shape[0], y.shape[1], &y[0, 0], &dy[0, 0])
+    take_back(saved)
 
 
 def column_sum(const real[:, ::1] x, real[::1] out):
@@ -100,11 +105,12 @@ def column_sum(const real[:, ::1] x, real[::1] out):
     if x.shape[0] == 0:
         out[:] = 0
         return
-    with nogil:
-        if real is float:
-            active.f32.column_sum(x.shape[0], x.shape[1], &x[0, 0], &out[0])
-        else:
-            active.f64.column_sum(x.shape[0], x.shape[1], &x[0, 0], &out[0])
+    cdef PyThreadState *saved = let_go(x.shape[0] * x.shape[1] > LONG)
+    if real is float:
+        active.f32.column_sum(x.shape[0], x.shape[1], &x[0, 0], &out[0])
+    else:
+        active.f64.column_sum(x.shape[0], x.shape[1], &x[0, 0], &out[0])
+    take_back(saved)
 
 
 def sum(const real[::1] x):
@@ -143,47 +149,51 @@ def dropout(uint64_t key, const Py_ssize_t[::1] row, const Py_ssize_t[::1] time,
     cdef double scale = 1.0 / (1.0 - rate)
     cdef lstmx_mask mask
     mask.threshold = <uint32_t>min(rate * 4294967296.0, 4294967295.0)
-    with nogil:
-        for r in range(x.shape[0]):
-            mask.stream = mix(mix(key ^ mix(<uint64_t>row[r] + 1)) + mix(~<uint64_t>time[r]))
-            if real is float:
-                active.f32.dropout(x.shape[1], mask, <float>scale, &x[r, 0], &y[r, 0])
-            else:
-                active.f64.dropout(x.shape[1], mask, scale, &x[r, 0], &y[r, 0])
+    cdef PyThreadState *saved = let_go(x.shape[0] * x.shape[1] > LONG)
+    for r in range(x.shape[0]):
+        mask.stream = mix(mix(key ^ mix(<uint64_t>row[r] + 1)) + mix(~<uint64_t>time[r]))
+        if real is float:
+            active.f32.dropout(x.shape[1], mask, <float>scale, &x[r, 0], &y[r, 0])
+        else:
+            active.f64.dropout(x.shape[1], mask, scale, &x[r, 0], &y[r, 0])
+    take_back(saved)
 
 
 def sgd(real[::1] p, const real[::1] g, real[::1] m, double scale, double rate, double momentum, bint nesterov,
         double decay):
     """One step of SGD on p (n,); m (n,) is the momentum buffer, None if momentum is 0."""
     cdef real *buffer = NULL if m is None else &m[0]
-    with nogil:
-        if real is float:
-            active.f32.sgd(p.shape[0], &p[0], &g[0], buffer, <float>scale, <float>rate, <float>momentum, nesterov,
-                           <float>decay)
-        else:
-            active.f64.sgd(p.shape[0], &p[0], &g[0], buffer, scale, rate, momentum, nesterov, decay)
+    cdef PyThreadState *saved = let_go(p.shape[0] > LONG)
+    if real is float:
+        active.f32.sgd(p.shape[0], &p[0], &g[0], buffer, <float>scale, <float>rate, <float>momentum, nesterov,
+                       <float>decay)
+    else:
+        active.f64.sgd(p.shape[0], &p[0], &g[0], buffer, scale, rate, momentum, nesterov, decay)
+    take_back(saved)
 
 
 def rmsprop(real[::1] p, const real[::1] g, real[::1] v, real[::1] m, double scale, double rate, double rho,
             double epsilon, double momentum, double decay):
     """One step of RMSprop on p (n,); v (n,) is the mean square, m (n,) the momentum buffer or None."""
     cdef real *buffer = NULL if m is None else &m[0]
-    with nogil:
-        if real is float:
-            active.f32.rmsprop(p.shape[0], &p[0], &g[0], &v[0], buffer, <float>scale, <float>rate, <float>rho,
-                               <float>epsilon, <float>momentum, <float>decay)
-        else:
-            active.f64.rmsprop(p.shape[0], &p[0], &g[0], &v[0], buffer, scale, rate, rho, epsilon, momentum, decay)
+    cdef PyThreadState *saved = let_go(p.shape[0] > LONG)
+    if real is float:
+        active.f32.rmsprop(p.shape[0], &p[0], &g[0], &v[0], buffer, <float>scale, <float>rate, <float>rho,
+                           <float>epsilon, <float>momentum, <float>decay)
+    else:
+        active.f64.rmsprop(p.shape[0], &p[0], &g[0], &v[0], buffer, scale, rate, rho, epsilon, momentum, decay)
+    take_back(saved)
 
 
 def adam(real[::1] p, const real[::1] g, real[::1] m, real[::1] v, double scale, double rate, double beta_1,
          double beta_2, double epsilon, double correction_1, double correction_2, double decay, double decoupled_decay):
     """One step of Adam on p (n,); m and v (n,) are the moments, correction_k is 1 - beta_k**step."""
-    with nogil:
-        if real is float:
-            active.f32.adam(p.shape[0], &p[0], &g[0], &m[0], &v[0], <float>scale, <float>rate, <float>beta_1,
-                            <float>beta_2, <float>epsilon, <float>correction_1, <float>correction_2, <float>decay,
-                            <float>decoupled_decay)
-        else:
-            active.f64.adam(p.shape[0], &p[0], &g[0], &m[0], &v[0], scale, rate, beta_1, beta_2, epsilon, correction_1,
-                            correction_2, decay, decoupled_decay)
+    cdef PyThreadState *saved = let_go(p.shape[0] > LONG)
+    if real is float:
+        active.f32.adam(p.shape[0], &p[0], &g[0], &m[0], &v[0], <float>scale, <float>rate, <float>beta_1,
+                        <float>beta_2, <float>epsilon, <float>correction_1, <float>correction_2, <float>decay,
+                        <float>decoupled_decay)
+    else:
+        active.f64.adam(p.shape[0], &p[0], &g[0], &m[0], &v[0], scale, rate, beta_1, beta_2, epsilon, correction_1,
+                        correction_2, decay, decoupled_decay)
+    take_back(saved)
