@@ -1,0 +1,152 @@
+"""Threads change neither bits nor the ability to finish."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import lstmx
+from lstmx._core import sequence
+
+LIMIT = 20  # seconds until a run counts as hanging
+
+
+@pytest.fixture
+def fine_grain():
+    """Parallel pointwise regions even for tiny steps."""
+    before = sequence.set_grain(1)
+    yield
+    sequence.set_grain(before)
+
+
+def make(seed=0, dtype="float32"):
+    rng = np.random.default_rng(seed)
+    lstm = lstmx.LSTM(5, 17, num_layers=2, bidirectional=True, dtype=dtype, random_state=seed)
+    return lstm, rng.normal(size=(13, 9, 5)).astype(dtype), rng.integers(0, 10, size=13)
+
+
+def everything(lstm, x, lengths):
+    y, state, tape = lstm.forward(x, lengths=lengths)
+    grads = lstm.backward(tape, np.cos(y))
+    return [y, *state, lstm(x, lengths=lengths)[0], grads.x, *grads.state, *grads.params.values()]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_bits_do_not_depend_on_the_number_of_threads(fine_grain, threads, dtype):
+    lstm, x, lengths = make(dtype=dtype)
+    with lstmx.num_threads(1):
+        one = everything(lstm, x, lengths)
+    with lstmx.num_threads(threads):
+        many = everything(lstm, x, lengths)
+    assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
+
+
+def test_num_threads_is_local_to_its_context():
+    lstmx.set_num_threads(3)
+    try:
+        seen = []
+        with lstmx.num_threads(2):
+            worker = threading.Thread(target=lambda: seen.append(lstmx.get_num_threads()))
+            worker.start()
+            worker.join()
+            inside = lstmx.get_num_threads()
+        expected = (2, 3, 3) if sequence.openmp() else (1, 1, 1)
+        assert (inside, seen[0], lstmx.get_num_threads()) == expected
+    finally:
+        lstmx.set_num_threads(None)
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "2", True])
+def test_wrong_thread_counts(bad):
+    with pytest.raises((TypeError, ValueError), match=r"^n: got"):
+        lstmx.set_num_threads(bad)
+    with pytest.raises((TypeError, ValueError), match=r"^n: got"), lstmx.num_threads(bad):
+        pass
+
+
+CHILD = """
+import numpy as np, threading, lstmx
+from lstmx._core import sequence
+sequence.set_grain(1)
+x = np.random.default_rng(0).normal(size=(8, 6, 3)).astype("f4")
+lstm = lstmx.LSTM(3, 16, random_state=0)
+want = lstm(x)[0]
+got = []
+def work():
+    for _ in range(20):
+        got.append(np.array_equal(lstm(x)[0], want))
+callers = [threading.Thread(target=work) for _ in range(8)]
+[c.start() for c in callers]; [c.join() for c in callers]
+assert len(got) == 160 and all(got)
+print("done")
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "setting",
+    [{}, {"OMP_THREAD_LIMIT": "1"}, {"OMP_DYNAMIC": "true"}, {"OMP_NUM_THREADS": "7"}, {"OPENBLAS_NUM_THREADS": "2"}],
+)
+def test_eight_concurrent_callers_finish_whatever_openmp_gives(setting):
+    run = subprocess.run(
+        [sys.executable, "-c", CHILD], env=os.environ | setting, capture_output=True, text=True, timeout=6 * LIMIT
+    )
+    assert run.stdout == "done\n", run.stderr
+
+
+FORK = """
+import numpy as np, os, signal, lstmx
+from lstmx._core import sequence
+sequence.set_grain(1)
+lstmx.set_num_threads(2)
+x = np.random.default_rng(0).normal(size=(32, 20, 8)).astype("f4")
+model = lstmx.Sequential([lstmx.LSTM(8, 64), lstmx.Last(), lstmx.Dense(64, 1)], random_state=0)
+model.fit(x, x.sum(axis=(1, 2)), epochs=2, verbose=0)
+want = model.predict(x)
+child = os.fork()
+if child == 0:
+    signal.alarm(%d)
+    assert lstmx.get_num_threads() == 1
+    os._exit(0 if np.allclose(model.predict(x), want, rtol=1e-5, atol=1e-6) else 1)
+assert os.waitpid(child, 0)[1] == 0
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_predicts_serially_after_training_in_the_parent():
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK % LIMIT], capture_output=True, text=True, timeout=3 * LIMIT
+    )
+    assert run.stdout == "done\n", run.stderr
+
+
+@pytest.mark.long
+def test_memory_stays_flat_over_many_shapes():
+    rng = np.random.default_rng(0)
+    lstm = lstmx.LSTM(3, 5, bidirectional=True, random_state=0)
+
+    def calls(count):
+        for _ in range(count):
+            x = np.zeros((*rng.integers(1, 12, size=2), 3), np.float32)
+            y, _, tape = lstm.forward(x, lengths=rng.integers(0, x.shape[1] + 1, size=len(x)))
+            lstm.backward(tape, y)
+            lstm(x)
+
+    tracemalloc.start()
+    try:
+        calls(200)
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        calls(2000)
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 50_000
