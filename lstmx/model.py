@@ -5,7 +5,7 @@ import threading
 import numpy as np
 
 from lstmx import losses, monitor, optim, sequences, training
-from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, validate
+from lstmx.functional import Gradients, Tape, allocate, kernels, own_rows, read_gradient, read_tape, validate
 from lstmx.layers import LSTM, Dense, Embedding, Layer
 from lstmx.layers.chain import check_chain
 
@@ -324,10 +324,11 @@ class Sequential:
         y, tape
         """
         rows, context = self._read(X, lengths)
+        rows = own_rows(rows, X)
         rng = validate.random_generator("rng", rng)
         keys = rng.integers(2**64, size=len(self.layers), dtype=np.uint64)
         y, after, tape = self.forward_rows(rows, context, True, keys)
-        return after.unpack(y), Tape(context, self._versions(), model=tape, after=after, shape=y.shape)
+        return after.unpack(y), Tape(self, context, self._versions(), model=tape, after=after, shape=y.shape)
 
     def backward(self, tape, dy):
         """Back-propagation.
@@ -342,9 +343,7 @@ class Sequential:
         Gradients
             ``.x`` in the form of X (None for integers), ``.params`` by name, ``.state`` None.
         """
-        if not isinstance(tape, Tape) or "model" not in tape.parts:
-            raise TypeError(f"tape: got {type(tape).__name__}, must be the tape that this model's forward returned")
-        context, after = tape.context, tape.parts["after"]
+        context, after = read_tape(tape, self).context, tape.parts["after"]
         dy = self._read_gradient(dy, context, after, tape.parts["shape"][1])
         parts = tape.use(False, self._versions())
         out = [{n: allocate.empty(p.shape, p.dtype) for n, p in layer._params.items()} for layer in self.layers]

@@ -24,18 +24,18 @@ cdef void rows_backward(Py_ssize_t rows, Py_ssize_t hidden, real *gates, const r
         active_isa().f64.cell_backward(rows, hidden, gates, c_prev, dh, dc, dc_all)
 
 
-def forward(const real[::1] bias, real[:, ::1] gates, real[:, ::1] c, real[:, ::1] h):
+def forward(real[:, ::1] gates, real[:, ::1] c, real[:, ::1] h, const real[::1] bias):
     """One cell step.
 
     Parameters
     ----------
-    bias : (4H,) or None
     gates : (N, 4H)
         In: W_ih x_t + W_hh h_{t-1}. Out: the activated gates i, f, g, o.
     c : (N, H)
         In: c_{t-1}. Out: c_t.
     h : (N, H)
         Out: h_t.
+    bias : (4H,) or None
     """
     if c.shape[0]:
         rows_forward(c.shape[0], c.shape[1], NULL if bias is None else &bias[0], &gates[0, 0], &c[0, 0], &h[0, 0])

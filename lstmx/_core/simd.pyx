@@ -75,7 +75,7 @@ def exp(const real[::1] x, real[::1] out):
         active.f64.exp(x.shape[0], &x[0], &out[0])
 
 
-def activate(int activation, const real[::1] bias, real[:, ::1] y):
+def activate(int activation, real[:, ::1] y, const real[::1] bias):
     """y (rows, n) := activation(y + bias); bias (n,) or None."""
     cdef const real *b = NULL if bias is None else &bias[0]
     if y.shape[0] == 0:

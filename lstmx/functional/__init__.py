@@ -26,13 +26,14 @@ class Gradients(NamedTuple):
 class Tape:
     """What a forward pass in training keeps for its backward pass; used up by it unless that is told to retain."""
 
-    def __init__(self, context, version, **parts):
+    def __init__(self, owner, context, version=0, **parts):
+        self.owner = owner
         self.context = context
         self.version = version
         self.parts = parts
         self.used = False
 
-    def use(self, retain, version):
+    def use(self, retain, version=0):
         """The parts, once; again only after ``retain=True``."""
         if self.used:
             raise RuntimeError("tape: already used by a backward pass; give that one retain=True, or run forward again")
@@ -40,6 +41,21 @@ class Tape:
             raise RuntimeError("tape: the parameters have been set since its forward pass; run forward again")
         self.used = not retain
         return self.parts
+
+
+def read_tape(tape, owner):
+    """A tape, if `owner` made it."""
+    wanted = "lstm_forward" if owner is lstm_forward else "this model's forward"
+    if not isinstance(tape, Tape):
+        raise TypeError(f"tape: got {type(tape).__name__}, must be the tape that {wanted} returned")
+    if tape.owner is not owner:
+        raise TypeError(f"tape: got the tape of another model, must be the tape that {wanted} returned")
+    return tape
+
+
+def own_rows(rows, x):
+    """Rows that a tape can keep: a copy where they are the caller's memory."""
+    return rows.copy() if not isinstance(x, list | tuple) and np.may_share_memory(rows, np.asarray(x)) else rows
 
 
 def _weights(weight_ih, weight_hh, bias, dtype):
@@ -61,7 +77,7 @@ def _weights(weight_ih, weight_hh, bias, dtype):
 
 
 def _dtype_of(*arrays):
-    dtypes = {np.asarray(a).dtype.newbyteorder("=") for a in arrays if a is not None}
+    dtypes = {a.dtype.newbyteorder("=") if hasattr(a, "dtype") else float for a in arrays if a is not None}
     return np.dtype(np.float32 if dtypes == {np.dtype(np.float32)} else np.float64)
 
 
@@ -163,9 +179,10 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     rows, context = read_sequences(x, weights[0].shape[1], dtype, lengths)
     hidden = weights[1].shape[1]
     h, c = read_state("state", state, (context.batch, hidden), context, dtype, "(N, H)")
+    rows, weights = own_rows(rows, x), tuple(None if w is None else w.copy() for w in weights)
     y = allocate.empty((len(rows), hidden), dtype)
     slabs = get_engine().forward(rows, weights, context, reverse, h, c, y, True)
-    tape = Tape(context, 0, x=rows, weights=weights, reverse=reverse, slabs=slabs)
+    tape = Tape(lstm_forward, context, x=rows, weights=weights, reverse=reverse, slabs=slabs)
     return context.unpack(y), give_state((h, c), context), tape
 
 
@@ -186,12 +203,12 @@ def lstm_backward(tape, dy, dstate=None, *, retain=False):
     Gradients
         x in the form of x; state (dh0, dc0); params weight_ih, weight_hh and bias.
     """
-    context = tape.context
-    parts = tape.use(validate.flag("retain", retain), 0)
-    rows, weights = parts["x"], parts["weights"]
+    context = read_tape(tape, lstm_forward).context
+    rows, weights = tape.parts["x"], tape.parts["weights"]
     dtype, hidden = rows.dtype, weights[1].shape[1]
     dy = read_gradient(dy, context, hidden, dtype)
     dh, dc = read_state("dstate", dstate, (context.batch, hidden), context, dtype, "(N, H)")
+    parts = tape.use(validate.flag("retain", retain))
     out = [None if w is None else allocate.empty(w.shape, dtype) for w in weights]
     dx = allocate.empty(rows.shape, dtype)
     slabs = kept(parts["slabs"]) if retain else parts["slabs"]

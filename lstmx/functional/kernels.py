@@ -13,7 +13,7 @@ def linear(x, weight, bias, activation):
     """activation(x W^T + b) for rows x (S, I), W (O, I), b (O,) or None."""
     y = allocate.empty((len(x), len(weight)), x.dtype)
     get_engine().product(x, weight, y, transpose_b=True)
-    simd.activate(simd.ACTIVATIONS[activation], bias, y)
+    simd.activate(simd.ACTIVATIONS[activation], y, bias)
     return y
 
 
@@ -33,7 +33,7 @@ def linear_backward(x, weight, y, dy, activation, out, need_dx):
 
 def activate(y, activation):
     """y (S, O) := activation(y), in place."""
-    simd.activate(simd.ACTIVATIONS[activation], None, y)
+    simd.activate(simd.ACTIVATIONS[activation], y, None)
 
 
 def dropout(x, rate, key, context, out=None):

@@ -13,12 +13,12 @@ DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 def dtype(value):
     """The floating-point type of a model: float32 or float64."""
     try:
-        found = np.dtype(value)
-    except TypeError:
+        found = value if isinstance(value, str) or value is None else np.dtype(value).name
+    except (TypeError, ValueError):
         found = None
-    if found not in DTYPES.values():
+    if found not in DTYPES:
         raise ValueError(f'dtype: got {value!r}, must be "float32" or "float64"')
-    return found
+    return DTYPES[found]
 
 
 def count(name, value, least=1):
@@ -38,6 +38,8 @@ def number(name, value, low=None, high=None, *, open_low=False, open_high=False)
     """A finite real number within [low, high]; an end is excluded where `open_` says so."""
     try:
         found = float(value)
+    except OverflowError:
+        found = np.inf
     except (TypeError, ValueError):
         raise TypeError(f"{name}: got {value!r}, must be a number") from None
     below = low is not None and (found <= low if open_low else found < low)
@@ -63,6 +65,14 @@ def choice(name, value, choices):
     return value
 
 
+def rectangular(name, value):
+    """Any array or nested sequence as an array."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: not a rectangular array ({error}); ragged data are a list of arrays") from None
+
+
 def real_array(name, value, dtype):
     """Any real array or nested sequence as a native array of `dtype`; the input itself where it already is one.
 
@@ -72,10 +82,7 @@ def real_array(name, value, dtype):
         raise TypeError(
             f"{name}: got a masked array, whose mask would be lost; fill it (x.filled(0)) and give lengths for padding"
         )
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{name}: not a rectangular array ({error}); ragged data are a list of arrays") from None
+    array = rectangular(name, value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name}: got dtype {array.dtype}, must be real numbers; convert it to {dtype}")
     return array.astype(dtype, copy=False)
@@ -91,7 +98,7 @@ def shaped(name, value, shape, dtype, meaning):
 
 def integers(name, value):
     """An array of integers as int64."""
-    array = np.asarray(value)
+    array = rectangular(name, value)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":

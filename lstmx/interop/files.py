@@ -1,9 +1,9 @@
 """Model files: safetensors, with the configuration as JSON in the metadata.
 
 Tensors have PyTorch-like names ("weight_ih_l0"; in a Sequential "0.weight_ih_l0"). The metadata hold the format
-"lstmx", the ``schema`` number of this layout, the ``version`` that wrote it, and ``model``, a JSON object with ``class`` and the
-configuration. Reading a file never runs code from it: no pickle, no class but those registered here, and every name,
-type and shape is compared with what the configuration asks for before a parameter is read.
+"lstmx", the ``schema`` number of this layout, the ``version`` that wrote it, and ``model``, a JSON object with
+``class`` and the configuration. Reading a file never runs code from it: no pickle, no class but those registered
+here, and every name, type and shape is compared with what the configuration asks for before a parameter is read.
 """
 
 import contextlib

@@ -1,10 +1,13 @@
 """What every layer has: parameters, configuration, and three methods on packed rows."""
 
+import math
+
 import numpy as np
 
 from lstmx.functional import validate
 
 REGISTRY = {}  # name in a model file -> class
+LARGEST = 2**40  # parameters of a layer
 _UNFILLED = object()  # as random_state: leave the parameters to `fill`
 
 
@@ -36,7 +39,15 @@ class Layer:
         self._owner = None
         self._params = {}
         if random_state is not _UNFILLED:
+            self._check_size()
             self._initialise(validate.random_generator("random_state", random_state))
+
+    def _check_size(self):
+        total = 0
+        for _, shape in self.parameter_shapes(self.config()):
+            total += math.prod(shape)
+            if total > LARGEST:
+                raise MemoryError(f"{self!r} would have more than {LARGEST} parameters")
 
     def _initialise(self, rng):
         self._params = {name: frozen(value, self.dtype) for name, value in self._initial(rng).items()}

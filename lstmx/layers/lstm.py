@@ -10,8 +10,10 @@ from lstmx.functional import (
     give_state,
     kept,
     kernels,
+    own_rows,
     read_gradient,
     read_state,
+    read_tape,
     validate,
 )
 from lstmx.functional.engine import get_engine
@@ -70,7 +72,7 @@ class LSTM(Layer):
         self.bidirectional = validate.flag("bidirectional", bidirectional)
         self.dropout = validate.number("dropout", dropout, 0, 1, open_high=True)
         self._setup(dtype, random_state)
-        self._rng = np.random.default_rng(random_state if isinstance(random_state, int | np.integer) else None)
+        self._rng = _dropout_rng(random_state)
 
     def config(self):
         """The constructor arguments, as plain JSON values."""
@@ -269,8 +271,8 @@ class LSTM(Layer):
         rows, context, h, c = self._read(x, state, lengths)
         rng = self._rng if rng is None else validate.random_generator("rng", rng)
         key = rng.integers(2**64, dtype=np.uint64) if self.dropout else 0
-        y, tape = self.run(rows, context, h, c, training=True, key=key)
-        return context.unpack(y), give_state((h, c), context), Tape(context, self._version, layers=tape)
+        y, tape = self.run(own_rows(rows, x), context, h, c, training=True, key=key)
+        return context.unpack(y), give_state((h, c), context), Tape(self, context, self._version, layers=tape)
 
     def backward(self, tape, dy, dstate=None, *, retain=False):
         """Back-propagation through time.
@@ -295,9 +297,7 @@ class LSTM(Layer):
         RuntimeError
             If the tape has been used or the parameters have been set since `forward`.
         """
-        if not isinstance(tape, Tape) or "layers" not in tape.parts:
-            raise TypeError(f"tape: got {type(tape).__name__}, must be the tape that this model's forward returned")
-        context = tape.context
+        context = read_tape(tape, self).context
         dy = read_gradient(dy, context, self.output_size(), self.dtype)
         dh, dc = read_state("dstate", dstate, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
         layers = tape.use(validate.flag("retain", retain), self._version)["layers"]
@@ -372,7 +372,7 @@ class LSTM(Layer):
         if training:
             dropped = rows * wide if self.dropout else 0
             kept_elements = self.num_layers * (directions * slabs + rows * wide) + (self.num_layers - 1) * dropped
-            gradients = self.size + rows * (self.input_size + 2 * wide) + 2 * states
+            gradients = self.size + rows * 2 * (self.input_size + wide) + 2 * states
             total = rows * self.input_size + kept_elements + rows * wide + 2 * states + gradients
         else:
             below = wide if self.num_layers > 1 else 0
@@ -390,6 +390,17 @@ class LSTM(Layer):
         from lstmx.interop.files import save
 
         save(self, path)
+
+
+def _dropout_rng(random_state):
+    """The layer's own generator: a stream beside that of the initial parameters."""
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    if not isinstance(random_state, np.random.SeedSequence | int | np.integer):
+        return np.random.default_rng()
+    if not isinstance(random_state, np.random.SeedSequence):
+        random_state = np.random.SeedSequence(random_state)
+    return np.random.default_rng(np.random.SeedSequence(random_state.entropy, spawn_key=(*random_state.spawn_key, 1)))
 
 
 def _pair(state):

@@ -103,9 +103,9 @@ class Embedding(Layer):
     def __init__(self, num_embeddings, size, padding_idx=None, *, dtype="float32", random_state=None):
         self.num_embeddings = validate.count("num_embeddings", num_embeddings)
         self.features = validate.count("size", size)
-        if padding_idx is not None and validate.count("padding_idx", padding_idx, 0) >= self.num_embeddings:
+        self.padding_idx = None if padding_idx is None else validate.count("padding_idx", padding_idx, 0)
+        if padding_idx is not None and self.padding_idx >= self.num_embeddings:
             raise ValueError(f"padding_idx: got {padding_idx}, must be below num_embeddings = {self.num_embeddings}")
-        self.padding_idx = padding_idx
         self._setup(dtype, random_state)
 
     def config(self):
