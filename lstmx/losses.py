@@ -6,6 +6,8 @@ final sigmoid or softmax (from the output itself if that is linear): their gradi
 that could overflow. Sums run in float64 over fixed blocks.
 """
 
+import functools
+
 import numpy as np
 
 from lstmx.functional import kernels, validate
@@ -23,9 +25,10 @@ class _Loss:
         target : ndarray (rows, O), or (rows,) of integer labels
         weight : ndarray (rows,)
         """
-        value, gradient = self._each(prediction, target)
         scale = weight[:, None] / prediction.dtype.type(prediction.shape[1] if self._mean_over_outputs else 1)
-        return kernels.total(value * scale), gradient * scale
+        with np.errstate(over="ignore", invalid="ignore"):  # the trainer says better what went wrong
+            value, gradient = self._each(prediction, target)
+            return kernels.total(value * scale), gradient * scale
 
     _mean_over_outputs = True
 
@@ -96,10 +99,12 @@ LOSSES = {
 
 
 def get_loss(name, final_activation):
-    """(loss, activation to compute predictions with) for a model that ends with `final_activation`."""
+    """(loss, activation to compute predictions with); `final_activation` is None unless the model ends with a Dense."""
     loss = LOSSES[validate.choice("loss", name, LOSSES)]()
     if not loss.fused:
         return loss, final_activation
+    if final_activation is None:
+        raise ValueError(f"loss: {name} needs a model whose last layer is a Dense")
     if final_activation not in ("linear", *loss.fused):
         raise ValueError(
             f"loss: {name} needs a model that ends with a Dense of activation {loss.fused[0]!r} (probabilities) or "
@@ -108,13 +113,13 @@ def get_loss(name, final_activation):
     return loss, "linear"
 
 
-def accuracy(target, prediction):
-    """The share of rows whose largest output, or whose outputs above one half, are right."""
+def accuracy(target, prediction, threshold=0.5):
+    """The share of rows whose largest output, or of outputs on whose side of the threshold, the target is."""
     if target.ndim == 1:
         return float(np.mean(prediction.argmax(axis=1) == target))
     if target.shape[1] > 1 and np.allclose(target.sum(axis=1), 1) and prediction.shape[1] > 1:
         return float(np.mean(prediction.argmax(axis=1) == target.argmax(axis=1)))
-    return float(np.mean((prediction > 0.5) == (target > 0.5)))
+    return float(np.mean((prediction > threshold) == (target > 0.5)))
 
 
 def mean_absolute_error(target, prediction):
@@ -130,14 +135,24 @@ def mean_squared_error(target, prediction):
 METRICS = {"accuracy": accuracy, "mae": mean_absolute_error, "mse": mean_squared_error}
 
 
-def get_metrics(metrics):
-    """A dict of name to function from names and functions ``f(y_true, y_pred) -> float``."""
+def get_metrics(metrics, logits=False):
+    """A dict of name to function from names and functions ``f(y_true, y_pred) -> float``.
+
+    `logits` says that outputs above 0, not above one half, mean yes.
+    """
+    if metrics is None:
+        return {}
     if isinstance(metrics, str) or callable(metrics):
         metrics = (metrics,)
     found = {}
     for metric in metrics:
         if callable(metric):
-            found[getattr(metric, "__name__", type(metric).__name__)] = metric
+            name = base = getattr(metric, "__name__", type(metric).__name__)
+            while name in found:
+                name = f"{base}_{len(found) + 1}"
+            found[name] = metric
         else:
             found[metric] = METRICS[validate.choice("metrics", metric, METRICS)]
+            if metric == "accuracy" and logits:
+                found[metric] = functools.partial(accuracy, threshold=0.0)
     return found

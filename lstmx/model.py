@@ -1,5 +1,7 @@
 """Sequential: layers in a row, with fit and predict."""
 
+import contextlib
+import copy
 import threading
 
 import numpy as np
@@ -50,25 +52,20 @@ class Sequential:
                 "layers: must be a list of at least one lstmx layer, such as [lstmx.LSTM(4, 32), lstmx.Last()]"
             )
         check_chain(layers)
+        seeds = _seeds(random_state, len(layers) + 1)
+        for k, layer in enumerate(layers):
+            if layer._owner is not None or any(layer is other for other in layers[:k]):
+                raise ValueError(
+                    f"layers[{k}]: this {type(layer).__name__} is already part of a model; give each its own (.copy())"
+                )
         self.layers = layers
         self._fitting = threading.Lock()
         self.history_ = None
-        self._rng = None
-        for layer in layers:
-            layer.own(self)
-        if random_state is not None:
-            if isinstance(random_state, np.random.SeedSequence):
-                seeds = random_state
-            elif isinstance(random_state, np.random.Generator):
-                seeds = random_state.bit_generator.seed_seq
-            else:
-                validate.random_generator("random_state", random_state)
-                seeds = np.random.SeedSequence(random_state)
-            *children, own = seeds.spawn(len(layers) + 1)
-            self._rng = np.random.default_rng(own)
-            for layer, child in zip(layers, children, strict=True):
-                if layer._random_state is None and layer._version == 0:
-                    layer._initialise(np.random.default_rng(child))
+        self._rng = None if seeds is None else np.random.default_rng(seeds.pop())
+        for k, layer in enumerate(layers):
+            layer._owner = self
+            if seeds and layer._random_state is None and layer._version == 0:
+                layer._initialise(np.random.default_rng(seeds[k]))
 
     # What the model is.
 
@@ -107,7 +104,7 @@ class Sequential:
 
     @property
     def _final_activation(self):
-        return self.layers[-1].activation if isinstance(self.layers[-1], Dense) else "linear"
+        return self.layers[-1].activation if isinstance(self.layers[-1], Dense) else None
 
     # On packed rows: what training needs.
 
@@ -194,47 +191,48 @@ class Sequential:
         RuntimeError
             If another fit of this model is running.
         """
-        epochs, batch_size = validate.count("epochs", epochs, 0), validate.count("batch_size", batch_size)
-        if random_state is None and self._rng is not None:
-            rng = self._rng
-        else:
-            rng = validate.random_generator("random_state", random_state)
-        if shuffle not in (True, False, "exact"):
-            raise ValueError(f'shuffle: got {shuffle!r}, must be True, "exact" or False')
-        if verbose not in (0, 1, 2):
-            raise ValueError(f"verbose: got {verbose!r}, must be 0, 1 or 2")
-        for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-            if value is not None:
-                validate.number(name, value, 0, open_low=True)
-        chosen_loss = losses.get_loss(loss, self._final_activation)
-        data, validation = self._read_data(
-            X, y, loss, lengths, sample_weight, class_weight, validation_data, validation_lengths,
-            validate.number("validation_split", validation_split, 0, 1, open_high=True),
-            validate.choice("validation_from", validation_from, ("random", "tail")), rng,
-        )  # fmt: skip
-        options = {
-            "validation": validation,
-            "metrics": losses.get_metrics(metrics),
-            "early_stopping": monitor.get_early_stopping(early_stopping),
-            "callbacks": monitor.get_callbacks(callbacks),
-            "progress": monitor.Progress(bar=verbose == 1) if verbose else None,
-        }
-        optimizer = optim.get_optimizer(optimizer)
-        if not self._fitting.acquire(blocking=False):
-            raise RuntimeError("fit: this model is already being trained by another call; train a copy (.copy())")
-        try:
+        with self._training():
+            epochs, batch_size = validate.count("epochs", epochs, 0), validate.count("batch_size", batch_size)
+            if random_state is None and self._rng is not None:
+                rng = self._rng
+            else:
+                rng = validate.random_generator("random_state", random_state)
+            if shuffle not in (True, False, "exact"):
+                raise ValueError(f'shuffle: got {shuffle!r}, must be True, "exact" or False')
+            if verbose not in (0, 1, 2):
+                raise ValueError(f"verbose: got {verbose!r}, must be 0, 1 or 2")
+            for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+                if value is not None:
+                    validate.number(name, value, 0, open_low=True)
+            chosen_loss = losses.get_loss(loss, self._final_activation)
+            logits = loss == "binary_crossentropy" and self._final_activation == "linear"
+            data, validation = self._read_data(
+                X, y, loss, lengths, sample_weight, class_weight, validation_data, validation_lengths,
+                validate.number("validation_split", validation_split, 0, 1, open_high=True),
+                validate.choice("validation_from", validation_from, ("random", "tail")), rng,
+            )  # fmt: skip
             trainer = training.Trainer(
-                self, data, chosen_loss, optimizer, batch_size=batch_size, shuffle=shuffle, clip_norm=clip_norm,
-                clip_value=clip_value, rng=rng, **options,
+                self, data, chosen_loss, optim.get_optimizer(optimizer), batch_size=batch_size, shuffle=shuffle,
+                validation=validation, clip_norm=clip_norm, clip_value=clip_value, rng=rng,
+                metrics=losses.get_metrics(metrics, logits),
+                early_stopping=monitor.get_early_stopping(early_stopping), callbacks=monitor.get_callbacks(callbacks),
+                progress=monitor.Progress(bar=verbose == 1) if verbose else None,
             )  # fmt: skip
             self.history_ = trainer.state.history
             return trainer.run(epochs)
+
+    @contextlib.contextmanager
+    def _training(self):
+        """One fit at a time."""
+        if not self._fitting.acquire(blocking=False):
+            raise RuntimeError("fit: this model is already being trained by another call; train a copy (.copy())")
+        try:
+            yield
         finally:
             self._fitting.release()
 
     def _read_data(self, X, y, loss, lengths, sample_weight, class_weight, validation_data, validation_lengths,
-    fraction,
-                   where, rng):  # fmt: skip
+                   fraction, where, rng):  # fmt: skip
         data = self._data(X, y, loss, lengths, sample_weight, class_weight)
         if validation_data is not None:
             if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
@@ -250,13 +248,14 @@ class Sequential:
         return data, None
 
     def _data(self, X, y, loss, lengths, sample_weight, class_weight, prefix=""):
-        inputs = sequences.read_inputs(X, self, lengths, prefix + "X")
+        inputs = sequences.read_inputs(X, self, lengths, prefix)
         if len(inputs) == 0:
             raise ValueError(f"{prefix}X: holds no sequence")
         targets = sequences.read_targets(y, inputs, self.output_size, loss, self.per_step, self.dtype, prefix + "y")
-        return training.Data(
-            inputs, targets, sequences.read_weights(sample_weight, class_weight, targets, inputs, self.dtype)
+        weights = sequences.read_weights(
+            sample_weight, class_weight, targets, inputs, self.output_size, self.dtype, prefix
         )
+        return training.Data(inputs, targets, weights)
 
     def _read(self, X, lengths):
         """(rows, context) of a whole batch, or of one sequence without a batch axis."""
@@ -274,7 +273,7 @@ class Sequential:
         if not inputs.ragged:
             context.steps = inputs.x.shape[1]
         if inputs.ragged and not len(inputs):
-            return allocate.empty((0, self.input_size or 1), self.dtype), context
+            return np.empty(0, np.int64) if self.embedding else np.empty((0, self.input_size), self.dtype), context
         return inputs.take(every, context), context
 
     def predict(self, X, *, lengths=None, batch_size=None):
@@ -344,6 +343,8 @@ class Sequential:
             ``.x`` in the form of X (None for integers), ``.params`` by name, ``.state`` None.
         """
         context, after = read_tape(tape, self).context, tape.parts["after"]
+        if dy is None:
+            raise TypeError("dy: got None, must have the form and shape of y")
         dy = self._read_gradient(dy, context, after, tape.parts["shape"][1])
         parts = tape.use(False, self._versions())
         out = [{n: allocate.empty(p.shape, p.dtype) for n, p in layer._params.items()} for layer in self.layers]
@@ -453,12 +454,10 @@ class Sequential:
         return self._with([layer.astype(dtype) for layer in self.layers])
 
     def _with(self, layers):
-        model = type(self)(layers)
-        model.history_ = self.history_
-        return model
+        return _rebuild(layers, self.history_, self._rng)
 
     def __reduce__(self):
-        return _rebuild, (list(self.layers), self.history_)
+        return _rebuild, ([layer.copy() for layer in self.layers], self.history_, self._rng)
 
     def save(self, path):
         """Write configuration and parameters to one safetensors file, atomically; `lstmx.load` reads it."""
@@ -481,7 +480,19 @@ class Sequential:
         return f"Sequential({list(self.layers)!r})"
 
 
-def _rebuild(layers, history):
-    model = Sequential([layer.copy() if layer._owner is not None else layer for layer in layers])
-    model.history_ = history
+def _rebuild(layers, history, rng):
+    model = Sequential(layers)
+    model.history_, model._rng = copy.deepcopy(history), copy.deepcopy(rng)
     return model
+
+
+def _seeds(random_state, count):
+    """Independent children of a random_state, or None."""
+    if random_state is None:
+        return None
+    if isinstance(random_state, np.random.Generator):
+        return random_state.spawn(count)
+    if not isinstance(random_state, np.random.SeedSequence):
+        validate.random_generator("random_state", random_state)
+        random_state = np.random.SeedSequence(random_state)
+    return np.random.SeedSequence(random_state.entropy, spawn_key=random_state.spawn_key).spawn(count)

@@ -164,6 +164,8 @@ class Progress:
 
 def get_callbacks(callbacks):
     """A tuple of `Callback` from callbacks and functions ``f(epoch, logs)``."""
+    if callbacks is None:
+        return ()
     if isinstance(callbacks, Callback) or callable(callbacks):
         callbacks = (callbacks,)
     found = []

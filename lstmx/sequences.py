@@ -13,11 +13,14 @@ class Sequences:
 
     Parameters
     ----------
-    x : array (N, T, ...) or list of arrays (T_n, ...), already of the model's type
+    x : array (N, T, ...) or list of arrays (T_n, ...)
     lengths : ndarray of int64 (N,) or None
+    dtype : numpy.dtype, optional
+        Of the rows taken; the whole is not converted.
     """
 
-    def __init__(self, x, lengths=None):
+    def __init__(self, x, lengths=None, dtype=None):
+        self.dtype = dtype
         self.ragged = isinstance(x, list)
         if self.ragged:
             self.lengths = np.array([len(a) for a in x], np.int64)
@@ -40,21 +43,24 @@ class Sequences:
         if not self.ragged and context.uniform:
             steps = len(context.offsets) - 1
             rows = self.x.swapaxes(0, 1)[:steps, chosen]
-            return np.ascontiguousarray(rows).reshape(context.rows, *self.x.shape[2:])
+            return self._convert(rows).reshape(context.rows, *self.x.shape[2:])
         row, time = context.places
         if self.ragged:
-            return self.x[self.starts[chosen[row]] + time]
-        return self.x[chosen[row], time]
+            return self._convert(self.x[self.starts[chosen[row]] + time])
+        return self._convert(self.x[chosen[row], time])
+
+    def _convert(self, rows):
+        return np.ascontiguousarray(rows, self.dtype)
 
 
-def read_inputs(x, model, lengths, name="X"):
+def read_inputs(x, model, lengths, prefix=""):
     """Validated `Sequences` for a model: feature vectors, or integers where an Embedding comes first."""
-    embedding, features, dtype = model.embedding, model.input_size, model.dtype
+    embedding, features, dtype, name = model.embedding, model.input_size, model.dtype, prefix + "X"
     want = "(N, T) integers" if embedding else f"(N, T, {features})"
     item = "(T_n,) integers" if embedding else f"(T_n, {features})"
 
     def convert(label, value):
-        return embedding.check_tokens(label, value) if embedding else validate.real_array(label, value, dtype)
+        return embedding.check_tokens(label, value) if embedding else validate.real_array(label, value)
 
     def right(array, ndim):
         return array.ndim == ndim - bool(embedding) and (embedding or array.shape[-1] == features)
@@ -63,8 +69,10 @@ def read_inputs(x, model, lengths, name="X"):
         arrays = [convert(f"{name}[{n}]", a) for n, a in enumerate(x)]
         if all(right(a, 2) for a in arrays):
             if lengths is not None:
-                raise ValueError("lengths: a list of sequences carries its own lengths; leave the argument out")
-            return Sequences(arrays)
+                raise ValueError(
+                    f"{prefix}lengths: a list of sequences carries its own lengths; leave the argument out"
+                )
+            return Sequences(arrays, dtype=None if embedding else dtype)
         wrong = next(n for n, a in enumerate(arrays) if not right(a, 2))
         raise ValueError(
             f"{name}[{wrong}]: got shape {arrays[wrong].shape}, must be {item}: a list holds one sequence an item"
@@ -81,8 +89,8 @@ def read_inputs(x, model, lengths, name="X"):
             message += f"; features come last: write {name}.swapaxes(1, 2)"
         raise ValueError(message)
     if lengths is not None:
-        lengths = validate.lengths(lengths, len(array), array.shape[1])
-    return Sequences(array, lengths)
+        lengths = validate.lengths(lengths, len(array), array.shape[1], "validation_lengths" if prefix else "lengths")
+    return Sequences(array, lengths, None if embedding else dtype)
 
 
 class Targets:
@@ -111,10 +119,12 @@ class Targets:
 
 def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
     """Validated `Targets` (rows, O), or (rows,) of labels for the categorical loss."""
+    if y is None:
+        raise TypeError(f"{name}: got None, must be the targets")
     labels = loss == "categorical_crossentropy"
     arrays, shapes = _target_arrays(name, y, inputs, per_step)
     checked = []
-    for label, array, lead in zip(_labels(name, arrays, y), arrays, shapes, strict=True):
+    for label, array, lead in zip(_labels(name, arrays, inputs.ragged and per_step), arrays, shapes, strict=True):
         if array.dtype.kind not in "fiub":
             hint = "; encode class names as integers from 0" if labels else ""
             raise TypeError(f"{label}: got dtype {array.dtype}, must be numbers{hint}")
@@ -134,11 +144,11 @@ def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
                              f"{outputs} output{'s' * (outputs > 1)}")  # fmt: skip
         if loss == "binary_crossentropy" and array.size and (array.min() < 0 or array.max() > 1):
             raise ValueError(f"{label}: got values from {array.min()} to {array.max()}, must be between 0 and 1")
-    return Targets(checked if isinstance(y, list) and per_step else checked[0], per_step)
+    return Targets(checked if inputs.ragged and per_step else checked[0], per_step)
 
 
-def _labels(name, arrays, y):
-    return [f"{name}[{n}]" for n in range(len(arrays))] if isinstance(y, list) and len(arrays) > 1 else [name]
+def _labels(name, arrays, many):
+    return [f"{name}[{n}]" for n in range(len(arrays))] if many else [name]
 
 
 def _target_arrays(name, y, inputs, per_step):
@@ -174,40 +184,47 @@ def _check_labels(name, array, outputs):
     return whole
 
 
-def read_weights(sample_weight, class_weight, targets, inputs, dtype):
-    """`Targets` of one weight a row, or None where all weigh the same."""
+def read_weights(sample_weight, class_weight, targets, inputs, outputs, dtype, prefix=""):
+    """`Weights` from what fit was given."""
     weights = None
     if sample_weight is not None:
-        per_sequence = (len(inputs),)
-        if targets.per_step and inputs.ragged and isinstance(sample_weight, list) and np.ndim(sample_weight[0]) == 1:
-            values = [
-                validate.shaped(f"sample_weight[{n}]", w, (length,), dtype, "(T_n,)")
-                for n, (w, length) in enumerate(zip(sample_weight, inputs.lengths.tolist(), strict=True))
-            ]
-            weights = Targets(values, True)
-        else:
-            array = validate.real_array("sample_weight", sample_weight, dtype)
-            per_step = targets.per_step and not inputs.ragged and array.shape == inputs.x.shape[:2]
-            if not per_step and array.shape != per_sequence:
-                raise ValueError(
-                    f"sample_weight: got shape {array.shape}, must be {per_sequence}, one weight a sequence"
-                )
-            weights = Targets(array, per_step)
-        for values in (weights.steps.x if weights.per_step else weights.values,):
-            if not np.isfinite(values).all() or (values < 0).any():
-                raise ValueError("sample_weight: weights must be finite and at least 0")
-    return Weights(weights, read_class_weight(class_weight, targets), dtype)
+        weights = _read_sample_weight(prefix + "sample_weight", sample_weight, targets, inputs, dtype)
+    return Weights(weights, read_class_weight(class_weight, targets, inputs, outputs), dtype)
 
 
-def read_class_weight(class_weight, targets):
+def _read_sample_weight(name, value, targets, inputs, dtype):
+    count = len(inputs)
+    ragged = targets.per_step and inputs.ragged and isinstance(value, list | tuple) and any(np.ndim(w) for w in value)
+    if ragged:
+        if len(value) != count:
+            raise ValueError(f"{name}: got {len(value)} arrays, must be {count}, one a sequence")
+        pairs = zip(value, inputs.lengths.tolist(), strict=True)
+        arrays = [validate.shaped(f"{name}[{n}]", w, (steps,), dtype, "(T_n,)") for n, (w, steps) in enumerate(pairs)]
+        weights = Targets(arrays, True)
+    else:
+        array = validate.real_array(name, value, dtype)
+        per_step = targets.per_step and not inputs.ragged and array.shape == inputs.x.shape[:2]
+        if not per_step and array.shape != (count,):
+            raise ValueError(f"{name}: got shape {array.shape}, must be ({count},), one weight a sequence")
+        if per_step:  # the padding's weights are never read
+            array = np.where(np.arange(array.shape[1]) < inputs.lengths[:, None], array, 0)
+        weights = Targets(array, per_step)
+    values = weights.steps.x if weights.per_step else weights.values
+    if values is not None and not ((values >= 0) & (values < np.inf)).all():
+        raise ValueError(f"{name}: weights must be finite and at least 0")
+    return weights
+
+
+def read_class_weight(class_weight, targets, inputs, outputs):
     """An array of one weight a class, from a dict or "balanced": N / (classes * count of the class)."""
     if class_weight is None:
         return None
     values = targets.steps.x if targets.per_step else targets.values
     if values.dtype.kind != "i" and not (values.shape[-1] == 1 and np.isin(values, (0, 1)).all()):
         raise ValueError("class_weight: needs integer class labels, or 0 and 1 for one output")
-    labels = values.reshape(-1).astype(np.int64)
-    classes = int(labels.max(initial=0)) + 1
+    if targets.per_step and not inputs.ragged:
+        values = values[np.arange(values.shape[1]) < inputs.lengths[:, None]]
+    labels, classes = values.reshape(-1).astype(np.int64), max(outputs, 2)
     if isinstance(class_weight, str):
         validate.choice("class_weight", class_weight, ("balanced",))
         count = np.bincount(labels, minlength=classes)
@@ -216,9 +233,11 @@ def read_class_weight(class_weight, targets):
         raise TypeError(
             f'class_weight: got {type(class_weight).__name__}, must be a dict of label to weight, or "balanced"'
         )
-    weights = np.ones(max(classes, max(class_weight, default=0) + 1))
+    weights = np.ones(classes)
     for label, weight in class_weight.items():
-        weights[validate.count("class_weight", label, 0)] = validate.number("class_weight", weight, 0)
+        if validate.count("class_weight", label, 0) >= classes:
+            raise ValueError(f"class_weight: got the label {label}, must be between 0 and {classes - 1}")
+        weights[label] = validate.number("class_weight", weight, 0)
     return weights
 
 

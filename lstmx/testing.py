@@ -56,8 +56,10 @@ def gradcheck(model, x, state=None, *, lengths=None, rtol=1e-6, atol=1e-7, rando
     rng = np.random.default_rng(random_state)
     recurrent = hasattr(model, "hidden_size")
     model = model.copy()
-    integers = not isinstance(x, list) and np.asarray(x).dtype.kind in "iu"
-    x = [np.array(a, np.float64) for a in x] if isinstance(x, list) else np.array(x, None if integers else np.float64)
+    ragged = isinstance(x, list)
+    integers = all(np.asarray(a).dtype.kind in "iu" for a in (x if ragged else [x]))
+    kind = np.int64 if integers else np.float64
+    x = [np.array(a, kind) for a in x] if ragged else np.array(x, kind)
     if recurrent:
         y, states, tape = model.forward(x, state, lengths=lengths, rng=0)
         if state is None:
@@ -80,7 +82,7 @@ def gradcheck(model, x, state=None, *, lengths=None, rtol=1e-6, atol=1e-7, rando
 
     grads = model.backward(tape, dy, dstate) if recurrent else model.backward(tape, dy)
     checks = []
-    if many:
+    if ragged and not integers:
         checks += [(f"x[{n}]", grads.x[n], finite_difference(loss, a)) for n, a in enumerate(x)]
     elif not integers:
         checks.append(("x", grads.x, finite_difference(loss, x)))

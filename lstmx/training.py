@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lstmx.functional import kernels
-from lstmx.layers import RowGradient
 from lstmx.monitor import History
 from lstmx.sequences import plan
 
@@ -113,6 +112,7 @@ class Trainer:
         self.early_stopping, self.callbacks, self.progress = early_stopping, callbacks, progress
         self.parameters = Parameters(model)
         self.state = state if state is not None else self._fresh_state(rng)
+        self._before = np.empty_like(self.state.values)
         self._stop = False
 
     def _fresh_state(self, rng):
@@ -131,50 +131,49 @@ class Trainer:
     def run(self, epochs):
         """Train up to `epochs` epochs in all. Returns the history."""
         state, history = self.state, self.state.history
+        self._check_monitor()
         history.stopped = None
         self.parameters.bind(state.values, state.tables)
-        last_finite = state.values.copy(), {k: v.copy() for k, v in state.tables.items()}
-        self._call("on_train_begin")
         try:
-            while state.epoch < epochs and not self._stop:
-                self._call("on_epoch_begin", state.epoch)
-                logs = self._epoch(state.epoch, epochs)
-                history.append(logs)
-                improved = self._judge(logs)
-                stops = [bool(c.on_epoch_end(self, state.epoch, logs)) for c in self.callbacks]
-                state.epoch += 1
-                for kept, now in zip((last_finite[0], *last_finite[1].values()), (state.values, *state.tables.values()),
-                                     strict=True):  # fmt: skip
-                    np.copyto(kept, now)
-                if any(stops) or self._stop:
+            self._call("on_train_begin")
+            while state.epoch < epochs and history.stopped is None:
+                if self._stop:
                     history.stopped = "callback"
                     break
-                if improved is False:
-                    history.stopped = "early"
-                    break
+                self._one_epoch(epochs)
         except KeyboardInterrupt:
             history.stopped = "interrupted"
             raise
         except FloatingPointError:
             history.stopped = "failed"
-            if not all(np.isfinite(kernels.total(a)) for a in (state.values, *state.tables.values())):
-                state.values[:] = last_finite[0]
-                for name, table in state.tables.items():
-                    table[:] = last_finite[1][name]
             raise
         finally:
             self._finish()
         return history
 
+    def _one_epoch(self, epochs):
+        state, history = self.state, self.state.history
+        epoch = state.epoch
+        self._call("on_epoch_begin", epoch)
+        logs = self._epoch(epoch, epochs)
+        history.append(logs)
+        go_on = self._judge(logs)
+        state.epoch += 1
+        stops = [bool(callback.on_epoch_end(self, epoch, logs)) for callback in self.callbacks]
+        if any(stops) or self._stop:
+            history.stopped = "callback"
+        elif not go_on:
+            history.stopped = "early"
+
     def _finish(self):
+        """The layers get copies: of the best weights if so wanted, else of the last. The state stays as it is."""
         state, stopping = self.state, self.early_stopping
+        values, tables = state.values, state.tables
         if stopping is not None and state.best is not None:
             state.history.best_epoch = state.best["epoch"]
             if stopping.restore_best:
-                state.values[:] = state.best["values"]
-                for name, table in state.tables.items():
-                    table[:] = state.best["tables"][name]
-        self.parameters.freeze(state.values.copy(), {k: v.copy() for k, v in state.tables.items()})
+                values, tables = state.best["values"], state.best["tables"]
+        self.parameters.freeze(values.copy(), {name: table.copy() for name, table in tables.items()})
         if self.progress is not None:
             self.progress.close()
         self._call("on_train_end")
@@ -233,30 +232,37 @@ class Trainer:
                 cause = f"{name} holds NaN or infinite values there; remove or fill them"
         raise FloatingPointError(f"{where}: {cause}. The last finite weights are kept")
 
-    def _update(self, tables, rate, place, rows, target):
+    def _update(self, tables, rate, where, rows, target):
+        """Clip, and step. Weights that would not be finite are not kept."""
         state, optimizer = self.state, self.optimizer
-        gradients = [self.parameters.gradient, *(g.values for g in tables.values() if isinstance(g, RowGradient))]
+        gradients = [self.parameters.gradient, *(g.values for g in tables.values())]
         if self.clip_value is not None:
             for g in gradients:
                 np.clip(g, -self.clip_value, self.clip_value, out=g)
-        norm = np.sqrt(sum(kernels.sum_of_squares(np.ascontiguousarray(g)) for g in gradients))
+        norm = np.sqrt(sum(kernels.sum_of_squares(g) for g in gradients))
         if not np.isfinite(norm):
-            self._fail("the gradient's norm", norm, place, rows, target)
+            self._fail("the gradient's norm", norm, where, rows, target)
         scale = self.clip_norm / norm if self.clip_norm is not None and norm > self.clip_norm else 1.0
         count = state.updates + 1
+        np.copyto(self._before, state.values)
         for place, decays in self.parameters.stretches(optimizer):
             moments = {name: m[place] for name, m in state.moments.items()}
             optimizer.step(state.values[place], self.parameters.gradient[place], moments, count, rate, scale, decays)
+        touched = {}
         for name, g in tables.items():
-            if not len(g.rows):
-                continue
-            buffers = {m: a[g.rows] for m, a in state.table_moments[name].items()}
-            p = state.tables[name][g.rows]
-            moments = {m: a.reshape(-1) for m, a in buffers.items()}
-            optimizer.step(p.reshape(-1), np.ascontiguousarray(g.values).reshape(-1), moments, count, rate, scale, True)
-            state.tables[name][g.rows] = p
+            if len(g.rows):
+                buffers = {m: a[g.rows] for m, a in state.table_moments[name].items()}
+                p = state.tables[name][g.rows]
+                moments = {m: a.reshape(-1) for m, a in buffers.items()}
+                optimizer.step(p.reshape(-1), g.values.reshape(-1), moments, count, rate, scale, True)
+                touched[name] = p, buffers
+        if not all(np.isfinite(kernels.sum_of_squares(a)) for a in (state.values, *(p for p, _ in touched.values()))):
+            np.copyto(state.values, self._before)
+            self._fail("a weight", "infinite or NaN", where, rows, target)
+        for name, (p, buffers) in touched.items():
+            state.tables[name][tables[name].rows] = p
             for m, a in buffers.items():
-                state.table_moments[name][m][g.rows] = a
+                state.table_moments[name][m][tables[name].rows] = a
 
     def _measure(self, outputs):
         if not self.metrics or not outputs:
@@ -277,17 +283,23 @@ class Trainer:
                 outputs.append((target, self.model.finish(prediction, self.activation)))
         return {"loss": total / weight if weight else 0.0} | self._measure(outputs)
 
+    def _monitor(self):
+        monitor = self.early_stopping.monitor
+        return "loss" if monitor == "val_loss" and self.validation is None else monitor
+
+    def _check_monitor(self):
+        names = ["loss", *self.metrics]
+        names += [f"val_{name}" for name in names] if self.validation is not None else []
+        if self.early_stopping is not None and self._monitor() not in names:
+            raise ValueError(f"early_stopping: there is no {self.early_stopping.monitor!r} to monitor, only {names}")
+
     def _judge(self, logs):
         """False if it is time to stop early."""
         stopping, state = self.early_stopping, self.state
         if stopping is None:
-            return None
-        monitor = stopping.monitor
-        if monitor == "val_loss" and self.validation is None:
-            monitor = "loss"
-        if monitor not in logs:
-            raise ValueError(f"early_stopping: there is no {monitor!r} to monitor, only {list(logs)}")
-        score = stopping.sign() * logs[monitor]
+            return True
+        score = stopping.sign() * logs[self._monitor()]
+        score = np.inf if np.isnan(score) else score
         if state.best is None or score < state.best["score"] - stopping.min_delta:
             tables = {k: v.copy() for k, v in state.tables.items()}
             state.best = {"score": score, "epoch": state.epoch, "values": state.values.copy(), "tables": tables}

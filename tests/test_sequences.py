@@ -332,7 +332,7 @@ def test_wrong_ragged_targets_are_explained(y, message):
 
 def weights_of(inputs, y, per_step=False, outputs=1, loss="mse", sample=None, per_class=None):
     targets = read_targets(y, inputs, outputs, loss, per_step, DOUBLE)
-    weights = read_weights(sample, per_class, targets, inputs, DOUBLE)
+    weights = read_weights(sample, per_class, targets, inputs, outputs, DOUBLE)
     chosen = np.arange(len(inputs))
     context = inputs.context(chosen)
     return weights.take(chosen, context, targets.take(chosen, context), per_step)

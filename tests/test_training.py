@@ -33,8 +33,11 @@ from lstmx import (
     reference,
 )
 from lstmx.losses import get_loss
+from lstmx.monitor import Progress, get_callbacks, get_early_stopping
 from lstmx.sequences import read_inputs, read_targets, read_weights
-from lstmx.training import Data, Progress, Trainer, get_callbacks, get_early_stopping
+from lstmx.training import Data, Trainer
+
+CHILD = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(lstmx.__file__))}  # imports what is tested here
 
 STEP = {"rtol": 1e-12, "atol": 1e-14}
 
@@ -88,20 +91,19 @@ class Recorder(Callback):
 # It learns.
 
 
-@pytest.mark.long
 def test_learns_the_adding_problem():
-    """Two marked numbers among 20 are to be added (Hochreiter and Schmidhuber 1997). The mean guesses to 0.167."""
+    """Two marked numbers among 10 are to be added (Hochreiter and Schmidhuber 1997). The mean guesses to 0.17."""
     rng = generator(1)
-    x = np.zeros((2000, 20, 2))
+    x = np.zeros((1200, 10, 2))
     x[:, :, 0] = rng.uniform(size=x.shape[:2])
-    marks = np.argsort(rng.uniform(size=(2000, 20)), axis=1)[:, :2]
+    marks = np.argsort(rng.uniform(size=(1200, 10)), axis=1)[:, :2]
     np.put_along_axis(x[:, :, 1], marks, 1, axis=1)
     y = (x[:, :, 0] * x[:, :, 1]).sum(axis=1)
-    model = Sequential([LSTM(2, 24), Last(), Dense(24, 1)], random_state=0)
-    options = {"optimizer": Adam(0.01), "epochs": 25, "clip_norm": 1.0, "verbose": 0, "random_state": 0}
-    history = model.fit(x[:1800], y[:1800], **options)
-    error = np.mean((model.predict(x[1800:])[:, 0] - y[1800:]) ** 2)
-    assert y.var() > 0.14 and error < 0.01 and history["loss"][-1] < 0.1 * history["loss"][0]
+    model = Sequential([LSTM(2, 12), Last(), Dense(12, 1)], random_state=0)
+    options = {"optimizer": Adam(0.03), "epochs": 15, "batch_size": 20, "clip_norm": 1.0, "verbose": 0}
+    history = model.fit(x[:1000], y[:1000], random_state=0, **options)
+    error = np.mean((model.predict(x[1000:])[:, 0] - y[1000:]) ** 2)
+    assert y.var() > 0.14 and error < 0.01 and history["loss"][-1] < 0.05 * history["loss"][0]
 
 
 def test_remembers_the_first_token():
@@ -223,8 +225,10 @@ def test_the_callers_global_random_state_is_left_alone(engine_threads):
 
 
 def by_hand(model, x, y, weight, *, loss="mse", lengths=None, rate=0.1, clip_norm=None, clip_value=None):
-    """Parameters and loss after one SGD step, computed in plain NumPy with lstmx.reference, for an LSTM, an optional Last
-    and a Dense. `y` is (N, O), or (N, T, O) for an output a step; `weight` is (N,) or (N, T)."""
+    """(parameters after one SGD step, loss, (norm, gradients)) by NumPy and lstmx.reference: LSTM, perhaps Last, Dense.
+
+    `y` is (N, O), or (N, T, O) for an output a step; `weight` is (N,) or (N, T).
+    """
     p = {name: value.copy() for name, value in model.parameters().items()}
     dense = f"{len(model.layers) - 1}."
     per_step = model.per_step
@@ -402,8 +406,8 @@ def test_batches_are_single_steps_in_order():
     """Two batches without shuffling are two fits of one; the loss of the epoch is the mean over its sequences."""
     model, (x, y) = small(dtype="float64"), regression(5)
     whole, history = one_step(model, x, y, batch_size=3, shuffle=False)
-    parts, one = one_step(model, x[:3], y[:3])
-    parts, two = one_step(parts, x[3:], y[3:])
+    parts, one = one_step(model, x[:3], y[:3], shuffle=False)
+    parts, two = one_step(parts, x[3:], y[3:], shuffle=False)
     assert same(bits(whole), bits(parts))
     np.testing.assert_allclose(history["loss"], [(3 * one["loss"][0] + 2 * two["loss"][0]) / 5], **STEP)
 
@@ -589,7 +593,7 @@ def test_wrong_early_stopping_is_explained(make, error, message):
 def test_a_monitor_that_does_not_exist_is_an_error_before_training():
     model, (x, y) = small(), regression()
     start = bits(model)
-    with pytest.raises(ValueError, match="early_stopping: there is no 'val_f1' to monitor, only .*'loss'"):
+    with pytest.raises(ValueError, match=r"early_stopping: there is no 'val_f1' to monitor, only .*'loss'"):
         model.fit(x, y, early_stopping=EarlyStopping(monitor="val_f1"), epochs=5, verbose=0)
     assert same(start, bits(model))
 
@@ -610,8 +614,8 @@ def test_metrics_see_targets_and_predictions_of_the_whole_epoch():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("loss", "outputs", "activation"), [
-    ("categorical_crossentropy", 3, "softmax"), ("categorical_crossentropy", 3, None), ("binary_crossentropy", 1, "sigmoid"),
-    ("binary_crossentropy", 1, None),
+    ("categorical_crossentropy", 3, "softmax"), ("categorical_crossentropy", 3, None),
+    ("binary_crossentropy", 1, "sigmoid"), ("binary_crossentropy", 1, None),
 ])  # fmt: skip
 def test_accuracy_of_probabilities_and_of_logits(loss, outputs, activation, dtype):
     """What a user computes from the predictions, whether the model ends with probabilities or with logits."""
@@ -912,10 +916,10 @@ def test_interrupt_restores_the_best_weights():
     assert same(bits(model), seen[1]) and model.history_.best_epoch == 1
 
 
-def run_python(code, *, send=None, env=None, timeout=60):
+def run_python(code, *, send=None, timeout=60):
     """Run code in a new interpreter; `send` a signal once it prints "ready". Returns (return code, output, seconds)."""
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True, env=os.environ | (env or {}))  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-P", "-c", textwrap.dedent(code)], stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True, env=CHILD)  # fmt: skip
     try:
         start = time.monotonic()
         if send is not None:
@@ -967,7 +971,7 @@ def trainer(model, data, validation=None, *, optimizer, state=None, early_stoppi
     def read(x, y):
         inputs = read_inputs(x, model, None)
         targets = read_targets(y, inputs, model.output_size, "mse", model.per_step, model.dtype)
-        return Data(inputs, targets, read_weights(None, None, targets, inputs, model.dtype))
+        return Data(inputs, targets, read_weights(None, None, targets, inputs, model.output_size, model.dtype))
 
     return Trainer(
         model, read(*data), get_loss("mse", "linear"), optimizer, batch_size=4, rng=generator(seed), state=state,
@@ -1039,17 +1043,19 @@ def test_a_checkpoint_from_a_callback_resumes_to_the_same_bits(event, epoch):
 def test_resuming_with_early_stopping(how):
     """The best score so far and its weights are part of the state; stopping is as if nothing had happened."""
     data, held = regression(14), regression(10, seed=5)
-    options = {"optimizer": SGD(0.4, momentum=0.9), "early_stopping": EarlyStopping(4), "validation": held}
-    whole, keeper = vector_model(), PickleAt("on_epoch_begin", 3)
-    wanted = trainer(whole, data, callbacks=[keeper], **options).run(60)
-    assert wanted.stopped == "early" and 0 < wanted.best_epoch and len(wanted) > 4
+    options = {"optimizer": Adam(0.03), "early_stopping": EarlyStopping(4), "validation": held}
+    wanted = trainer(vector_model(), data, **options).run(90)
+    assert wanted.stopped == "early" and 0 < wanted.best_epoch < len(wanted) - 2
+    cut = len(wanted) - 2
+    whole, keeper = vector_model(), PickleAt("on_epoch_begin", cut)
+    assert trainer(whole, data, callbacks=[keeper], **options).run(90).history == wanted.history
     saved = keeper.saved
     if how == "run":
         first = trainer(vector_model(), data, **options)
-        first.run(3)
+        first.run(cut)
         saved = pickle.dumps(first.state)
     resumed = vector_model()
-    history = trainer(resumed, data, state=pickle.loads(saved), **options).run(60)
+    history = trainer(resumed, data, state=pickle.loads(saved), **options).run(90)
     assert history.history == wanted.history and history.best_epoch == wanted.best_epoch
     assert same(bits(whole), bits(resumed))
 
@@ -1095,7 +1101,10 @@ def test_verbose_0_says_nothing(capfd):
 @pytest.mark.parametrize("verbose", [1, 2])
 @pytest.mark.parametrize("tqdm", ["installed", "missing"])
 def test_a_bar_on_a_terminal_with_tqdm(verbose, tqdm):
+    import fcntl
     import pty
+    import struct
+    import termios
 
     code = textwrap.dedent(
         f"""
@@ -1108,7 +1117,10 @@ def test_a_bar_on_a_terminal_with_tqdm(verbose, tqdm):
         """
     )
     master, slave = pty.openpty()
-    process = subprocess.Popen([sys.executable, "-W", "error", "-c", code], stderr=slave, stdin=subprocess.DEVNULL)
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-W", "error", "-c", code], stderr=slave, stdin=subprocess.DEVNULL, env=CHILD
+    )
     os.close(slave)
     shown = b""
     try:
@@ -1293,8 +1305,6 @@ def classifier():
         (small, GOOD_X, GOOD_Y, {"validation_split": "20%"}, TypeError, "validation_split: got '20%'"),
         (small, GOOD_X, GOOD_Y, {"validation_from": "head"}, ValueError, "validation_from: got 'head'"),
         (small, GOOD_X, GOOD_Y, {"metrics": ["auc"]}, ValueError, "metrics: got 'auc'"),
-        (small, GOOD_X, GOOD_Y, {"metrics": None}, TypeError, "metrics"),
-        (small, GOOD_X, GOOD_Y, {"callbacks": None}, TypeError, "callbacks"),
         (small, GOOD_X, GOOD_Y, {"clip_norm": 0}, ValueError, "clip_norm: got 0"),
         (small, GOOD_X, GOOD_Y, {"clip_value": -1}, ValueError, "clip_value: got -1"),
         (small, GOOD_X, GOOD_Y, {"early_stopping": "auto"}, TypeError, "early_stopping: got 'auto'"),
@@ -1308,8 +1318,7 @@ def test_mistakes_are_explained_and_change_nothing(model, x, y, options, error, 
     with pytest.raises(error, match=message):
         model.fit(x, y, **({"epochs": 1, "verbose": 0} | options))
     assert same(start, bits(model)) and model.history_ is None
-    model.fit(GOOD_X[:, :0] if model.per_step else GOOD_X, np.zeros((N, 0) if model.per_step else (N, model.output_size)),
-              epochs=1, verbose=0)  # fmt: skip
+    model.fit(GOOD_X, np.zeros((N, *[T] * model.per_step, model.output_size)), epochs=1, verbose=0)
 
 
 def test_tokens_out_of_range_are_explained():

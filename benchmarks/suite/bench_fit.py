@@ -23,10 +23,13 @@ class Regressor(Benchmark):
         self.net = lstmx.Sequential([layer(shape), lstmx.Last(), dense], random_state=0)
         self.x = batch(shape)
         self.y = np.random.default_rng(0).integers(9, size=len(self.x))
-        self.time_epoch(shape, threads)
+        self.fit(self.x[:32], self.y[:32])
+
+    def fit(self, x, y):
+        self.net.fit(x, y, loss=self.loss, batch_size=32, epochs=1, verbose=0)
 
     def time_epoch(self, shape, threads):
-        self.net.fit(self.x, self.y, loss=self.loss, batch_size=32, epochs=1, verbose=0)
+        self.fit(self.x, self.y)
 
 
 class RaggedClassifier(Regressor):

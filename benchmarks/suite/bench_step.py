@@ -1,12 +1,10 @@
 """One step at a time from Python, as a stream sees it."""
 
-import time
-
 import numpy as np
 
 import lstmx
 
-from .common import THREADS, Benchmark, layer, limit_threads, once, sizes
+from .common import THREADS, Benchmark, call_times, layer, limit_threads, once, sizes
 
 
 class Step(Benchmark):
@@ -14,7 +12,6 @@ class Step(Benchmark):
 
     params = (("I1 H16", "I1 H32", "I16 H64", "I128 H128", "N64 I16 H64"), THREADS)
     param_names = ("shape", "threads")
-    steps = 100
 
     def model(self, shape):
         return layer(shape)
@@ -24,24 +21,21 @@ class Step(Benchmark):
         limit_threads(threads)
         shape = sizes(shape)
         self.net = self.model(shape)
-        inputs = (self.steps, shape["N"], shape["I"]) if "N" in shape else (self.steps, shape["I"])
-        self.x = list(np.random.default_rng(0).normal(size=inputs).astype(np.float32))
-        self.time_100_steps(shape, threads)
+        size = (shape["N"], shape["I"]) if "N" in shape else shape["I"]
+        self.x_t = np.random.default_rng(0).normal(size=size).astype(np.float32)
+        self.state = None
+        self.step()
+
+    def step(self):
+        _, self.state = self.net.step(self.x_t, self.state)
 
     def time_100_steps(self, shape, threads):
-        step, state = self.net.step, None
-        for x_t in self.x:
-            _, state = step(x_t, state)
+        for _ in range(100):
+            self.step()
 
     def track_p99(self, shape, threads):
         """The time within which 99 of 100 single steps return."""
-        state, times = None, []
-        for _ in range(10):
-            for x_t in self.x:
-                start = time.perf_counter()
-                _, state = self.net.step(x_t, state)
-                times.append(time.perf_counter() - start)
-        return np.percentile(times, 99)
+        return np.percentile(call_times(self.step), 99)
 
     track_p99.unit = "seconds"
 

@@ -77,11 +77,11 @@ def batch(shape, dtype="float32"):
     return [rng.normal(size=(n, shape["I"])).astype(dtype) for n in shape["lengths"]]
 
 
-def best_time(call, seconds=0.15):
-    """Seconds of the fastest of at least three calls."""
-    best, end, calls = np.inf, time.perf_counter() + seconds, 0
-    while calls < 3 or time.perf_counter() < end:
+def call_times(call, seconds=0.15):
+    """The times of as many calls as begin within `seconds`, and of two at least."""
+    times, end = [], time.perf_counter() + seconds
+    while len(times) < 2 or time.perf_counter() < end:
         start = time.perf_counter()
         call()
-        best, calls = min(best, time.perf_counter() - start), calls + 1
-    return best
+        times.append(time.perf_counter() - start)
+    return times

@@ -73,8 +73,10 @@ def rectangular(name, value):
         raise ValueError(f"{name}: not a rectangular array ({error}); ragged data are a list of arrays") from None
 
 
-def real_array(name, value, dtype):
+def real_array(name, value, dtype=None):
     """Any real array or nested sequence as a native array of `dtype`; the input itself where it already is one.
+
+    Without a `dtype` it is checked but not converted.
 
     Integers and other float types are converted; complex numbers, strings, dates and objects are errors.
     """
@@ -84,8 +86,8 @@ def real_array(name, value, dtype):
         )
     array = rectangular(name, value)
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: got dtype {array.dtype}, must be real numbers; convert it to {dtype}")
-    return array.astype(dtype, copy=False)
+        raise TypeError(f"{name}: got dtype {array.dtype}, must be real numbers; convert it to floats")
+    return array if dtype is None else array.astype(dtype, copy=False)
 
 
 def shaped(name, value, shape, dtype, meaning):

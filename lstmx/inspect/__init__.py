@@ -98,7 +98,8 @@ def plot_history(history, ax=None):
     if history.best_epoch is not None:
         ax.axvline(history.best_epoch + 1, color="0.6", linestyle=":", label="best weights")
     ax.set(xlabel="epoch", ylabel="loss")
-    ax.legend()
+    if len(history):
+        ax.legend()
     return ax
 
 
@@ -134,8 +135,10 @@ def plot_trace(trace, layer=0, direction=0, *, sequence=None, x=None, figure=Non
     values = {name: getattr(trace, name)[layer, direction] for name, _ in _PANELS}
     if sequence is not None:
         values = {name: v[sequence] for name, v in values.items()}
-    if np.ndim(values["c"]) != 2:
+    if isinstance(values["c"], list) or np.ndim(values["c"]) != 2:
         raise ValueError("sequence: the trace holds a batch; say which sequence to draw")
+    if not len(values["c"]):
+        raise ValueError("trace: this sequence has no steps to draw")
     axes = figure.subplots(len(_PANELS) + (x is not None), 1, sharex=True)
     if x is not None:
         axes[0].plot(np.asarray(x))

@@ -125,8 +125,8 @@ def _read_config(path, metadata):
     schema = metadata.get("schema", "")
     if not schema.isdecimal() or len(schema) > 6 or not 1 <= int(schema) <= SCHEMA:
         raise ModelFileError(
-            f"{path}: written by lstmx {metadata.get('version')} with schema {schema!r}; lstmx {__version__} reads "
-            f"up to {SCHEMA}: upgrade lstmx"
+            f"{path}: written by lstmx {metadata.get('version')} with schema {schema[:20]!r}; lstmx {__version__} "
+            f"reads up to {SCHEMA}: upgrade lstmx"
         )
     text = metadata.get("model", "")
     if len(text) > LARGEST_CONFIG:

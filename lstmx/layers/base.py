@@ -29,6 +29,8 @@ class Layer:
     per_sequence = False  # whether it pools time away
 
     def __init_subclass__(cls):
+        if cls.__name__ in REGISTRY and REGISTRY[cls.__name__].__module__ != cls.__module__:
+            raise TypeError(f"there is already a layer class {cls.__name__!r}, and model files know classes by name")
         if not cls.__name__.startswith("_"):
             REGISTRY[cls.__name__] = cls
 
@@ -94,11 +96,15 @@ class Layer:
         ------
         KeyError, ValueError, TypeError
             For a name that does not exist, another shape, or values that are not real numbers.
+        RuntimeError
+            While a fit is changing them.
         """
         self._replace(self.check_parameters(parameters))
 
     def check_parameters(self, parameters, prefix=""):
         """Frozen copies of `parameters`, or an error."""
+        if any(writable(p) for p in self._params.values()):
+            raise RuntimeError("parameters: a fit is changing them; set them before or after it")
         if not isinstance(parameters, dict):
             raise TypeError(f"parameters: got {type(parameters).__name__}, must be a dict of name to array")
         checked = {}
@@ -116,14 +122,6 @@ class Layer:
     def _replace(self, frozen_parameters):
         self._params = self._params | frozen_parameters
         self._version += 1
-
-    def own(self, model):
-        """Become a layer of `model`; a layer belongs to one model."""
-        if self._owner is not None:
-            raise ValueError(
-                f"layers: this {type(self).__name__} is already part of a model; give each its own (.copy())"
-            )
-        self._owner = model
 
     def copy(self):
         """An independent layer with the same configuration and parameters."""
@@ -148,6 +146,12 @@ class Layer:
     def from_config(cls, config, parameters):
         """A layer from what `config` gave and its parameters."""
         return cls.without_parameters(config).fill(parameters)
+
+    def save(self, path):
+        """Write configuration and parameters to one safetensors file, atomically; `lstmx.load` reads it."""
+        from lstmx.interop.files import save
+
+        save(self, path)
 
     def __reduce__(self):
         return _rebuild, (type(self).__name__, self.config(), {n: np.asarray(p) for n, p in self._params.items()})

@@ -385,12 +385,6 @@ class LSTM(Layer):
         lines += [f"  {name:24s}{p.shape!s:>16s}{p.size:>12,}" for name, p in self._params.items()]
         return "\n".join(lines)
 
-    def save(self, path):
-        """Write configuration and parameters to one safetensors file, atomically; `lstmx.load` reads it."""
-        from lstmx.interop.files import save
-
-        save(self, path)
-
 
 def _dropout_rng(random_state):
     """The layer's own generator: a stream beside that of the initial parameters."""

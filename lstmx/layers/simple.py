@@ -90,7 +90,7 @@ class Embedding(Layer):
     num_embeddings, size : int
         Integers from 0 to num_embeddings - 1 become vectors of `size` features.
     padding_idx : int, optional
-        This one is 0 and stays 0.
+        This one starts at 0 and is not trained.
     dtype : {"float32", "float64"}
     random_state : None, int, SeedSequence or Generator
         Seeds ``weight`` (num_embeddings, size), standard normal.

@@ -1,0 +1,632 @@
+"""Model files: the same bits come back, a file is written whole or not at all, a bad one is an error, never a crash."""
+
+import copy
+import json
+import os
+import pathlib
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from safetensors.numpy import save as serialise
+
+import lstmx
+from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
+from lstmx.interop import files
+
+CHILD = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(lstmx.__file__))}  # imports what is tested here
+
+
+def fuzz(examples):
+    checks = [HealthCheck.function_scoped_fixture]
+    return settings(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=checks)
+
+
+def randomised(model):
+    rng = np.random.default_rng(7)
+    model.set_parameters({name: rng.normal(size=p.shape) for name, p in model.parameters().items()})
+    return model
+
+
+def lstm(dtype="float32"):
+    return randomised(LSTM(3, 4, 2, bidirectional=True, dropout=0.25, dtype=dtype))
+
+
+MODELS = {
+    "lstm": lambda: lstm(),
+    "lstm64": lambda: lstm("float64"),
+    "no bias": lambda: randomised(LSTM(1, 1, bias=False)),
+    "dense": lambda: randomised(Dense(3, 2, "tanh")),
+    "embedding": lambda: randomised(Embedding(5, 2, padding_idx=3)),
+    "every layer": lambda: randomised(
+        Sequential([Dropout(0.1), lstm(), Dropout(0.5), FinalState(), Dense(8, 4, "relu"), Dense(4, 2, "softmax")])
+    ),
+    "every layer 64": lambda: randomised(
+        Sequential([Embedding(9, 3, 0), LSTM(3, 4), MeanPool(), Dense(4, 2, "sigmoid")]).astype("float64")
+    ),
+    "per step": lambda: randomised(Sequential([LSTM(3, 4), Dense(4, 1)])),
+    "last": lambda: randomised(Sequential([LSTM(3, 4), Last()])),
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.safetensors"
+
+
+def same(one, two):
+    one, two = one.parameters(), two.parameters()
+    return list(one) == list(two) and all(
+        one[n].dtype == two[n].dtype and one[n].tobytes() == two[n].tobytes() for n in one
+    )
+
+
+# What is saved is loaded.
+
+
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+def test_a_round_trip_gives_the_same_bits(make, path):
+    model = make()
+    files.save(model, path)
+    again = lstmx.load(path)
+    assert type(again) is type(model) and again.config() == model.config() and repr(again) == repr(model)
+    assert same(model, again)
+    files.save(again, path)
+    assert same(model, lstmx.load(path))
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm64", "every layer", "every layer 64"])
+def test_a_loaded_model_predicts_the_same_bits_and_trains(name, path):
+    model = MODELS[name]()
+    model.save(path)
+    again = lstmx.load(path)
+    rng = np.random.default_rng(0)
+    x = rng.integers(9, size=(4, 6)) if "64" in name and "layer" in name else rng.normal(size=(4, 6, 3))
+    if isinstance(model, LSTM):
+        np.testing.assert_array_equal(model(x)[0], again(x)[0])
+        again.backward(again.forward(x)[2], None)
+        return
+    np.testing.assert_array_equal(model.predict(x), again.predict(x))
+    again.fit(x, np.eye(2)[[0, 1, 1, 0]], epochs=1, verbose=0)
+    assert not same(model, again)
+
+
+def test_special_values_survive(path):
+    model = Dense(4, 1)
+    model.set_parameters({"weight": [[np.nan, np.inf, -0.0, 1e-45]], "bias": [np.float32(0.1)]})
+    files.save(model, path)
+    assert same(model, lstmx.load(path))
+
+
+def test_a_loaded_layer_may_become_part_of_a_model(path):
+    lstm().save(path)
+    model = Sequential([lstmx.load(path), Last()])
+    with pytest.raises(ValueError, match="read-only"):
+        model.parameters()["0.weight_ih_l0"][...] = 0
+
+
+def test_a_trained_model_is_saved_with_what_it_learnt(path):
+    model = Sequential([LSTM(2, 3), Last(), Dense(3, 1)], random_state=0)
+    x = np.random.default_rng(0).normal(size=(8, 5, 2))
+    model.fit(x, x[:, 0, 0], epochs=2, verbose=0)
+    model.save(path)
+    np.testing.assert_array_equal(lstmx.load(path).predict(x), model.predict(x))
+
+
+def test_the_file_is_readable_by_safetensors_alone(path):
+    model = MODELS["every layer"]()
+    model.save(path)
+    tensors = load_file(path)
+    assert list(tensors) == sorted(model.parameters())
+    assert tensors["1.weight_hh_l1_reverse"].shape == (16, 4) and tensors["5.bias"].dtype == np.float32
+    for name, value in model.parameters().items():
+        np.testing.assert_array_equal(tensors[name], value)
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == "lstmx" and metadata["schema"] == str(files.SCHEMA)
+    assert metadata["version"] == lstmx.__version__
+    config = json.loads(metadata["model"])
+    assert config["class"] == "Sequential" and [c["class"] for c in config["layers"]][:3] == [
+        "Dropout",
+        "LSTM",
+        "Dropout",
+    ]
+    assert config["layers"][1]["hidden_size"] == 4 and config["layers"][0]["p"] == 0.1
+
+
+def test_names_are_those_of_pytorch(path):
+    lstm().save(path)
+    assert set(load_file(path)) >= {"weight_ih_l0", "weight_hh_l0", "bias_l0", "weight_ih_l1_reverse"}
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path, os.fspath])
+def test_any_kind_of_path(kind, path):
+    lstm().save(kind(path))
+    assert same(lstm(), lstmx.load(kind(path)))
+
+
+def test_a_relative_path_and_a_strange_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("plain", "with space.safetensors", "ünï.safetensors", ".hidden", "n" * 200):
+        lstm().save(name)
+        assert same(lstm(), lstmx.load(name))
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_link_to_a_file_is_followed_or_replaced_but_never_broken(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    files.save(MODELS["dense"](), target)
+    link.symlink_to(target)
+    lstm().save(link)
+    assert same(lstm(), lstmx.load(link))
+    lstmx.load(target)
+
+
+# Whole or not at all.
+
+
+def test_saving_twice_replaces_and_leaves_nothing_else(path):
+    files.save(MODELS["dense"](), path)
+    lstm().save(path)
+    assert same(lstm(), lstmx.load(path)) and os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("where", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
+def test_a_failure_while_writing_keeps_the_old_file(where, error, path, monkeypatch):
+    files.save(MODELS["dense"](), path)
+    before = path.read_bytes()
+
+    def fail(*args, **options):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, where, fail)
+        with pytest.raises(type(error)):
+            lstm().save(path)
+    assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
+
+
+def test_a_failure_while_serialising_keeps_the_old_file(path):
+    odd = MODELS["dense"]()
+    files.save(odd, path)
+    before = path.read_bytes()
+    odd.config = lambda: {"bad": object()}
+    with pytest.raises(TypeError):
+        files.save(odd, path)
+    assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.long
+def test_kill_9_in_a_save_loop_leaves_a_file_that_loads(path):
+    code = textwrap.dedent(
+        f"""
+        import lstmx
+        models = [lstmx.LSTM(64, 128, random_state=seed) for seed in (0, 1)]
+        models[0].save({str(path)!r})
+        print("ready", flush=True)
+        while True:
+            for model in models:
+                model.save({str(path)!r})
+        """
+    )
+    wanted = [LSTM(64, 128, random_state=seed) for seed in (0, 1)]
+    for wait in (0.01, 0.05, 0.11):
+        process = subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, text=True, env=CHILD)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        found = lstmx.load(path)
+        assert any(same(found, model) for model in wanted)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_a_new_file_has_the_mode_that_umask_gives(umask, path):
+    old = os.umask(umask)
+    try:
+        lstm().save(path)
+        assert os.umask(umask) == umask  # save left it alone
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_replaced_file_keeps_its_mode(path):
+    lstm().save(path)
+    path.chmod(0o640)
+    lstm().save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+# Paths that do not work.
+
+
+@pytest.mark.parametrize("missing", ["no/such", "model.safetensors/x"])
+def test_a_missing_folder_is_named(missing, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*make it first"):
+        lstm().save(tmp_path / missing / "model")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"path: there is no file .*nothing"):
+        lstmx.load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError):
+        lstmx.load(tmp_path)
+
+
+def test_saving_onto_a_folder_is_an_error_and_leaves_it_alone(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(OSError):
+        lstm().save(folder)
+    assert folder.is_dir() and os.listdir(tmp_path) == ["folder"] and not os.listdir(folder)
+
+
+@pytest.mark.parametrize("path", [None, 3, 1.5, b"\0", "a\0b"])
+def test_a_path_must_be_a_path(path):
+    for call in (lstm().save, lstmx.load):
+        with pytest.raises((TypeError, ValueError, OSError)):
+            call(path)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+    """As an ordinary user: root may write everywhere."""
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o755)
+    folder.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError):
+            lstm().save(folder / "model")
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+    assert not os.listdir(folder)
+
+
+# Bad files.
+
+
+def write(path, config=None, tensors=None, metadata=None, drop=()):
+    """A file of lstm() with some things changed."""
+    model = lstm()
+    found = {"class": "LSTM"} | model.config() if config is None else config
+    text = found if isinstance(found, str) else json.dumps(found)
+    meta = {"format": "lstmx", "schema": "1", "version": "0", "model": text} | (metadata or {})
+    meta = {name: value for name, value in meta.items() if name not in drop}
+    path.write_bytes(serialise(dict(model.parameters()) if tensors is None else tensors, meta))
+    return path
+
+
+def changed(**options):
+    return {"class": "LSTM"} | lstm().config() | options
+
+
+def tensors(**options):
+    found = dict(lstm().parameters()) | options
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def test_the_file_to_be_spoilt_is_good(path):
+    assert same(lstm(), lstmx.load(write(path)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"drop": ["format"]}, "not a model saved by lstmx"),
+        ({"drop": ["format", "schema", "version", "model"]}, "not a model saved by lstmx"),
+        ({"metadata": {"format": "pt"}}, "not a model saved by lstmx"),
+        ({"metadata": {"schema": "2", "version": "9.9"}}, "written by lstmx 9.9 with schema '2'.*upgrade lstmx"),
+        ({"metadata": {"schema": "0"}}, "schema '0'"),
+        ({"metadata": {"schema": "-1"}}, "schema '-1'"),
+        ({"metadata": {"schema": "one"}}, "schema 'one'"),
+        ({"metadata": {"schema": "1" * 5000}}, "schema '1"),
+        ({"metadata": {"schema": "²"}}, "schema"),
+        ({"drop": ["schema"]}, "schema ''"),
+        ({"drop": ["model"]}, "configuration is not JSON"),
+        ({"config": "{"}, "configuration is not JSON"),
+        ({"config": ""}, "configuration is not JSON"),
+        ({"config": "[1]"}, "configuration is not a JSON object"),
+        ({"config": "3"}, "configuration is not a JSON object"),
+        ({"config": "null"}, "configuration is not a JSON object"),
+        ({"config": "[" * 100_000}, "configuration is not JSON"),
+        ({"config": '{"a":' * 100_000}, "configuration is not JSON"),
+        ({"config": '{"class": "LSTM", "a": "' + "x" * 2**20 + '"}'}, "the largest allowed is"),
+        ({"config": '{"class": "LSTM", "hidden_size": ' + "9" * 5000 + "}"}, "configuration"),
+        ({"config": {}}, "no layer class None"),
+        ({"config": changed(**{"class": "os.system"})}, "no layer class 'os.system'"),
+        ({"config": changed(**{"class": "Layer"})}, "no layer class 'Layer'"),
+        ({"config": changed(**{"class": "_Plain"})}, "no layer class '_Plain'"),
+        ({"config": changed(**{"class": ["LSTM"]})}, "no layer class"),
+        ({"config": changed(**{"class": {}})}, "no layer class"),
+        ({"config": changed(extra=1)}, "configuration of LSTM is not valid .*extra"),
+        ({"config": changed(random_state=0)}, "configuration of LSTM is not valid .*random_state"),
+        ({"config": changed(self=0)}, "configuration of LSTM is not valid .*self"),
+        ({"config": {"class": "LSTM", "input_size": 3}}, "configuration of LSTM is not valid .*hidden_size"),
+        ({"config": changed(hidden_size=0)}, "hidden_size: got 0"),
+        ({"config": changed(hidden_size=-4)}, "hidden_size: got -4"),
+        ({"config": changed(hidden_size="4")}, "hidden_size: got '4'"),
+        ({"config": changed(hidden_size=4.0)}, "hidden_size: got 4.0"),
+        ({"config": changed(hidden_size=True)}, "hidden_size: got True"),
+        ({"config": changed(hidden_size=None)}, "hidden_size: got None"),
+        ({"config": changed(hidden_size=[4])}, r"hidden_size: got \[4\]"),
+        ({"config": changed(bias=1)}, "bias: got 1"),
+        ({"config": changed(bidirectional="yes")}, "bidirectional: got 'yes'"),
+        ({"config": changed(dropout=float("nan"))}, "dropout: got nan"),
+        ({"config": changed(dropout=float("inf"))}, "dropout: got inf"),
+        ({"config": changed(dropout=1.0)}, "dropout: got 1.0"),
+        ({"config": changed(dropout={})}, "dropout: got {}"),
+        ({"config": changed(dropout=10**400)}, "dropout"),
+        ({"config": changed(dtype="float16")}, "dtype: got 'float16'"),
+        ({"config": changed(dtype="O")}, "dtype: got 'O'"),
+        ({"config": changed(dtype=["f4", "f4"])}, "dtype: got"),
+        ({"config": changed(dtype="float64")}, r"'weight_ih_l0' is F32 \(16, 3\), must be F64"),
+        ({"config": changed(input_size=4)}, r"'weight_ih_l0' is F32 \(16, 3\), must be F32 \(16, 4\)"),
+        ({"config": changed(num_layers=3)}, "the tensor 'weight_ih_l2' is missing"),
+        ({"config": changed(num_layers=1)}, "tensors that no layer has: .*l1"),
+        ({"config": changed(bidirectional=False)}, "tensors that no layer has: .*reverse|must be"),
+        ({"config": changed(bias=False)}, "tensors that no layer has: .*bias"),
+        ({"tensors": tensors(bias_l0=None)}, "the tensor 'bias_l0' is missing"),
+        ({"tensors": {}}, "the tensor 'weight_ih_l0' is missing"),
+        ({"tensors": tensors(bias_l9=np.zeros(3))}, r"tensors that no layer has: \['bias_l9'\]"),
+        ({"tensors": tensors(bias_l0=None, bias_10=np.zeros(16))}, "the tensor 'bias_l0' is missing"),
+        ({"tensors": tensors(bias_l0=np.zeros(15, np.float32))}, r"'bias_l0' is F32 \(15,\), must be F32 \(16,\)"),
+        ({"tensors": tensors(bias_l0=np.zeros((1, 16), np.float32))}, r"'bias_l0' is F32 \(1, 16\)"),
+        ({"tensors": tensors(bias_l0=np.zeros(16))}, "'bias_l0' is F64"),
+        ({"tensors": tensors(bias_l0=np.zeros(16, np.int32))}, "'bias_l0' is I32"),
+        ({"tensors": tensors(bias_l0=np.zeros(16, np.float16))}, "'bias_l0' is F16"),
+        ({"config": {"class": "Sequential"}}, "layers is not a list"),
+        ({"config": {"class": "Sequential", "layers": {}}}, "layers is not a list"),
+        ({"config": {"class": "Sequential", "layers": [3]}}, "layers is not a list of JSON objects"),
+        ({"config": {"class": "Sequential", "layers": []}, "tensors": {}}, "layers: must be a list of at least one"),
+        ({"config": {"class": "Sequential", "layers": [{"class": "Last"}]}, "tensors": {}}, "none of them has par"),
+        ({"config": {"class": "Sequential", "layers": [{"class": "Sequential", "layers": []}]}}, "no layer class 'Seq"),
+        ({"config": {"class": "Sequential", "layers": [changed()]}}, "the tensor '0.weight_ih_l0' is missing"),
+        ({"config": {"class": "Dropout", "p": float("nan")}, "tensors": {}}, "p: got nan"),
+        ({"config": {"class": "Dense", "input_size": 3, "output_size": 2, "activation": "x"}}, "activation: got 'x'"),
+        ({"config": {"class": "Embedding", "num_embeddings": 3, "size": 2, "padding_idx": 3}}, "padding_idx: got 3"),
+        ({"config": {"class": "Embedding", "num_embeddings": 3, "size": 2, "padding_idx": -1}}, "padding_idx: got -1"),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_explained(options, message, path):
+    with pytest.raises(ValueError, match=message) as error:
+        lstmx.load(write(path, **options))
+    assert isinstance(error.value, files.ModelFileError) and str(path) in str(error.value)
+    assert len(str(error.value)) < 3000
+
+
+def test_a_chain_that_does_not_fit_is_explained(path):
+    config = {"class": "Sequential", "layers": [changed(), {"class": "Dense", "input_size": 5, "output_size": 1}]}
+    given = {f"0.{name}": value for name, value in lstm().parameters().items()}
+    given |= {"1.weight": np.zeros((1, 5), np.float32), "1.bias": np.zeros(1, np.float32)}
+    with pytest.raises(
+        files.ModelFileError, match=r"layers\[1\]: Dense takes 5 features, but the layer before it gives 8"
+    ):
+        lstmx.load(write(path, config, given))
+
+
+@pytest.mark.parametrize("size", ["hidden_size", "input_size", "num_layers"])
+@pytest.mark.parametrize("value", [10**6, 10**9, 2**31, 2**63, 10**30])
+def test_huge_sizes_allocate_nothing(size, value, path):
+    write(path, changed(**{size: value}))
+    tracemalloc.start()
+    try:
+        with pytest.raises(files.ModelFileError):
+            lstmx.load(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2e6
+
+
+@pytest.mark.parametrize("number", [10**9, 2**63])
+def test_huge_embeddings_allocate_nothing(number, path):
+    config = {"class": "Embedding", "num_embeddings": number, "size": number}
+    with pytest.raises(files.ModelFileError, match="the tensor 'weight' is"):
+        lstmx.load(write(path, config, {"weight": np.zeros((1, 1), np.float32)}))
+
+
+def test_many_layers_in_a_small_file_are_read_or_refused_quickly(path):
+    layers = [{"class": "Last"}] * 40_000
+    with pytest.raises(files.ModelFileError):
+        lstmx.load(write(path, {"class": "Sequential", "layers": layers}, {}))
+
+
+@pytest.mark.parametrize("where", ["hidden_size", "dropout", "dtype", "bias", "class", "unknown"])
+def test_deep_values_are_an_error_at_any_depth(where, path):
+    """Where the parser of JSON still manages, what follows must too."""
+    limit = sys.getrecursionlimit()
+    for depth in (10, 100, *range(limit - 120, limit + 10, 3)):
+        text = json.dumps(changed(**{where: "@"})).replace('"@"', "[" * depth + "]" * depth)
+        with pytest.raises(files.ModelFileError):
+            lstmx.load(write(path, text))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 7, b"\0" * 8, b"\xff" * 8, b"\xff" * 100, b"PK\x03\x04", b"\x80\x04."]
+)
+def test_other_files_are_refused(content, path):
+    path.write_bytes(content)
+    with pytest.raises(files.ModelFileError, match="not a safetensors file"):
+        lstmx.load(path)
+
+
+@pytest.mark.parametrize(
+    "header", ["[]", "null", "3", '{"a": 1}', '{"__metadata__": {"format": 3}}', "{}", '{"__metadata__": null}']
+)
+def test_odd_headers_are_refused(header, path):
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
+    with pytest.raises(files.ModelFileError):
+        lstmx.load(path)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**40, 2**31, 10**9])
+def test_a_header_longer_than_the_file_allocates_nothing(length, path):
+    path.write_bytes(struct.pack("<Q", length) + b"{}")
+    with pytest.raises(files.ModelFileError):
+        lstmx.load(path)
+
+
+def overlapping(path):
+    """A file whose tensors share bytes, lie outside of it, or leave holes."""
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    return header, data[8 + size :]
+
+
+@pytest.mark.parametrize("change", [[0, 64], [10**12, 10**12 + 64], [64, 0], [-64, 0], [0, 2**64], [1, 65], "x"])
+def test_offsets_that_lie_are_refused(change, path):
+    write(path)
+    header, data = overlapping(path)
+    header["bias_l1"]["data_offsets"] = change
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    with pytest.raises(files.ModelFileError):
+        lstmx.load(path)
+
+
+@fuzz(100)
+@given(content=st.binary(max_size=300))
+def test_random_bytes_are_refused(content, tmp_path):
+    path = tmp_path / "random"
+    path.write_bytes(content)
+    with pytest.raises(files.ModelFileError):
+        lstmx.load(path)
+
+
+@fuzz(100)
+@given(fraction=st.floats(0, 1, exclude_max=True))
+def test_truncated_files_are_refused(fraction, tmp_path):
+    path = tmp_path / "truncated"
+    data = write(path).read_bytes()
+    path.write_bytes(data[: int(fraction * len(data))])
+    with pytest.raises(files.ModelFileError):
+        lstmx.load(path)
+
+
+@fuzz(150)
+@given(places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4),
+       header=st.booleans())  # fmt: skip
+def test_flipped_bytes_give_an_error_or_a_model_of_the_same_shape(places, header, tmp_path):
+    """A flipped byte among the numbers gives other numbers; safetensors has no checksum. Never anything else."""
+    path = tmp_path / "flipped"
+    data = bytearray(write(path).read_bytes())
+    size = 8 + struct.unpack("<Q", data[:8])[0]
+    for fraction, flip in places:
+        data[int(fraction * (size if header else len(data)))] ^= flip
+    path.write_bytes(data)
+    try:
+        found = lstmx.load(path)
+    except files.ModelFileError:
+        return
+    assert isinstance(found, LSTM)
+    shapes = {name: p.shape for name, p in found.parameters().items()}
+    assert shapes == {name: p.shape for name, p in lstm().parameters().items()}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    | st.sampled_from(["LSTM", "Dense", "Sequential", "float32", 3, 4, 10**12, 10**400]),
+    lambda children: st.lists(children, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["class", "layers", "input_size", "hidden_size", "num_layers", "dropout", "dtype", "p"]),
+        children, max_size=5,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@fuzz(60)
+@given(config=JSON)
+def test_random_configurations_are_refused(config, tmp_path):
+    with pytest.raises(files.ModelFileError):
+        lstmx.load(write(tmp_path / "config", json.dumps(config)))
+
+
+@fuzz(80)
+@given(
+    key=st.sampled_from(
+        ["class", "input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype"]
+    ),
+    value=JSON,
+)
+def test_one_random_option_is_refused_or_harmless(key, value, tmp_path):
+    try:
+        found = lstmx.load(write(tmp_path / "config", json.dumps(changed(**{key: value}))))
+    except files.ModelFileError:
+        return
+    assert found.parameters().keys() == lstm().parameters().keys()
+
+
+def test_loading_runs_no_code_of_the_file(path):
+    """Neither pickle nor an import by a name in the file."""
+    pickled = b"cos\nsystem\n(S'exit 3'\ntR."
+    path.write_bytes(pickled)
+    good = path.with_name("good")
+    write(good)
+    code = textwrap.dedent(
+        f"""
+        import sys, lstmx, safetensors.numpy
+        class Refuse:
+            def find_spec(self, name, *rest):
+                assert name.partition(".")[0] not in ("pickle", "_pickle", "torch", "marshal", "shelve"), name
+        import numpy, json, tempfile
+        before = set(sys.modules)
+        for name in [n for n in sys.modules if "pickle" in n]:
+            sys.modules[name] = None
+        sys.meta_path.insert(0, Refuse())
+        lstmx.load({str(good)!r})
+        try:
+            lstmx.load({str(path)!r})
+        except ValueError as error:
+            assert "not a safetensors file" in str(error)
+        else:
+            raise SystemExit("loaded")
+        """
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60, env=CHILD)
+
+
+def test_a_failed_load_leaves_the_file_alone_and_open_to_others(path):
+    write(path, changed(hidden_size=5))
+    before = path.read_bytes()
+    for _ in range(50):
+        with pytest.raises(files.ModelFileError):
+            lstmx.load(path)
+    assert path.read_bytes() == before
+    assert sum(1 for f in pathlib.Path("/proc/self/fd").iterdir() if os.path.lexists(f)) < 200
+    lstm().save(path)
+    assert same(lstm(), lstmx.load(path))
+
+
+def test_a_loaded_model_does_not_depend_on_its_file(path):
+    """A memory map would crash once the file is cut."""
+    model = lstm()
+    model.save(path)
+    found = lstmx.load(path)
+    with open(path, "r+b") as file:
+        file.truncate(0)
+    assert same(model, found)
+    path.unlink()
+    assert same(copy.deepcopy(found), model)

@@ -1,0 +1,226 @@
+"""What is loaded when, engines and missing packages, and predicting after a fork: each in a fresh interpreter."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import lstmx
+
+PYTHONPATH = os.path.dirname(os.path.dirname(lstmx.__file__))  # children import what is tested here
+
+OPTIONAL = ["scipy", "safetensors", "matplotlib", "tqdm", "sklearn", "torch", "onnx", "pandas"]
+
+MODEL = """
+import numpy as np, lstmx
+def make():
+    return lstmx.Sequential([lstmx.LSTM(2, 8), lstmx.Last(), lstmx.Dense(8, 1)], random_state=0)
+x = np.random.default_rng(0).normal(size=(16, 12, 2))
+y = x[:, 0, 0]
+"""
+
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names}:
+            raise ImportError("No module named " + repr(name))
+sys.meta_path.insert(0, Block())
+"""
+
+
+def run(code, *parts, timeout=60, **env):
+    """The output of a script; its failure is the test's."""
+    whole = "\n".join([*map(textwrap.dedent, parts), textwrap.dedent(code)])
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("LSTMX_")} | {"PYTHONPATH": PYTHONPATH}
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", whole],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=clean | env,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def block(*names):
+    return BLOCK.format(names=set(names))
+
+
+LOADED = """
+def loaded():
+    import sys
+    return sorted({name.partition(".")[0] for name in sys.modules} & set(OPTIONAL))
+OPTIONAL = %r
+""" % (OPTIONAL,)  # noqa: UP031
+
+
+def test_import_loads_numpy_and_nothing_else():
+    assert run("import lstmx; print(loaded(), 'numpy' in sys.modules)", "import sys", LOADED) == "[] True"
+
+
+def test_import_loads_no_blas_module():
+    assert run("import lstmx, sys; print('lstmx._core.blas' in sys.modules)") == "False"
+
+
+def test_import_works_where_numpy_is_all_there_is():
+    assert run("import lstmx; print(lstmx.__version__)", block(*OPTIONAL))
+
+
+def test_building_a_model_loads_nothing_more():
+    assert run("make(); make().summary(); print(loaded())", LOADED, MODEL) == "[]"
+
+
+def test_predicting_and_training_load_scipy_alone():
+    code = "m = make(); m.predict(x); m.fit(x, y, epochs=1, verbose=2); print(loaded())"
+    assert run(code, LOADED, MODEL) == "['scipy']"
+
+
+def test_training_loads_no_more_of_scipy_than_its_blas():
+    """What `import scipy.linalg.cython_blas` brings is the floor."""
+    ours = run("make().fit(x, y, epochs=1, verbose=0); print(*[m for m in sys.modules if m.startswith('scipy')])",
+               "import sys", MODEL).split()  # fmt: skip
+    floor = run(
+        "import sys, scipy.linalg.cython_blas; print(*[m for m in sys.modules if m.startswith('scipy')])"
+    ).split()
+    assert set(ours) <= set(floor)
+
+
+def test_save_and_load_load_safetensors(tmp_path):
+    code = f"""
+        p = {str(tmp_path / "model")!r}
+        make().save(p)
+        lstmx.load(p)
+        print(loaded())
+        """
+    assert run(code, LOADED, MODEL) == "['safetensors']"
+
+
+def test_the_reference_engine_works_without_scipy():
+    code = """
+        m = make()
+        m.fit(x, y, epochs=2, verbose=0)
+        h = m.history_["loss"]
+        print(np.isfinite(m.predict(x)).all() and h[1] < h[0], loaded())
+        """
+    assert run(code, block("scipy"), LOADED, MODEL, LSTMX_ENGINE="reference") == "True []"
+
+
+def test_the_engines_agree():
+    """From the same start, two epochs of float32: the same to rounding, about 1e-6 of values of order 1."""
+    code = "m = make(); m.fit(x, y, epochs=2, verbose=0, random_state=0); print(*m.predict(x)[:, 0])"
+    one, two = (run(code, MODEL, LSTMX_ENGINE=name).split() for name in ("blas", "reference"))
+    assert len(one) == 16
+    assert max(abs(float(a) - float(b)) for a, b in zip(one, two, strict=True)) < 1e-5
+
+
+def test_without_scipy_the_error_says_what_to_install():
+    code = """
+        try:
+            make().predict(x)
+        except ImportError as error:
+            print(error)
+        """
+    message = run(code, block("scipy"), MODEL)
+    assert "blas engine needs SciPy" in message and "pip install 'lstmx[blas]'" in message
+
+
+def test_without_matplotlib_the_error_says_what_to_install():
+    code = """
+        history = make().fit(x, y, epochs=1, verbose=0)
+        try:
+            history.plot()
+        except ImportError as error:
+            print(error)
+        """
+    assert "pip install 'lstmx[plot]'" in run(code, block("matplotlib"), MODEL)
+
+
+def test_without_tqdm_training_shows_lines():
+    code = "import sys; sys.stderr = sys.stdout; make().fit(x, y, epochs=2)"
+    assert run(code, block("tqdm"), MODEL).count("epoch ") == 2
+
+
+@pytest.mark.parametrize("name", ["tile", "BLAS", "numpy"])
+def test_an_unknown_engine_is_an_error_at_import(name):
+    code = """
+        try:
+            import lstmx
+        except ImportError as error:
+            print(error)
+        """
+    message = run(code, LSTMX_ENGINE=name)
+    assert f"LSTMX_ENGINE={name!r} is not an engine" in message and "'blas'" in message
+
+
+def test_an_empty_engine_variable_is_the_default():
+    assert run("print(make().predict(x).shape)", MODEL, LSTMX_ENGINE="") == "(16, 1)"
+
+
+def test_every_public_name_exists_and_is_listed():
+    code = """
+        for name in lstmx.__all__:
+            assert getattr(lstmx, name) is not None, name
+        print(set(lstmx.__all__) <= set(dir(lstmx)))
+        try:
+            lstmx.GRU
+        except AttributeError as error:
+            print(error)
+        """
+    assert run(code, "import lstmx") == "True\nmodule 'lstmx' has no attribute 'GRU'"
+
+
+FORK = """
+    import os, signal, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)     # Python 3.12: fork beside threads, which is the point here
+    m = make()
+    big = np.random.default_rng(0).normal(size=(64, 60, 2))
+    with lstmx.num_threads({threads}):
+        m.fit(big, big[:, 0, 0], epochs=1, batch_size=64, verbose=0)
+    wanted = m.predict(big)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        code = 1
+        try:
+            {work}
+            code = 0 if (m.predict(big) == wanted).all() or {trains} else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), (m.predict(big) == wanted).all())
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_forked_child_predicts_and_trains(threads, trains):
+    """The child of a process with OpenMP threads must not wait for threads that only its parent has."""
+    work = "m.fit(big, big[:, 0, 0], epochs=1, verbose=0)" if trains else "pass"
+    code = FORK.format(threads=threads, work=work, trains=trains)
+    assert run(code, MODEL, timeout=40, OPENBLAS_NUM_THREADS=str(threads)) == "0 True"
+
+
+def test_a_spawned_worker_predicts(tmp_path):
+    script = tmp_path / "work.py"
+    script.write_text(
+        textwrap.dedent(MODEL)
+        + textwrap.dedent(
+            """
+            import multiprocessing
+            def work(m):
+                return m.predict(x).tobytes()
+            if __name__ == "__main__":
+                m = make()
+                m.fit(x, y, epochs=1, verbose=0)
+                with multiprocessing.get_context("spawn").Pool(1) as pool:
+                    print(pool.map_async(work, [m]).get(30) == [m.predict(x).tobytes()])
+            """
+        )
+    )
+    env = os.environ | {"PYTHONPATH": PYTHONPATH}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=env)
+    assert done.stdout.strip() == "True", done.stderr

@@ -1,0 +1,225 @@
+"""Who may import whom: the layering of the package, read from its sources.
+
+estimators -> model -> training -> layers, losses, optim and the like -> functional -> _core. interop, inspect, bench,
+cli and demo stand beside the top.
+"""
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(importlib.util.find_spec("lstmx").origin).parent
+FILES = sorted(ROOT.rglob("*.py"))
+CYTHON = sorted((ROOT / "_core").glob("*.pyx")) + sorted((ROOT / "_core").glob("*.pxd"))
+
+# The height of each part; it imports from lower ones and from itself. A new module needs a place here.
+HEIGHT = {
+    "_core": 0,
+    "functional": 1,
+    "layers": 2,
+    "losses": 2,
+    "monitor": 2,
+    "optim": 2,
+    "sequences": 2,
+    "training": 3,
+    "model": 4,
+    "estimators": 5,
+}
+# Leaves import nothing of lstmx, and all may import them.
+LEAVES = {"datasets", "data", "testing", "init", "reference", "_version"}
+# These import anything but _core, and are imported inside functions only.
+BESIDE = {"interop", "inspect", "bench", "cli", "demo", "__main__"}
+PEERS = {"torch", "keras", "tensorflow", "onnx", "onnxruntime", "jax", "tf2onnx"}
+PRODUCTS = {"matmul", "dot", "vdot", "inner", "tensordot", "matvec", "vecmat", "multi_dot"}
+
+
+def name_of(path):
+    """The dotted name of a module of the package."""
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+def part_of(module):
+    """The part that a module belongs to: "functional" for lstmx.functional.engine; "" for lstmx itself."""
+    return [*module.split("."), ""][1]
+
+
+def imports(module, tree, package=False):
+    """(absolute name, whether at module level) of everything that the source imports.
+
+    `from a import b` gives "a.b", which is a module or a name in one; relative names are made absolute.
+    """
+    found = []
+
+    def visit(node, top):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                found.extend((alias.name, top) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                base = child.module or ""
+                if child.level:
+                    parents = module.split(".")
+                    parents = parents[: len(parents) - child.level + package]
+                    base = ".".join([*parents, base]).rstrip(".")
+                found.extend((f"{base}.{alias.name}", top) for alias in child.names)
+            visit(child, top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+
+    visit(tree, True)
+    return found
+
+
+def violations(module, source, package=False):
+    """What a module of the package does against the rules, one line each."""
+    tree = ast.parse(source)
+    part = part_of(module)
+    out = []
+    if part and part not in HEIGHT and part not in LEAVES and part not in BESIDE:
+        out.append(f"{part} has no place in the layering")
+    for name, top in imports(module, tree, package):
+        root = name.split(".")[0]
+        if root in PEERS and part not in ("interop", "bench"):
+            out.append(f"imports {root}")
+        if root == "sklearn" and part != "estimators":
+            out.append("imports sklearn")
+        if root == "scipy" and (part != "cli" or top):  # `lstmx info` says which BLAS SciPy carries, if there is one
+            out.append("imports scipy")
+        if root != "lstmx":
+            continue
+        target = part_of(name)
+        if target not in HEIGHT and target not in LEAVES and target not in BESIDE:
+            target = ""  # a name in lstmx/__init__.py, or lstmx itself
+        if target == part:
+            continue
+        if target == "_core" and part != "functional":
+            out.append(f"imports {name}")
+        if target in BESIDE and top and part != "__main__":
+            out.append(f"imports {name} at module level")
+        if part in LEAVES:
+            out.append(f"is a leaf and imports {name}")
+        if part in HEIGHT:
+            if target == "" and (top or name == "lstmx"):
+                out.append("imports the package from inside")
+            elif HEIGHT.get(target, -1) >= HEIGHT[part]:
+                out.append(f"imports {name}, which is not below it")
+    if module != "lstmx.reference":
+        for node in ast.walk(tree):
+            if isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.MatMult):
+                out.append("multiplies matrices with @")
+            elif isinstance(node, ast.Attribute) and node.attr in PRODUCTS:
+                out.append(f"uses .{node.attr}")
+            elif isinstance(node, ast.ImportFrom) and any(alias.name in PRODUCTS for alias in node.names):
+                out.append(f"imports a matrix product from {node.module}")
+    return out
+
+
+@pytest.mark.parametrize("module", list(MODULES))
+def test_module_keeps_to_the_layering(module):
+    path = MODULES[module]
+    assert violations(module, path.read_text(encoding="utf-8"), path.name == "__init__.py") == []
+
+
+def test_every_part_is_looked_at():
+    parts = {part_of(module) for module in MODULES}
+    assert {"", "_core", "functional", "layers", "reference"} <= parts
+    assert len(MODULES) == len(FILES) > 10
+    assert {path.name for path in CYTHON} >= {"blas.pyx", "cell.pyx", "sequence.pyx", "simd.pyx", "core.pxd"}
+
+
+BAD = {
+    "the core outside functional": ("lstmx.layers.lstm", "from lstmx._core import simd"),
+    "the core, plainly": ("lstmx.model", "import lstmx._core.simd"),
+    "the core beside the top": ("lstmx.cli", "def f():\n from lstmx._core import simd"),
+    "the core, relatively": ("lstmx.layers.lstm", "from .._core import simd"),
+    "upwards": ("lstmx.training", "from lstmx.model import Sequential"),
+    "upwards, from the package": ("lstmx.functional.engine", "from lstmx import layers"),
+    "upwards, relatively": ("lstmx.functional.engine", "from ..layers import LSTM"),
+    "upwards in a function": ("lstmx.losses", "def f():\n from lstmx import training"),
+    "sideways": ("lstmx.losses", "import lstmx.optim"),
+    "a name of the top": ("lstmx.training", "from lstmx import LSTM"),
+    "the package itself": ("lstmx.layers.base", "def f():\n import lstmx"),
+    "interop at module level": ("lstmx.model", "from lstmx.interop.files import save"),
+    "interop under try": ("lstmx", "try:\n from lstmx import interop\nexcept ImportError:\n pass"),
+    "cli at module level": ("lstmx.inspect", "from lstmx import cli"),
+    "a leaf that imports": ("lstmx.testing", "from lstmx.functional import validate"),
+    "torch": ("lstmx.layers.lstm", "def f():\n import torch.nn"),
+    "sklearn": ("lstmx.model", "from sklearn.base import BaseEstimator"),
+    "scipy": ("lstmx.functional.engine", "def f():\n import scipy.linalg"),
+    "scipy at module level": ("lstmx.cli", "import scipy.linalg"),
+    "matmul": ("lstmx.layers.simple", "import numpy as np\nnp.matmul(1, 2)"),
+    "matmul by name": ("lstmx.layers.simple", "from numpy import matmul"),
+    "a dot method": ("lstmx.optim", "a.dot(b)"),
+    "@": ("lstmx.init", "c = a @ b"),
+    "@=": ("lstmx.init", "a @= b"),
+    "a module without a place": ("lstmx.novelties", ""),
+}
+
+
+@pytest.mark.parametrize(("module", "source"), BAD.values(), ids=BAD)
+def test_a_violation_would_be_found(module, source):
+    assert len(violations(module, source)) >= 1
+
+
+GOOD = {
+    "downwards": ("lstmx.model", "from lstmx import losses, training\nfrom lstmx.functional import validate"),
+    "itself": ("lstmx.layers.lstm", "from lstmx.layers.base import Layer\nfrom .base import Layer"),
+    "a leaf": ("lstmx.layers.lstm", "from lstmx import init"),
+    "interop in a function": ("lstmx.model", "def f():\n from lstmx.interop.files import save"),
+    "a method's import": ("lstmx.model", "class A:\n def f(self):\n  from lstmx import interop"),
+    "torch in interop": ("lstmx.interop.torch", "import torch"),
+    "sklearn in estimators": ("lstmx.estimators", "import sklearn"),
+    "@ in the reference": ("lstmx.reference", "c = a @ b"),
+    "a decorator": ("lstmx.model", "@property\ndef f(self): pass"),
+    "@ in a docstring": ("lstmx.init", '"""w @ w.T"""'),
+    "the core in functional": ("lstmx.functional.engine", "from lstmx._core import sequence"),
+}
+
+
+@pytest.mark.parametrize(("module", "source"), GOOD.values(), ids=GOOD)
+def test_what_is_allowed_is_not_complained_about(module, source):
+    assert violations(module, source) == []
+
+
+def code(path):
+    """A Cython source without comments and docstrings."""
+    text = re.sub(r'"""(?s:.*?)"""', "", path.read_text(encoding="utf-8"))
+    return re.sub(r"#.*", "", text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "only"),
+    [(r"\bprange\b|cython\.parallel", "sequence.pyx"), (r"cython_blas|\bscipy\b", "blas.pyx")],
+    ids=["threads", "blas"],
+)
+def test_one_cython_module_alone_makes_threads_and_one_calls_blas(pattern, only):
+    found = {path.name for path in CYTHON if re.search(pattern, code(path))}
+    assert found == {only}
+
+
+def test_the_core_imports_nothing_of_lstmx_but_itself():
+    for path in CYTHON:
+        imported = re.findall(r"^\s*(?:from|c?import)\s+(lstmx[\w.]*)", code(path), re.MULTILINE)
+        assert all(name.startswith("lstmx._core") for name in imported), path.name
+
+
+def test_the_core_makes_no_threads_in_c():
+    for path in (ROOT / "_core" / "c").glob("*.[ch]"):
+        assert not re.search(r"#\s*pragma\s+omp|pthread_|omp\.h", path.read_text(encoding="utf-8")), path.name
+
+
+def test_importing_lstmx_loads_numpy_and_nothing_else():
+    program = (
+        "import sys, numpy; before = set(sys.modules); import lstmx, lstmx.functional, lstmx.reference; "
+        "print(*{m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names))"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT.parent, capture_output=True, text=True, check=True)
+    # Cython makes modules of its own, and NumPy loads some of its parts late
+    assert {m for m in done.stdout.split() if "cython" not in m} - {"numpy"} == {"lstmx"}

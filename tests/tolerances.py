@@ -1,0 +1,61 @@
+"""Every tolerance of the tests, with the reason for each number. Use them as ``assert_allclose(a, b, **NAME)``.
+
+`rtol` is relative to the wanted value, `atol` covers what cancels to nearly nothing; both are always given. The data of
+the tests are of order 1, so `atol` is as large as the rounding of the terms that cancel.
+"""
+
+import numpy as np
+
+# The complex step subtracts nothing: both sides are exact but for the rounding of some 100 operations (100 * 1.1e-16).
+COMPLEX_STEP = {"rtol": 1e-12, "atol": 1e-13}
+
+# Central differences with step 1e-6: truncation 1e-12 of the third derivative, rounding 1e-16 / 1e-6 of the loss.
+FINITE_DIFFERENCE = {"rtol": 1e-6, "atol": 1e-7}
+
+# Another implementation of the same formula: some 1,000 operations on numbers of order 1, in another order.
+PEER = {
+    "float64": {"rtol": 1e-12, "atol": 1e-13},  # 1e3 * 1.1e-16
+    "float32": {"rtol": 2e-5, "atol": 5e-6},  # 1e2 * 6e-8: PyTorch's own error counts too
+}
+
+# Two engines of lstmx: the same formula, sums in another order, activations within 3 or 4 ULP; through T <= 5 steps.
+ENGINES = {
+    "float64": {"rtol": 1e-11, "atol": 1e-12},
+    "float32": {"rtol": 1e-4, "atol": 2e-5},
+}
+
+# One cell: five activations of at most 4 ULP and a dozen roundings; 1 - g^2 and 1 - o cancel, hence atol.
+CELL = {
+    "float64": {"rtol": 1e-14, "atol": 4e-15},
+    "float32": {"rtol": 5e-6, "atol": 2e-6},
+}
+
+# A dozen roundings to nearest without cancellation, each half a ULP.
+ROUNDINGS = {
+    "float64": {"rtol": 4e-15, "atol": 0},
+    "float32": {"rtol": 2e-6, "atol": 0},
+}
+
+# An optimiser: the same formula as PyTorch's in another order of multiplication, six steps; p - rate * step cancels.
+OPTIMISER = {
+    "float64": {"rtol": 1e-12, "atol": 1e-14},
+    "float32": {"rtol": 1e-5, "atol": 2e-6},
+}
+
+
+def summation(dtype, terms):
+    """Bound for a sum of `terms` numbers in blocks, relative to the sum of their magnitudes.
+
+    A chain of n additions is off by at most n * eps / 2 of the sum of magnitudes; the longest chain is one block of 256
+    rows plus one addition a block.
+    """
+    chain = min(terms, 256) + terms / 256
+    return {"rtol": 0, "atol": chain * float(np.finfo(dtype).eps) / 2}
+
+
+# float64 sums over 16 lanes and blocks of 4,096: chains of 256 + 4 additions, plus one a block; of the magnitudes' sum.
+SUM_FLOAT64 = {"rtol": 0, "atol": 300 * 1.2e-16}
+
+# What a statistic of independent draws may be off by, in standard deviations: 1 in 3.5 million per statistic. The seeds
+# are fixed, so a test that passes once passes always.
+SIGMAS = 5
