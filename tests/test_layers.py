@@ -509,15 +509,6 @@ def test_astype_converts_the_parameters(dtype, make):
         np.testing.assert_array_equal(p, layer.parameters()[name].astype(dtype))
 
 
-@layers
-def test_a_layer_belongs_to_one_model(make):
-    layer = make()
-    layer.own(object())
-    with pytest.raises(ValueError, match=r"^layers: this \w+ is already part of a model.*copy"):
-        layer.own(object())
-    layer.copy().own(object())
-
-
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [(lambda: Dense(0, 3), ValueError, "^input_size: got 0, must be at least 1"),

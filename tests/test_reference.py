@@ -332,6 +332,14 @@ def test_the_content_of_the_padding_does_not_matter(content, reverse):
         assert_array_equal(found[name], wanted[name], err_msg=name)
 
 
+def test_nothing_flows_through_the_padding():
+    p = problem(seed=14)
+    grads = reference.lstm_backward(forward(p, lengths=[4, 0, 2])[2], p["dy"], (p["dh_n"], p["dc_n"]))
+    for flow in (grads.dh, grads.dc):
+        assert not flow[1].any() and not flow[2, 2:].any()
+        assert flow[0].all() and flow[2, :2].all()
+
+
 @pytest.mark.parametrize("lengths", [None, [4, 0, 2]])
 def test_reverse_is_flip_forward_flip_by_length(lengths):
     p = problem(seed=10)

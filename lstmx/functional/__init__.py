@@ -77,7 +77,7 @@ def _weights(weight_ih, weight_hh, bias, dtype):
 
 
 def _dtype_of(*arrays):
-    dtypes = {a.dtype.newbyteorder("=") if hasattr(a, "dtype") else float for a in arrays if a is not None}
+    dtypes = {a.dtype.newbyteorder("=") if isinstance(a, np.ndarray) else float for a in arrays if a is not None}
     return np.dtype(np.float32 if dtypes == {np.dtype(np.float32)} else np.float64)
 
 

@@ -188,7 +188,10 @@ def array_context(array, lengths):
 
 def _is_nested_numbers(x):
     """Whether a list is an array written out, not a list of sequences."""
-    return len(x) > 0 and all(isinstance(a, list | tuple) for a in x) and np.ndim(x[0]) != 2
+    many = list | tuple
+    return (
+        len(x) > 0 and all(isinstance(a, many) for a in x) and not any(isinstance(b, many | np.ndarray) for b in x[0])
+    )
 
 
 def _hint(array, features):
