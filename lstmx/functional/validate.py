@@ -37,6 +37,8 @@ def count(name, value, least=1):
 def number(name, value, low=None, high=None, *, open_low=False, open_high=False):
     """A finite real number within [low, high]; an end is excluded where `open_` says so."""
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError
         found = float(value)
     except OverflowError:
         found = np.inf
@@ -67,6 +69,10 @@ def choice(name, value, choices):
 
 def rectangular(name, value):
     """Any array or nested sequence as an array."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: got a masked array, whose mask would be lost; fill it (x.filled(0)) and give lengths for padding"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -80,10 +86,6 @@ def real_array(name, value, dtype=None):
 
     Integers and other float types are converted; complex numbers, strings, dates and objects are errors.
     """
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name}: got a masked array, whose mask would be lost; fill it (x.filled(0)) and give lengths for padding"
-        )
     array = rectangular(name, value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name}: got dtype {array.dtype}, must be real numbers; convert it to floats")

@@ -24,7 +24,7 @@ INLINE FN(expparts) FN(exp_parts)(FN(vec) x) {
 /* e^x, 0 below EXP_MIN and infinity above EXP_MAX. */
 INLINE FN(vec) FN(vexp)(FN(vec) x) {
     FN(expparts) e = FN(exp_parts)(FN(at_least)(FN(at_most)(x, EXP_MAX), EXP_MIN));
-    FN(vec) y = FN(vfma)(e.scale, e.p, e.scale);
+    FN(vec) y = e.scale * (FN(splat)(1) + e.p);   /* scale * p alone could underflow */
     y = FN(select)(FN(less)(x, FN(splat)(EXP_MIN)), FN(splat)(0), y);
     return FN(select)(FN(less)(FN(splat)(EXP_MAX), x), FN(splat)(INFINITY), y);
 }
