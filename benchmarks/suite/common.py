@@ -63,7 +63,7 @@ def sizes(name):
 
 
 def layer(shape, dtype="float32"):
-    """An LSTM of these sizes; its orthogonal matrices come from NumPy's BLAS, which is quicker alone on a busy machine."""
+    """An LSTM of these sizes; its initial matrices come from NumPy's BLAS, quicker alone on a busy machine."""
     both = shape["D"] == 2
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         return lstmx.LSTM(shape["I"], shape["H"], shape["L"], bidirectional=both, dtype=dtype, random_state=0)
