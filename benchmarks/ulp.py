@@ -1,8 +1,8 @@
 """Measures the error of sigmoid, tanh and exp in units in the last place, for the active instruction set.
 
-``python benchmarks/ulp.py`` goes through all 2**32 float32 values (a quarter of an hour a function on one core) and 10**8
-float64 values spread over the exponents; ``--quick`` takes one float32 in 997. ``LSTMX_ISA`` chooses the kernels. float32 is
-compared with float64, float64 with NumPy's long double (64 bits of mantissa on x86-64).
+``python benchmarks/ulp.py`` goes through all 2**32 float32 values (a quarter of an hour a function on one core) and
+10**8 float64 values spread over the exponents; ``--quick`` takes one float32 in 997. ``LSTMX_ISA`` chooses the kernels.
+float32 is compared with float64, float64 with NumPy's long double (64 bits of mantissa on x86-64).
 
 Only arguments and exact results that are normal numbers count: subnormals are zero in the kernels.
 """
