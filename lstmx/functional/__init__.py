@@ -123,7 +123,7 @@ def read_gradient(dy, context, width, dtype):
         if not isinstance(dy, list | tuple) or len(dy) != len(shapes):
             raise ValueError(f"dy: must be a list of {len(shapes)} arrays (T_n, {width}), as the output was")
         arrays = [
-            validate.shaped(f"dy[{n}]", a, shape, dtype, "the shape of y[n]")
+            validate.shaped(f"dy[{n}]", a, shape, dtype, f"the shape of y[{n}]")
             for n, (a, shape) in enumerate(zip(dy, shapes, strict=True))
         ]
         rows = context.pack(arrays)

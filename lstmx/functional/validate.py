@@ -88,8 +88,12 @@ def real_array(name, value, dtype=None):
     """
     array = rectangular(name, value)
     if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: got dtype {array.dtype}, must be real numbers; convert it to floats")
+        raise TypeError(f"{name}: got dtype {array.dtype}, must be real numbers" + _object_hint(name, array))
     return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def _object_hint(name, array):
+    return f"; a list of sequences is list({name})" if array.dtype.kind == "O" else "; convert it to floats"
 
 
 def shaped(name, value, shape, dtype, meaning):
@@ -106,7 +110,9 @@ def integers(name, value):
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: got dtype {array.dtype}, must be integers; use {name}.astype(int) if they are whole")
+        mask = array.dtype.kind == "b"
+        hint = f"of a mask use {name}.sum(axis=1)" if mask else f"use {name}.astype(int) if they are whole"
+        raise TypeError(f"{name}: got dtype {array.dtype}, must be integers; {hint}")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: got a value of {array.max()}, which does not fit into int64")
     return array.astype(np.int64, copy=False)
@@ -125,9 +131,7 @@ def lengths(value, batch, steps, name="lengths"):
 
 def random_generator(name, value):
     """A numpy Generator from None, an integer, a SeedSequence or a Generator."""
-    try:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
+    if value is None or whole or isinstance(value, np.random.SeedSequence | np.random.Generator):
         return np.random.default_rng(value)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{name}: got {value!r}, must be None, a non-negative integer, a numpy SeedSequence or Generator"
-        ) from None
+    raise TypeError(f"{name}: got {value!r}, must be None, a non-negative integer, a numpy SeedSequence or Generator")

@@ -1,5 +1,6 @@
 """What every layer has: parameters, configuration, and three methods on packed rows."""
 
+import copy
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from lstmx.functional import validate
 
 REGISTRY = {}  # name in a model file -> class
-LARGEST = 2**40  # parameters of a layer
+LARGEST, MOST_ARRAYS = 2**40, 100_000  # of parameters, in a layer
 _UNFILLED = object()  # as random_state: leave the parameters to `fill`
 
 
@@ -46,10 +47,12 @@ class Layer:
 
     def _check_size(self):
         total = 0
-        for _, shape in self.parameter_shapes(self.config()):
+        for arrays, (_, shape) in enumerate(self.parameter_shapes(self.config())):
             total += math.prod(shape)
-            if total > LARGEST:
-                raise MemoryError(f"{self!r} would have more than {LARGEST} parameters")
+            if total > LARGEST or arrays > MOST_ARRAYS:
+                raise MemoryError(
+                    f"{self!r} would have more than {LARGEST} parameters, or {MOST_ARRAYS} arrays of them"
+                )
 
     def _initialise(self, rng):
         self._params = {name: frozen(value, self.dtype) for name, value in self._initial(rng).items()}
@@ -130,7 +133,13 @@ class Layer:
     def astype(self, dtype):
         """A copy that computes in `dtype`, "float32" or "float64"."""
         dtype = validate.dtype(dtype)
-        return type(self).from_config(self.config() | {"dtype": dtype.name}, self._params)
+        layer = type(self).from_config(self.config() | {"dtype": dtype.name}, self._params)
+        layer.__dict__.update(copy.deepcopy(self._more()))
+        return layer
+
+    def _more(self):
+        """What a copy takes along beside configuration and parameters."""
+        return {}
 
     @classmethod
     def without_parameters(cls, config):
@@ -154,7 +163,8 @@ class Layer:
         save(self, path)
 
     def __reduce__(self):
-        return _rebuild, (type(self).__name__, self.config(), {n: np.asarray(p) for n, p in self._params.items()})
+        parameters = {name: np.asarray(p) for name, p in self._params.items()}
+        return _rebuild, (type(self).__name__, self.config(), parameters), self._more()
 
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"

@@ -104,6 +104,9 @@ class LSTM(Layer):
                 values[name] = init.forget_bias(self.hidden_size)
         return values
 
+    def _more(self):
+        return {"_rng": self._rng}
+
     @property
     def directions(self):
         """D: 2 if bidirectional, else 1."""
