@@ -4,7 +4,9 @@ Environment variables: ``LSTMX_NO_OPENMP=1`` leaves OpenMP out; ``LSTMX_DEBUG=1`
 optimisation, and with workspaces that start as NaN; ``LSTMX_NO_VECTOR=1`` leaves the compiler's vector extensions out.
 """
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -48,6 +50,12 @@ class BuildCore(build_ext):
             return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+def blas_int():
+    """The folder with the right blas_int.pxi: SciPy names its type where it may be 64 bits wide, else it is int."""
+    declarations = Path(importlib.util.find_spec("scipy.linalg").origin).with_name("cython_blas.pxd").read_text()
+    return CORE / ("blas_int_scipy" if re.search(r"\bblas_int\b", declarations) else "blas_int_plain")
+
+
 def extension(name, *sources):
     macros = [("LSTMX_NO_VECTOR", "1")] if NO_VECTOR else []
     macros += [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("CYTHON_TRACE_NOGIL", "0")]
@@ -68,6 +76,7 @@ setup(
             extension("sequence"),
             extension("blas"),
         ],
+        include_path=[str(blas_int())],
         language_level=3,
         compiler_directives={
             "boundscheck": DEBUG,

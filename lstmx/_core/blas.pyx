@@ -10,9 +10,9 @@ from scipy.linalg.cython_blas cimport dgemm, sgemm
 
 from lstmx._core.core cimport lstmx_products, real
 
-ctypedef int blas_int   # the integer of scipy.linalg.cython_blas; lstmx.functional refuses sizes beyond it
+include "blas_int.pxi"   # the integer of scipy.linalg.cython_blas, as setup.py found it
 
-LARGEST = 2**31 - 1
+LARGEST = 2**(8 * sizeof(blas_int) - 1) - 1   # lstmx.functional refuses sizes beyond it
 
 cdef lstmx_products products
 

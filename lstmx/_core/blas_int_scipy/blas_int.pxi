@@ -1,0 +1,1 @@
+from scipy.linalg.cython_blas cimport blas_int
