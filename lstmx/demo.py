@@ -54,7 +54,7 @@ def _check_saved(model, path, x):
 
 
 def growth(values, origins):
-    """Mean yearly growth up to each origin, ppm a year: over the ten years before it."""
+    """Mean yearly growth up to each origin, ppm per year: over the ten years before it."""
     years = np.minimum(origins // WEEKS, 10)
     return (values[origins] - values[origins - WEEKS * years]) / years
 
@@ -135,7 +135,7 @@ def _plot_forecast(path, dates, values, test, found, naive, history):
         axes[1].plot(np.arange(1, WEEKS + 1), np.sqrt(np.mean((f - true) ** 2, axis=0)), color=colour, label=label)
     axes[1].set(xlabel="weeks ahead", ylabel="RMSE, ppm", ylim=(0, None), title=f"Error of {len(test)} forecasts")
     history.plot(axes[2])
-    axes[2].set(title="Training", yscale="log")
+    axes[2].set(title="Training loss", yscale="log")
     for ax in axes:
         ax.legend()
     figure.savefig(path, dpi=110)

@@ -1,6 +1,6 @@
 """Losses: what `fit` minimises, on packed rows.
 
-A loss gives, for predictions p and targets y (rows, O) and one weight a row, the sum of weight * mean over O of l(p,
+A loss gives, for predictions p and targets y (rows, O) and one weight per row, the sum of weight * mean over O of l(p,
 y) and its gradient; the caller divides by the sum of the weights. The two cross-entropies start from what enters the
 final sigmoid or softmax (from the output itself if that is linear): their gradient is then p - y, without a division
 that could overflow. Sums run in float64 over fixed blocks.

@@ -18,7 +18,7 @@ class Sequential:
     Parameters
     ----------
     layers : list of LSTM, Embedding, Dense, Dropout, Last, FinalState, MeanPool
-        A layer belongs to one model. Without a pooling layer the model gives an output a step.
+        A layer belongs to one model. Without a pooling layer the model gives one output per step.
     random_state : None, int, SeedSequence or Generator
         Seeds the initial parameters of the layers that have no random_state of their own.
 
@@ -52,7 +52,7 @@ class Sequential:
                 "layers: must be a list of at least one lstmx layer, such as [lstmx.LSTM(4, 32), lstmx.Last()]"
             )
         check_chain(layers)
-        seeds = _seeds(random_state, len(layers) + 1)
+        seeds = validate.random_children(random_state, len(layers) + 1)
         for k, layer in enumerate(layers):
             if layer._owner is not None or any(layer is other for other in layers[:k]):
                 raise ValueError(
@@ -89,7 +89,7 @@ class Sequential:
 
     @property
     def per_step(self):
-        """Whether the model gives an output a step (no pooling layer)."""
+        """Whether the model gives one output per step (no pooling layer)."""
         return not any(layer.per_sequence for layer in self.layers)
 
     @property
@@ -150,12 +150,15 @@ class Sequential:
         loss : {"mse", "mae", "huber", "binary_crossentropy", "categorical_crossentropy"}
             A cross-entropy joins a final sigmoid or softmax; after a linear layer it takes logits.
         optimizer : {"adam", "adamw", "rmsprop", "sgd"} or an instance such as ``lstmx.Adam(1e-3)``
+            Its learning rate may be a schedule such as ``lstmx.CosineDecay(0.01, steps)``, which counts updates:
+            there are ``epochs * ceil(N / batch_size)``.
         epochs, batch_size : int
         lengths : array of int (N,), optional
             Steps of each sequence of a padded X; the padding is never read.
         sample_weight : array (N,), or per step as y, optional
             The loss is the weighted sum over the sum of the weights.
         class_weight : dict of label to weight, or "balanced", optional
+            Labels left out weigh 1; "balanced" weighs a class N / (classes * its count).
         shuffle : {True, "exact", False}
             True puts ragged sequences of similar length into a batch; "exact" does not.
         validation_data : (X, y) or (X, y, sample_weight), optional
@@ -165,15 +168,18 @@ class Sequential:
         validation_from : {"random", "tail"}
             Which sequences that are; "tail" takes the last ones, for data ordered in time.
         metrics : names ("accuracy", "mae", "mse") or functions ``f(y_true, y_pred) -> float``
+            Functions get all rows of an epoch: y_pred (rows, O) and y_true the same, or (rows,) of labels; a row is a
+            sequence, or a step without padding.
         clip_norm : float, optional
             The gradient is shortened to this norm.
         clip_value : float, optional
             Each element of the gradient is cut to [-clip_value, clip_value] first.
         early_stopping : None, True, int or EarlyStopping
-            An integer is the patience in epochs; the best weights are restored.
+            An integer is the patience in epochs; the best weights are restored. Watches the validation loss, or without
+            validation data the training loss.
         callbacks : Callback or functions ``f(epoch, logs)``; returning True stops
         verbose : {0, 1, 2}
-            0 says nothing, 1 shows a bar where there is a terminal and tqdm, else a line an epoch, 2 always a line.
+            0 says nothing, 1 shows a bar where there is a terminal and tqdm, else one line per epoch, 2 always a line.
         random_state : None, int, SeedSequence or Generator
             Seeds shuffling, splitting and dropout; by default the model's own generator.
 
@@ -206,15 +212,20 @@ class Sequential:
                     validate.number(name, value, 0, open_low=True)
             chosen_loss = losses.get_loss(loss, self._final_activation)
             logits = loss == "binary_crossentropy" and self._final_activation == "linear"
+            chosen_metrics = losses.get_metrics(metrics, logits)
             data, validation = self._read_data(
                 X, y, loss, lengths, sample_weight, class_weight, validation_data, validation_lengths,
                 validate.number("validation_split", validation_split, 0, 1, open_high=True),
                 validate.choice("validation_from", validation_from, ("random", "tail")), rng,
             )  # fmt: skip
+            if "accuracy" in chosen_metrics and not data.targets.are_classes():
+                raise ValueError(
+                    "metrics: accuracy needs class labels or targets 0 and 1; for others use 'mae' or 'mse'"
+                )
             trainer = training.Trainer(
                 self, data, chosen_loss, optim.get_optimizer(optimizer), batch_size=batch_size, shuffle=shuffle,
                 validation=validation, clip_norm=clip_norm, clip_value=clip_value, rng=rng,
-                metrics=losses.get_metrics(metrics, logits),
+                metrics=chosen_metrics,
                 early_stopping=monitor.get_early_stopping(early_stopping), callbacks=monitor.get_callbacks(callbacks),
                 progress=monitor.Progress(bar=verbose == 1) if verbose else None,
             )  # fmt: skip
@@ -376,7 +387,7 @@ class Sequential:
         -------
         y_t : array (N, O) or (O,)
             Pooling layers give what they would for the stream so far.
-        state : tuple, one entry a layer
+        state : tuple, one entry per layer
         """
         embedding = self.embedding
         x_t = embedding.check_tokens("x_t", x_t) if embedding else validate.real_array("x_t", x_t, self.dtype)
@@ -466,7 +477,7 @@ class Sequential:
         save(self, path)
 
     def summary(self):
-        """A line a layer: its configuration, what it gives, its parameters."""
+        """One line per layer: its configuration, what it gives, its parameters."""
         size, lines, per_step = self.input_size, [], True
         for k, layer in enumerate(self.layers):
             size = layer.output_size(size)
@@ -484,15 +495,3 @@ def _rebuild(layers, history, rng):
     model = Sequential(layers)
     model.history_, model._rng = copy.deepcopy(history), copy.deepcopy(rng)
     return model
-
-
-def _seeds(random_state, count):
-    """Independent children of a random_state, or None."""
-    if random_state is None:
-        return None
-    if isinstance(random_state, np.random.Generator):
-        return random_state.spawn(count)
-    if not isinstance(random_state, np.random.SeedSequence):
-        validate.random_generator("random_state", random_state)
-        random_state = np.random.SeedSequence(random_state)
-    return np.random.SeedSequence(random_state.entropy, spawn_key=random_state.spawn_key).spawn(count)

@@ -8,7 +8,7 @@ from lstmx.functional import validate
 
 
 class History:
-    """What training measured, an entry an epoch.
+    """What training measured, one entry per epoch.
 
     Attributes
     ----------
@@ -57,7 +57,11 @@ class History:
 
 
 class Callback:
-    """Called during training: override what is needed. ``trainer.stop()`` ends it after the epoch."""
+    """Called during training: override what is needed.
+
+    ``trainer.model`` is the model (it predicts with the weights of the moment), ``trainer.state`` holds epoch, updates
+    and history, and ``trainer.stop()`` ends training after the epoch. Epochs and batches count from 0.
+    """
 
     def on_train_begin(self, trainer):
         """Before the first epoch."""
@@ -115,7 +119,7 @@ class EarlyStopping:
 
 
 class Progress:
-    """A bar with loss and sequences a second (tqdm, on a terminal or in a notebook), else a line an epoch."""
+    """A bar with loss and sequences per second (tqdm, on a terminal or in a notebook), else one line per epoch."""
 
     def __init__(self, bar=True):
         notebook = "ipykernel" in sys.modules
@@ -170,6 +174,8 @@ def get_callbacks(callbacks):
         callbacks = (callbacks,)
     found = []
     for callback in callbacks:
+        if isinstance(callback, type):
+            raise TypeError(f"callbacks: got the class {callback.__name__}, must be an instance: {callback.__name__}()")
         if not isinstance(callback, Callback) and not callable(callback):
             raise TypeError(f"callbacks: got {callback!r}, must be a lstmx.Callback or a function f(epoch, logs)")
         found.append(callback if isinstance(callback, Callback) else _FunctionCallback(callback))

@@ -50,7 +50,8 @@ class Sequences:
         return self._convert(self.x[chosen[row], time])
 
     def _convert(self, rows):
-        return np.ascontiguousarray(rows, self.dtype)
+        with np.errstate(over="ignore"):  # beyond float32: infinite, which training reports
+            return np.ascontiguousarray(rows, self.dtype)
 
 
 def read_inputs(x, model, lengths, prefix=""):
@@ -75,26 +76,34 @@ def read_inputs(x, model, lengths, prefix=""):
             return Sequences(arrays, dtype=None if embedding else dtype)
         wrong = next(n for n, a in enumerate(arrays) if not right(a, 2))
         raise ValueError(
-            f"{name}[{wrong}]: got shape {arrays[wrong].shape}, must be {item}: a list holds one sequence an item"
+            f"{name}[{wrong}]: got shape {arrays[wrong].shape}, must be {item}: a list holds one sequence per item"
         )
     array = convert(name, x)
     if not right(array, 3):
         message = f"{name}: got shape {array.shape}, must be {want} or a list of arrays {item}"
-        if not embedding and array.ndim == 2:
-            message += (
-                f". Two readings are possible: {len(array)} series of one feature, write {name}[:, :, None]; or one "
-                f"sequence of {array.shape[1]} features, write {name}[None]"
-            )
-        elif not embedding and array.ndim == 3 and array.shape[1] == features:
-            message += f"; features come last: write {name}.swapaxes(1, 2)"
+        message += _axes_hint(array, features, name) if not embedding else ""
         raise ValueError(message)
     if lengths is not None:
         lengths = validate.lengths(lengths, len(array), array.shape[1], "validation_lengths" if prefix else "lengths")
     return Sequences(array, lengths, None if embedding else dtype)
 
 
+def _axes_hint(array, features, name):
+    takes = f"the model takes {features} feature{'s' * (features > 1)}"
+    if array.ndim == 2:
+        two = f"{len(array)} series of one feature, write {name}[:, :, None]", f"one sequence, write {name}[None]"
+        if array.shape[1] == features:
+            two = f"one sequence, write {name}[None]", f"{len(array)} sequences of one step, write {name}[:, None]"
+        return f". Two readings are possible: {two[0]}; or {two[1]}; {takes}"
+    if array.ndim == 1 and features == 1:
+        return f"; for one series write {name}[None, :, None]"
+    if array.ndim == 3 and features > 1 and array.shape[1] == features:
+        return f"; features come last: write {name}.swapaxes(1, 2)"
+    return f"; {takes}"
+
+
 class Targets:
-    """Targets or weights beside sequences: one value a sequence or one a step, given as packed rows.
+    """Targets or weights beside sequences: one value per sequence or one per step, given as packed rows.
 
     Parameters
     ----------
@@ -106,6 +115,11 @@ class Targets:
         self.per_step = per_step
         self.steps = Sequences(values) if per_step else None
         self.values = None if per_step else values
+
+    def are_classes(self):
+        """Whether they are labels, or nothing but 0 and 1."""
+        values = self.steps.x if self.per_step else self.values
+        return values.dtype.kind == "i" or bool(np.isin(values, (0, 1)).all())
 
     def take(self, chosen, context):
         """Rows of the batch, in the order of the model's output."""
@@ -122,11 +136,16 @@ def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
     if y is None:
         raise TypeError(f"{name}: got None, must be the targets")
     labels = loss == "categorical_crossentropy"
+    if labels and outputs == 1:
+        raise ValueError(
+            f"{name}: categorical_crossentropy needs one output per class, the model has 1 output; for two classes use "
+            "binary_crossentropy"
+        )
     arrays, shapes = _target_arrays(name, y, inputs, per_step)
     checked = []
     for label, array, lead in zip(_labels(name, arrays, inputs.ragged and per_step), arrays, shapes, strict=True):
         if array.dtype.kind not in "fiub":
-            hint = "; encode class names as integers from 0" if labels else ""
+            hint = f"; encode class names as integers: np.unique({name}, return_inverse=True)[1]" if labels else ""
             raise TypeError(f"{label}: got dtype {array.dtype}, must be numbers{hint}")
         if labels and array.shape == lead:
             checked.append(_check_labels(label, array, outputs))
@@ -137,13 +156,18 @@ def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
         elif labels and array.shape == (*lead, 1):
             checked.append(_check_labels(label, array[..., 0], outputs))
         else:
-            what = "one a step" if per_step else "one a sequence"
+            what = "one per step" if per_step else "one per sequence"
             forms = [str(lead)] if labels or outputs == 1 else []
             forms.append(str((*lead, outputs)))
-            raise ValueError(f"{label}: got shape {array.shape}, must be {' or '.join(forms)}: {what}, the model has "
-                             f"{outputs} output{'s' * (outputs > 1)}")  # fmt: skip
+            classes = array.shape == lead and array.dtype.kind in "iu"
+            hint = "; for class labels give loss='categorical_crossentropy'" if classes else ""
+            raise ValueError(
+                f"{label}: got shape {array.shape}, must be {' or '.join(forms)}: {what}, the model has {outputs} "
+                f"output{'s' * (outputs > 1)}{hint}"
+            )
         if loss == "binary_crossentropy" and array.size and (array.min() < 0 or array.max() > 1):
-            raise ValueError(f"{label}: got values from {array.min()} to {array.max()}, must be between 0 and 1")
+            hint = f"; write ({label} + 1) / 2" if set(np.unique(array).tolist()) == {-1, 1} else ""
+            raise ValueError(f"{label}: got values from {array.min()} to {array.max()}, must be between 0 and 1" + hint)
     return Targets(checked if inputs.ragged and per_step else checked[0], per_step)
 
 
@@ -155,7 +179,7 @@ def _target_arrays(name, y, inputs, per_step):
     """The arrays of a target, and the leading shape that each must have."""
     if per_step and inputs.ragged:
         if not isinstance(y, list | tuple) or len(y) != len(inputs):
-            raise ValueError(f"{name}: must be a list of {len(inputs)} arrays, one a sequence, with a value a step")
+            raise ValueError(f"{name}: must be a list of {len(inputs)} arrays, one per sequence, with a value per step")
         return [np.asarray(a) for a in y], [(n,) for n in inputs.lengths.tolist()]
     try:
         array = np.asarray(y)
@@ -197,7 +221,7 @@ def _read_sample_weight(name, value, targets, inputs, dtype):
     ragged = targets.per_step and inputs.ragged and isinstance(value, list | tuple) and any(np.ndim(w) for w in value)
     if ragged:
         if len(value) != count:
-            raise ValueError(f"{name}: got {len(value)} arrays, must be {count}, one a sequence")
+            raise ValueError(f"{name}: got {len(value)} arrays, must be {count}, one per sequence")
         pairs = zip(value, inputs.lengths.tolist(), strict=True)
         arrays = [validate.shaped(f"{name}[{n}]", w, (steps,), dtype, "(T_n,)") for n, (w, steps) in enumerate(pairs)]
         weights = Targets(arrays, True)
@@ -205,7 +229,7 @@ def _read_sample_weight(name, value, targets, inputs, dtype):
         array = validate.real_array(name, value, dtype)
         per_step = targets.per_step and not inputs.ragged and array.shape == inputs.x.shape[:2]
         if not per_step and array.shape != (count,):
-            raise ValueError(f"{name}: got shape {array.shape}, must be ({count},), one weight a sequence")
+            raise ValueError(f"{name}: got shape {array.shape}, must be ({count},), one weight per sequence")
         if per_step:  # the padding's weights are never read
             array = np.where(np.arange(array.shape[1]) < inputs.lengths[:, None], array, 0)
         weights = Targets(array, per_step)
@@ -216,7 +240,7 @@ def _read_sample_weight(name, value, targets, inputs, dtype):
 
 
 def read_class_weight(class_weight, targets, inputs, outputs):
-    """An array of one weight a class, from a dict or "balanced": N / (classes * count of the class)."""
+    """An array of one weight per class, from a dict or "balanced": N / (classes * count of the class)."""
     if class_weight is None:
         return None
     values = targets.steps.x if targets.per_step else targets.values
@@ -242,7 +266,7 @@ def read_class_weight(class_weight, targets, inputs, outputs):
 
 
 class Weights:
-    """One weight a row of a batch: the sample's times its class's."""
+    """One weight per row of a batch: the sample's times its class's."""
 
     def __init__(self, sample, per_class, dtype):
         self.sample, self.per_class, self.dtype = sample, per_class, dtype
@@ -252,7 +276,7 @@ class Weights:
         weight = np.ones(len(targets), self.dtype)
         if self.sample is not None and self.sample.per_step == per_step:
             weight *= self.sample.take(chosen, context)
-        elif self.sample is not None:  # one a sequence, for every step of it
+        elif self.sample is not None:  # one per sequence, for every step of it
             weight *= self.sample.values[chosen[context.places[0]]]
         if self.per_class is not None:
             weight *= self.per_class[targets.reshape(-1).astype(np.int64)].astype(self.dtype)

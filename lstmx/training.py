@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lstmx.functional import kernels
+from lstmx.functional.packing import PooledContext
 from lstmx.monitor import History
 from lstmx.sequences import plan
 
@@ -198,6 +199,11 @@ class Trainer:
         logs = {"loss": total / weight if weight else 0.0} | self._measure(outputs)
         if self.validation is not None:
             logs |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
+            if not np.isfinite(logs["val_loss"]):
+                raise FloatingPointError(
+                    f"the validation loss is {logs['val_loss']} in epoch {epoch + 1}: the validation data hold NaN or "
+                    "infinite values, or training diverged. The last finite weights are kept"
+                )
         logs["learning_rate"] = rate
         if self.progress is not None:
             self.progress.end(logs)
@@ -207,11 +213,12 @@ class Trainer:
         """One update; returns (sum of weighted losses, sum of weights)."""
         state, keys = self.state, self.state.rng.integers(2**64, size=len(self.model.layers), dtype=np.uint64)
         rows, context, target, weight = self.data.take(chosen)
-        prediction, context, tape = self.model.forward_rows(rows, context, True, keys, self.activation)
+        batch = chosen, context, rows, target
+        prediction, _, tape = self.model.forward_rows(rows, context, True, keys, self.activation)
         loss, gradient = self.loss.total(prediction, target, weight)
         weights = kernels.total(weight)
         if not np.isfinite(loss):
-            self._fail("loss", loss, place, rows, target)
+            self._fail("loss", loss, place, batch)
         if self.metrics:
             outputs.append((target, self.model.finish(prediction, self.activation)))
         if weights == 0:
@@ -220,19 +227,28 @@ class Trainer:
         out = self.parameters.outputs()
         self.model.backward_rows(tape, gradient, out)
         tables = {f"{k}.{name}": out[k][name] for k, name in self.parameters.embeddings}
-        self._update(tables, rate, place, rows, target)
+        self._update(tables, rate, place, batch)
         state.updates += 1
         return loss, weights
 
-    def _fail(self, what, value, place, rows, target):
-        where = f"{what} is {value} in epoch {place[0] + 1}, batch {place[1] + 1}"
+    def _fail(self, what, value, place, batch):
+        chosen, context, rows, target = batch
         cause = "training diverged; lower the learning rate, set clip_norm, or scale the data"
         for name, array in (("X", rows), ("y", target)):
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                cause = f"{name} holds NaN or infinite values there; remove or fill them"
-        raise FloatingPointError(f"{where}: {cause}. The last finite weights are kept")
+            bad = array.dtype.kind == "f" and ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+            if np.any(bad):
+                row = int(np.flatnonzero(bad)[0])
+                at = context.places if name == "X" or self.data.targets.per_step else PooledContext(context).places
+                sequence = int(self.data.original(chosen)[at[0][row]])
+                step = f", step {int(at[1][row])}" if name == "X" or self.data.targets.per_step else ""
+                cause = (
+                    f"{name} holds NaN or infinite values, or ones beyond {array.dtype}, in sequence {sequence}{step}; "
+                    "remove, fill or scale them, and give lengths if it is padding"
+                )
+        where = f"epoch {place[0] + 1}, batch {place[1] + 1}"
+        raise FloatingPointError(f"{what} is {value} in {where}: {cause}. The last finite weights are kept")
 
-    def _update(self, tables, rate, where, rows, target):
+    def _update(self, tables, rate, where, batch):
         """Clip, and step. Weights that would not be finite are not kept."""
         state, optimizer = self.state, self.optimizer
         gradients = [self.parameters.gradient, *(g.values for g in tables.values())]
@@ -241,7 +257,7 @@ class Trainer:
                 np.clip(g, -self.clip_value, self.clip_value, out=g)
         norm = np.sqrt(sum(kernels.sum_of_squares(g) for g in gradients))
         if not np.isfinite(norm):
-            self._fail("the gradient's norm", norm, where, rows, target)
+            self._fail("the gradient's norm", norm, where, batch)
         scale = self.clip_norm / norm if self.clip_norm is not None and norm > self.clip_norm else 1.0
         count = state.updates + 1
         np.copyto(self._before, state.values)
@@ -258,7 +274,7 @@ class Trainer:
                 touched[name] = p, buffers
         if not all(np.isfinite(kernels.sum_of_squares(a)) for a in (state.values, *(p for p, _ in touched.values()))):
             np.copyto(state.values, self._before)
-            self._fail("a weight", "infinite or NaN", where, rows, target)
+            self._fail("a weight", "infinite or NaN", where, batch)
         for name, (p, buffers) in touched.items():
             state.tables[name][tables[name].rows] = p
             for m, a in buffers.items():
@@ -269,7 +285,11 @@ class Trainer:
             return {}
         target = np.concatenate([t for t, _ in outputs])
         prediction = np.concatenate([p for _, p in outputs])
-        return {name: float(metric(target, prediction)) for name, metric in self.metrics.items()}
+        found = {name: metric(target, prediction) for name, metric in self.metrics.items()}
+        for name, value in found.items():
+            if np.ndim(value):
+                raise TypeError(f"metrics: {name} returned an array of shape {np.shape(value)}, must be one number")
+        return {name: float(value) for name, value in found.items()}
 
     def evaluate(self, data):
         """Loss and metrics on `data`, without dropout."""
@@ -315,6 +335,10 @@ class Data:
     targets: object
     weights: object
 
+    def original(self, chosen):
+        """The caller's indices of these sequences."""
+        return chosen
+
     def take(self, chosen):
         """(rows, context, target rows, weight rows) of a batch."""
         context = self.inputs.context(chosen)
@@ -331,6 +355,10 @@ class Subset:
         self.targets = data.targets
         self.inputs = self  # only its lengths are asked for
         self.lengths = data.inputs.lengths[chosen]
+
+    def original(self, chosen):
+        """The caller's indices of these sequences."""
+        return self.chosen[chosen]
 
     def take(self, chosen):
         """As `Data.take`, by the index within the subset."""

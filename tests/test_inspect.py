@@ -242,3 +242,8 @@ def test_a_history_is_drawn_into_given_axes():
 
 def test_an_empty_history_is_drawn_without_a_warning():
     plot_history(History())
+
+
+def test_the_traces_of_a_model_are_no_trace():
+    with pytest.raises(TypeError, match=r"^trace: got dict, must be a Trace; for a model plot_trace"):
+        plot_trace({})

@@ -27,7 +27,7 @@ def generator(seed=0):
 
 
 def everything(pool=FinalState, features=2):
-    """A model with every kind of layer but Embedding; `pool` None leaves an output a step."""
+    """A model with every kind of layer but Embedding; `pool` None leaves one output per step."""
     layers = [Dropout(0.2), LSTM(features, 3, 2, bidirectional=True, dropout=0.3), Dropout(0.4)]
     layers += [pool()] if pool else []
     layers += [Dense(6, 4, "tanh"), Dropout(0.1), Dense(4, 3, "softmax")]

@@ -287,12 +287,19 @@ def test_padding_of_targets_is_never_read():
 @pytest.mark.parametrize(
     ("y", "outputs", "loss", "per_step", "error", "message"),
     [
-        (np.zeros(5), 1, "mse", False, ValueError, r"y: got shape \(5,\), must be \(4,\) or \(4, 1\): one a sequence"),
+        (
+            np.zeros(5),
+            1,
+            "mse",
+            False,
+            ValueError,
+            r"y: got shape \(5,\), must be \(4,\) or \(4, 1\): one per sequence",
+        ),
         (np.zeros((4, 2)), 1, "mse", False, ValueError, r"y: got shape \(4, 2\), must be \(4,\) or \(4, 1\)"),
         (np.zeros((1, 4)), 1, "mse", False, ValueError, r"y: got shape \(1, 4\)"),
-        (np.zeros(4), 2, "mse", False, ValueError, r"must be \(4, 2\): one a sequence, the model has 2 outputs"),
+        (np.zeros(4), 2, "mse", False, ValueError, r"must be \(4, 2\): one per sequence, the model has 2 outputs"),
         (np.zeros((4, 3)), 1, "mse", False, ValueError, r"must be \(4,\) or \(4, 1\)"),
-        (np.zeros(4), 1, "mse", True, ValueError, r"must be \(4, 3\) or \(4, 3, 1\): one a step"),
+        (np.zeros(4), 1, "mse", True, ValueError, r"must be \(4, 3\) or \(4, 3, 1\): one per step"),
         (np.zeros((4, 2)), 1, "mse", True, ValueError, r"y: got shape \(4, 2\)"),
         (3.0, 1, "mse", False, ValueError, r"y: got shape \(\)"),
         ([[1.0], [2.0, 3.0], [1.0], [1.0]], 1, "mse", False, ValueError, "y: not a rectangular array"),
@@ -316,7 +323,7 @@ def test_wrong_targets_are_explained(y, outputs, loss, per_step, error, message)
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (np.zeros((3, 3)), "y: must be a list of 3 arrays, one a sequence, with a value a step"),
+        (np.zeros((3, 3)), "y: must be a list of 3 arrays, one per sequence, with a value per step"),
         ([np.zeros(3), np.zeros(1)], "y: must be a list of 3 arrays"),
         ([np.zeros(3), np.zeros(2), np.zeros(2)], r"y\[1\]: got shape \(2,\), must be \(1,\) or \(1, 1\)"),
         ([0.0, 1.0, 2.0], r"y\[0\]: got shape \(\), must be \(3,\)"),
@@ -394,7 +401,7 @@ def test_balanced_class_weights_of_a_list():
 @pytest.mark.parametrize(
     ("sample", "per_class", "error", "message"),
     [
-        ([1, 2, 3], None, ValueError, r"sample_weight: got shape \(3,\), must be \(4,\), one weight a sequence"),
+        ([1, 2, 3], None, ValueError, r"sample_weight: got shape \(3,\), must be \(4,\), one weight per sequence"),
         (np.ones((4, 3)), None, ValueError, r"sample_weight: got shape \(4, 3\)"),
         ([1, 2, -3, 4], None, ValueError, "sample_weight: weights must be finite and at least 0"),
         ([1, 2, np.nan, 4], None, ValueError, "sample_weight: weights must be finite"),
@@ -444,3 +451,18 @@ def test_targets_of_a_batch_are_a_copy():
     chosen = np.arange(4)
     assert isinstance(targets, Targets)
     assert not np.shares_memory(targets.take(chosen, inputs.context(chosen)), y)
+
+
+def test_one_sequence_without_its_batch_axis_is_recognised():
+    with pytest.raises(ValueError, match=r"X\[None\]; or 4 sequences of one step, write X\[:, None\]"):
+        read_inputs(np.zeros((4, 2)), model(), None)
+
+
+def test_softmax_over_one_class_is_refused():
+    with pytest.raises(ValueError, match="needs one output per class, the model has 1 output"):
+        read_targets(np.zeros(4, int), list_inputs(), 1, "categorical_crossentropy", False, SINGLE)
+
+
+def test_labels_for_a_regression_loss_get_a_hint():
+    with pytest.raises(ValueError, match="for class labels give loss='categorical_crossentropy'"):
+        read_targets(np.zeros(len(list_inputs()), int), list_inputs(), 3, "mse", False, SINGLE)

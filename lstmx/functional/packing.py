@@ -203,7 +203,7 @@ def _hint(array, features):
 
 
 class PooledContext:
-    """The shape of a batch after pooling: one row a sequence, in the order of the sequence context it came from."""
+    """The shape of a batch after pooling: one row per sequence, in the order of the sequence context it came from."""
 
     def __init__(self, sequences):
         self.sequences = sequences

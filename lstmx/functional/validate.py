@@ -122,7 +122,7 @@ def lengths(value, batch, steps, name="lengths"):
     """(N,) integers between 0 and T."""
     array = integers(name, value)
     if array.shape != (batch,):
-        raise ValueError(f"{name}: got shape {array.shape}, must be (N,) = ({batch},): one length a sequence")
+        raise ValueError(f"{name}: got shape {array.shape}, must be (N,) = ({batch},): one length per sequence")
     if batch and (array.min() < 0 or array.max() > steps):
         wrong = int(np.flatnonzero((array < 0) | (array > steps))[0])
         raise ValueError(f"{name}: sequence {wrong} has length {array[wrong]}, must be between 0 and T = {steps}")
@@ -135,3 +135,15 @@ def random_generator(name, value):
     if value is None or whole or isinstance(value, np.random.SeedSequence | np.random.Generator):
         return np.random.default_rng(value)
     raise TypeError(f"{name}: got {value!r}, must be None, a non-negative integer, a numpy SeedSequence or Generator")
+
+
+def random_children(random_state, count):
+    """Independent children of a random_state, or None."""
+    if random_state is None:
+        return None
+    if isinstance(random_state, np.random.Generator):
+        return random_state.spawn(count)
+    if not isinstance(random_state, np.random.SeedSequence):
+        random_generator("random_state", random_state)
+        random_state = np.random.SeedSequence(random_state)
+    return np.random.SeedSequence(random_state.entropy, spawn_key=random_state.spawn_key).spawn(count)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lstmx.functional import allocate, read_gradient
-from lstmx.layers import LSTM
+from lstmx.layers import LSTM, Trace
 
 
 class GradientFlow:
@@ -114,7 +114,7 @@ _PANELS = (
 
 
 def plot_trace(trace, layer=0, direction=0, *, sequence=None, x=None, figure=None):
-    """Draw gates, memory and output along one sequence, a row a unit.
+    """Draw gates, memory and output along one sequence, one row per unit.
 
     Parameters
     ----------
@@ -130,6 +130,10 @@ def plot_trace(trace, layer=0, direction=0, *, sequence=None, x=None, figure=Non
     -------
     matplotlib Figure
     """
+    if not isinstance(trace, Trace):
+        raise TypeError(
+            f"trace: got {type(trace).__name__}, must be a Trace; for a model plot_trace(model.trace(X)[0])"
+        )
     if figure is None:
         figure = _pyplot().figure(figsize=(10, 11), layout="constrained")
     values = {name: getattr(trace, name)[layer, direction] for name, _ in _PANELS}
@@ -154,7 +158,7 @@ def plot_trace(trace, layer=0, direction=0, *, sequence=None, x=None, figure=Non
         ax.set_ylabel(label, rotation=0, ha="right", va="center")
         ax.set_yticks([])
         figure.colorbar(drawn, ax=ax, pad=0.01)
-    axes[-1].set_xlabel("time step; each panel has a row a unit, those that forget most on top")
+    axes[-1].set_xlabel("time step; one row per unit, those that forget most at the top")
     return figure
 
 

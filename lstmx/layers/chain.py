@@ -13,7 +13,7 @@ def check_chain(layers):
             raise ValueError(f"{name}: an Embedding takes integers, so it must be the first layer")
         if pooled is not None and (isinstance(layer, LSTM) or layer.per_sequence):
             raise ValueError(
-                f"{name}: {type(layer).__name__} needs sequences, but {pooled} has left one row a sequence"
+                f"{name}: {type(layer).__name__} needs sequences, but {pooled} has left one row per sequence"
             )
         if layer.input_size is not None and size is not None and layer.input_size != size:
             raise ValueError(f"{name}: {type(layer).__name__} takes {layer.input_size} features, but the layer before "

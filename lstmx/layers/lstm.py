@@ -129,7 +129,7 @@ class LSTM(Layer):
     def run(self, rows, context, h, c, *, training, key=None):
         """All layers and directions. h and c (L*D, N, H) go from the initial to the final state.
 
-        Returns y (S, D*H) and, in training, a tape with one entry a layer.
+        Returns y (S, D*H) and, in training, a tape with one entry per layer.
         """
         tape = []
         wide = self.directions * self.hidden_size
@@ -383,7 +383,7 @@ class LSTM(Layer):
         return total * self.dtype.itemsize
 
     def summary(self):
-        """A line a parameter: name, shape, count."""
+        """One line per parameter: name, shape, count."""
         lines = [f"{self!r}: {self.size:,} parameters"]
         lines += [f"  {name:24s}{p.shape!s:>16s}{p.size:>12,}" for name, p in self._params.items()]
         return "\n".join(lines)
@@ -455,9 +455,10 @@ class Trace:
     Attributes
     ----------
     i, f, g, o : PerLayer
-        Input gate, forget gate, candidate, output gate.
+        Input gate, forget gate, candidate, output gate: ``trace.f[layer, direction]`` is an array (N, T, H), a list of
+        (T_n, H) or (T, H), as the input was. Direction 1 is the reverse one.
     c, h : PerLayer
-        Memory cell and output after each step.
+        Memory cell and output after each step, likewise.
     """
 
     def __init__(self, i, f, g, o, c, h):
