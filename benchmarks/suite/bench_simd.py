@@ -41,9 +41,9 @@ class Cell(Benchmark):
 
     def time_forward(self, hidden, dtype):
         """In place: what goes in is what the last call left, which is as good as any."""
-        cell.forward(self.bias, self.gates, self.c, self.h)
+        cell.forward(bias=self.bias, gates=self.gates, c=self.c, h=self.h)
 
     def time_backward(self, hidden, dtype):
         """With a copy of the gates, which the kernel overwrites."""
         self.gates[:] = self.activated
-        cell.backward(self.gates, self.c_prev, self.dh, self.dc)
+        cell.backward(gates=self.gates, c_prev=self.c_prev, dh=self.dh, dc=self.dc)
