@@ -154,7 +154,7 @@ def speakers(output, seed):
         [lstmx.LSTM(12, 64, bidirectional=True), lstmx.MeanPool(), lstmx.Dropout(0.3), lstmx.Dense(128, 9, "softmax")],
         random_state=seed,
     )
-    model.fit(train, labels, loss="categorical_crossentropy", optimizer=lstmx.Adam(0.005), epochs=40, batch_size=16,
+    model.fit(train, labels, loss="categorical_crossentropy", optimizer=lstmx.Adam(0.005), epochs=20, batch_size=16,
               clip_norm=1.0, metrics=["accuracy"])  # fmt: skip
     accuracy = float(np.mean(model.predict(test).argmax(axis=1) == test_labels))
     means = np.array([np.mean([a.mean(axis=0) for a, k in zip(train, labels, strict=True) if k == c], axis=0)
