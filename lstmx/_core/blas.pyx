@@ -6,7 +6,7 @@ change places: C = A B is C^T = B^T A^T.
 
 from cpython.pycapsule cimport PyCapsule_New
 
-from scipy.linalg.cython_blas cimport dgemm, sgemm
+from scipy.linalg.cython_blas cimport dgemm, dgemv, sgemm, sgemv
 
 from lstmx._core.core cimport lstmx_products, real
 
@@ -24,6 +24,7 @@ cdef inline void product(int transpose_a, int transpose_b, Py_ssize_t m, Py_ssiz
     cdef char op_b = c"T" if transpose_b else c"N"
     cdef blas_int bm = <blas_int>m, bn = <blas_int>n, bk = <blas_int>k
     cdef blas_int la = <blas_int>lda, lb = <blas_int>ldb, lc = <blas_int>ldc
+    cdef blas_int one = 1
     cdef real alpha = 1
     cdef Py_ssize_t row, column
     if m == 0 or n == 0:
@@ -33,7 +34,14 @@ cdef inline void product(int transpose_a, int transpose_b, Py_ssize_t m, Py_ssiz
             for column in range(n):
                 c[row * ldc + column] = c[row * ldc + column] * beta if beta != 0 else 0
         return
-    if real is float:
+    if m == 1 and not transpose_a:   # one sequence, one step: gemm would repack the whole of B for one row
+        op_b = c"T" if transpose_b else c"N"
+        bm, bn = (bk, bn) if transpose_b else (bn, bk)
+        if real is float:
+            sgemv(&op_b, &bm, &bn, &alpha, <float *>b, &lb, <float *>a, &one, &beta, c, &one)
+        else:
+            dgemv(&op_b, &bm, &bn, &alpha, <double *>b, &lb, <double *>a, &one, &beta, c, &one)
+    elif real is float:
         sgemm(&op_b, &op_a, &bn, &bm, &bk, &alpha, <float *>b, &lb, <float *>a, &la, &beta, c, &lc)
     else:
         dgemm(&op_b, &op_a, &bn, &bm, &bk, &alpha, <double *>b, &lb, <double *>a, &la, &beta, c, &lc)
