@@ -38,7 +38,7 @@ class BuildCore(build_ext):
         if unix:
             print("lstmx: building", "with OpenMP" if openmp else "without OpenMP", file=sys.stderr)
         for extension in self.extensions:
-            extension.extra_compile_args = (FLAGS + openmp + (["-g"] if DEBUG else [])) if unix else ["/O2"]
+            extension.extra_compile_args = (FLAGS + openmp + ["-g" if DEBUG else "-g0"]) if unix else ["/O2"]
             extension.extra_link_args = openmp
         super().build_extensions()
 
