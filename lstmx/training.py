@@ -1,9 +1,9 @@
 """The training loop: batches, loss, gradients, clipping, optimiser, early stopping, progress.
 
 A `Trainer` needs of a net only ``forward_rows``, ``backward_rows``, ``layers`` and their parameters. All dense
-parameters lie in one flat buffer with one flat gradient beside it, so that norm, clipping and optimiser are single passes; the
-layers see views. Everything that changes during training is in `TrainerState`, which pickles: training goes on from
-it to the same bits.
+parameters lie in one flat buffer with one flat gradient beside it, so that norm, clipping and optimiser are single
+passes; the layers see views. Everything that changes during training is in `TrainerState`, which pickles: training
+goes on from it to the same bits.
 """
 
 from dataclasses import dataclass, field
