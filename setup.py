@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -62,7 +63,7 @@ def extension(name, *sources):
     return Extension(
         f"lstmx._core.{name}",
         [str(CORE / f"{name}.pyx"), *(str(CORE / "c" / s) for s in sources)],
-        include_dirs=[str(CORE / "c")],
+        include_dirs=[str(CORE / "c"), numpy.get_include()],
         depends=[str(p) for p in CORE.glob("c/*")],
         define_macros=macros,
     )
@@ -74,6 +75,7 @@ setup(
             extension("simd", "dispatch.c", "isa_baseline.c", "isa_avx2.c", "isa_avx512.c"),
             extension("cell"),
             extension("sequence"),
+            extension("tile"),
             extension("blas"),
         ],
         include_path=[str(blas_int())],

@@ -64,6 +64,7 @@ class Parameters:
             view = values[place].reshape(shape)
             view.flags.writeable = False
             self.net.layers[k]._params[name] = view
+            self.net.layers[k].weights_changed()
         for k, name in self.embeddings:
             view = tables[f"{k}.{name}"].view()
             view.flags.writeable = False
@@ -275,6 +276,8 @@ class Trainer:
         if not all(np.isfinite(kernels.sum_of_squares(a)) for a in (state.values, *(p for p, _ in touched.values()))):
             np.copyto(state.values, self._before)
             self._fail("a weight", "infinite or NaN", where, batch)
+        for layer in self.model.layers:
+            layer.weights_changed()
         for name, (p, buffers) in touched.items():
             state.tables[name][tables[name].rows] = p
             for m, a in buffers.items():

@@ -16,12 +16,12 @@ cdef void rows_forward(Py_ssize_t rows, Py_ssize_t hidden, const real *bias, rea
         active_isa().f64.cell_forward(rows, hidden, bias, gates, c, h)
 
 
-cdef void rows_backward(Py_ssize_t rows, Py_ssize_t hidden, real *gates, const real *c_prev, const real *dh, real *dc,
-                        real *dc_all) noexcept nogil:
+cdef void rows_backward(Py_ssize_t rows, Py_ssize_t hidden, real *gates, const real *c_prev, const real *dy,
+                        Py_ssize_t ldy, real *dh, real *dc, real *dh_all, real *dc_all) noexcept nogil:
     if real is float:
-        active_isa().f32.cell_backward(rows, hidden, gates, c_prev, dh, dc, dc_all)
+        active_isa().f32.cell_backward(rows, hidden, gates, c_prev, dy, ldy, dh, dc, dh_all, dc_all)
     else:
-        active_isa().f64.cell_backward(rows, hidden, gates, c_prev, dh, dc, dc_all)
+        active_isa().f64.cell_backward(rows, hidden, gates, c_prev, dy, ldy, dh, dc, dh_all, dc_all)
 
 
 def forward(real[:, ::1] gates, real[:, ::1] c, real[:, ::1] h, const real[::1] bias):
@@ -41,7 +41,7 @@ def forward(real[:, ::1] gates, real[:, ::1] c, real[:, ::1] h, const real[::1] 
         rows_forward(c.shape[0], c.shape[1], NULL if bias is None else &bias[0], &gates[0, 0], &c[0, 0], &h[0, 0])
 
 
-def backward(real[:, ::1] gates, const real[:, ::1] c_prev, const real[:, ::1] dh, real[:, ::1] dc):
+def backward(real[:, ::1] gates, const real[:, ::1] c_prev, real[:, ::1] dh, real[:, ::1] dc):
     """The derivative of one cell step.
 
     Parameters
@@ -56,4 +56,5 @@ def backward(real[:, ::1] gates, const real[:, ::1] c_prev, const real[:, ::1] d
         In: what reaches c_t from step t + 1. Out: what step t passes on to c_{t-1}.
     """
     if dc.shape[0]:
-        rows_backward(dc.shape[0], dc.shape[1], &gates[0, 0], &c_prev[0, 0], &dh[0, 0], &dc[0, 0], <real *>NULL)
+        rows_backward(dc.shape[0], dc.shape[1], &gates[0, 0], &c_prev[0, 0], <const real *>NULL, 0, &dh[0, 0], &dc[0, 0],
+                      <real *>NULL, <real *>NULL)

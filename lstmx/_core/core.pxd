@@ -11,14 +11,77 @@ cdef extern from "core.h" nogil:
         uint64_t stream
         uint32_t threshold
 
+    ctypedef struct lstmx_layer:
+        Py_ssize_t steps
+        Py_ssize_t batch
+        Py_ssize_t inputs
+        Py_ssize_t hidden
+        const Py_ssize_t *offsets
+        int reverse
+        const void *x
+        Py_ssize_t x_step
+        Py_ssize_t x_row
+        const void *w_ih
+        const void *w_hh
+        const void *bias
+        void *h
+        void *c
+        void *y
+        Py_ssize_t y_step
+        Py_ssize_t y_row
+        void *gates
+        void *h_prev
+        void *c_prev
+        Py_ssize_t gates_row
+        Py_ssize_t h_row
+        const void *dy
+        Py_ssize_t dy_row
+        const void *w_ih_columns
+        const void *w_hh_columns
+        void *dh
+        void *dc
+        void *dh_all
+        void *dc_all
+        void *dx
+        int add_to_dx
+        void *dw_ih
+        void *dw_hh
+        void *db
+        void *dw_ih_turned
+
+    ctypedef struct lstmx_tile:
+        Py_ssize_t lanes
+        Py_ssize_t (*gate_width)(Py_ssize_t hidden) noexcept nogil
+        Py_ssize_t (*column_width)(Py_ssize_t n) noexcept nogil
+        void (*pack_gates)(Py_ssize_t hidden, Py_ssize_t K, const void *w, void *panels) noexcept nogil
+        void (*pack_columns)(int transposed, Py_ssize_t K, Py_ssize_t n, const void *w, void *panels) noexcept nogil
+        void (*product)(Py_ssize_t rows, Py_ssize_t n, Py_ssize_t K, const void *a, Py_ssize_t a_row, const void *panels,
+                        const void *bias, void *out, Py_ssize_t out_row, int add, Py_ssize_t first,
+                        Py_ssize_t last) noexcept nogil
+        void (*outer)(Py_ssize_t rows, Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t n, const void *a, Py_ssize_t a_row,
+                      const void *b, Py_ssize_t b_row, void *out, Py_ssize_t out_row, int add, void *strip) noexcept nogil
+        void (*input_sums)(const lstmx_layer *l, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t p0,
+                           Py_ssize_t p1, void *sums) noexcept nogil
+        void (*forward_steps)(const lstmx_layer *l, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1,
+                              Py_ssize_t p0, Py_ssize_t p1, void *sums) noexcept nogil
+        void (*open_rows)(const lstmx_layer *l) noexcept nogil
+        void (*close_rows)(const lstmx_layer *l) noexcept nogil
+        void (*backward_cells)(const lstmx_layer *l, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t j0,
+                               Py_ssize_t j1) noexcept nogil
+        void (*backward_carry)(const lstmx_layer *l, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t g0,
+                               Py_ssize_t g1) noexcept nogil
+        void (*weight_gradients)(const lstmx_layer *l, Py_ssize_t r0, Py_ssize_t r1, int add, Py_ssize_t part,
+                                 Py_ssize_t parts, void *strip) noexcept nogil
+        void (*turn)(const lstmx_layer *l) noexcept nogil
+
     ctypedef struct lstmx_kernels_float:
         void (*sigmoid)(Py_ssize_t n, const float *x, float *y) noexcept nogil
         void (*tanh)(Py_ssize_t n, const float *x, float *y) noexcept nogil
         void (*exp)(Py_ssize_t n, const float *x, float *y) noexcept nogil
         void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const float *bias, float *gates, float *c,
                              float *h) noexcept nogil
-        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, float *gates, const float *c_prev, const float *dh,
-                              float *dc, float *dc_all) noexcept nogil
+        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, float *gates, const float *c_prev, const float *dy,
+                              Py_ssize_t ldy, float *dh, float *dc, float *dh_all, float *dc_all) noexcept nogil
         void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *bias, float *y) noexcept nogil
         void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *y, float *dy) noexcept nogil
         void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const float *x, float *out) noexcept nogil
@@ -39,8 +102,8 @@ cdef extern from "core.h" nogil:
         void (*exp)(Py_ssize_t n, const double *x, double *y) noexcept nogil
         void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const double *bias, double *gates, double *c,
                              double *h) noexcept nogil
-        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, double *gates, const double *c_prev, const double *dh,
-                              double *dc, double *dc_all) noexcept nogil
+        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, double *gates, const double *c_prev, const double *dy,
+                              Py_ssize_t ldy, double *dh, double *dc, double *dh_all, double *dc_all) noexcept nogil
         void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *bias, double *y) noexcept nogil
         void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *y, double *dy) noexcept nogil
         void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const double *x, double *out) noexcept nogil
@@ -61,6 +124,8 @@ cdef extern from "core.h" nogil:
         int fma
         const lstmx_kernels_float *f32
         const lstmx_kernels_double *f64
+        const lstmx_tile *tile_f32
+        const lstmx_tile *tile_f64
 
     int lstmx_isa_count() noexcept
     const lstmx_isa *lstmx_isa_at(int index) noexcept
@@ -71,6 +136,23 @@ cdef extern from "core.h" nogil:
                     Py_ssize_t lda, const float *b, Py_ssize_t ldb, float beta, float *c, Py_ssize_t ldc) noexcept nogil
         void (*f64)(int transpose_a, int transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const double *a,
                     Py_ssize_t lda, const double *b, Py_ssize_t ldb, double beta, double *c, Py_ssize_t ldc) noexcept nogil
+
+cdef extern from "team.h" nogil:
+    int LSTMX_OPENMP
+    int omp_get_max_threads() noexcept
+    int omp_get_num_threads() noexcept
+    int omp_get_thread_num() noexcept
+    int omp_in_parallel() noexcept
+    double lstmx_now() noexcept
+    ctypedef struct lstmx_team:
+        int waiting
+        int round
+        int cancelled
+    void lstmx_wait(lstmx_team *team, int members) noexcept
+    void lstmx_cancel(lstmx_team *team) noexcept
+    int lstmx_cancelled(lstmx_team *team) noexcept
+    int lstmx_claim(int wanted, int budget) noexcept
+    void lstmx_release(int got) noexcept
 
 cdef extern from "Python.h":
     ctypedef struct PyThreadState:

@@ -18,35 +18,9 @@ from cython.parallel cimport prange
 from libc.string cimport memcpy
 
 from lstmx._core.cell cimport rows_backward, rows_forward
-from lstmx._core.core cimport let_go, lstmx_products, PyThreadState, real, take_back
+from lstmx._core.core cimport (let_go, LSTMX_OPENMP, lstmx_now, lstmx_products, omp_get_max_threads, omp_in_parallel,
+                               PyThreadState, real, take_back)
 from lstmx._core.simd cimport active_isa
-
-cdef extern from *:
-    """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define LSTMX_OPENMP 1
-    #else
-    #define LSTMX_OPENMP 0
-    #define omp_get_max_threads() 1
-    #define omp_in_parallel() 0
-    #endif
-    #ifdef _WIN32
-    #include <windows.h>
-    static double lstmx_now(void) { return GetTickCount64() * 1e-3; }
-    #else
-    #include <time.h>
-    static double lstmx_now(void) {
-        struct timespec t;
-        clock_gettime(CLOCK_MONOTONIC, &t);
-        return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-    }
-    #endif
-    """
-    int LSTMX_OPENMP
-    int omp_get_max_threads() nogil
-    int omp_in_parallel() nogil
-    double lstmx_now() nogil
 
 cdef enum:
     FLOP_PER_MICROSECOND = 20000    # a cautious guess, only to decide about the GIL
@@ -117,15 +91,9 @@ cdef void forward_rows(Py_ssize_t first, Py_ssize_t last, Py_ssize_t H, const re
 
 cdef void backward_rows(Py_ssize_t first, Py_ssize_t last, Py_ssize_t H, real *gates, const real *c_prev, const real *dy,
                         Py_ssize_t ldy, real *dh, real *dc, real *dh_all, real *dc_all) noexcept nogil:
-    """Rows first..last of one step: dL/dh_t is what the output and what step t + 1 give; then the cell's derivative."""
-    cdef Py_ssize_t n, j
-    if dy != NULL:
-        for n in range(first, last):
-            for j in range(H):
-                dh[n * H + j] += dy[n * ldy + j]
-    if dh_all != NULL:
-        memcpy(dh_all + first * H, dh + first * H, (last - first) * H * sizeof(real))
-    rows_backward(last - first, H, gates + first * 4 * H, c_prev + first * H, dh + first * H, dc + first * H,
+    """Rows first..last of one step."""
+    rows_backward(last - first, H, gates + first * 4 * H, c_prev + first * H, NULL if dy == NULL else dy + first * ldy, ldy,
+                  dh + first * H, dc + first * H, NULL if dh_all == NULL else dh_all + first * H,
                   NULL if dc_all == NULL else dc_all + first * H)
 
 

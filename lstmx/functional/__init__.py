@@ -11,6 +11,7 @@ import numpy as np
 from lstmx.functional import allocate, validate
 from lstmx.functional.engine import get_engine
 from lstmx.functional.packing import read_sequences
+from lstmx.functional.weights import Weights
 
 __all__ = ["Gradients", "Tape", "lstm_backward", "lstm_forward", "lstm_step"]
 
@@ -73,7 +74,7 @@ def _weights(weight_ih, weight_hh, bias, dtype):
     validate.shaped("weight_ih", weight_ih, (4 * hidden, weight_ih.shape[1]), dtype, "(4H, I)")
     if bias is not None:
         bias = np.ascontiguousarray(validate.shaped("bias", bias, (4 * hidden,), dtype, "(4H,)"))
-    return np.ascontiguousarray(weight_ih), np.ascontiguousarray(weight_hh), bias
+    return Weights(np.ascontiguousarray(weight_ih), np.ascontiguousarray(weight_hh), bias)
 
 
 def _dtype_of(*arrays):
@@ -176,10 +177,10 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     dtype = _dtype_of(weight_ih, weight_hh, bias)
     weights = _weights(weight_ih, weight_hh, bias, dtype)
     reverse = validate.flag("reverse", reverse)
-    rows, context = read_sequences(x, weights[0].shape[1], dtype, lengths)
-    hidden = weights[1].shape[1]
+    rows, context = read_sequences(x, weights.weight_ih.shape[1], dtype, lengths)
+    hidden = weights.weight_hh.shape[1]
     h, c = read_state("state", state, (context.batch, hidden), context, dtype, "(N, H)")
-    rows, weights = own_rows(rows, x), tuple(None if w is None else w.copy() for w in weights)
+    rows, weights = own_rows(rows, x), Weights(*(None if w is None else w.copy() for w in weights))
     y = allocate.empty((len(rows), hidden), dtype)
     slabs = get_engine().forward(rows, weights, context, reverse, h, c, y, True)
     tape = Tape(lstm_forward, context, x=rows, weights=weights, reverse=reverse, slabs=slabs)
@@ -205,7 +206,7 @@ def lstm_backward(tape, dy, dstate=None, *, retain=False):
     """
     context = read_tape(tape, lstm_forward).context
     rows, weights = tape.parts["x"], tape.parts["weights"]
-    dtype, hidden = rows.dtype, weights[1].shape[1]
+    dtype, hidden = rows.dtype, weights.weight_hh.shape[1]
     dy = read_gradient(dy, context, hidden, dtype)
     dh, dc = read_state("dstate", dstate, (context.batch, hidden), context, dtype, "(N, H)")
     parts = tape.use(validate.flag("retain", retain))
@@ -219,7 +220,11 @@ def lstm_backward(tape, dy, dstate=None, *, retain=False):
 
 def kept(slabs):
     """Slabs whose gates a backward pass may overwrite."""
-    return slabs | {"gates": slabs["gates"].copy()}
+    gates = slabs["gates"]
+    packed = gates.flags.c_contiguous  # rows of the tile engine are padded
+    copy = allocate.empty(gates.shape, gates.dtype) if packed else allocate.padded(*gates.shape, gates.dtype)
+    copy[:] = gates
+    return slabs | {"gates": copy}
 
 
 def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
@@ -239,9 +244,9 @@ def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
     dtype = _dtype_of(weight_ih, weight_hh, bias)
     weights = _weights(weight_ih, weight_hh, bias, dtype)
     x_t = validate.real_array("x_t", x_t, dtype)
-    if x_t.ndim != 2 or x_t.shape[1] != weights[0].shape[1]:
-        raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, I) = (N, {weights[0].shape[1]})")
+    if x_t.ndim != 2 or x_t.shape[1] != weights.weight_ih.shape[1]:
+        raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, I) = (N, {weights.weight_ih.shape[1]})")
     rows, context = read_sequences(x_t[:, None], x_t.shape[1], dtype)
-    h, c = read_state("state", state, (context.batch, weights[1].shape[1]), context, dtype, "(N, H)")
+    h, c = read_state("state", state, (context.batch, weights.weight_hh.shape[1]), context, dtype, "(N, H)")
     get_engine().forward(rows, weights, context, False, h, c, allocate.empty(h.shape, dtype), False)
     return h.copy(), (h, c)

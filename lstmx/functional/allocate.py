@@ -1,5 +1,6 @@
 """Every array of a call's working memory comes from here: its size is known before the call, its failure is tested."""
 
+import math
 import os
 
 import numpy as np
@@ -28,6 +29,27 @@ def zeros(shape, dtype):
     array = empty(shape, dtype)
     array.fill(0)
     return array
+
+
+def aligned(shape, dtype):
+    """As `empty`, beginning at a cache line, which vectors then never straddle."""
+    dtype = np.dtype(dtype)
+    count = math.prod(shape)
+    raw = empty((count * dtype.itemsize + 64,), np.uint8)
+    start = -raw.ctypes.data % 64
+    array = raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+    if DEBUG and dtype.kind == "f":
+        array.fill(np.nan)
+    return array
+
+
+def padded(rows, columns, dtype):
+    """An uninitialised (rows, columns) array whose rows begin at odd multiples of 64 bytes from each other.
+
+    Rows at a power of two would fall into few sets of the cache.
+    """
+    line = 64 // np.dtype(dtype).itemsize
+    return aligned((rows, (-(-columns // line) | 1) * line), dtype)[:, :columns]
 
 
 def recurrent_layout(rows, batch, widest, hidden, *, training):

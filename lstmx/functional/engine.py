@@ -1,7 +1,7 @@
-"""The engines: two ways to do the same arithmetic on packed rows, chosen by ``LSTMX_ENGINE``.
+"""The engines: ways to do the same arithmetic on packed rows, chosen by ``LSTMX_ENGINE``.
 
-``blas`` multiplies with the BLAS that SciPy carries and does the rest in the compiled core. ``reference`` is
-lstmx.reference, for checking. An engine has `forward`, `backward` and `product`; all else is shared.
+``tile`` is the default, all of it in the compiled core. ``blas`` multiplies with the BLAS that SciPy carries.
+``reference`` is lstmx.reference, for checking. An engine has `forward`, `backward` and `product`; all else is shared.
 """
 
 import functools
@@ -10,8 +10,60 @@ import os
 import numpy as np
 
 from lstmx import reference
-from lstmx._core import sequence, simd
-from lstmx.functional import allocate, threads
+from lstmx._core import sequence, simd, tile
+from lstmx.functional import allocate, threads, weights
+
+
+class TileEngine:
+    """Products by one register tile on packed weights; the same bits in any batch and on any number of threads."""
+
+    name = "tile"
+
+    def forward(self, x, weights, context, reverse, h, c, y, training):
+        (rows, inputs), (batch, hidden) = x.shape, h.shape
+        slabs = {}
+        if training:
+            slabs = {
+                "gates": allocate.padded(rows, 4 * hidden, x.dtype),
+                "h_prev": allocate.padded(rows, hidden, x.dtype),
+                "c_prev": allocate.empty((rows, hidden), x.dtype),
+            }
+        wanted = _threads_for(rows * hidden * (inputs + hidden))
+        steps = len(context.offsets) - 1
+        shape = tile.block_of_sums(batch, inputs, hidden, steps, x.itemsize, wanted)
+        sums = None if shape is None else allocate.aligned((shape[0] + 1, shape[1]), x.dtype)[:-1]
+        tile.forward(
+            x, *weights.forward_panels(), None if context.uniform else context.offsets, steps, reverse, h, c, y, sums,
+            wanted, **slabs,
+        )  # fmt: skip
+        return slabs or None
+
+    def backward(self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None)):
+        (rows, inputs), (batch, hidden) = x.shape, dh.shape
+        wanted = _threads_for(3 * rows * hidden * (inputs + hidden))
+        steps = len(context.offsets) - 1
+        lanes = tile.lanes(x.itemsize)
+        turned = allocate.aligned((inputs, 4 * hidden), x.dtype) if inputs < lanes else None
+        strips = allocate.aligned((wanted, tile.gradient_rows(batch, steps) * 4 * lanes), x.dtype)
+        tile.backward(
+            x, *weights.backward_panels(dx is not None), None if context.uniform else context.offsets, steps, reverse,
+            slabs["gates"], slabs["h_prev"], slabs["c_prev"], dy, dh, dc, dx, add_to_dx, *out, turned, strips, wanted,
+            *flow,
+        )  # fmt: skip
+
+    def product(self, a, b, out, transpose_a=False, transpose_b=False, packed=None):
+        """out := op(a) op(b). `packed` keeps what is made of b."""
+        if transpose_a:
+            tile.outer(a, b, out, allocate.aligned((256 * 4 * tile.lanes(a.itemsize),), a.dtype))
+            return
+        packed = weights.Packed() if packed is None else packed
+        panels = packed.get(f"columns {transpose_b}", weights.column_panels, b, transpose_b)
+        tile.product(a, panels, None, out)
+
+
+def _threads_for(work):
+    """The threads that a call may have; asking is not free, so a small one does not."""
+    return 1 if work < 500_000 else threads.get_num_threads()
 
 
 class BlasEngine:
@@ -51,7 +103,7 @@ class BlasEngine:
             slabs["c_prev"], dy, dh, dc, dx, add_to_dx, *out, threads.get_num_threads(), *flow,
         )  # fmt: skip
 
-    def product(self, a, b, out, transpose_a=False, transpose_b=False):
+    def product(self, a, b, out, transpose_a=False, transpose_b=False, packed=None):
         """out := op(a) op(b)."""
         self._check(*a.shape, *b.shape)
         sequence.product(self.products, transpose_a, transpose_b, a, b, out)
@@ -95,13 +147,13 @@ class ReferenceEngine:
         if dx is not None:
             dx[:] = grads.x[place] + (dx if add_to_dx else 0)
 
-    def product(self, a, b, out, transpose_a=False, transpose_b=False):
+    def product(self, a, b, out, transpose_a=False, transpose_b=False, packed=None):
         """out := op(a) op(b)."""
         reference.product(a.T if transpose_a else a, b.T if transpose_b else b, out)
 
 
-ENGINES = {"blas": BlasEngine, "reference": ReferenceEngine}
-NAME = os.environ.get("LSTMX_ENGINE") or "blas"
+ENGINES = {"tile": TileEngine, "blas": BlasEngine, "reference": ReferenceEngine}
+NAME = os.environ.get("LSTMX_ENGINE") or "tile"
 if NAME not in ENGINES:
     raise ImportError(f"LSTMX_ENGINE={NAME!r} is not an engine: use one of {list(ENGINES)}, or unset the variable")
 

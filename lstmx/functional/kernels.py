@@ -9,15 +9,15 @@ from lstmx.functional.engine import get_engine
 ACTIVATIONS = tuple(simd.ACTIVATIONS)
 
 
-def linear(x, weight, bias, activation):
+def linear(x, weight, bias, activation, packed=None):
     """activation(x W^T + b) for rows x (S, I), W (O, I), b (O,) or None."""
     y = allocate.empty((len(x), len(weight)), x.dtype)
-    get_engine().product(x, weight, y, transpose_b=True)
+    get_engine().product(x, weight, y, transpose_b=True, packed=packed)
     simd.activate(simd.ACTIVATIONS[activation], y, bias)
     return y
 
 
-def linear_backward(x, weight, y, dy, activation, out, need_dx):
+def linear_backward(x, weight, y, dy, activation, out, need_dx, packed=None):
     """Gradients of `linear`; `out` is (dW, db or None), written; `dy` is overwritten. Returns dx (S, I) or None."""
     simd.activate_backward(simd.ACTIVATIONS[activation], y, dy)
     d_weight, d_bias = out
@@ -27,7 +27,7 @@ def linear_backward(x, weight, y, dy, activation, out, need_dx):
     if not need_dx:
         return None
     dx = allocate.empty(x.shape, x.dtype)
-    get_engine().product(dy, weight, dx)
+    get_engine().product(dy, weight, dx, packed=packed)
     return dx
 
 

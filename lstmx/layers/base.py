@@ -41,6 +41,7 @@ class Layer:
         self._version = 0
         self._owner = None
         self._params = {}
+        self._derived = {}
         if random_state is not _UNFILLED:
             self._check_size()
             self._initialise(validate.random_generator("random_state", random_state))
@@ -124,7 +125,12 @@ class Layer:
 
     def _replace(self, frozen_parameters):
         self._params = self._params | frozen_parameters
+        self.weights_changed()
         self._version += 1
+
+    def weights_changed(self):
+        """Drop what was derived from the parameters; running calls keep what they hold."""
+        self._derived = {}
 
     def copy(self):
         """An independent layer with the same configuration and parameters."""
@@ -149,6 +155,7 @@ class Layer:
     def fill(self, parameters):
         """Take parameters that are known to fit."""
         self._params = {name: frozen(p, self.dtype) for name, p in parameters.items()}
+        self.weights_changed()
         return self
 
     @classmethod

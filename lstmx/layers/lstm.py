@@ -18,6 +18,7 @@ from lstmx.functional import (
 )
 from lstmx.functional.engine import get_engine
 from lstmx.functional.packing import SequenceContext, read_sequences
+from lstmx.functional.weights import Weights
 from lstmx.layers.base import Layer
 
 
@@ -117,9 +118,14 @@ class LSTM(Layer):
         return self.directions * self.hidden_size
 
     def weights(self, layer, direction):
-        """(weight_ih, weight_hh, bias or None) of one layer and direction."""
-        suffix = f"_l{layer}" + "_reverse" * direction
-        return tuple(self._params.get(name + suffix) for name in ("weight_ih", "weight_hh", "bias"))
+        """The `Weights` of one layer and direction."""
+        derived, params = self._derived, self._params  # in this order: new parameters never meet old panels
+        weights = derived.get((layer, direction))
+        if weights is None:
+            suffix = f"_l{layer}" + "_reverse" * direction
+            weights = Weights(*(params.get(name + suffix) for name in ("weight_ih", "weight_hh", "bias")))
+            weights = derived.setdefault((layer, direction), weights)
+        return weights
 
     def _each(self):
         return ((layer, direction) for layer in range(self.num_layers) for direction in range(self.directions))

@@ -5,6 +5,7 @@ import numpy as np
 from lstmx import init
 from lstmx.functional import allocate, kernels, validate
 from lstmx.functional.packing import PooledContext
+from lstmx.functional.weights import Packed
 from lstmx.layers.base import Layer
 
 
@@ -53,14 +54,15 @@ class Dense(Layer):
     def forward_rows(self, rows, context, training, key, activation=None):
         """The layer protocol; `activation` overrides the layer's own (a loss fuses it)."""
         activation = self.activation if activation is None else activation
-        y = kernels.linear(rows, self._params["weight"], self._params["bias"], activation)
-        return y, context, (rows, y, activation)
+        packed = self._derived.setdefault("weight", Packed())
+        y = kernels.linear(rows, self._params["weight"], self._params["bias"], activation, packed)
+        return y, context, (rows, y, activation, packed)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol; dy is overwritten."""
-        rows, y, activation = tape
+        rows, y, activation, packed = tape
         return kernels.linear_backward(
-            rows, self._params["weight"], y, dy, activation, (out["weight"], out["bias"]), need_dx
+            rows, self._params["weight"], y, dy, activation, (out["weight"], out["bias"]), need_dx, packed
         )
 
     def step_rows(self, x_t, state):

@@ -42,11 +42,13 @@ static void FN(cell_forward)(ptrdiff_t rows, ptrdiff_t H, const REAL *bias, REAL
     restore_control(saved);
 }
 
+/* One row, units j0..j1. dh comes as what step t + 1 gives and leaves as the whole dL/dh_t. */
 #define CELL_BACKWARD(LOAD, STORE)                                                                                       \
     do {                                                                                                                 \
         const FN(vec) one = FN(splat)(1);                                                                                \
         FN(vec) i = LOAD(z + j), f = LOAD(z + H + j), g = LOAD(z + 2 * H + j), o = LOAD(z + 3 * H + j);                  \
         FN(vec) cp = LOAD(c_prev + j), dh_t = LOAD(dh + j);                                                              \
+        if (dy) { dh_t = dh_t + LOAD(dy + j); STORE(dh + j, dh_t); }                                                     \
         FN(vec) tanh_c = FN(vtanh)(FN(next_memory)(i, f, g, cp));                                                        \
         FN(vec) dc_t = FN(vfma)(dh_t * o, one - tanh_c * tanh_c, LOAD(dc + j));                                          \
         STORE(z + j, dc_t * g * i * (one - i));                                                                          \
@@ -54,21 +56,25 @@ static void FN(cell_forward)(ptrdiff_t rows, ptrdiff_t H, const REAL *bias, REAL
         STORE(z + 2 * H + j, dc_t * i * (one - g * g));                                                                  \
         STORE(z + 3 * H + j, dh_t * tanh_c * o * (one - o));                                                             \
         STORE(dc + j, dc_t * f);                                                                                         \
+        if (dh_all) STORE(dh_all + j, dh_t);                                                                             \
         if (dc_all) STORE(dc_all + j, dc_t);                                                                             \
     } while (0)
 
-static void FN(cell_backward)(ptrdiff_t rows, ptrdiff_t H, REAL *gates, const REAL *c_prev, const REAL *dh, REAL *dc,
-                              REAL *dc_all) {
-    const unsigned saved = flush_subnormals();
-    for (ptrdiff_t n = 0; n < rows; n++, c_prev += H, dh += H, dc += H) {
-        REAL *z = gates + n * 4 * H;
-        ptrdiff_t j = 0;
-        for (; j + LANES <= H; j += LANES) CELL_BACKWARD(FN(load), FN(store));
-        const ptrdiff_t tail = H - j;
-        if (tail) CELL_BACKWARD(LOAD_TAIL, STORE_TAIL);
-        if (dc_all) dc_all += H;
-    }
-    restore_control(saved);
+static void FN(cell_row_backward)(ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, REAL *z, const REAL *c_prev, const REAL *dy,
+                                  REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
+    ptrdiff_t j = j0;
+    for (; j + LANES <= j1; j += LANES) CELL_BACKWARD(FN(load), FN(store));
+    const ptrdiff_t tail = j1 - j;
+    if (tail) CELL_BACKWARD(LOAD_TAIL, STORE_TAIL);
 }
 #undef CELL_FORWARD
 #undef CELL_BACKWARD
+
+static void FN(cell_backward)(ptrdiff_t rows, ptrdiff_t H, REAL *gates, const REAL *c_prev, const REAL *dy, ptrdiff_t ldy,
+                              REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
+    const unsigned saved = flush_subnormals();
+    for (ptrdiff_t n = 0; n < rows; n++)
+        FN(cell_row_backward)(0, H, H, gates + n * 4 * H, c_prev + n * H, dy ? dy + n * ldy : NULL, dh + n * H, dc + n * H,
+                              dh_all ? dh_all + n * H : NULL, dc_all ? dc_all + n * H : NULL);
+    restore_control(saved);
+}

@@ -18,6 +18,68 @@ typedef struct {
     uint32_t threshold;   /* rate * 2**32: a hash below it drops the unit */
 } lstmx_mask;
 
+/* A layer in one direction and the batch it works on: what the steps of recurrent.h need to know.
+ *
+ * The rows of step t are offsets[t]..offsets[t + 1] of every packed array; without offsets there are `batch` rows at every
+ * step. Pointers are float or double as the table they are given to; strides count elements; NULL where there is none. */
+typedef struct {
+    ptrdiff_t steps, batch, inputs, hidden;   /* T, N, I, H */
+    const ptrdiff_t *offsets;                 /* (T + 1) */
+    int reverse;                              /* t runs downwards */
+
+    const void *x;                            /* IN, row n of step t at offsets[t] * x_row or t * x_step, + n * x_row */
+    ptrdiff_t x_step, x_row;
+    const void *w_ih, *w_hh, *bias;           /* gate panels (pack.h) of (4H, I), (4H, H), (4H, 1) */
+    void *h, *c;                              /* (N, H)  IN the initial, OUT the final state */
+    void *y;                                  /* OUT, as x */
+    ptrdiff_t y_step, y_row;
+
+    /* Training: (S, .) rows, S = the sum of lengths. Row strides reach at least to the next multiple of 64 bytes. */
+    void *gates;                              /* (S, 4H) OUT the activated gates; backward: dz */
+    void *h_prev, *c_prev;                    /* (S, H)  OUT the state before each step; the stride of c_prev is H */
+    ptrdiff_t gates_row, h_row;
+
+    /* Backward */
+    const void *dy;                           /* (S, H)  IN */
+    ptrdiff_t dy_row;
+    const void *w_ih_columns, *w_hh_columns;  /* column panels of (4H, I), (4H, H) */
+    void *dh, *dc;                            /* (N, H)  IN gradients of the final, OUT of the initial state */
+    void *dh_all, *dc_all;                    /* (S, H)  OUT dL/dh_t, dL/dc_t */
+    void *dx;                                 /* (S, I)  OUT, added to if add_to_dx */
+    int add_to_dx;
+    void *dw_ih, *dw_hh, *db;                 /* (4H, I), (4H, H), (4H)  OUT */
+    void *dw_ih_turned;                       /* (I, 4H) OUT instead of dw_ih, where I is small */
+} lstmx_layer;
+
+/* The products and steps of the tile engine. Pointers are float or double, as the table. */
+typedef struct {
+    ptrdiff_t lanes;   /* values in a vector */
+    /* Packed weights (pack.h). Panels of (4H, K) take K * gate_width(H) values, those of (K, n) K * column_width(n). */
+    ptrdiff_t (*gate_width)(ptrdiff_t hidden);
+    ptrdiff_t (*column_width)(ptrdiff_t n);
+    void (*pack_gates)(ptrdiff_t hidden, ptrdiff_t K, const void *w, void *panels);
+    void (*pack_columns)(int transposed, ptrdiff_t K, ptrdiff_t n, const void *w, void *panels);
+    /* out (rows, n) := [out +] bias + a (rows, K) B (K, n) for the groups from..to of 4 vectors of columns. */
+    void (*product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *a, ptrdiff_t a_row, const void *panels,
+                    const void *bias, void *out, ptrdiff_t out_row, int add, ptrdiff_t from, ptrdiff_t to);
+    /* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n], one chain. `strip` has room for
+     * rows * 4 * lanes values. */
+    void (*outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *a, ptrdiff_t a_row, const void *b,
+                  ptrdiff_t b_row, void *out, ptrdiff_t out_row, int add, void *strip);
+    /* The steps of a layer (recurrent.h). Rows r, panels p of gates, groups g of columns, units j: half-open ranges. */
+    void (*input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t p0,
+                       ptrdiff_t p1, void *sums);
+    void (*forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t p0,
+                          ptrdiff_t p1, void *sums);
+    void (*open_rows)(const lstmx_layer *l);
+    void (*close_rows)(const lstmx_layer *l);
+    void (*backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t j0, ptrdiff_t j1);
+    void (*backward_carry)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t g0, ptrdiff_t g1);
+    void (*weight_gradients)(const lstmx_layer *l, ptrdiff_t r0, ptrdiff_t r1, int add, ptrdiff_t part, ptrdiff_t parts,
+                             void *strip);
+    void (*turn)(const lstmx_layer *l);   /* dw_ih := dw_ih_turned, transposed */
+} lstmx_tile;
+
 #define REAL float
 #define KERNELS lstmx_kernels_float
 #include "kernels.h"
@@ -36,6 +98,7 @@ typedef struct {
     int fma;
     const lstmx_kernels_float *f32;
     const lstmx_kernels_double *f64;
+    const lstmx_tile *tile_f32, *tile_f64;
 } lstmx_isa;
 
 /* The instruction sets compiled in, best last. */

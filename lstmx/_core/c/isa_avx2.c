@@ -4,6 +4,7 @@
 #define ISA_NAME "avx2"
 #define ISA_TARGET "avx2,fma"
 #define VECTOR_BYTES 32
+#define REGISTERS 16
 #define HAS_FMA 1
 #define FMA_F32(a, b, c) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #define FMA_F64(a, b, c) _mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))

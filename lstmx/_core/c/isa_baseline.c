@@ -4,10 +4,12 @@
 #ifdef __aarch64__
 #define ISA_NAME "neon"
 #define HAS_FMA 1
+#define REGISTERS 32
 #define FMA_F32(a, b, c) vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
 #define FMA_F64(a, b, c) vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
 #else
 #define ISA_NAME "baseline"
 #define HAS_FMA 0
+#define REGISTERS 16
 #endif
 #include "variant.h"

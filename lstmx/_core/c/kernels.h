@@ -15,11 +15,12 @@ typedef struct {
     /* Its derivative.
      * gates  (rows, 4H)  in: the activated gates   out: dz, the gradient of what entered the activations
      * c_prev (rows, H)   in: c_{t-1}
-     * dh     (rows, H)   in: dL/dh_t
+     * dy     (rows, H) or NULL   in: dL/dh_t as far as the output gives it, row stride ldy
+     * dh     (rows, H)   in: what reaches h_t from step t+1   out: the whole dL/dh_t
      * dc     (rows, H)   in: what reaches c_t from step t+1   out: what step t passes on to c_{t-1}
-     * dc_all (rows, H) or NULL   out: the whole dL/dc_t */
-    void (*cell_backward)(ptrdiff_t rows, ptrdiff_t hidden, REAL *gates, const REAL *c_prev, const REAL *dh, REAL *dc,
-                          REAL *dc_all);
+     * dh_all, dc_all (rows, H) or NULL   out: the whole dL/dh_t and dL/dc_t */
+    void (*cell_backward)(ptrdiff_t rows, ptrdiff_t hidden, REAL *gates, const REAL *c_prev, const REAL *dy, ptrdiff_t ldy,
+                          REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all);
 
     /* y (rows, n) := activation(y + bias); bias (n) or NULL. */
     void (*activate)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL *bias, REAL *y);

@@ -5,6 +5,8 @@
 #undef SUFFIX
 #undef SQRT
 #undef FMA
+#undef MASK_LOAD
+#undef MASK_STORE
 #undef MANTISSA_BITS
 #undef ROUND_SHIFT
 #undef LOG2_E

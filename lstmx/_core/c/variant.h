@@ -14,8 +14,20 @@
 
 #ifdef __GNUC__
 #define INLINE static inline __attribute__((always_inline))
+#define ALIGNED __attribute__((aligned(64)))
 #else
 #define INLINE static inline
+#define ALIGNED
+#endif
+#ifdef __clang__
+#define NOINLINE __attribute__((noinline))
+#define UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define NOINLINE __attribute__((noinline, noclone))
+#define UNROLL _Pragma("GCC unroll 16")
+#else
+#define NOINLINE
+#define UNROLL
 #endif
 #define PASTE4(a, b, c, d) a##b##c##d
 #define JOIN4(a, b, c, d) PASTE4(a, b, c, d)
@@ -59,6 +71,10 @@ GCC_TARGET(ISA_TARGET)
 #define SUFFIX _f32
 #define SQRT sqrtf
 #define FMA FMA_F32
+#ifdef MASK_LOAD_F32
+#define MASK_LOAD MASK_LOAD_F32
+#define MASK_STORE MASK_STORE_F32
+#endif
 #define MANTISSA_BITS 23
 #define ROUND_SHIFT 12582912.0f          /* 1.5 * 2^23 */
 #define LOG2_E 1.44269504f
@@ -81,6 +97,10 @@ static const float q_f32[] = {0.5f, 0.16666576989698776f, 0.041666554617204574f,
 #define SUFFIX _f64
 #define SQRT sqrt
 #define FMA FMA_F64
+#ifdef MASK_LOAD_F64
+#define MASK_LOAD MASK_LOAD_F64
+#define MASK_STORE MASK_STORE_F64
+#endif
 #define MANTISSA_BITS 52
 #define ROUND_SHIFT 6755399441055744.0   /* 1.5 * 2^52 */
 #define LOG2_E 1.4426950408889634
@@ -109,4 +129,5 @@ static const double q_f64[] = {0.5, 0.16666666666666670991, 0.041666666666666669
 
 const lstmx_isa JOIN4(lstmx_, isa, _, ISA) = {
     ISA_NAME, VECTOR_BYTES, HAS_FMA, &JOIN4(table, _f32, _, ISA), &JOIN4(table, _f64, _, ISA),
+    &JOIN4(tiles, _f32, _, ISA), &JOIN4(tiles, _f64, _, ISA),
 };

@@ -35,17 +35,36 @@ INLINE FN(vec) FN(vfma)(FN(vec) a, FN(vec) b, FN(vec) c) {
 
 INLINE FN(vec) FN(load)(const REAL *p) { FN(vec) v; memcpy(&v, p, sizeof v); return v; }
 INLINE void FN(store)(REAL *p, FN(vec) v) { memcpy(p, &v, sizeof v); }
-/* The first `count` < LANES values, the rest 0: tails run through the same arithmetic as whole vectors. */
+/* The first `count` < LANES values, the rest 0: tails run through the same arithmetic as whole vectors. Where there are no
+ * masks, in pieces of 8, 4, 2 and 1 values, which become single moves. */
+#ifdef MASK_LOAD
+INLINE FN(vec) FN(load_part)(const REAL *p, ptrdiff_t count) { return (FN(vec))MASK_LOAD(p, count); }
+INLINE void FN(store_part)(REAL *p, FN(vec) v, ptrdiff_t count) { MASK_STORE(p, v, count); }
+#else
+#define PIECES(COPY)                                                                                                     \
+    do {                                                                                                                 \
+        ptrdiff_t at = 0;                                                                                                \
+        if (LANES > 8 && count & 8) { COPY(8); at += 8; }                                                                \
+        if (LANES > 4 && count & 4) { COPY(4); at += 4; }                                                                \
+        if (LANES > 2 && count & 2) { COPY(2); at += 2; }                                                                \
+        if (count & 1) COPY(1);                                                                                          \
+    } while (0)
+#define COPY_IN(N) memcpy(lane + at, p + at, (N) * sizeof(REAL))
+#define COPY_OUT(N) memcpy(p + at, lane + at, (N) * sizeof(REAL))
 INLINE FN(vec) FN(load_part)(const REAL *p, ptrdiff_t count) {
     REAL lane[VECTOR_BYTES / sizeof(REAL)] = {0};
-    for (ptrdiff_t l = 0; l < count; l++) lane[l] = p[l];
+    PIECES(COPY_IN);
     return FN(load)(lane);
 }
 INLINE void FN(store_part)(REAL *p, FN(vec) v, ptrdiff_t count) {
     REAL lane[VECTOR_BYTES / sizeof(REAL)];
     FN(store)(lane, v);
-    for (ptrdiff_t l = 0; l < count; l++) p[l] = lane[l];
+    PIECES(COPY_OUT);
 }
+#undef PIECES
+#undef COPY_IN
+#undef COPY_OUT
+#endif
 
 INLINE FN(vec) FN(select)(FN(ivec) mask, FN(vec) a, FN(vec) b) {
     return FN(from_bits)((mask & FN(bits)(a)) | (~mask & FN(bits)(b)));

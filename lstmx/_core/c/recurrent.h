@@ -1,0 +1,271 @@
+/* The steps of a layer over packed weights: what the time loop of sequence.pyx calls for a range of steps, rows and units.
+ * Expects tile.h, pack.h and cell.h; core.h describes lstmx_layer. */
+
+INLINE ptrdiff_t FN(first_row)(const lstmx_layer *l, ptrdiff_t t) { return l->offsets ? l->offsets[t] : t * l->batch; }
+INLINE ptrdiff_t FN(rows_at)(const lstmx_layer *l, ptrdiff_t t) {
+    return t < 0 || t >= l->steps ? 0 : l->offsets ? l->offsets[t + 1] - l->offsets[t] : l->batch;
+}
+INLINE const REAL *FN(x_at)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t n) {
+    return (const REAL *)l->x + (l->offsets ? l->offsets[t] * l->x_row : t * l->x_step) + n * l->x_row;
+}
+INLINE REAL *FN(y_at)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t n) {
+    return (REAL *)l->y + (l->offsets ? l->offsets[t] * l->y_row : t * l->y_step) + n * l->y_row;
+}
+INLINE ptrdiff_t FN(lanes_of)(ptrdiff_t H, ptrdiff_t panel) { return (panel + 1) * LANES <= H ? LANES : FN(tail_lanes)(H); }
+
+/* b + W_ih x for the steps t0..t1, rows r0..r1 and panels p0..p1, into row (t - t0) N + n of `sums`. */
+static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t p0,
+                           ptrdiff_t p1, void *sums) {
+    const unsigned saved = flush_subnormals();
+    const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
+    /* Tall groups of rows reuse a panel best: of all rows of the block where they lie evenly, else of the steps of one
+     * sequence, else of one step. */
+    const int whole = r0 == 0 && r1 >= l->batch && !l->offsets && l->x_step == l->batch * l->x_row;
+    const int along = !l->offsets && r1 - r0 < t1 - t0;
+    const ptrdiff_t outer = whole ? 1 : along ? r1 - r0 : t1 - t0;
+    for (ptrdiff_t p = p0; p < p1; p++) {
+        const ptrdiff_t lanes = FN(lanes_of)(H, p), at = p * 4 * LANES;
+        for (ptrdiff_t k = 0; k < outer; k++) {
+            const ptrdiff_t t = whole || along ? t0 : t0 + k, n = along && !whole ? r0 + k : r0;
+            const ptrdiff_t count = whole ? (t1 - t0) * l->batch
+                                  : along ? t1 - t0 : (r1 < FN(rows_at)(l, t) ? r1 : FN(rows_at)(l, t)) - r0;
+            const ptrdiff_t a_row = along && !whole ? l->x_step : l->x_row;
+            const ptrdiff_t z_row = (along && !whole ? l->batch : 1) * width;
+            REAL *z = (REAL *)sums + ((t - t0) * l->batch + n) * width + at;
+            for (ptrdiff_t r = 0; r < count; r += CHUNK)
+                FN(sum_blocks)((int)(4 * lanes / LANES), count - r < CHUNK ? count - r : CHUNK,
+                               (FN(start)){(const REAL *)l->bias + at, 0, 0}, NULL,
+                               (FN(operand)){FN(x_at)(l, t, n) + r * a_row, a_row, 1, (const REAL *)l->w_ih + at * I,
+                                             4 * lanes, I},
+                               z + r * z_row, z_row);
+        }
+    }
+    restore_control(saved);
+}
+
+/* Where the results of some rows of one step go. */
+typedef struct {
+    REAL *c, *c_prev, *y, *h_next, *gates;   /* at the first row; c_prev, h_next and gates are NULL in inference */
+    ptrdiff_t y_row, h_row, gates_row;
+    ptrdiff_t next;                           /* rows that have a next step: h_next takes only these */
+} FN(results);
+
+/* The end of a tile: activations and the new state for `rows` rows and the units from j of one panel. */
+#define EPILOGUE(LOAD, STORE)                                                                                            \
+    for (ptrdiff_t r = 0; r < rows; r++, z += zr) {                                                                      \
+        REAL *c = o->c + r * H + j;                                                                                      \
+        const FN(vec) before = LOAD(c);                                                                                  \
+        const FN(cell) s = FN(cell_step)(FN(load)(z), FN(load)(z + lanes), FN(load)(z + 2 * lanes),                      \
+                                         FN(load)(z + 3 * lanes), before);                                               \
+        STORE(c, s.c);                                                                                                   \
+        STORE(o->y + r * o->y_row + j, s.h);                                                                             \
+        if (o->gates) {                                                                                                  \
+            REAL *gates = o->gates + r * o->gates_row + j;                                                               \
+            STORE(gates, s.i); STORE(gates + H, s.f); STORE(gates + 2 * H, s.g); STORE(gates + 3 * H, s.o);              \
+            STORE(o->c_prev + r * H + j, before);                                                                        \
+            if (r < o->next) STORE(o->h_next + r * o->h_row + j, s.h);                                                   \
+        }                                                                                                                \
+    }
+static NOINLINE void FN(finish_panel)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t j, const REAL *z, ptrdiff_t zr,
+                                      const FN(results) *o) {
+    const ptrdiff_t tail = H - j, lanes = tail < LANES ? FN(tail_lanes)(H) : LANES;
+    if (tail >= LANES) EPILOGUE(FN(load), FN(store))
+    else EPILOGUE(LOAD_TAIL, STORE_TAIL)
+}
+#undef EPILOGUE
+
+/* Rows of one step whose previous outputs are h (rows, H): products, activations, new state. `sums` holds b + W_ih x (at the
+ * first row), or is NULL, then x joins here. */
+static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, ptrdiff_t p1, const REAL *x, const REAL *h,
+                          ptrdiff_t hr, REAL *sums, FN(results) o) {
+    ALIGNED REAL scratch[(CHUNK * 4 + 1) * LANES];
+    const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
+    const REAL *w_ih = l->w_ih, *w_hh = l->w_hh, *bias = l->bias;
+    for (ptrdiff_t p = p0; p < p1; p++) {
+        const ptrdiff_t lanes = FN(lanes_of)(H, p), at = p * 4 * LANES, zr = sums ? width : 4 * LANES;
+        REAL *z = sums ? sums + at : scratch;
+        FN(operand) px = {x, l->x_row, 1, w_ih + at * I, 4 * lanes, I}, ph = {h, hr, 1, w_hh + at * H, 4 * lanes, H};
+        FN(start) start = sums ? (FN(start)){z, zr, 0} : (FN(start)){bias + at, 0, 0};
+        if (rows == 1 && p + 1 < p1 && (p + 2) * LANES <= H) {   /* two panels side by side */
+            if (!sums) {
+                FN(pair_panels)(start, px, 4 * LANES * I, z);
+                start.from = z;
+            }
+            FN(pair_panels)(start, ph, 4 * LANES * H, z);
+            FN(finish_panel)(1, H, p * LANES, z, zr, &o);
+            FN(finish_panel)(1, H, ++p * LANES, z + 4 * LANES, zr, &o);
+            continue;
+        }
+        const int C = (int)(4 * lanes / LANES);
+        if (sums || I <= TERMS) FN(sum_blocks)(C, rows, start, sums ? NULL : &px, ph, z, zr);
+        else {
+            FN(sum_blocks)(C, rows, start, NULL, px, z, zr);
+            FN(sum_blocks)(C, rows, (FN(start)){z, zr, 0}, NULL, ph, z, zr);
+        }
+        FN(finish_panel)(rows, H, p * LANES, z, zr, &o);
+    }
+}
+
+/* The steps s0..s1 (in the direction's own order) of rows r0..r1 and panels p0..p1. `sums` is what input_sums filled for
+ * these steps, or NULL. */
+static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t p0,
+                              ptrdiff_t p1, void *sums) {
+    const unsigned saved = flush_subnormals();
+    const ptrdiff_t H = l->hidden, width = FN(gate_width)(H), way = l->reverse ? -1 : 1;
+    const ptrdiff_t low = l->reverse ? l->steps - s1 : s0;   /* the step that `sums` begins with */
+    for (ptrdiff_t s = s0; s < s1; s++) {
+        const ptrdiff_t t = l->reverse ? l->steps - 1 - s : s, row = FN(first_row)(l, t);
+        const ptrdiff_t end = r1 < FN(rows_at)(l, t) ? r1 : FN(rows_at)(l, t);
+        const ptrdiff_t carried = FN(rows_at)(l, t - way), next = FN(rows_at)(l, t + way);
+        const ptrdiff_t next_row = next ? FN(first_row)(l, t + way) : 0;
+        for (ptrdiff_t n = r0; n < end;) {
+            const int begins = n >= carried;   /* rows that begin here come from the initial state */
+            const ptrdiff_t stop = !begins && carried < end ? carried : end;
+            const ptrdiff_t rows = stop - n < CHUNK ? stop - n : CHUNK;
+            const REAL *h = l->h_prev ? (REAL *)l->h_prev + (row + n) * l->h_row
+                          : begins ? (REAL *)l->h + n * H : FN(y_at)(l, t - way, n);
+            FN(results) o = {(REAL *)l->c + n * H, NULL, FN(y_at)(l, t, n), NULL, NULL, l->y_row, l->h_row, l->gates_row, 0};
+            if (l->h_prev) {
+                o.c_prev = (REAL *)l->c_prev + (row + n) * H;
+                o.gates = (REAL *)l->gates + (row + n) * l->gates_row;
+                o.h_next = (REAL *)l->h_prev + (next_row + n) * l->h_row;
+                o.next = next - n;
+            }
+            FN(step_rows)(l, rows, p0, p1, FN(x_at)(l, t, n), h, l->h_prev ? l->h_row : begins ? H : l->y_row,
+                          sums ? (REAL *)sums + ((t - low) * l->batch + n) * width : NULL, o);
+            n += rows;
+        }
+    }
+    restore_control(saved);
+}
+
+/* Training: rows that begin find their initial h in h_prev. */
+static void FN(open_rows)(const lstmx_layer *l) {
+    const ptrdiff_t way = l->reverse ? -1 : 1;
+    for (ptrdiff_t t = 0; t < l->steps; t++)
+        for (ptrdiff_t n = FN(rows_at)(l, t - way); n < FN(rows_at)(l, t); n++)
+            memcpy((REAL *)l->h_prev + (FN(first_row)(l, t) + n) * l->h_row, (REAL *)l->h + n * l->hidden,
+                   (size_t)l->hidden * sizeof(REAL));
+}
+
+/* The end: h := each row's last output. */
+static void FN(close_rows)(const lstmx_layer *l) {
+    const ptrdiff_t way = l->reverse ? -1 : 1;
+    for (ptrdiff_t t = 0; t < l->steps; t++)
+        for (ptrdiff_t n = FN(rows_at)(l, t + way); n < FN(rows_at)(l, t); n++)
+            memcpy((REAL *)l->h + n * l->hidden, FN(y_at)(l, t, n), (size_t)l->hidden * sizeof(REAL));
+}
+
+/* The cells' derivative at step t for rows r0..r1 and units j0..j1: dz over the gates, dh whole, dc for the step before. */
+static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t j0, ptrdiff_t j1) {
+    const unsigned saved = flush_subnormals();
+    const ptrdiff_t H = l->hidden, row = FN(first_row)(l, t), end = r1 < FN(rows_at)(l, t) ? r1 : FN(rows_at)(l, t);
+    for (ptrdiff_t n = r0; n < end; n++)
+        FN(cell_row_backward)(j0, j1, H, (REAL *)l->gates + (row + n) * l->gates_row, (REAL *)l->c_prev + (row + n) * H,
+                              l->dy ? (const REAL *)l->dy + (row + n) * l->dy_row : NULL, (REAL *)l->dh + n * H,
+                              (REAL *)l->dc + n * H, l->dh_all ? (REAL *)l->dh_all + (row + n) * H : NULL,
+                              l->dc_all ? (REAL *)l->dc_all + (row + n) * H : NULL);
+    restore_control(saved);
+}
+
+/* dh (rows, H) := dz W_hh at step t, groups of columns g0..g1. */
+static void FN(backward_carry)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t g0, ptrdiff_t g1) {
+    const ptrdiff_t H = l->hidden, row = FN(first_row)(l, t), end = r1 < FN(rows_at)(l, t) ? r1 : FN(rows_at)(l, t);
+    if (r0 >= end) return;
+    const unsigned saved = flush_subnormals();
+    FN(product)(end - r0, H, 4 * H, (const REAL *)l->gates + (row + r0) * l->gates_row, l->gates_row, l->w_hh_columns, NULL,
+                (REAL *)l->dh + r0 * H, H, 0, g0, g1);
+    restore_control(saved);
+}
+
+/* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n]: one chain of all the rows. `strip` has
+ * room for rows * 4 * LANES values; NULL if b can be read where it lies, whole vectors to its row's end. */
+static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n0, ptrdiff_t n1, const REAL *a, ptrdiff_t lda,
+                      const REAL *b, ptrdiff_t ldb, REAL *out, ptrdiff_t ldo, int add, REAL *strip) {
+    ALIGNED REAL z[12 * 4 * LANES];
+    for (ptrdiff_t j = n0; j < n1; j += 4 * LANES) {
+        const ptrdiff_t columns = n1 - j < 4 * LANES ? n1 - j : 4 * LANES, width = FN(column_width)(columns);
+        const int C = (int)(width / LANES);
+        FN(operand) p = {a, 1, lda, b + j, ldb, rows};
+        if (strip) {
+            for (ptrdiff_t r = 0; r < rows; r++) {
+                memcpy(strip + r * width, b + r * ldb + j, (size_t)columns * sizeof(REAL));
+                for (ptrdiff_t l = columns; l < width; l++) strip[r * width + l] = 0;
+            }
+            p.b = strip;
+            p.bk = width;
+        }
+        const ptrdiff_t tall = TALLEST(C), groups = (m1 - m0 + tall - 1) / tall;
+        for (ptrdiff_t g = 0; g < groups; g++) {
+            const ptrdiff_t m = m0 + (m1 - m0) * g / groups, height = m0 + (m1 - m0) * (g + 1) / groups - m;
+            const FN(start) fresh = {NULL, 0, 0};
+            p.a = a + m;
+            switch (C) {
+            case 4: FN(tiles_4)((int)height, fresh, &p, NULL, z, width); break;
+            case 3: FN(tiles_3)((int)height, fresh, &p, NULL, z, width); break;
+            case 2: FN(tiles_2)((int)height, fresh, &p, NULL, z, width); break;
+            default: FN(tiles_1)((int)height, fresh, &p, NULL, z, width);
+            }
+            for (ptrdiff_t r = 0; r < height; r++) {
+                REAL *row = out + (m + r) * ldo + j;
+                const REAL *sum = z + r * width;
+                if (add) for (ptrdiff_t l = 0; l < columns; l++) row[l] = row[l] + sum[l];
+                else memcpy(row, sum, (size_t)columns * sizeof(REAL));
+            }
+        }
+    }
+}
+
+/* out (n0..n1) := [out +] the sum of x over `rows` rows. */
+static void FN(add_rows)(ptrdiff_t rows, ptrdiff_t n0, ptrdiff_t n1, const REAL *x, ptrdiff_t ldx, REAL *out, int add) {
+    for (ptrdiff_t j = n0; j < n1; j += 4 * LANES) {
+        const ptrdiff_t width = n1 - j < 4 * LANES ? n1 - j : 4 * LANES;
+        REAL part[4 * LANES] = {0};
+        if (width == 4 * LANES)
+            for (ptrdiff_t r = 0; r < rows; r++)
+                for (int l = 0; l < 4 * LANES; l++) part[l] = part[l] + x[r * ldx + j + l];
+        else
+            for (ptrdiff_t r = 0; r < rows; r++)
+                for (ptrdiff_t l = 0; l < width; l++) part[l] = part[l] + x[r * ldx + j + l];
+        for (ptrdiff_t l = 0; l < width; l++) out[j + l] = add ? out[j + l] + part[l] : part[l];
+    }
+}
+
+/* The gradients of weights and input over the packed rows r0..r1, part `part` of `parts`: every output belongs to one part.
+ * `add` unless this is the first block that is summed. `strip` has room for (r1 - r0) * 4 * LANES values. */
+static void FN(weight_gradients)(const lstmx_layer *l, ptrdiff_t r0, ptrdiff_t r1, int add, ptrdiff_t part, ptrdiff_t parts,
+                                 void *strip) {
+    const unsigned saved = flush_subnormals();
+    const ptrdiff_t H = l->hidden, I = l->inputs, rows = r1 - r0;
+    const ptrdiff_t units = (4 * H + 4 * LANES - 1) / (4 * LANES);   /* share whole groups of columns of dz */
+    const ptrdiff_t m0 = units * part / parts * 4 * LANES, m1_ = units * (part + 1) / parts * 4 * LANES;
+    const ptrdiff_t m1 = m1_ < 4 * H ? m1_ : 4 * H;
+    const REAL *dz = (const REAL *)l->gates + r0 * l->gates_row, *x = (const REAL *)l->x + r0 * l->x_row;
+    if (m0 < m1) {
+        FN(outer)(rows, m0, m1, 0, H, dz, l->gates_row, (const REAL *)l->h_prev + r0 * l->h_row, l->h_row, l->dw_hh, H, add,
+                  strip);
+        if (l->dw_ih_turned)
+            FN(outer)(rows, 0, I, m0, m1, x, l->x_row, dz, l->gates_row, l->dw_ih_turned, 4 * H, add, NULL);
+        else FN(outer)(rows, m0, m1, 0, I, dz, l->gates_row, x, l->x_row, l->dw_ih, I, add, strip);
+        if (l->db) FN(add_rows)(rows, m0, m1, dz, l->gates_row, l->db, add);
+    }
+    if (l->dx) {
+        const ptrdiff_t from = r0 + rows * part / parts, to = r0 + rows * (part + 1) / parts;
+        FN(product)(to - from, I, 4 * H, (const REAL *)l->gates + from * l->gates_row, l->gates_row, l->w_ih_columns, NULL,
+                    (REAL *)l->dx + from * I, I, l->add_to_dx, 0, (I + 4 * LANES - 1) / (4 * LANES));
+    }
+    restore_control(saved);
+}
+
+static void FN(any_outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *a, ptrdiff_t a_row,
+                          const void *b, ptrdiff_t b_row, void *out, ptrdiff_t out_row, int add, void *strip) {
+    const unsigned saved = flush_subnormals();
+    FN(outer)(rows, m0, m1, 0, n, a, a_row, b, b_row, out, out_row, add, strip);
+    restore_control(saved);
+}
+
+static void FN(turn)(const lstmx_layer *l) {
+    for (ptrdiff_t m = 0; m < 4 * l->hidden; m++)
+        for (ptrdiff_t k = 0; k < l->inputs; k++)
+            ((REAL *)l->dw_ih)[m * l->inputs + k] = ((const REAL *)l->dw_ih_turned)[k * 4 * l->hidden + m];
+}

@@ -1,0 +1,83 @@
+/* Threads that work on one layer: how many there may be in the process, and a barrier for those that share a step. */
+#ifndef LSTMX_TEAM_H
+#define LSTMX_TEAM_H
+
+#include <stddef.h>
+#ifdef _WIN32
+#include <windows.h>
+static inline double lstmx_now(void) { return GetTickCount64() * 1e-3; }
+static inline void lstmx_yield(void) { SwitchToThread(); }
+#else
+#include <sched.h>
+#include <time.h>
+static inline double lstmx_now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+static inline void lstmx_yield(void) { sched_yield(); }
+#endif
+
+#ifdef _OPENMP
+#include <omp.h>
+#define LSTMX_OPENMP 1
+#else
+#define LSTMX_OPENMP 0
+#define omp_get_max_threads() 1
+#define omp_get_num_threads() 1
+#define omp_get_thread_num() 0
+#define omp_in_parallel() 0
+#endif
+
+/* A barrier that spins for about 20 us and then gives the core away: whoever is waited for may need it. */
+typedef struct {
+    int waiting;
+    int round;
+    int cancelled;   /* set before a barrier, read after it: then all members see it at the same place */
+    char alone[64];  /* nothing else in this cache line */
+} lstmx_team;
+
+#if LSTMX_OPENMP
+enum { LSTMX_SPINS = 1000 };   /* of about 20 ns */
+
+/* `members`: the threads that the region really got. */
+static inline void lstmx_wait(lstmx_team *team, int members) {
+    if (members == 1) return;
+    const int round = __atomic_load_n(&team->round, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&team->waiting, 1, __ATOMIC_ACQ_REL) == members) {
+        __atomic_store_n(&team->waiting, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&team->round, round + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int spin = 0; __atomic_load_n(&team->round, __ATOMIC_ACQUIRE) == round; spin++) {
+        if (spin >= LSTMX_SPINS) lstmx_yield();
+#if defined(__x86_64__) || defined(__i386__)
+        else __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        else __asm__ volatile("yield");
+#endif
+    }
+}
+static inline void lstmx_cancel(lstmx_team *team) { __atomic_store_n(&team->cancelled, 1, __ATOMIC_RELEASE); }
+static inline int lstmx_cancelled(lstmx_team *team) { return __atomic_load_n(&team->cancelled, __ATOMIC_ACQUIRE); }
+
+static int lstmx_active;   /* threads now inside calls of this process */
+
+/* Joins with up to `wanted` threads where the process may have `budget`: what is left of it, at least 1. */
+static inline int lstmx_claim(int wanted, int budget) {
+    int active = __atomic_load_n(&lstmx_active, __ATOMIC_RELAXED), got;
+    do {
+        got = budget - active < wanted ? budget - active : wanted;
+        if (got < 1) got = 1;
+    } while (!__atomic_compare_exchange_n(&lstmx_active, &active, active + got, 1, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED));
+    return got;
+}
+static inline void lstmx_release(int got) { __atomic_sub_fetch(&lstmx_active, got, __ATOMIC_ACQ_REL); }
+#else
+static inline void lstmx_wait(lstmx_team *team, int members) { (void)team; (void)members; }
+static inline void lstmx_cancel(lstmx_team *team) { team->cancelled = 1; }
+static inline int lstmx_cancelled(lstmx_team *team) { return team->cancelled; }
+static inline int lstmx_claim(int wanted, int budget) { (void)wanted; (void)budget; return 1; }
+static inline void lstmx_release(int got) { (void)got; }
+#endif
+#endif

@@ -1,0 +1,174 @@
+/* The register tile: R rows by C vectors of sums, one broadcast for a row and a k. All products of an LSTM are this loop.
+ *
+ *     z(r, c) := start(r, c) + sum over k of a(r, k) b(k, c)          0 <= r < R, 0 <= c < C * LANES
+ *
+ * Every sum is a chain of fused multiply-adds in the order of k, whatever R, C and LANES are, so an output has the same bits
+ * in every tile. A long sum is cut into blocks of TERMS terms: the first block's chain goes on from `start` (a bias, or what
+ * an earlier operand has summed), each later one begins at 0 and is added to z when it ends.
+ *
+ * a(r, k) = a[r * ar + k * ak]: activations are read where they lie. b(k, c) = b[k * bk + c] is a panel of packed weights, or
+ * rows of an activation. Expects vector.h and REGISTERS, the number of vector registers. */
+
+#define TERMS 64
+/* The tallest tile of C vectors: R * C sums, C vectors of b and a broadcast must fit the registers. */
+#if REGISTERS >= 32
+#define TALLEST(C) ((C) == 4 ? 6 : (C) == 3 ? 8 : 12)
+#else
+#define TALLEST(C) ((C) == 4 ? 3 : (C) == 3 ? 4 : (C) == 2 ? 6 : 12)
+#endif
+
+typedef struct {
+    const REAL *a;   /* (rows, count), strides ar and ak */
+    ptrdiff_t ar, ak;
+    const REAL *b;   /* (count, C * LANES), stride bk */
+    ptrdiff_t bk;
+    ptrdiff_t count;
+} FN(operand);
+
+/* Where a chain begins: at `from` (0 if that is NULL); and whether its end is added to z or replaces it. */
+typedef struct {
+    const REAL *from;
+    ptrdiff_t row;   /* stride of from */
+    int add;
+} FN(start);
+
+/* p's chain, then q's as its continuation. */
+INLINE void FN(tile)(const int R, const int C, FN(start) start, const FN(operand) *p, const FN(operand) *q, REAL *z,
+                     ptrdiff_t zr) {
+    FN(vec) acc[12][4];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int c = 0; c < C; c++)
+            acc[r][c] = start.from ? FN(load)(start.from + r * start.row + c * LANES) : FN(splat)(0);
+    for (;;) {
+        const REAL *a = p->a, *b = p->b;
+        const ptrdiff_t ar = p->ar, ak = p->ak, bk = p->bk;
+        for (ptrdiff_t k = p->count; k > 0; k--, a += ak, b += bk) {
+            FN(vec) row[4];
+            UNROLL for (int c = 0; c < C; c++) row[c] = FN(load)(b + c * LANES);
+            UNROLL for (int r = 0; r < R; r++) {
+                const FN(vec) x = FN(splat)(a[r * ar]);
+                UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(vfma)(x, row[c], acc[r][c]);
+            }
+        }
+        if (!q) break;
+        p = q;
+        q = NULL;
+    }
+    if (start.add)
+        UNROLL for (int r = 0; r < R; r++)
+            UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(load)(z + r * zr + c * LANES) + acc[r][c];
+    UNROLL for (int r = 0; r < R; r++)
+        UNROLL for (int c = 0; c < C; c++) FN(store)(z + r * zr + c * LANES, acc[r][c]);
+}
+
+#define CASE(R, C) case R: FN(tile)(R, C, start, p, q, z, zr); break;
+#define TILES(C, ...)                                                                                                    \
+    static NOINLINE void FN(tiles_##C)(int rows, FN(start) start, const FN(operand) *p, const FN(operand) *q, REAL *z,   \
+                                       ptrdiff_t zr) {                                                                   \
+        switch (rows) { __VA_ARGS__ }                                                                                    \
+    }
+#if REGISTERS >= 32
+TILES(4, CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 4) CASE(5, 4) CASE(6, 4))
+TILES(3, CASE(1, 3) CASE(2, 3) CASE(3, 3) CASE(4, 3) CASE(5, 3) CASE(6, 3) CASE(7, 3) CASE(8, 3))
+TILES(2, CASE(1, 2) CASE(2, 2) CASE(3, 2) CASE(4, 2) CASE(5, 2) CASE(6, 2) CASE(7, 2) CASE(8, 2) CASE(9, 2) CASE(10, 2)
+      CASE(11, 2) CASE(12, 2))
+#else
+TILES(4, CASE(1, 4) CASE(2, 4) CASE(3, 4))
+TILES(3, CASE(1, 3) CASE(2, 3) CASE(3, 3) CASE(4, 3))
+TILES(2, CASE(1, 2) CASE(2, 2) CASE(3, 2) CASE(4, 2) CASE(5, 2) CASE(6, 2))
+#endif
+TILES(1, CASE(1, 1) CASE(2, 1) CASE(3, 1) CASE(4, 1) CASE(5, 1) CASE(6, 1) CASE(7, 1) CASE(8, 1) CASE(9, 1) CASE(10, 1)
+      CASE(11, 1) CASE(12, 1))
+#undef CASE
+#undef TILES
+
+/* One row has too few sums to hide the latency of an addition, so two chains that do not depend on each other run side by
+ * side: (a, b) into z, and (a2, b2) into z2 or, if that is NULL, added after the first. */
+INLINE void FN(pair)(const int C, FN(start) start, const REAL *from2, const FN(operand) *p, const REAL *a2, const REAL *b2,
+                     REAL *z, REAL *z2) {
+    FN(vec) acc[4], other[4];
+    UNROLL for (int c = 0; c < C; c++) {
+        acc[c] = start.from ? FN(load)(start.from + c * LANES) : FN(splat)(0);
+        other[c] = from2 ? FN(load)(from2 + c * LANES) : FN(splat)(0);
+    }
+    const REAL *a = p->a, *b = p->b;
+    const ptrdiff_t ak = p->ak, bk = p->bk;
+    for (ptrdiff_t k = p->count; k > 0; k--, a += ak, a2 += ak, b += bk, b2 += bk) {
+        const FN(vec) x = FN(splat)(*a), x2 = FN(splat)(*a2);
+        UNROLL for (int c = 0; c < C; c++) {
+            acc[c] = FN(vfma)(x, FN(load)(b + c * LANES), acc[c]);
+            other[c] = FN(vfma)(x2, FN(load)(b2 + c * LANES), other[c]);
+        }
+    }
+    UNROLL for (int c = 0; c < C; c++) {
+        if (start.add) acc[c] = FN(load)(z + c * LANES) + acc[c];
+        if (z2) FN(store)(z2 + c * LANES, start.add ? FN(load)(z2 + c * LANES) + other[c] : other[c]);
+        FN(store)(z + c * LANES, z2 ? acc[c] : acc[c] + other[c]);
+    }
+}
+#define PAIR(C)                                                                                                          \
+    static NOINLINE void FN(pair_##C)(FN(start) start, const REAL *from2, const FN(operand) *p, const REAL *a2,          \
+                                      const REAL *b2, REAL *z, REAL *z2) {                                               \
+        FN(pair)(C, start, from2, p, a2, b2, z, z2);                                                                     \
+    }
+PAIR(4)
+PAIR(3)
+PAIR(2)
+PAIR(1)
+#undef PAIR
+
+/* z (rows, C * LANES) := start + a b, summed over all K terms of the operand, block by block. `first` continues into the
+ * operand's first block, if given. */
+static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(operand) *first, FN(operand) p, REAL *z,
+                           ptrdiff_t zr) {
+    const int tall = TALLEST(C);
+    const ptrdiff_t groups = (rows + tall - 1) / tall, K = p.count;
+    for (ptrdiff_t k = 0; k < K || k == 0; k += TERMS) {
+        FN(operand) q = p;
+        q.a += k * p.ak;
+        q.b += k * p.bk;
+        q.count = K - k < TERMS ? K - k : TERMS;
+        if (rows == 1 && !first && K - k >= 2 * TERMS) {
+            const REAL *a2 = q.a + TERMS * q.ak, *b2 = q.b + TERMS * q.bk;
+            switch (C) {
+            case 4: FN(pair_4)(start, NULL, &q, a2, b2, z, NULL); break;
+            case 3: FN(pair_3)(start, NULL, &q, a2, b2, z, NULL); break;
+            case 2: FN(pair_2)(start, NULL, &q, a2, b2, z, NULL); break;
+            default: FN(pair_1)(start, NULL, &q, a2, b2, z, NULL);
+            }
+            k += TERMS;
+        } else
+            for (ptrdiff_t g = 0; g < groups; g++) {
+                const ptrdiff_t r = rows * g / groups, height = rows * (g + 1) / groups - r;
+                FN(operand) mine = q, head;
+                FN(start) from = start;
+                mine.a += r * q.ar;
+                if (from.from) from.from += r * from.row;
+                const FN(operand) *one = &mine, *two = NULL;
+                if (first) {
+                    head = *first;
+                    head.a += r * head.ar;
+                    one = &head;
+                    two = &mine;
+                }
+                switch (C) {
+                case 4: FN(tiles_4)((int)height, from, one, two, z + r * zr, zr); break;
+                case 3: FN(tiles_3)((int)height, from, one, two, z + r * zr, zr); break;
+                case 2: FN(tiles_2)((int)height, from, one, two, z + r * zr, zr); break;
+                default: FN(tiles_1)((int)height, from, one, two, z + r * zr, zr);
+                }
+            }
+        start = (FN(start)){NULL, 0, 1};
+        first = NULL;
+    }
+}
+
+/* One row, two panels of 4 vectors: the second panel's weights lie `next` behind the first one's, its sums behind z's. */
+static void FN(pair_panels)(FN(start) start, FN(operand) p, ptrdiff_t next, REAL *z) {
+    const ptrdiff_t K = p.count;
+    for (ptrdiff_t k = 0; k < K; k += TERMS) {
+        FN(operand) q = {p.a + k * p.ak, 0, p.ak, p.b + k * p.bk, p.bk, K - k < TERMS ? K - k : TERMS};
+        FN(pair_4)(start, start.from ? start.from + 4 * LANES : NULL, &q, q.a, q.b + next, z, z + 4 * LANES);
+        start = (FN(start)){NULL, 0, 1};
+    }
+}
