@@ -861,11 +861,12 @@ def cell_results(kernels, dtype, H, bias):
     gates, c, h = unaligned((2, 4 * H)), unaligned((2, H)), unaligned((2, H))
     kernels.call("cell_forward", dtype, 2, H, bias, gates, c, h)
     out = {"gates": gates.copy(), "c": c.copy(), "h": h.copy()}
-    c_prev, dh, dc, dc_all = (unaligned((2, H)) for _ in range(4))
-    other = gates.copy(), dc.copy()
-    kernels.call("cell_backward", dtype, 2, H, gates, c_prev, dh, dc, dc_all)
-    kernels.call("cell_backward", dtype, 2, H, other[0], c_prev, dh, other[1], None)
-    assert bits(other[0]).tobytes() == bits(gates).tobytes() and bits(other[1]).tobytes() == bits(dc).tobytes()
+    c_prev, dy, dh, dc, dh_all, dc_all = (unaligned((2, H)) for _ in range(6))
+    other = gates.copy(), dh.copy() + dy, dc.copy()  # what dy gives may as well come with dh
+    kernels.call("cell_backward", dtype, 2, H, H, gates, c_prev, dy, dh, dc, dh_all, dc_all)
+    kernels.call("cell_backward", dtype, 2, H, 0, other[0], c_prev, None, other[1], other[2], None, None)
+    assert bits(other[1]).tobytes() == bits(dh).tobytes() == bits(dh_all).tobytes()
+    assert bits(other[0]).tobytes() == bits(gates).tobytes() and bits(other[2]).tobytes() == bits(dc).tobytes()
     return out | {"dz": gates, "dc_prev": dc, "dc_all": dc_all}
 
 

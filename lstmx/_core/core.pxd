@@ -80,8 +80,8 @@ cdef extern from "core.h" nogil:
         void (*exp)(Py_ssize_t n, const float *x, float *y) noexcept nogil
         void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const float *bias, float *gates, float *c,
                              float *h) noexcept nogil
-        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, float *gates, const float *c_prev, const float *dy,
-                              Py_ssize_t ldy, float *dh, float *dc, float *dh_all, float *dc_all) noexcept nogil
+        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, Py_ssize_t ldy, float *gates, const float *c_prev,
+                              const float *dy, float *dh, float *dc, float *dh_all, float *dc_all) noexcept nogil
         void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *bias, float *y) noexcept nogil
         void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *y, float *dy) noexcept nogil
         void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const float *x, float *out) noexcept nogil
@@ -102,8 +102,8 @@ cdef extern from "core.h" nogil:
         void (*exp)(Py_ssize_t n, const double *x, double *y) noexcept nogil
         void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const double *bias, double *gates, double *c,
                              double *h) noexcept nogil
-        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, double *gates, const double *c_prev, const double *dy,
-                              Py_ssize_t ldy, double *dh, double *dc, double *dh_all, double *dc_all) noexcept nogil
+        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, Py_ssize_t ldy, double *gates, const double *c_prev,
+                              const double *dy, double *dh, double *dc, double *dh_all, double *dc_all) noexcept nogil
         void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *bias, double *y) noexcept nogil
         void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *y, double *dy) noexcept nogil
         void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const double *x, double *out) noexcept nogil

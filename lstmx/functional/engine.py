@@ -134,7 +134,8 @@ class ReferenceEngine:
         place = context.sorted_places
         running = np.arange(len(context.offsets) - 1) < context.sort(context.lengths)[:, None]
         padded = (self._padded(a, context) for a in (x, slabs["gates"], slabs["h_prev"], slabs["c_prev"]))
-        tape = reference.Tape(*padded, running, *weights[:2], weights[2] is not None, reverse)
+        weight_ih, weight_hh, bias = weights
+        tape = reference.Tape(*padded, running, weight_ih, weight_hh, bias is not None, reverse)
         dy = None if dy is None else self._padded(dy, context)
         grads = reference.lstm_backward(tape, dy, (dh.copy(), dc.copy()))
         for target, array in zip(flow, (grads.dh, grads.dc), strict=True):

@@ -19,7 +19,7 @@ typedef struct {
      * dh     (rows, H)   in: what reaches h_t from step t+1   out: the whole dL/dh_t
      * dc     (rows, H)   in: what reaches c_t from step t+1   out: what step t passes on to c_{t-1}
      * dh_all, dc_all (rows, H) or NULL   out: the whole dL/dh_t and dL/dc_t */
-    void (*cell_backward)(ptrdiff_t rows, ptrdiff_t hidden, REAL *gates, const REAL *c_prev, const REAL *dy, ptrdiff_t ldy,
+    void (*cell_backward)(ptrdiff_t rows, ptrdiff_t hidden, ptrdiff_t ldy, REAL *gates, const REAL *c_prev, const REAL *dy,
                           REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all);
 
     /* y (rows, n) := activation(y + bias); bias (n) or NULL. */

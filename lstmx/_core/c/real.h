@@ -27,3 +27,4 @@ static const lstmx_tile FN(tiles) = {
 #undef TERMS
 #undef CHUNK
 #undef TALLEST
+#undef EACH

@@ -50,29 +50,51 @@ typedef struct {
     ptrdiff_t next;                           /* rows that have a next step: h_next takes only these */
 } FN(results);
 
-/* The end of a tile: activations and the new state for `rows` rows and the units from j of one panel. */
-#define EPILOGUE(LOAD, STORE)                                                                                            \
-    for (ptrdiff_t r = 0; r < rows; r++, z += zr) {                                                                      \
-        REAL *c = o->c + r * H + j;                                                                                      \
-        const FN(vec) before = LOAD(c);                                                                                  \
-        const FN(cell) s = FN(cell_step)(FN(load)(z), FN(load)(z + lanes), FN(load)(z + 2 * lanes),                      \
-                                         FN(load)(z + 3 * lanes), before);                                               \
-        STORE(c, s.c);                                                                                                   \
-        STORE(o->y + r * o->y_row + j, s.h);                                                                             \
-        if (o->gates) {                                                                                                  \
-            REAL *gates = o->gates + r * o->gates_row + j;                                                               \
-            STORE(gates, s.i); STORE(gates + H, s.f); STORE(gates + 2 * H, s.g); STORE(gates + 3 * H, s.o);              \
-            STORE(o->c_prev + r * H + j, before);                                                                        \
-            if (r < o->next) STORE(o->h_next + r * o->h_row + j, s.h);                                                   \
+/* The end of a tile: activations and the new state for M rows and one panel's units. */
+#define FINISH(M, LOAD, STORE)                                                                                           \
+    do {                                                                                                                 \
+        FN(vec) a[4 * M], c[M], before[M], h[M];                                                                         \
+        UNROLL for (int m = 0; m < M; m++) {                                                                             \
+            const REAL *row = z + m * zr;                                                                                \
+            a[m] = FN(load)(row);                                                                                        \
+            a[M + m] = FN(load)(row + lanes);                                                                            \
+            a[2 * M + m] = FN(load)(row + 3 * lanes);                                                                    \
+            a[3 * M + m] = FN(load)(row + 2 * lanes);                                                                    \
+            before[m] = c[m] = LOAD(o.c + m * H);                                                                        \
         }                                                                                                                \
-    }
+        FN(cell_step)(M, a, c, h);                                                                                       \
+        UNROLL for (int m = 0; m < M; m++) {                                                                             \
+            STORE(o.c + m * H, c[m]);                                                                                    \
+            STORE(o.y + m * o.y_row, h[m]);                                                                              \
+            if (o.gates) {                                                                                               \
+                REAL *gates = o.gates + m * o.gates_row;                                                                 \
+                STORE(gates, a[m]); STORE(gates + H, a[M + m]);                                                          \
+                STORE(gates + 2 * H, a[3 * M + m]); STORE(gates + 3 * H, a[2 * M + m]);                                  \
+                STORE(o.c_prev + m * H, before[m]);                                                                      \
+                if (m < o.next) STORE(o.h_next + m * o.h_row, h[m]);                                                     \
+            }                                                                                                            \
+        }                                                                                                                \
+        z += M * zr;                                                                                                     \
+        o.c += M * H;                                                                                                    \
+        o.y += M * o.y_row;                                                                                              \
+        o.next -= M;                                                                                                     \
+        if (o.gates) { o.gates += M * o.gates_row; o.c_prev += M * H; o.h_next += M * o.h_row; }                         \
+    } while (0)
+
 static NOINLINE void FN(finish_panel)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t j, const REAL *z, ptrdiff_t zr,
-                                      const FN(results) *o) {
+                                      const FN(results) *out) {
     const ptrdiff_t tail = H - j, lanes = tail < LANES ? FN(tail_lanes)(H) : LANES;
-    if (tail >= LANES) EPILOGUE(FN(load), FN(store))
-    else EPILOGUE(LOAD_TAIL, STORE_TAIL)
+    FN(results) o = *out;
+    o.c += j;
+    o.y += j;
+    if (o.gates) { o.gates += j; o.c_prev += j; o.h_next += j; }
+    if (tail >= LANES) {
+        for (; rows >= 2; rows -= 2) FINISH(2, FN(load), FN(store));
+        if (rows) FINISH(1, FN(load), FN(store));
+    } else
+        for (; rows; rows--) FINISH(1, LOAD_TAIL, STORE_TAIL);
 }
-#undef EPILOGUE
+#undef FINISH
 
 /* Rows of one step whose previous outputs are h (rows, H): products, activations, new state. `sums` holds b + W_ih x (at the
  * first row), or is NULL, then x joins here. */

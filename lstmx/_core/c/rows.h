@@ -12,8 +12,8 @@
         if (tail) STORE_TAIL(y + j, FUNCTION(LOAD_TAIL(x + j)));                                                         \
         restore_control(saved);                                                                                          \
     }
-MAP(map_sigmoid, FN(vsigmoid))
-MAP(map_tanh, FN(vtanh))
+MAP(map_sigmoid, FN(sigmoid_of))
+MAP(map_tanh, FN(tanh_of))
 MAP(map_exp, FN(vexp))
 #undef MAP
 
