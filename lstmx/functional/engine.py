@@ -51,6 +51,15 @@ class TileEngine:
             *flow,
         )  # fmt: skip
 
+    @staticmethod
+    def stack(layers, lstm):
+        """A compiled call for inference on plain arrays, from the `Weights` of all layers and directions of an LSTM."""
+        panels = [w.forward_panels() for w in layers]
+        made = tile.Stack(
+            panels, lstm.input_size, lstm.hidden_size, lstm.num_layers, lstm.directions, threads.get_num_threads
+        )
+        return made.run
+
     def product(self, a, b, out, transpose_a=False, transpose_b=False, packed=None):
         """out := op(a) op(b). `packed` keeps what is made of b."""
         if transpose_a:
@@ -66,6 +75,10 @@ def _threads_for(work):
     return 1 if work < 500_000 else threads.get_num_threads()
 
 
+def _not_plain(x, state, out, step):
+    """What `stack` is in an engine that has no such call."""
+
+
 class BlasEngine:
     """Products by BLAS, outside any parallel region; pointwise work by SIMD kernels and OpenMP."""
 
@@ -78,6 +91,11 @@ class BlasEngine:
             raise ImportError(f"the blas engine needs SciPy ({error}): pip install 'lstmx[blas]'") from error
         self.products = blas.product_table()
         self.largest = blas.LARGEST
+
+    @staticmethod
+    def stack(layers, lstm):
+        """None of its own."""
+        return _not_plain
 
     def _check(self, *sizes):
         if max(sizes) > self.largest:
@@ -113,6 +131,7 @@ class ReferenceEngine:
     """lstmx.reference behind the interface of an engine: packed rows are padded, run and packed again."""
 
     name = "reference"
+    stack = BlasEngine.stack
 
     @staticmethod
     def _padded(rows, context):
