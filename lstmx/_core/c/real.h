@@ -6,10 +6,11 @@
 #include "vmath.h"
 #include "cell.h"
 #include "rows.h"
+#include "loss.h"
 
 static const KERNELS FN(table) = {
     FN(map_sigmoid), FN(map_tanh), FN(map_exp), FN(cell_forward), FN(cell_backward), FN(activate), FN(activate_backward),
-    FN(column_sum), FN(block_sum), FN(block_sum_of_squares), FN(dropout), FN(sgd), FN(rmsprop), FN(adam),
+    FN(column_sum), FN(block_sum), FN(block_sum_of_squares), FN(dropout), FN(sgd), FN(rmsprop), FN(adam), FN(loss),
 };
 #undef FN
 #undef LOAD_TAIL
