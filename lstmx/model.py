@@ -305,13 +305,11 @@ class Sequential:
         ndarray (N, O); without a pooling layer (N, T, O), 0 past each end, or a list as X
         """
         batch_size = 256 if batch_size is None else validate.count("batch_size", batch_size)
-        if isinstance(X, list | tuple) or np.ndim(X) == (2 if self.embedding else 3):
-            inputs = sequences.read_inputs(X, self, lengths)
-            if len(inputs) > batch_size:
-                return self._predict_parts(inputs, batch_size)
-            rows, context = self._pack(inputs)
-        else:
-            rows, context = self._read(X, lengths)
+        many = isinstance(X, list | tuple) or np.ndim(X) == (2 if self.embedding else 3)
+        inputs = sequences.read_inputs(X, self, lengths) if many else None
+        if many and len(inputs) > batch_size:
+            return self._predict_parts(inputs, batch_size)
+        rows, context = self._pack(inputs) if many else self._read(X, lengths)
         rows, context, _ = self.forward_rows(rows, context, False, None)
         return context.unpack(rows)
 

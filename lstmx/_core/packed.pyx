@@ -60,6 +60,22 @@ cdef int _sort(const int64_t[::1] lengths, Py_ssize_t[::1] place, Py_ssize_t[::1
     return 0
 
 
+cdef inline void copy_row(const char *row, Py_ssize_t apart, Py_ssize_t features, source *kind, real *to) noexcept nogil:
+    """One row of features that lie `apart` bytes from each other; `kind` only says their type."""
+    cdef const source *x = <const source *>row
+    cdef Py_ssize_t j
+    if apart != sizeof(source):
+        for j in range(features):
+            to[j] = <real>(<const source *>(row + j * apart))[0]
+    elif features == 1:
+        to[0] = <real>x[0]
+    elif features == 4:     # short rows cost more in the loop than in the copy
+        to[0], to[1], to[2], to[3] = <real>x[0], <real>x[1], <real>x[2], <real>x[3]
+    else:
+        for j in range(features):
+            to[j] = <real>x[j]
+
+
 def gather(const source[:, :, :] x, const Py_ssize_t[::1] sequence, const Py_ssize_t[::1] start,
            const Py_ssize_t[::1] offsets, real[:, ::1] out):
     """Packed rows out (S, F) of sequences in any array, converted on the way. Other types of 8 bytes go through as float64.
@@ -72,9 +88,8 @@ def gather(const source[:, :, :] x, const Py_ssize_t[::1] sequence, const Py_ssi
     offsets : the packed rows of each step
     """
     cdef Py_ssize_t steps = offsets.shape[0] - 1, features = out.shape[1]
-    cdef Py_ssize_t along = x.strides[0], step = x.strides[1], apart = x.strides[2], k, t, j, n
+    cdef Py_ssize_t along = x.strides[0], step = x.strides[1], apart = x.strides[2], k, t, n
     cdef const char *row
-    cdef real *to
     if steps == 0 or features == 0:
         return
     n = offsets[1]
@@ -85,16 +100,10 @@ def gather(const source[:, :, :] x, const Py_ssize_t[::1] sequence, const Py_ssi
             row += sequence[k] * along
         if start is not None:
             row += start[k] * step
+        while offsets[steps] - offsets[steps - 1] <= k:     # this one, and all that follow, are shorter
+            steps -= 1
         for t in range(steps):
-            if k >= offsets[t + 1] - offsets[t]:
-                break
-            to = &out[offsets[t] + k, 0]
-            if apart == sizeof(source):
-                for j in range(features):
-                    to[j] = <real>(<const source *>row)[j]
-            else:
-                for j in range(features):
-                    to[j] = <real>(<const source *>(row + j * apart))[0]
+            copy_row(row, apart, features, <source *>NULL, &out[offsets[t] + k, 0])
             row += step
     take_back(saved)
 
