@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 enum lstmx_activation { LSTMX_LINEAR, LSTMX_RELU, LSTMX_TANH, LSTMX_SIGMOID, LSTMX_SOFTMAX };
+enum lstmx_loss { LSTMX_MSE, LSTMX_MAE, LSTMX_HUBER, LSTMX_BINARY, LSTMX_CATEGORICAL };
 
 /* One row of a dropout mask: units are kept or dropped by a hash of (stream, unit) alone, so that neither the order of
  * the rows nor the number of threads changes a mask. */
