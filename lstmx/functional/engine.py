@@ -13,42 +13,68 @@ from lstmx import reference
 from lstmx._core import sequence, simd, tile
 from lstmx.functional import allocate, threads, weights
 
+BLOCK_ELEMENTS = 2**18  # gates of one block of the blas engine in inference: 1 MB in float32, about an L2 cache
+
 
 class TileEngine:
     """Products by one register tile on packed weights; the same bits in any batch and on any number of threads."""
 
     name = "tile"
+    plain = True  # whether inference on plain arrays needs no packed copies
+
+    @staticmethod
+    def layout(rows, batch, steps, inputs, hidden, dtype, *, training):
+        """The arrays that one direction of one layer needs, name -> (shape, whether they are for the tape).
+
+        Parameters
+        ----------
+        rows, batch, steps, inputs, hidden : int
+            S packed rows, N, T, I, H.
+        dtype : numpy.dtype
+        training : bool
+            Whether a backward pass follows.
+        """
+        size = np.dtype(dtype).itemsize
+        work = rows * hidden * (inputs + hidden)
+        sums = tile.block_of_sums(batch, inputs, hidden, steps, size, _threads_for(work))
+        arrays = {} if sums is None else {"sums": ((sums[0] + 1, sums[1]), False)}
+        if training:
+            lanes = tile.lanes(size)
+            arrays |= {
+                "gates": ((rows, allocate.padded_width(4 * hidden, dtype)), True),
+                "h_prev": ((rows, allocate.padded_width(hidden, dtype)), True),
+                "c_prev": ((rows, hidden), True),
+                "strips": ((_threads_for(3 * work), tile.gradient_rows(batch, steps) * 4 * lanes), False),
+            }
+            if inputs < lanes:
+                arrays["turned"] = ((inputs, 4 * hidden), False)
+        return arrays
 
     def forward(self, x, weights, context, reverse, h, c, y, training):
         (rows, inputs), (batch, hidden) = x.shape, h.shape
-        slabs = {}
-        if training:
-            slabs = {
-                "gates": allocate.padded(rows, 4 * hidden, x.dtype),
-                "h_prev": allocate.padded(rows, hidden, x.dtype),
-                "c_prev": allocate.empty((rows, hidden), x.dtype),
-            }
-        wanted = _threads_for(rows * hidden * (inputs + hidden))
         steps = len(context.offsets) - 1
-        shape = tile.block_of_sums(batch, inputs, hidden, steps, x.itemsize, wanted)
-        sums = None if shape is None else allocate.aligned((shape[0] + 1, shape[1]), x.dtype)[:-1]
+        layout = self.layout(rows, batch, steps, inputs, hidden, x.dtype, training=training)
+        made = {name: allocate.aligned(shape, x.dtype) for name, (shape, _) in layout.items()
+                if name not in ("strips", "turned")}  # fmt: skip
+        sums = made.pop("sums", None)
+        if training:
+            made["gates"], made["h_prev"] = made["gates"][:, : 4 * hidden], made["h_prev"][:, :hidden]
         tile.forward(
-            x, *weights.forward_panels(), None if context.uniform else context.offsets, steps, reverse, h, c, y, sums,
-            wanted, **slabs,
+            x, *weights.forward_panels(), None if context.uniform else context.offsets, steps, reverse, h, c, y,
+            None if sums is None else sums[:-1], _threads_for(rows * hidden * (inputs + hidden)), **made,
         )  # fmt: skip
-        return slabs or None
+        return made or None
 
     def backward(self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None)):
         (rows, inputs), (batch, hidden) = x.shape, dh.shape
-        wanted = _threads_for(3 * rows * hidden * (inputs + hidden))
         steps = len(context.offsets) - 1
-        lanes = tile.lanes(x.itemsize)
-        turned = allocate.aligned((inputs, 4 * hidden), x.dtype) if inputs < lanes else None
-        strips = allocate.aligned((wanted, tile.gradient_rows(batch, steps) * 4 * lanes), x.dtype)
+        layout = self.layout(rows, batch, steps, inputs, hidden, x.dtype, training=True)
+        strips = allocate.aligned(layout["strips"][0], x.dtype)
+        turned = allocate.aligned(layout["turned"][0], x.dtype) if "turned" in layout else None
         tile.backward(
             x, *weights.backward_panels(dx is not None), None if context.uniform else context.offsets, steps, reverse,
-            slabs["gates"], slabs["h_prev"], slabs["c_prev"], dy, dh, dc, dx, add_to_dx, *out, turned, strips, wanted,
-            *flow,
+            slabs["gates"], slabs["h_prev"], slabs["c_prev"], dy, dh, dc, dx, add_to_dx, *out, turned, strips,
+            len(strips), *flow,
         )  # fmt: skip
 
     @staticmethod
@@ -83,6 +109,7 @@ class BlasEngine:
     """Products by BLAS, outside any parallel region; pointwise work by SIMD kernels and OpenMP."""
 
     name = "blas"
+    plain = False
 
     def __init__(self):
         try:
@@ -97,6 +124,19 @@ class BlasEngine:
         """None of its own."""
         return _not_plain
 
+    @staticmethod
+    def _block(rows, widest, hidden):
+        """Rows of gates that one product of x fills in inference."""
+        return max(widest, min(rows, BLOCK_ELEMENTS // (4 * hidden)))
+
+    @staticmethod
+    def layout(rows, batch, steps, inputs, hidden, dtype, *, training):
+        """As `TileEngine.layout`; `batch` is the most rows of one step."""
+        if not training:
+            return {"gates": ((BlasEngine._block(rows, batch, hidden), 4 * hidden), False)}
+        shapes = {"gates": (rows, 4 * hidden), "h_prev": (rows, hidden), "c_prev": (rows, hidden)}
+        return {name: (shape, True) for name, shape in shapes.items()}
+
     def _check(self, *sizes):
         if max(sizes) > self.largest:
             raise ValueError(f"a matrix side of {max(sizes)} is beyond this BLAS ({self.largest}): use smaller batches")
@@ -106,8 +146,9 @@ class BlasEngine:
         rows, inputs = x.shape
         hidden = weight_hh.shape[1]
         self._check(rows, inputs, 4 * hidden, y.strides[0] // y.itemsize)
-        layout, block = allocate.recurrent_layout(rows, context.batch, context.widest, hidden, training=training)
-        slabs = {name: allocate.empty(shape, x.dtype) for name, shape in layout.items()}
+        layout = self.layout(rows, context.widest, 0, inputs, hidden, x.dtype, training=training)
+        slabs = {name: allocate.empty(shape, x.dtype) for name, (shape, _) in layout.items()}
+        block = self._block(rows, context.widest, hidden)
         sequence.forward(
             self.products, x, weight_ih, weight_hh, bias, context.offsets, reverse, h, c, y, slabs["gates"], block,
             threads.get_num_threads(), slabs.get("h_prev"), slabs.get("c_prev"),
@@ -131,6 +172,8 @@ class ReferenceEngine:
     """lstmx.reference behind the interface of an engine: packed rows are padded, run and packed again."""
 
     name = "reference"
+    plain = False
+    layout = BlasEngine.layout
     stack = BlasEngine.stack
 
     @staticmethod

@@ -159,12 +159,12 @@ def output(name, out, y_shape, state_shape, dtype, inputs, state):
             raise TypeError(f"{name} {part}: got {type(array).__name__}, must be an ndarray")
         if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous or not array.flags.writeable:
             raise ValueError(
-                f"{name} {part}: got shape {array.shape} of {array.dtype}, must be a writable, C-contiguous array {shape} of "
-                f"{dtype}; np.empty({shape}, {dtype.name!r}) makes one"
+                f"{name} {part}: got shape {array.shape} of {array.dtype}, must be a writable, C-contiguous array "
+                f"{shape} of {dtype}; np.empty({shape}, {dtype.name!r}) makes one"
             )
     others = [*inputs, *(a for a in state if isinstance(a, np.ndarray) and a is not h and a is not c)]
     pairs = [(y, h), (y, c), (h, c), *((a, b) for a in (y, h, c) for b in others)]
     swapped = len(state) == 2 and (state[0] is c or state[1] is h)
     if swapped or any(np.may_share_memory(a, b) for a, b in pairs) or any(y is a for a in state):
-        raise ValueError(f"{name}: its arrays overlap each other or what is read; only the state may be written in place")
+        raise ValueError(f"{name}: its arrays overlap each other or what is read; only the state may be given as both")
     return y, (h, c)

@@ -21,7 +21,6 @@ from lstmx.functional.packing import SequenceContext, read_sequences
 from lstmx.functional.weights import Weights
 from lstmx.layers.base import Layer
 
-
 BACKWARD_STREAM = (
     "step, stream: a bidirectional LSTM reads from the end, which a stream does not have; run whole sequences by a call"
 )
@@ -370,8 +369,8 @@ class LSTM(Layer):
         x : array (N, T, I) or (T, I)
         state : (h, c), each (L, N, H) or (L, H), or None for zero
         out : (y, (h, c)), optional
-            Arrays to write the results to, of the shapes and type that a call would return. The state in it may be `state`
-            itself.
+            Arrays to write the results to, of the shapes and type that a call would return. The state in it may be
+            `state` itself.
 
         Returns
         -------
@@ -411,7 +410,7 @@ class LSTM(Layer):
         return y[0], (h[:, 0], c[:, 0])
 
     def _into(self, out, x, state, step):
-        """`step` or `stream` into `out` where not all arguments are plain arrays: checked, and by way of fresh arrays."""
+        """`step` or `stream` into `out` where not all arguments are plain arrays, by way of fresh ones."""
         x = validate.real_array("x_t" if step else "x", x, self.dtype)
         lead = x.shape[:-1]
         batch = lead if step else lead[:-1]
@@ -455,19 +454,26 @@ class LSTM(Layer):
         True
         """
         N, T = validate.count("N", N, 0), validate.count("T", T, 0)
-        rows, directions, hidden = N * T, self.directions, self.hidden_size
-        wide = directions * hidden
-        layout, _ = allocate.recurrent_layout(rows, N, N, hidden, training=validate.flag("training", training))
-        slabs = sum(a * b for a, b in layout.values())
-        states = 2 * self.num_layers * directions * N * hidden
+        training, engine = validate.flag("training", training), get_engine()
+        rows, directions, layers = N * T, self.directions, self.num_layers
+        wide = directions * self.hidden_size
+        scratch = tape = 0  # elements: of the layer that needs most; of all layers
+        for inputs in [self.input_size] + [wide] * (layers - 1):
+            layout = engine.layout(rows, N, T, inputs, self.hidden_size, self.dtype, training=training)
+            sizes = [(shape[0] * shape[1], keeps) for shape, keeps in layout.values()]
+            tape += directions * sum(n for n, keeps in sizes if keeps)
+            scratch = max(scratch, sum(n for n, keeps in sizes if not keeps))
+        states = 2 * layers * wide * N
         if training:
-            dropped = rows * wide if self.dropout else 0
-            kept_elements = self.num_layers * (directions * slabs + rows * wide) + (self.num_layers - 1) * dropped
+            dropped = (layers - 1) * rows * wide if self.dropout else 0
+            outputs = layers * rows * wide + rows * (self.input_size + wide)  # of every layer; x packed, y given
             gradients = self.size + rows * 2 * (self.input_size + wide) + 2 * states
-            total = rows * self.input_size + kept_elements + rows * wide + 2 * states + gradients
+            total = tape + scratch + dropped + outputs + 2 * states + gradients
+        elif engine.plain:
+            total = rows * wide * (1 + min(layers - 1, 2)) + states + scratch
         else:
-            below = wide if self.num_layers > 1 else 0
-            total = rows * (self.input_size + below + 2 * wide) + slabs + 2 * states
+            below = wide if layers > 1 else 0
+            total = rows * (self.input_size + below + 2 * wide) + 2 * states + scratch
         return total * self.dtype.itemsize
 
     def summary(self):
