@@ -632,6 +632,7 @@ cdef class Stack:
                 l.y_step, l.y_row = wide, T * wide
                 flops = operations(l)
                 threads = self.threads() if flops > WORTH_A_THREAD else 1
+                sums = None   # the last one's goes first
                 sums = room_for_sums(&job, threads, self.type_number)
                 share_out(&job, False, threads)
                 start(&job, False, threads)
