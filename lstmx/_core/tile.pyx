@@ -18,9 +18,8 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from lstmx._core.core cimport (let_go, lstmx_cancel, lstmx_cancelled, lstmx_claim, lstmx_layer, lstmx_now, lstmx_release,
-                               lstmx_team, lstmx_tile, lstmx_wait, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
-                               PyThreadState, take_back)
+from lstmx._core.core cimport (lstmx_cancel, lstmx_cancelled, lstmx_claim, lstmx_layer, lstmx_now, lstmx_release,
+                               lstmx_team, lstmx_tile, lstmx_wait, omp_get_num_threads, omp_get_thread_num, omp_in_parallel)
 from lstmx._core.simd cimport active_isa
 
 cnp.import_array()
@@ -32,8 +31,8 @@ ctypedef Py_ssize_t size
 
 cdef double SIGNAL_INTERVAL = 0.05        # seconds between looks for Ctrl-C
 cdef double LONG = 4e5                    # floating-point operations that take some 20 us: then the GIL is let go
-cdef double WORTH_A_THREAD = 4e6          # operations of a call below which it runs serially
-cdef double WORTH_A_BARRIER = 2e5         # operations of a step and thread below which the units are not split
+cdef double WORTH_A_THREAD = 2e6          # operations of a call below which it runs serially
+cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
 cdef size ROWS_PER_THREAD = 4             # fewer, and the tiles are too flat: the units are split instead
 cdef size SUMS = 65536                    # values of W_ih x that one block holds at most
 cdef size GRADIENT_ROWS = 256             # rows of one block of the weights' gradients
@@ -59,7 +58,8 @@ cdef struct Job:
     int split_units
     int threads                # wanted; the team may be smaller
     double last                # when the signals were looked at; 0 in a short call, which does not look
-    lstmx_team team
+    lstmx_team own
+    lstmx_team *team           # own, or that of the direction beside it
 
 
 cdef inline size rows_at(const lstmx_layer *l, size t) noexcept nogil:
@@ -74,7 +74,7 @@ cdef void poll(Job *job, int me) noexcept nogil:
     """The calling thread looks for Ctrl-C now and then."""
     if me == 0 and job.last != 0 and lstmx_now() - job.last > SIGNAL_INTERVAL:
         if interrupted() != 0:
-            lstmx_cancel(&job.team)
+            lstmx_cancel(job.team)
         job.last = lstmx_now()
 
 
@@ -132,13 +132,13 @@ cdef void forward_part(Job *job, int me, int members) noexcept nogil:
                 kernels.forward_steps(l, k, k + 1, r0, r1, p0, p1,
                                       NULL if job.sums == NULL else <char *>job.sums + t * step_bytes)
                 poll(job, me)
-                lstmx_wait(&job.team, members)
-                if lstmx_cancelled(&job.team):
+                lstmx_wait(job.team, members)
+                if lstmx_cancelled(job.team):
                     return
         else:
             kernels.forward_steps(l, s, end, r0, r1, p0, p1, job.sums)
             poll(job, me)
-            if lstmx_cancelled(&job.team):
+            if lstmx_cancelled(job.team):
                 return
         s = end
 
@@ -171,11 +171,11 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
             t = l.steps - 1 - k if l.reverse else k
             kernels.backward_cells(l, t, r0, r1, j0, j1)
             if job.split_units:
-                lstmx_wait(&job.team, members)
+                lstmx_wait(job.team, members)
             kernels.backward_carry(l, t, r0, r1, g0, g1)
         poll(job, me)
-        lstmx_wait(&job.team, members)
-        if lstmx_cancelled(&job.team):
+        lstmx_wait(job.team, members)
+        if lstmx_cancelled(job.team):
             return
         t0, t1 = (l.steps - end, l.steps - s) if l.reverse else (s, end)
         gradients_of_block(job, me, members, t0, t1, end < l.steps)
@@ -198,7 +198,7 @@ cdef int run(Job *job, bint backward, int budget) except -1 nogil:
         with parallel(num_threads=threads):
             part(job, backward, omp_get_thread_num(), omp_get_num_threads())
     lstmx_release(threads)
-    return -1 if lstmx_cancelled(&job.team) else 0
+    return -1 if lstmx_cancelled(job.team) else 0
 
 
 cdef double operations(const lstmx_layer *l) noexcept nogil:
@@ -275,6 +275,7 @@ cdef void describe(Job *job, cnp.ndarray x, cnp.ndarray offsets, size steps, siz
     """The part of a job that forward and backward share; x (S, I) are packed rows."""
     cdef lstmx_layer *l = &job.layer
     memset(job, 0, sizeof(Job))
+    job.team = &job.own
     job.itemsize = cnp.PyArray_ITEMSIZE(x)
     job.kernels = table_for(job.itemsize)
     l.steps, l.batch, l.hidden, l.reverse = steps, batch, hidden, reverse
@@ -305,7 +306,6 @@ def forward(cnp.ndarray x, cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray bias,
     cdef Job job
     cdef size H = cnp.PyArray_DIM(h, 1), N = cnp.PyArray_DIM(h, 0)
     cdef lstmx_layer *l = &job.layer
-    cdef PyThreadState *saved
     describe(&job, x, offsets, steps, N, H, reverse)
     if cnp.PyArray_SIZE(x) == 0:
         return
@@ -389,33 +389,74 @@ def backward(cnp.ndarray x, cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray offs
         job.kernels.turn(l)
 
 
-def product(cnp.ndarray a, cnp.ndarray panels, cnp.ndarray bias, cnp.ndarray out):
-    """out (rows, n) := bias + a (rows, K) B, B in column panels; bias (n,) or None."""
-    cdef size rows = cnp.PyArray_DIM(out, 0), n = cnp.PyArray_DIM(out, 1), K = cnp.PyArray_DIM(a, 1)
-    cdef const lstmx_tile *kernels = table_for(cnp.PyArray_ITEMSIZE(a))
-    if rows == 0 or n == 0:
+cdef struct Matrices:
+    const lstmx_tile *kernels
+    size rows, m, n
+    const void *a
+    const void *b              # column panels; rows of b in an outer product
+    void *out
+    char *strips
+    size strip_bytes, itemsize
+
+
+cdef void product_part(const Matrices *j, bint outer, int me, int members) noexcept nogil:
+    """Some rows of out."""
+    cdef size first = j.m * me // members, last = j.m * (me + 1) // members, end = j.rows, r
+    if outer:
+        while end > 0 and first < last:
+            r = (end - 1) // GRADIENT_ROWS * GRADIENT_ROWS
+            j.kernels.outer(end - r, first, last, j.n, <char *>j.a + r * j.m * j.itemsize, j.m,
+                            <char *>j.b + r * j.n * j.itemsize, j.n, j.out, j.n, end < j.rows, j.strips + me * j.strip_bytes)
+            end = r
+    elif first < last:
+        j.kernels.product(last - first, j.n, j.rows, <char *>j.a + first * j.rows * j.itemsize, j.rows, j.b, NULL,
+                          <char *>j.out + first * j.n * j.itemsize, j.n, 0, 0,
+                          (j.n + 4 * j.kernels.lanes - 1) // (4 * j.kernels.lanes))
+
+
+cdef void multiply(const Matrices *j, bint outer, int wanted) noexcept:
+    """On up to `wanted` threads; without the GIL if it is long."""
+    cdef double work = 2.0 * j.rows * j.m * j.n
+    cdef int threads
+    if work < LONG:
+        product_part(j, outer, 0, 1)
         return
-    cdef PyThreadState *saved = let_go(2.0 * rows * n * K > LONG)
-    kernels.product(rows, n, K, data(a), K, data(panels), data(bias), data(out), n, 0, 0,
-                    (n + 4 * kernels.lanes - 1) // (4 * kernels.lanes))
-    take_back(saved)
+    with nogil:
+        threads = lstmx_claim(1 if omp_in_parallel() or work < WORTH_A_THREAD else wanted, wanted)
+        if threads == 1:
+            product_part(j, outer, 0, 1)
+        else:
+            with parallel(num_threads=threads):
+                product_part(j, outer, omp_get_thread_num(), omp_get_num_threads())
+        lstmx_release(threads)
 
 
-def outer(cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, cnp.ndarray strip):
-    """out (m, n) := a (rows, m)^T b (rows, n), in blocks of 256 rows, last to first; strip (256 * 4 * lanes,) is scratch."""
-    cdef size rows = cnp.PyArray_DIM(a, 0), m = cnp.PyArray_DIM(a, 1), n = cnp.PyArray_DIM(b, 1), end = rows, first
-    cdef size itemsize = cnp.PyArray_ITEMSIZE(a)
-    cdef const lstmx_tile *kernels = table_for(itemsize)
-    if rows == 0:
+def product(cnp.ndarray a, cnp.ndarray panels, cnp.ndarray out, int threads):
+    """out (m, n) := a (m, K) B, B in column panels, on up to `threads` threads."""
+    cdef Matrices j
+    j.itemsize = cnp.PyArray_ITEMSIZE(a)
+    j.kernels = table_for(j.itemsize)
+    j.m, j.n, j.rows = cnp.PyArray_DIM(out, 0), cnp.PyArray_DIM(out, 1), cnp.PyArray_DIM(a, 1)
+    j.a, j.b, j.out = data(a), data(panels), data(out)
+    if j.m and j.n:
+        multiply(&j, False, threads)
+
+
+def outer(cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, cnp.ndarray strips):
+    """out (m, n) := a (rows, m)^T b (rows, n), in blocks of 256 rows, last to first.
+
+    strips (threads, 256 * 4 * lanes) is scratch for the threads there may be.
+    """
+    cdef Matrices j
+    j.itemsize = cnp.PyArray_ITEMSIZE(a)
+    j.kernels = table_for(j.itemsize)
+    j.rows, j.m, j.n = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1), cnp.PyArray_DIM(b, 1)
+    j.a, j.b, j.out = data(a), data(b), data(out)
+    j.strips, j.strip_bytes = <char *>data(strips), cnp.PyArray_STRIDE(strips, 0)
+    if j.rows == 0:
         out.fill(0)
-        return
-    cdef PyThreadState *saved = let_go(2.0 * rows * n * m > LONG)
-    while end > 0:
-        first = (end - 1) // GRADIENT_ROWS * GRADIENT_ROWS
-        kernels.outer(end - first, 0, m, n, <char *>data(a) + first * m * itemsize, m, <char *>data(b) + first * n * itemsize,
-                      n, data(out), n, end < rows, data(strip))
-        end = first
-    take_back(saved)
+    else:
+        multiply(&j, True, <int>cnp.PyArray_DIM(strips, 0))
 
 
 def lanes(size itemsize):
@@ -607,22 +648,24 @@ cdef class Stack:
     cdef int work(self, const void *x, size x_step, size x_row, size N, size T, cnp.ndarray y, cnp.ndarray h,
                   cnp.ndarray c) except -1:
         """All layers and directions, one after the other."""
-        cdef Job job
-        cdef lstmx_layer *l = &job.layer
+        cdef Job jobs[2]
+        cdef lstmx_layer *l
         cdef size wide = self.directions * self.hidden, H = self.hidden
         cdef cnp.npy_intp length
-        cdef cnp.ndarray below = None, above, sums
+        cdef cnp.ndarray below = None, above
         cdef int layer, direction, k, threads
-        cdef double flops
         for layer in range(self.layers):
             above = y
             if layer + 1 < self.layers:
                 length = N * T * wide
                 above = cnp.PyArray_EMPTY(1, &length, self.type_number, 0)
+            rooms = []
             for direction in range(self.directions):
                 k = layer * self.directions + direction
-                memset(&job, 0, sizeof(Job))
-                job.itemsize, job.kernels = self.itemsize, table_for(self.itemsize)
+                l = &jobs[direction].layer
+                memset(&jobs[direction], 0, sizeof(Job))
+                jobs[direction].team = &jobs[direction].own
+                jobs[direction].itemsize, jobs[direction].kernels = self.itemsize, table_for(self.itemsize)
                 l.steps, l.batch, l.hidden, l.reverse, l.inputs = T, N, H, direction, self.parts[k].inputs
                 l.x, l.x_step, l.x_row = x, x_step, x_row
                 l.w_ih, l.w_hh, l.bias = self.parts[k].w_ih, self.parts[k].w_hh, self.parts[k].bias
@@ -630,16 +673,37 @@ cdef class Stack:
                 l.c = <char *>cnp.PyArray_DATA(c) + k * N * H * self.itemsize
                 l.y = <char *>cnp.PyArray_DATA(above) + direction * H * self.itemsize
                 l.y_step, l.y_row = wide, T * wide
-                flops = operations(l)
-                threads = self.threads() if flops > WORTH_A_THREAD else 1
-                sums = None   # the last one's goes first
-                sums = room_for_sums(&job, threads, self.type_number)
-                share_out(&job, False, threads)
-                start(&job, False, threads)
-                job.kernels.close_rows(l)
+                threads = self.threads() if operations(l) > WORTH_A_THREAD else 1
+                rooms.append(room_for_sums(&jobs[direction], threads, self.type_number))
+                share_out(&jobs[direction], False, threads)
+            if self.directions == 2 and threads > 1 and (jobs[0].split_units or jobs[0].threads == 1):
+                both(&jobs[0], &jobs[1], threads)
+            else:
+                for direction in range(self.directions):
+                    start(&jobs[direction], False, threads)
+            for direction in range(self.directions):
+                jobs[direction].kernels.close_rows(&jobs[direction].layer)
             below = above   # held while it is read
             x, x_step, x_row = cnp.PyArray_DATA(above), wide, T * wide
         return 0
+
+
+cdef int both(Job *one, Job *other, int budget) except -1:
+    """Two directions side by side, a thread each: no barriers."""
+    cdef int threads
+    one.threads = other.threads = 1
+    one.split_units = other.split_units = 0
+    other.team = one.team   # cancelled together
+    with nogil:
+        one.last = lstmx_now()
+        threads = lstmx_claim(1 if omp_in_parallel() else 2, budget)
+        with parallel(num_threads=threads):
+            if omp_get_thread_num() == 0:
+                forward_part(one, 0, 1)
+            if omp_get_thread_num() == omp_get_num_threads() - 1:
+                forward_part(other, 0, 1)
+        lstmx_release(threads)
+    return -1 if lstmx_cancelled(one.team) else 0
 
 
 cdef cnp.ndarray room_for_sums(Job *job, int threads, int type_number):

@@ -88,17 +88,17 @@ class TileEngine:
 
     def product(self, a, b, out, transpose_a=False, transpose_b=False, packed=None):
         """out := op(a) op(b). `packed` keeps what is made of b."""
+        wanted = _threads_for(a.size * out.shape[1] // 4)
         if transpose_a:
-            tile.outer(a, b, out, allocate.aligned((256 * 4 * tile.lanes(a.itemsize),), a.dtype))
+            tile.outer(a, b, out, allocate.aligned((wanted, 256 * 4 * tile.lanes(a.itemsize)), a.dtype))
             return
         packed = weights.Packed() if packed is None else packed
-        panels = packed.get(f"columns {transpose_b}", weights.column_panels, b, transpose_b)
-        tile.product(a, panels, None, out)
+        tile.product(a, packed.get(f"columns {transpose_b}", weights.column_panels, b, transpose_b), out, wanted)
 
 
 def _threads_for(work):
-    """The threads that a call may have; asking is not free, so a small one does not."""
-    return 1 if work < 500_000 else threads.get_num_threads()
+    """The threads that a call may have; asking is not free, so a small one (`work` in 8 operations) does not."""
+    return 1 if work < 250_000 else threads.get_num_threads()
 
 
 def _not_plain(x, state, out, step):
