@@ -8,6 +8,7 @@ import numpy as np
 
 from lstmx import losses, monitor, optim, sequences, training
 from lstmx.functional import Gradients, Tape, allocate, kernels, own_rows, read_gradient, read_tape, validate
+from lstmx.functional.engine import get_engine
 from lstmx.layers import LSTM, Dense, Embedding, Layer
 from lstmx.layers.chain import check_chain
 
@@ -288,7 +289,11 @@ class Sequential:
             context.steps = inputs.x.shape[1]
         if inputs.ragged and not len(inputs):
             return np.empty(0, np.int64) if self.embedding else np.empty((0, self.input_size), self.dtype), context
-        return inputs.take(every, context), context
+        return inputs.take(every, context, self._shares()), context
+
+    def _shares(self):
+        """Whether the first layer shares what it sums of overlapping windows: of fewer features it gains nothing."""
+        return isinstance(self.layers[0], LSTM) and get_engine().plain and self.input_size >= 16
 
     def predict(self, X, *, lengths=None, batch_size=None):
         """Outputs in inference.
@@ -314,12 +319,12 @@ class Sequential:
         return context.unpack(rows)
 
     def _predict_parts(self, inputs, batch_size):
-        outputs = sequences.Outputs(inputs)
+        outputs, share = sequences.Outputs(inputs), self._shares()
         for chosen in sequences.plan(inputs.lengths, batch_size, False, None):
             context = inputs.context(chosen)
             if not inputs.ragged:
                 context.steps = inputs.x.shape[1]
-            rows, context, _ = self.forward_rows(inputs.take(chosen, context), context, False, None)
+            rows, context, _ = self.forward_rows(inputs.take(chosen, context, share), context, False, None)
             outputs.add(chosen, rows, context)
         return outputs.found
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lstmx.functional import allocate, validate
-from lstmx.functional.packing import PooledContext, SequenceContext, Source
+from lstmx.functional.packing import PooledContext, SequenceContext, Source, Windows
 
 
 class Sequences:
@@ -45,8 +45,12 @@ class Sequences:
             self._context = context
         return context
 
-    def take(self, chosen, context):
-        """Packed rows of the batch of these sequences."""
+    def take(self, chosen, context, share=False):
+        """Packed rows of the batch of these sequences; with `share` as `Windows` if they are that."""
+        if share and self._alike and not self.ragged and chosen[-1] - chosen[0] == len(chosen) - 1:
+            windows = Windows.of(self.x[chosen[0] : chosen[-1] + 1, : self.lengths[0]], self._source.dtype)
+            if windows is not None and (chosen[:-1] < chosen[1:]).all():
+                return windows
         chosen = np.ascontiguousarray(context.sort(chosen), np.intp)
         if self.ragged:
             return self._source.take(context, start=self.starts[chosen])

@@ -18,6 +18,7 @@ cdef extern from "core.h" nogil:
         Py_ssize_t hidden
         const Py_ssize_t *offsets
         int reverse
+        int windows
         const void *x
         Py_ssize_t x_step
         Py_ssize_t x_row

@@ -116,27 +116,31 @@ cdef void forward_part(Job *job, int me, int members) noexcept nogil:
     cdef const lstmx_tile *kernels = job.kernels
     cdef const lstmx_layer *l = &job.layer
     cdef size r0 = 0, r1 = l.batch, p0 = 0, p1 = panels_of(job), s = 0, end, k, t0, t1, t
-    cdef size step_bytes = l.batch * kernels.gate_width(l.hidden) * job.itemsize
+    cdef size row_bytes = kernels.gate_width(l.hidden) * job.itemsize
+    cdef size step_bytes = row_bytes if l.windows else l.batch * row_bytes
+    cdef char *sums = <char *>job.sums
     if job.split_units:
         p0, p1 = p1 * me // members, p1 * (me + 1) // members
     else:
         r0, r1 = row_share(l, me, members), row_share(l, me + 1, members)
+        if l.windows and sums != NULL:   # members do not share rows at the seam of their windows
+            sums += (r0 + me * job.steps_per_block) * row_bytes
     while s < l.steps:
         end = min(s + job.steps_per_block, l.steps)
-        if job.sums != NULL:
+        if sums != NULL:
             t0, t1 = (l.steps - end, l.steps - s) if l.reverse else (s, end)
-            kernels.input_sums(l, t0, t1, r0, r1, p0, p1, job.sums)
+            kernels.input_sums(l, t0, t1, r0, r1, p0, p1, sums)
         if job.split_units and members > 1:
             for k in range(s, end):
                 t = end - 1 - k if l.reverse else k - s
                 kernels.forward_steps(l, k, k + 1, r0, r1, p0, p1,
-                                      NULL if job.sums == NULL else <char *>job.sums + t * step_bytes)
+                                      NULL if sums == NULL else sums + t * step_bytes)
                 poll(job, me)
                 lstmx_wait(job.team, members)
                 if lstmx_cancelled(job.team):
                     return
         else:
-            kernels.forward_steps(l, s, end, r0, r1, p0, p1, job.sums)
+            kernels.forward_steps(l, s, end, r0, r1, p0, p1, sums)
             poll(job, me)
             if lstmx_cancelled(job.team):
                 return
@@ -263,12 +267,19 @@ def pack_columns(cnp.ndarray weight, cnp.ndarray panels, bint transposed=False):
     table_for(cnp.PyArray_ITEMSIZE(weight)).pack_columns(transposed, K, n, data(weight), data(panels))
 
 
-def block_of_sums(size batch, size inputs, size hidden, size steps, size itemsize, int threads):
-    """Shape (steps of a block * N, gate_width) of the room for W_ih x; None if it joins the steps."""
+def block_of_sums(size batch, size inputs, size hidden, size steps, size itemsize, int threads, bint windows=False):
+    """(steps of a block, (rows, gate_width)) of the room for W_ih x; None if it joins the steps.
+
+    Windows share it: one row for every row of their series, and a seam for every thread.
+    """
+    cdef size width = table_for(itemsize).gate_width(hidden), block
+    if windows:
+        block = max(1, min(steps, SUMS // max(1, width * threads)))
+        return block, (batch + block * threads, width)
     if joins(batch, inputs, threads):
         return None
-    cdef size width = table_for(itemsize).gate_width(hidden)
-    return max(1, min(steps, SUMS // max(1, batch * width))) * batch, width
+    block = max(1, min(steps, SUMS // max(1, batch * width)))
+    return block, (block * batch, width)
 
 
 cdef void describe(Job *job, cnp.ndarray x, cnp.ndarray offsets, size steps, size batch, size hidden, bint reverse) noexcept:
@@ -286,8 +297,8 @@ cdef void describe(Job *job, cnp.ndarray x, cnp.ndarray offsets, size steps, siz
 
 
 def forward(cnp.ndarray x, cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray bias, cnp.ndarray offsets, size steps,
-            bint reverse, cnp.ndarray h, cnp.ndarray c, cnp.ndarray y, cnp.ndarray sums, int threads,
-            cnp.ndarray gates=None, cnp.ndarray h_prev=None, cnp.ndarray c_prev=None):
+            bint reverse, cnp.ndarray h, cnp.ndarray c, cnp.ndarray y, cnp.ndarray sums, size block, bint windows,
+            int threads, cnp.ndarray gates=None, cnp.ndarray h_prev=None, cnp.ndarray c_prev=None):
     """One layer, one direction, over packed rows. Arrays are of one type and, but for y, gates and h_prev, contiguous.
 
     Parameters
@@ -299,7 +310,8 @@ def forward(cnp.ndarray x, cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray bias,
     reverse : whether time runs downwards
     h, c : (N, H)  # IN the initial, OUT the final state
     y : (S, H), any row stride  # OUT
-    sums : scratch, the shape that `block_of_sums` gives
+    sums, block : scratch and steps of a block, as `block_of_sums` gives; None and 0
+    windows : whether x (N + T - 1, I) is a series, whose rows n to n + T - 1 are sequence n
     threads : at most
     gates, h_prev, c_prev : (S, 4H), (S, H), (S, H), for training  # OUT the activated gates, the state before each step
     """
@@ -318,7 +330,9 @@ def forward(cnp.ndarray x, cnp.ndarray w_ih, cnp.ndarray w_hh, cnp.ndarray bias,
         l.gates_row, l.h_row = stride(gates, 0), stride(h_prev, 0)
         job.kernels.open_rows(l)
     job.sums = data(sums)
-    job.steps_per_block = max(1, SUMS // max(1, N * 4 * H)) if sums is None else cnp.PyArray_DIM(sums, 0) // N
+    job.steps_per_block = max(1, SUMS // max(1, N * 4 * H)) if sums is None else block
+    if windows:
+        l.windows, l.x_step = True, l.x_row
     share_out(&job, False, threads)
     start(&job, False, threads)
     job.kernels.close_rows(l)

@@ -12,6 +12,7 @@ import numpy as np
 from lstmx import reference
 from lstmx._core import sequence, simd, tile
 from lstmx.functional import allocate, threads, weights
+from lstmx.functional.packing import Windows
 
 BLOCK_ELEMENTS = 2**18  # gates of one block of the blas engine in inference: 1 MB in float32, about an L2 cache
 
@@ -37,7 +38,7 @@ class TileEngine:
         size = np.dtype(dtype).itemsize
         work = rows * hidden * (inputs + hidden)
         sums = tile.block_of_sums(batch, inputs, hidden, steps, size, _threads_for(work))
-        arrays = {} if sums is None else {"sums": ((sums[0] + 1, sums[1]), False)}
+        arrays = {} if sums is None else {"sums": ((sums[1][0] + 1, sums[1][1]), False)}
         if training:
             lanes = tile.lanes(size)
             arrays |= {
@@ -53,17 +54,23 @@ class TileEngine:
     def forward(self, x, weights, context, reverse, h, c, y, training):
         (rows, inputs), (batch, hidden) = x.shape, h.shape
         steps = len(context.offsets) - 1
-        layout = self.layout(rows, batch, steps, inputs, hidden, x.dtype, training=training)
-        made = {name: allocate.aligned(shape, x.dtype) for name, (shape, _) in layout.items()
-                if name not in ("strips", "turned")}  # fmt: skip
-        sums = made.pop("sums", None)
+        wanted = _threads_for(rows * hidden * (inputs + hidden))
+        windows = isinstance(x, Windows)
+        x = x.series if windows else x
+        block, shape = tile.block_of_sums(batch, inputs, hidden, steps, x.itemsize, wanted, windows) or (0, None)
+        sums = None if shape is None else allocate.aligned((shape[0] + 1, shape[1]), x.dtype)  # read a little beyond
+        slabs = {}
         if training:
-            made["gates"], made["h_prev"] = made["gates"][:, : 4 * hidden], made["h_prev"][:, :hidden]
+            slabs = {
+                "gates": allocate.padded(rows, 4 * hidden, x.dtype),
+                "h_prev": allocate.padded(rows, hidden, x.dtype),
+                "c_prev": allocate.empty((rows, hidden), x.dtype),
+            }
         tile.forward(
-            x, *weights.forward_panels(), None if context.uniform else context.offsets, steps, reverse, h, c, y,
-            None if sums is None else sums[:-1], _threads_for(rows * hidden * (inputs + hidden)), **made,
+            x, *weights.forward_panels(), None if context.uniform else context.offsets, steps, reverse, h, c, y, sums,
+            block, windows, wanted, **slabs,
         )  # fmt: skip
-        return made or None
+        return slabs or None
 
     def backward(self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None)):
         (rows, inputs), (batch, hidden) = x.shape, dh.shape

@@ -256,3 +256,37 @@ class PooledContext:
         out = self.sequences.unsort(rows)
         out = out if out.base is None else out.copy()  # it may be a small part of all steps
         return out[0] if self.sequences.form == "single" else out
+
+
+class Windows:
+    """Packed rows of overlapping windows, left where they lie: row n of step t is row t + n of a series.
+
+    An LSTM of the tile engine sums W_ih x once for every row of the series instead of once for every window that has it.
+
+    Parameters
+    ----------
+    series : ndarray (N + T - 1, I), C-contiguous
+    batch, steps : int
+        N, T.
+    """
+
+    def __init__(self, series, batch, steps):
+        self.series = series
+        self.dtype, self.itemsize = series.dtype, series.itemsize
+        self.shape = batch * steps, series.shape[1]
+
+    def __len__(self):
+        return self.shape[0]
+
+    @classmethod
+    def of(cls, x, dtype):
+        """The windows of which x (N, T, I) is a view, in `dtype`; None if it is something else."""
+        if x.ndim != 3 or x.dtype.kind != "f" or not x.dtype.isnative or 0 in x.shape or not x.flags.aligned:
+            return None
+        row, size = x.shape[2] * x.itemsize, x.itemsize
+        if x.strides[0] != row or x.strides[1] != row or (x.shape[2] > 1 and x.strides[2] != size):
+            return None
+        rows = x.shape[0] + x.shape[1] - 1
+        series = np.lib.stride_tricks.as_strided(x, (rows, x.shape[2]), (row, size), writeable=False)
+        with np.errstate(over="ignore"):
+            return cls(np.ascontiguousarray(series, dtype), *x.shape[:2])

@@ -27,6 +27,7 @@ typedef struct {
     ptrdiff_t steps, batch, inputs, hidden;   /* T, N, I, H */
     const ptrdiff_t *offsets;                 /* (T + 1) */
     int reverse;                              /* t runs downwards */
+    int windows;                              /* x_step = x_row: windows of one series; row n of step t is its row t + n */
 
     const void *x;                            /* IN, row n of step t at offsets[t] * x_row or t * x_step, + n * x_row */
     ptrdiff_t x_step, x_row;

@@ -13,25 +13,26 @@ INLINE REAL *FN(y_at)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t n) {
 }
 INLINE ptrdiff_t FN(lanes_of)(ptrdiff_t H, ptrdiff_t panel) { return (panel + 1) * LANES <= H ? LANES : FN(tail_lanes)(H); }
 
-/* b + W_ih x for the steps t0..t1, rows r0..r1 and panels p0..p1, into row (t - t0) N + n of `sums`. */
+/* b + W_ih x for the steps t0..t1, rows r0..r1 and panels p0..p1, into row (t - t0) N + n of `sums`;
+ * for windows, which share it, into row t - t0 + n - r0. */
 static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t p0,
                            ptrdiff_t p1, void *sums) {
     const unsigned saved = flush_subnormals();
     const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
     /* Tall groups of rows reuse a panel best: of all rows of the block where they lie evenly, else of the steps of one
      * sequence, else of one step. */
-    const int whole = r0 == 0 && r1 >= l->batch && !l->offsets && l->x_step == l->batch * l->x_row;
+    const int whole = l->windows || (r0 == 0 && r1 >= l->batch && !l->offsets && l->x_step == l->batch * l->x_row);
     const int along = !l->offsets && r1 - r0 < t1 - t0;
     const ptrdiff_t outer = whole ? 1 : along ? r1 - r0 : t1 - t0;
     for (ptrdiff_t p = p0; p < p1; p++) {
         const ptrdiff_t lanes = FN(lanes_of)(H, p), at = p * 4 * LANES;
         for (ptrdiff_t k = 0; k < outer; k++) {
             const ptrdiff_t t = whole || along ? t0 : t0 + k, n = along && !whole ? r0 + k : r0;
-            const ptrdiff_t count = whole ? (t1 - t0) * l->batch
+            const ptrdiff_t count = l->windows ? t1 - t0 + r1 - r0 - 1 : whole ? (t1 - t0) * l->batch
                                   : along ? t1 - t0 : (r1 < FN(rows_at)(l, t) ? r1 : FN(rows_at)(l, t)) - r0;
             const ptrdiff_t a_row = along && !whole ? l->x_step : l->x_row;
             const ptrdiff_t z_row = (along && !whole ? l->batch : 1) * width;
-            REAL *z = (REAL *)sums + ((t - t0) * l->batch + n) * width + at;
+            REAL *z = (REAL *)sums + (l->windows ? 0 : (t - t0) * l->batch + n) * width + at;
             for (ptrdiff_t r = 0; r < count; r += CHUNK)
                 FN(sum_blocks)((int)(4 * lanes / LANES), count - r < CHUNK ? count - r : CHUNK,
                                (FN(start)){(const REAL *)l->bias + at, 0, 0}, NULL,
@@ -110,6 +111,12 @@ static NOINLINE void FN(finish_panel)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t p, 
         for (; rows; rows--, z += zr, FN(advance)(&o, 1)) FN(finish)(1, 1, tail, H, z, zr, lanes, &o, NULL);
 }
 
+/* Where the sums of row n at step t lie, `sums` beginning with step t0. */
+INLINE REAL *FN(sums_at)(const lstmx_layer *l, const void *sums, ptrdiff_t t, ptrdiff_t t0, ptrdiff_t n, ptrdiff_t r0) {
+    const ptrdiff_t row = l->windows ? t - t0 + n - r0 : (t - t0) * l->batch + n;
+    return sums ? (REAL *)sums + row * FN(gate_width)(l->hidden) : NULL;
+}
+
 /* Rows of one step whose previous outputs are h (rows, H): products, activations, new state. `sums` holds b + W_ih x (at the
  * first row), or is NULL, then x joins here. */
 static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, ptrdiff_t p1, const REAL *x, const REAL *h,
@@ -117,11 +124,12 @@ static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, pt
     ALIGNED REAL scratch[(CHUNK * 4 + 1) * LANES];
     const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
     const REAL *w_ih = l->w_ih, *w_hh = l->w_hh, *bias = l->bias;
+    const int own = sums && !l->windows;   /* what windows share may not be added to */
     for (ptrdiff_t p = p0; p < p1; p++) {
-        const ptrdiff_t lanes = FN(lanes_of)(H, p), at = p * 4 * LANES, zr = sums ? width : 4 * LANES;
-        REAL *z = sums ? sums + at : scratch;
+        const ptrdiff_t lanes = FN(lanes_of)(H, p), at = p * 4 * LANES, zr = own ? width : 4 * LANES;
+        REAL *z = own ? sums + at : scratch;
         FN(operand) px = {x, l->x_row, 1, w_ih + at * I, 4 * lanes, I}, ph = {h, hr, 1, w_hh + at * H, 4 * lanes, H};
-        FN(start) start = sums ? (FN(start)){z, zr, 0} : (FN(start)){bias + at, 0, 0};
+        FN(start) start = sums ? (FN(start)){sums + at, width, 0} : (FN(start)){bias + at, 0, 0};
         if (rows == 1 && p + 1 < p1 && (p + 2) * LANES <= H) {   /* two panels side by side */
             if (!sums) {
                 FN(pair_panels)(start, px, 4 * LANES * I, z);
@@ -195,8 +203,7 @@ INLINE void FN(step_short)(const lstmx_layer *l, const REAL *x, REAL *h, const R
 /* As forward_steps for the one row n, with its state at hand. */
 static void FN(short_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, ptrdiff_t n, const REAL *sums) {
     ALIGNED REAL h[TERMS + LANES], c[TERMS + LANES];
-    const ptrdiff_t H = l->hidden, width = FN(gate_width)(H), way = l->reverse ? -1 : 1;
-    const ptrdiff_t low = l->reverse ? l->steps - s1 : s0;
+    const ptrdiff_t H = l->hidden, way = l->reverse ? -1 : 1, low = l->reverse ? l->steps - s1 : s0;
     const size_t bytes = (size_t)H * sizeof(REAL);
     memset(h, 0, sizeof h);
     memset(c, 0, sizeof c);
@@ -214,7 +221,7 @@ static void FN(short_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, pt
             o.h_next = (REAL *)l->h_prev + (goes_on ? FN(first_row)(l, t + way) + n : 0) * l->h_row;
             o.next = goes_on ? H : 0;
         }
-        FN(step_short)(l, FN(x_at)(l, t, n), h, sums ? sums + ((t - low) * l->batch + n) * width : NULL, &o);
+        FN(step_short)(l, FN(x_at)(l, t, n), h, FN(sums_at)(l, sums, t, low, n, n), &o);
     }
     memcpy((REAL *)l->c + n * H, c, bytes);
 }
@@ -224,8 +231,7 @@ static void FN(short_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, pt
 static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t p0,
                               ptrdiff_t p1, void *sums) {
     const unsigned saved = flush_subnormals();
-    const ptrdiff_t H = l->hidden, width = FN(gate_width)(H), way = l->reverse ? -1 : 1;
-    const ptrdiff_t low = l->reverse ? l->steps - s1 : s0;   /* the step that `sums` begins with */
+    const ptrdiff_t H = l->hidden, way = l->reverse ? -1 : 1, low = l->reverse ? l->steps - s1 : s0;   /* the step that `sums` begins with */
     if (r1 - r0 == 1 && H <= TERMS && (sums || l->inputs <= TERMS) && p0 == 0 && p1 * LANES >= H) {
         FN(short_steps)(l, s0, s1, r0, sums);
         s1 = s0;
@@ -249,7 +255,7 @@ static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, 
                 o.next = next - n;
             }
             FN(step_rows)(l, rows, p0, p1, FN(x_at)(l, t, n), h, l->h_prev ? l->h_row : begins ? H : l->y_row,
-                          sums ? (REAL *)sums + ((t - low) * l->batch + n) * width : NULL, o);
+                          FN(sums_at)(l, sums, t, low, n, r0), o);
             n += rows;
         }
     }
