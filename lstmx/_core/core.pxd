@@ -95,6 +95,7 @@ cdef extern from "core.h" nogil:
         void (*adam)(Py_ssize_t n, float *p, const float *g, float *m, float *v, float scale, float rate, float beta_1,
                      float beta_2, float epsilon, float correction_1, float correction_2, float decay,
                      float decoupled_decay) noexcept nogil
+        double (*fma_chains)(Py_ssize_t rounds, float *y) noexcept nogil
 
     ctypedef struct lstmx_kernels_double:
         void (*sigmoid)(Py_ssize_t n, const double *x, double *y) noexcept nogil
@@ -117,6 +118,7 @@ cdef extern from "core.h" nogil:
         void (*adam)(Py_ssize_t n, double *p, const double *g, double *m, double *v, double scale, double rate,
                      double beta_1, double beta_2, double epsilon, double correction_1, double correction_2,
                      double decay, double decoupled_decay) noexcept nogil
+        double (*fma_chains)(Py_ssize_t rounds, double *y) noexcept nogil
 
     ctypedef struct lstmx_isa:
         const char *name

@@ -42,4 +42,8 @@ typedef struct {
                     REAL momentum, REAL decay);
     void (*adam)(ptrdiff_t n, REAL *p, const REAL *g, REAL *m, REAL *v, REAL scale, REAL rate, REAL beta_1, REAL beta_2,
                  REAL epsilon, REAL correction_1, REAL correction_2, REAL decay, REAL decoupled_decay);
+
+    /* How fast this instruction set can multiply and add: chains of v := y[0] v + y[1], `rounds` long, in registers alone.
+     * y (2) OUT y[0] their sum. Returns the floating-point operations done. */
+    double (*fma_chains)(ptrdiff_t rounds, REAL *y);
 } KERNELS;
