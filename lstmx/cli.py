@@ -1,4 +1,4 @@
-"""The command line: ``lstmx demo`` and ``lstmx info``."""
+"""The command line: ``lstmx demo``, ``lstmx info`` and ``lstmx bench``."""
 
 import argparse
 import ctypes
@@ -120,7 +120,12 @@ def main(arguments=None):
     demo.add_argument("--output", metavar="DIR", default="lstmx-demo", help="where plots and models go (lstmx-demo)")
     demo.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     commands.add_parser("info", help="versions, instruction set, engine, threads, BLAS")
+    from lstmx.bench import command
+
+    command.add_arguments(commands.add_parser("bench", help="the speed of lstmx beside frameworks that are installed"))
     options = parser.parse_args(arguments)
+    if options.command == "bench":
+        return command.main(options)
     if options.command == "info":
         show_config()
         return 0

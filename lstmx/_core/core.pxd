@@ -99,6 +99,7 @@ cdef extern from "core.h" nogil:
         double (*loss)(int kind, Py_ssize_t rows, Py_ssize_t n, const float *p, const float *y, const float *mass,
                        const int64_t *labels, const float *weight, float divisor, float *value,
                        float *gradient) noexcept nogil
+        double (*fma_chains)(Py_ssize_t rounds, float *y) noexcept nogil
 
     ctypedef struct lstmx_kernels_double:
         void (*sigmoid)(Py_ssize_t n, const double *x, double *y) noexcept nogil
@@ -124,6 +125,7 @@ cdef extern from "core.h" nogil:
         double (*loss)(int kind, Py_ssize_t rows, Py_ssize_t n, const double *p, const double *y, const double *mass,
                        const int64_t *labels, const double *weight, double divisor, double *value,
                        double *gradient) noexcept nogil
+        double (*fma_chains)(Py_ssize_t rounds, double *y) noexcept nogil
 
     ctypedef struct lstmx_isa:
         const char *name

@@ -242,3 +242,18 @@ def adam(real[::1] p, real[::1] g, real[::1] m, real[::1] v, double scale, doubl
                                  correction_1, correction_2, decay, decoupled_decay)
     take_back(saved)
     return bool(finite)
+
+
+def fma_chains(Py_ssize_t rounds, real[::1] y):
+    """Multiply and add in registers alone; y (2,) holds factor and summand, and then the result.
+
+    Returns the number of floating-point operations; the GIL is released.
+    """
+    cdef double operations
+    cdef PyThreadState *saved = let_go(True)
+    if real is float:
+        operations = active.f32.fma_chains(rounds, &y[0])
+    else:
+        operations = active.f64.fma_chains(rounds, &y[0])
+    take_back(saved)
+    return operations

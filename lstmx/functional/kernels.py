@@ -1,5 +1,7 @@
 """Compiled kernels on packed rows, for layers, losses and optimisers."""
 
+import time
+
 import numpy as np
 
 from lstmx._core import packed, simd
@@ -102,3 +104,15 @@ def spread_steps(per_sequence, context):
 
 
 sgd, rmsprop, adam = simd.sgd, simd.rmsprop, simd.adam
+
+
+def fma_rate(dtype, seconds=0.01):
+    """Floating-point operations per second of one thread that multiplies and adds in registers alone: the peak."""
+    rounds, taken, operations = 1000, 0.0, 0.0
+    while taken < seconds:  # the last and longest of the runs counts
+        operands = np.array([0.5, 0.25], dtype)
+        start = time.perf_counter()
+        operations = simd.fma_chains(rounds, operands)
+        taken = max(time.perf_counter() - start, 1e-7)
+        rounds = int(rounds * min(10, 1.2 * seconds / taken)) + 1
+    return operations / taken

@@ -261,7 +261,7 @@ class PooledContext:
 class Windows:
     """Packed rows of overlapping windows, left where they lie: row n of step t is row t + n of a series.
 
-    An LSTM of the tile engine sums W_ih x once for every row of the series instead of once for every window that has it.
+    An LSTM of the tile engine sums W_ih x once for every row of the series, not once for every window that has it.
 
     Parameters
     ----------

@@ -51,4 +51,8 @@ typedef struct {
      * gradient (rows, n)                   out: by p, divided by `divisor` */
     double (*loss)(int kind, ptrdiff_t rows, ptrdiff_t n, const REAL *p, const REAL *y, const REAL *mass,
                    const int64_t *labels, const REAL *weight, REAL divisor, REAL *value, REAL *gradient);
+
+    /* How fast this instruction set can multiply and add: chains of v := y[0] v + y[1], `rounds` long, in registers alone.
+     * y (2) OUT y[0] their sum. Returns the floating-point operations done. */
+    double (*fma_chains)(ptrdiff_t rounds, REAL *y);
 } KERNELS;

@@ -15,7 +15,7 @@ static const KERNELS FN(table) = {
     FN(map_sigmoid), FN(map_tanh), FN(map_exp), FN(cell_forward), FN(cell_backward),
     FN(activate), FN(activate_backward),
     FN(column_sum), FN(block_sum), FN(block_sum_of_squares), FN(dropout), FN(sgd), FN(rmsprop), FN(adam),
-    FN(loss),
+    FN(loss), FN(fma_chains),
 };
 static const lstmx_tile FN(tiles) = {
     LANES, FN(gate_width), FN(column_width), FN(pack_gates), FN(pack_columns), FN(any_product), FN(any_outer),

@@ -144,6 +144,22 @@ BLOCK_SUM(block_sum, v)
 BLOCK_SUM(block_sum_of_squares, v * v)
 #undef BLOCK_SUM
 
+/* Independent chains that never leave the registers, as many as these hold beside the two operands. */
+static double FN(fma_chains)(ptrdiff_t rounds, REAL *y) {
+    enum { ROWS = REGISTERS >= 32 ? 4 : 2, COLUMNS = 6 };
+    const FN(vec) a = FN(splat)(y[0]), b = FN(splat)(y[1]);
+    FN(vec) chain[ROWS][COLUMNS], total = FN(splat)(0);
+    UNROLL for (int r = 0; r < ROWS; r++)
+        UNROLL for (int c = 0; c < COLUMNS; c++) chain[r][c] = FN(splat)((REAL)(r * COLUMNS + c));
+    for (ptrdiff_t k = 0; k < rounds; k++)
+        UNROLL for (int r = 0; r < ROWS; r++)
+            UNROLL for (int c = 0; c < COLUMNS; c++) chain[r][c] = FN(vfma)(chain[r][c], a, b);
+    UNROLL for (int r = 0; r < ROWS; r++)
+        UNROLL for (int c = 0; c < COLUMNS; c++) total = total + chain[r][c];
+    FN(store_part)(y, total, 1);
+    return 2.0 * ROWS * COLUMNS * LANES * (double)rounds;
+}
+
 /* Two rounds of a 32-bit finaliser over (stream, unit): a counter-based generator that vectorises. */
 static inline uint32_t FN(scramble)(uint32_t x) {
     x ^= x >> 16;

@@ -1,0 +1,241 @@
+"""Ratios, tables and the chart, all made of the results of `run`."""
+
+import math
+
+from lstmx.bench.tasks import PEERS, TASKS
+
+BEST = "best peer"
+BEGIN, END = "<!-- bench table -->", "<!-- end bench table -->"
+
+
+def geometric_mean(values):
+    """The geometric mean of positive numbers.
+
+    Examples
+    --------
+    >>> round(geometric_mean([1, 4]), 6)
+    2.0
+    """
+    return math.exp(math.fsum(map(math.log, values)) / len(values))
+
+
+def seconds_of(case, engine):
+    """The time of an engine; None where it has none."""
+    return case["engines"].get(engine, {}).get("seconds")
+
+
+def ratio(case, peer, what="seconds"):
+    """The peer's time (or memory) over lstmx's, None without both; `BEST` is the best of all peers."""
+    own = case["engines"].get("lstmx", {}).get(what)
+    names = [name for name in case["engines"] if name != "lstmx"] if peer == BEST else [peer]
+    theirs = [case["engines"].get(name, {}).get(what) for name in names]
+    theirs = [value for value in theirs if value]
+    return min(theirs) / own if own and theirs else None
+
+
+def rate(case):
+    """lstmx's GFLOP/s, None where that means nothing."""
+    own = seconds_of(case, "lstmx")
+    return case["gflop"] / own if own and case["gflop"] else None
+
+
+def groups(results):
+    """(task, threads) -> its cases, in the order in which they ran."""
+    found = {}
+    for case in results["cases"]:
+        found.setdefault((case["task"], case["threads"]), []).append(case)
+    return found
+
+
+def peers_of(cases):
+    """The engines of these cases other than lstmx: known ones first, then others by name."""
+    names = {name for case in cases for name in case["engines"]} - {"lstmx"}
+    return sorted(names, key=lambda name: (PEERS.index(name) if name in PEERS else len(PEERS), name))
+
+
+def complete(results):
+    """Add to each case gflops and peak_fraction, and to the results the summary; returns the results."""
+    peaks = {(p["threads"], p["dtype"]): p["gflops"] for p in results["peaks"]}
+    for case in results["cases"]:
+        case["gflops"] = rate(case)
+        peak = peaks.get((case["threads"], case["dtype"]))
+        case["peak_fraction"] = case["gflops"] / peak if case["gflops"] and peak else None
+    results["summary"] = []
+    for (task, threads), cases in groups(results).items():
+        for peer in [*peers_of(cases), BEST]:
+            ratios = [(ratio(case, peer), case["shape"]) for case in cases]
+            ratios = [pair for pair in ratios if pair[0] is not None]
+            if not ratios:
+                continue
+            worst, shape = min(ratios)
+            mean = geometric_mean([value for value, _ in ratios])
+            results["summary"].append(
+                {"task": task, "threads": threads, "peer": peer, "cases": len(ratios), "worst": worst,
+                 "worst_shape": shape, "geometric_mean": mean}
+            )  # fmt: skip
+    return results
+
+
+def as_time(seconds):
+    """Three digits and a unit: "12.3 us"."""
+    if seconds is None:
+        return "-"
+    for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "us")):
+        if seconds * factor >= 1 or unit == "us":
+            digits = 2 if seconds * factor < 10 else 1 if seconds * factor < 100 else 0
+            return f"{seconds * factor:.{digits + (seconds * factor < 1)}f} {unit}"
+    return "-"
+
+
+def as_number(value, form=".2f"):
+    return "-" if value is None else format(value, form)
+
+
+def as_percent(value):
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def header(results):
+    """What ran where, a list of lines."""
+    e = results["environment"]
+    isa, blas, load = e["isa"], e["blas"], e["load"]
+    fma = "" if isa["fma"] else "no "
+    core = f" with kernels for {blas['core']}" if blas and blas["core"] else ""
+    lines = [
+        f"lstmx {e['lstmx']}, {e['engine']} engine, {isa['active']} ({isa['vector_bytes']}-byte vectors, {fma}FMA), "
+        f"{'' if e['openmp'] else 'no '}OpenMP",
+        f"CPU: {e['cpu']}, {e['cpus']} to use" + (f", load {load[0]:.1f} at the start" if load else ""),
+        f"Python {e['python']}, NumPy {e['numpy']}, " + (f"{blas['library']}{core}" if blas else "no SciPy"),
+    ]
+    for name, value in e["unset"].items():
+        lines.append(f"unset for the workers: {name}={value}")
+    others = [f"{name} {version}" for name, version in results["versions"].items() if name != "lstmx"]
+    lines.append("peers: " + (", ".join(others) or "none"))
+    if results["absent"]:
+        lines.append("absent: " + ", ".join(f"{name} ({why})" for name, why in results["absent"].items()))
+    rates = [f"{p['gflops']:.0f} ({p['dtype']}, {count(p['threads'])})" for p in results["peaks"]]
+    lines.append(f"peak of multiply-adds in registers, GFLOP/s: {', '.join(rates) or '-'}")
+    return lines
+
+
+def count(threads):
+    return f"{threads} thread{'s' if threads > 1 else ''}"
+
+
+def columns(task, cases, peers):
+    """(title, function of a case) for the table of one task."""
+    per_step = TASKS[task].kind == "stream"
+    found = [
+        ("T,N,I,H", lambda case: case["shape"]),
+        ("lstmx", lambda case: as_time(seconds_of(case, "lstmx"))),
+    ]
+    if per_step:
+        own = [("a step", lambda case: as_time((seconds_of(case, "lstmx") or math.nan) / case["steps"]))]
+        found += [(title, lambda case, f=f: f(case) if seconds_of(case, "lstmx") else "-") for title, f in own]
+    if any(case["engines"]["lstmx"].get("p99") for case in cases):
+        found.append(("p99", lambda case: as_time(case["engines"]["lstmx"].get("p99"))))
+    if any(case["gflops"] for case in cases):
+        found.append(("GFLOP/s", lambda case: as_number(case["gflops"], ".1f")))
+        found.append(("of peak", lambda case: as_percent(case["peak_fraction"])))
+    found += [(peer, lambda case, peer=peer: as_number(ratio(case, peer))) for peer in peers]
+    if len(peers) > 1:
+        found.append((BEST, lambda case: as_number(ratio(case, BEST))))
+    if TASKS[task].kind == "start":
+        found.append(("MiB", lambda case: as_number(case["engines"]["lstmx"].get("memory"), ".0f")))
+        found += [(f"MiB, {p}", lambda case, p=p: as_number(ratio(case, p, "memory"))) for p in peers]
+    return found
+
+
+def table(task, threads, cases, summary):
+    """The lines of the table of one task and number of threads."""
+    peers = peers_of(cases)
+    wanted = columns(task, cases, peers)
+    titles = [title for title, _ in wanted]
+    rows = [[function(case) for _, function in wanted] for case in cases]
+    found = {s["peer"]: s for s in summary if (s["task"], s["threads"]) == (task, threads)}
+    if len(cases) > 1 and found:
+        for label, key in (("worst", "worst"), ("geometric mean", "geometric_mean")):
+            rows.append([label, *(as_number(found[t][key]) if t in found else "" for t in titles[1:])])
+    widths = [max(len(row[k]) for row in [titles, *rows]) for k in range(len(titles))]
+    lines = [
+        "",
+        f"{task}: {TASKS[task].about}, {count(threads)}" + (" (columns of peers: times slower)" if peers else ""),
+    ]
+    for row in [titles, *rows]:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
+    return lines
+
+
+def troubles(results):
+    """Errors, and engines that used more CPUs than they were given; a list of lines."""
+    lines = []
+    for case in results["cases"]:
+        where = f"{case['task']} {case['shape']}, {count(case['threads'])}"
+        for name, record in case["engines"].items():
+            if "error" in record:
+                lines.append(f"{name}, {where}: {record['error']}")
+            elif (record.get("cores") or 0) > case["threads"] + 0.3:
+                lines.append(f"{name}, {where}: used {record['cores']:.1f} CPUs")
+    if results["interrupted"]:
+        lines.append("interrupted: what is missing was not run")
+    return ["", *lines] if lines else []
+
+
+def text(results):
+    """Everything, as plain text."""
+    lines = header(results)
+    for (task, threads), cases in groups(results).items():
+        lines += table(task, threads, cases, results["summary"])
+    return "\n".join(lines + troubles(results))
+
+
+def markdown(results):
+    """The summary as a Markdown table between two comments, by which it is found again in a README."""
+    e = results["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    lines = [BEGIN, f"{e['cpu']}, {e['isa']['active']}; {versions}.", ""]
+    lines += ["| task | threads | shapes | of FMA peak, at best | peer | geometric mean | worst | at T,N,I,H |"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for (task, threads), cases in groups(results).items():
+        top = as_percent(max((case["peak_fraction"] or 0 for case in cases), default=0) or None)
+        rows = [s for s in results["summary"] if (s["task"], s["threads"]) == (task, threads)]
+        peers = [s for s in rows if s["peer"] != BEST]
+        for s in rows if len(peers) > 1 else peers:
+            lines.append(
+                f"| {TASKS[task].about} | {threads} | {s['cases']} | {top} | {s['peer']} | {s['geometric_mean']:.2f} "
+                f"| {s['worst']:.2f} | {s['worst_shape']} |"
+            )
+        if not rows:
+            lines.append(f"| {TASKS[task].about} | {threads} | {len(cases)} | {top} | none | - | - | - |")
+    return "\n".join([*lines, END])
+
+
+def chart(results, path):
+    """Draw how many times slower each peer is, one panel for each task and number of threads, into a file."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(f"chart: needs matplotlib ({error}): pip install 'lstmx[plot]'") from error
+    panels = {key: cases for key, cases in groups(results).items() if peers_of(cases)} or groups(results)
+    heights = [1.2 + 0.25 * len(cases) for cases in panels.values()]
+    figure = Figure(figsize=(8, sum(heights) + 0.5), layout="constrained")
+    axes = figure.subplots(max(1, len(panels)), 1, squeeze=False, height_ratios=heights or None)[:, 0]
+    names = peers_of([case for cases in panels.values() for case in cases])
+    for ax, ((task, threads), cases) in zip(axes, panels.items(), strict=False):
+        for k, peer in enumerate(names):
+            points = [(ratio(case, peer), y) for y, case in enumerate(cases)]
+            points = [point for point in points if point[0] is not None]
+            if points:
+                ax.plot(*zip(*points, strict=True), "o", color=f"C{k}", label=peer)
+        ax.axvline(1, color="gray", linewidth=1)
+        ax.set(title=f"{TASKS[task].about}, {count(threads)}", yticks=range(len(cases)), xscale="log")
+        ax.set_yticklabels([case["shape"] for case in cases])
+        ax.invert_yaxis()
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize="small", loc="best")
+    axes[-1].set_xlabel("the peer's time over lstmx's: right of 1, lstmx is faster")
+    figure.suptitle(f"lstmx {results['environment']['lstmx']} on {results['environment']['cpu']}")
+    figure.savefig(path, dpi=110)

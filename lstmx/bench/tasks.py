@@ -1,0 +1,70 @@
+"""What is measured: the tasks, and which engines take part in each."""
+
+import importlib.util
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of `TASKS`.
+
+    Parameters
+    ----------
+    kind : str
+        The kind of shapes it takes: dense, ragged, fit, step, stream or start.
+    method : str
+        The method of an engine that prepares it.
+    peers : tuple of str
+    dtype : {"float32", "float64"}
+    work : int
+        Floating-point operations, in forward passes.
+    about : str
+    """
+
+    kind: str
+    method: str
+    peers: tuple
+    dtype: str = "float32"
+    work: int = 1
+    about: str = ""
+
+
+TASKS = {
+    "inference": Task("dense", "inference", ("torch", "onnxruntime", "openvino"), about="inference, float32"),
+    "training": Task("dense", "training", ("torch",), work=3, about="training step with dx, float32"),
+    "inference64": Task("dense", "inference", ("torch",), "float64", about="inference, float64"),
+    "training64": Task("dense", "training", ("torch",), "float64", 3, "training step with dx, float64"),
+    "ragged": Task("ragged", "ragged", ("torch",), about="ragged inference, float32"),
+    "ragged-training": Task("ragged", "ragged_training", ("torch",), work=3, about="ragged training step, float32"),
+    "fit": Task("fit", "fit", ("torch", "keras-tf", "keras-jax"), work=3, about="one epoch of training, Adam, float32"),
+    "step": Task("step", "step", ("torch", "onnxruntime", "openvino"), about="one step called from Python, float32"),
+    "stream": Task("stream", "stream", ("torch", "onnxruntime", "openvino"), about="per step of one long sequence"),
+    "import": Task("start", "start", ("onnxruntime", "openvino"), about="a fresh process: import, load, predict once"),
+}
+DEFAULT = ("inference", "training", "inference64", "training64", "ragged", "ragged-training", "step", "stream")
+QUICK = ("inference", "training", "ragged", "step", "stream")
+
+# Engine -> (the class that runs it, the packages it needs, environment variables of its own).
+ENGINES = {
+    "lstmx": ("lstmx.bench.lstmx_engine:LstmxEngine", (), {}),
+    "torch": ("lstmx.bench.torch_engine:TorchEngine", ("torch",), {}),
+    "onnxruntime": ("lstmx.bench.onnx_engines:OnnxRuntimeEngine", ("onnxruntime", "onnx"), {}),
+    "openvino": ("lstmx.bench.onnx_engines:OpenVinoEngine", ("openvino", "onnx"), {}),
+    "keras-tf": ("lstmx.bench.keras_engine:KerasEngine", ("keras", "tensorflow"), {"KERAS_BACKEND": "tensorflow"}),
+    "keras-jax": ("lstmx.bench.keras_engine:KerasEngine", ("keras", "jax"), {"KERAS_BACKEND": "jax"}),
+}
+PEERS = tuple(name for name in ENGINES if name != "lstmx")
+
+
+def missing(name):
+    """The packages that a peer needs and that are not installed."""
+    if name not in ENGINES:
+        return []
+    return [package for package in ENGINES[name][1] if importlib.util.find_spec(package) is None]
+
+
+def takes_part(name, task):
+    """Whether an engine is measured in a task; one from outside ("module:Class") is asked in all but `import`."""
+    if task.kind == "start":
+        return name == "lstmx" or name in task.peers
+    return name == "lstmx" or name in task.peers or ":" in name

@@ -1,0 +1,183 @@
+"""PyTorch as an engine of the benchmark."""
+
+import numpy as np
+
+from lstmx.bench.engine import EPOCHS, RATE, SAMPLE, Job
+
+
+class TorchEngine:
+    """Prepares cases, in PyTorch's own layout (T, N, I) and with its inputs made beforehand."""
+
+    def __init__(self, threads):
+        import torch
+
+        self.torch = torch
+        torch.set_num_threads(threads)
+        torch.set_num_interop_threads(1)
+        torch.manual_seed(0)
+
+    def versions(self):
+        return {"torch": self.torch.__version__}
+
+    def _tensor(self, array, **options):
+        return self.torch.tensor(np.ascontiguousarray(array), **options)
+
+    def _layer(self, case, kind="LSTM", **options):
+        torch = self.torch
+        layer = getattr(torch.nn, kind)(case.shape.I, case.shape.H, dtype=getattr(torch, case.dtype), **options)
+        suffix = "_l0" if kind == "LSTM" else ""
+        w = case.weights
+        values = {
+            "weight_ih": w["weight_ih"],
+            "weight_hh": w["weight_hh"],
+            "bias_ih": w["bias"],
+            "bias_hh": 0 * w["bias"],
+        }
+        layer.load_state_dict({name + suffix: self._tensor(value) for name, value in values.items()})
+        return layer
+
+    def _inference(self, call):
+        def quietly():
+            with self.torch.inference_mode():
+                return call()
+
+        return quietly
+
+    def inference(self, case):
+        lstm, x = self._layer(case), self._tensor(case.x.swapaxes(0, 1))
+        call = self._inference(lambda: lstm(x))
+        return {"": lambda: Job(call, lambda: {"y": call()[0].numpy().swapaxes(0, 1)})}
+
+    stream = inference
+
+    def _training(self, case, lstm, x, leaf, dy, batch_first):
+        """`x` is what the layer reads, `leaf` the tensor whose gradient is wanted, `batch_first` brings it back."""
+        wanted = [leaf, lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0]
+
+        def call():
+            y = lstm(x)[0]
+            y = y if isinstance(y, self.torch.Tensor) else y.data  # of a PackedSequence
+            return y, self.torch.autograd.grad(y, wanted, dy)
+
+        def outputs():
+            y, grads = call()
+            found = {"y": batch_first(y.detach()), "dx": batch_first(grads[0])}
+            names = ("d_weight_ih", "d_weight_hh", "d_bias")
+            return found | {name: d.numpy() for name, d in zip(names, grads[1:4], strict=True)}
+
+        return Job(call, outputs)
+
+    def training(self, case):
+        def make():
+            x = self._tensor(case.x.swapaxes(0, 1), requires_grad=True)
+            dy = self._tensor(case.dy.swapaxes(0, 1))
+            return self._training(case, self._layer(case), x, x, dy, lambda a: a.numpy().swapaxes(0, 1))
+
+        return {"": make}
+
+    def _pack(self, case, array):
+        lengths = self.torch.from_numpy(case.lengths)
+        return self.torch.nn.utils.rnn.pack_padded_sequence(
+            self._tensor(array), lengths, batch_first=True, enforce_sorted=False
+        )
+
+    def _unpack(self, packed, data, T):
+        unpack = self.torch.nn.utils.rnn.pad_packed_sequence
+        return unpack(packed._replace(data=data), batch_first=True, total_length=T)[0].numpy()
+
+    def ragged(self, case):
+        lstm, x, T = self._layer(case), case.x, case.shape.T
+        packed, padded = self._pack(case, x), self._tensor(x.swapaxes(0, 1))
+        of_packed, of_padded = self._inference(lambda: lstm(packed)), self._inference(lambda: lstm(padded))
+
+        def unpadded():
+            return {"y": of_padded()[0].numpy().swapaxes(0, 1) * case.valid[..., None]}
+
+        return {
+            "packed": lambda: Job(of_packed, lambda: {"y": self._unpack(packed, of_packed()[0].data, T)}),
+            "padded": lambda: Job(of_padded, unpadded),
+        }
+
+    def ragged_training(self, case):
+        lstm, x, dy, T = self._layer(case), case.x, case.dy, case.shape.T
+
+        def packed():
+            start = self._pack(case, x)
+            data = start.data.requires_grad_()
+            return self._training(
+                case, lstm, start._replace(data=data), data, self._pack(case, dy).data,
+                lambda a: self._unpack(start, a.detach(), T),
+            )  # fmt: skip
+
+        def padded():
+            leaf = self._tensor(x.swapaxes(0, 1), requires_grad=True)
+            valid = case.valid[..., None]
+            return self._training(
+                case, lstm, leaf, leaf, self._tensor(dy.swapaxes(0, 1)), lambda a: a.numpy().swapaxes(0, 1) * valid
+            )
+
+        return {"packed": packed, "padded": padded}
+
+    def step(self, case):
+        x = self._tensor(case.x[:, 0])
+        return {"LSTM": lambda: self._step(self._layer(case), x[None]), "LSTMCell": lambda: self._cell(case, x)}
+
+    def _step(self, lstm, x):
+        state = None
+
+        def advance():
+            nonlocal state
+            y, state = lstm(x, state)
+            return y[0]
+
+        return self._stepping(advance)
+
+    def _cell(self, case, x):
+        cell, state = self._layer(case, "LSTMCell"), None
+
+        def advance():
+            nonlocal state
+            state = cell(x, state)
+            return state[0]
+
+        return self._stepping(advance)
+
+    def _stepping(self, advance):
+        call = self._inference(advance)
+        return Job(call, lambda: {"y": np.concatenate([call().numpy() for _ in range(3)])})
+
+    def fit(self, case):
+        return {name: lambda loader=name == "DataLoader": self._fit(case, loader) for name in ("indices", "DataLoader")}
+
+    def _fit(self, case, loader):
+        torch = self.torch
+        lstm, head = self._layer(case, batch_first=True), torch.nn.Linear(case.shape.H, 1)
+        head.load_state_dict({"weight": self._tensor(case.head), "bias": torch.zeros(1)})
+        x, y = (self._tensor(a) for a in case.series())
+        parameters = [*lstm.parameters(), *head.parameters()]
+        try:
+            optimizer = torch.optim.Adam(parameters, lr=RATE, fused=True)
+        except (RuntimeError, TypeError):  # older versions fuse on GPUs alone
+            optimizer = torch.optim.Adam(parameters, lr=RATE)
+        loss_of = torch.nn.MSELoss()
+        size = case.shape.N
+        data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), size, shuffle=True)
+
+        def batches():
+            if loader:
+                yield from data
+            else:
+                order = torch.randperm(len(x))
+                for start in range(0, len(x), size):
+                    chosen = order[start : start + size]
+                    yield x[chosen], y[chosen]
+
+        def call():
+            for _ in range(EPOCHS):
+                for a, b in batches():
+                    optimizer.zero_grad(set_to_none=True)
+                    loss_of(head(lstm(a)[0][:, -1]), b).backward()
+                    optimizer.step()
+
+        predict = self._inference(lambda: head(lstm(x[:SAMPLE])[0][:, -1]))
+        return Job(call, lambda: {"y": predict().numpy()}, EPOCHS)

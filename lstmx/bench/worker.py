@@ -1,0 +1,131 @@
+"""The process of one engine and one number of threads: ``python -m lstmx.bench.worker MODULE:CLASS THREADS``.
+
+A line of JSON comes in on standard input, one goes out on standard output; what libraries print goes to standard error.
+The requests, by "op", are the methods of `Worker`.
+"""
+
+import gc
+import importlib
+import json
+import math
+import os
+import sys
+import time
+
+import numpy as np
+
+from lstmx.bench.engine import Case
+
+
+def timed(call, repetitions):
+    """(wall, CPU) seconds of so many calls."""
+    cpu, start = time.process_time(), time.perf_counter()
+    for _ in range(repetitions):
+        call()
+    return time.perf_counter() - start, time.process_time() - cpu
+
+
+def calibrate(call, target):
+    """How many calls take `target` seconds; at least one."""
+    repetitions = 1
+    while True:
+        taken, _ = timed(call, repetitions)
+        if taken >= target / 4:
+            return max(1, math.ceil(repetitions * target / taken))
+        repetitions *= 2 if taken <= 0 else min(10, max(2, math.ceil(target / 2 / taken)))
+
+
+def percentile_99(call, seconds=0.05, least=200):
+    """The time within which 99 of 100 calls return; None for calls too long to see enough of."""
+    times, now = [], time.perf_counter()
+    end = now + seconds
+    while now < end:
+        start = now
+        call()
+        now = time.perf_counter()
+        times.append(now - start)
+    return float(np.percentile(times, 99)) if len(times) >= least else None
+
+
+class Worker:
+    """Answers requests with plain dicts.
+
+    Parameters
+    ----------
+    engine : object
+        Has ``versions()`` and one method for each kind of case.
+    """
+
+    def __init__(self, engine):
+        self.engine, self.jobs = engine, []
+
+    def prepare(self, method, case, path, target):
+        """Make the variants of a case, write their outputs to `path`.k.npz, and find how often to call each."""
+        self.drop()
+        found = []
+        for name, make in getattr(self.engine, method)(Case(**case)).items():
+            try:
+                job = make()
+                file = f"{path}.{len(found)}.npz"
+                np.savez(file, **job.outputs())
+                found.append({"variant": name, "outputs": file, "repetitions": calibrate(job.call, target)})
+            except Exception as error:
+                job = None
+                found.append({"variant": name, "error": f"{type(error).__name__}: {error}"[:500]})
+            self.jobs.append(job)
+        return {"variants": found}
+
+    def time(self, index, repetitions):
+        """Time one variant: seconds per unit, CPUs used, and the 99th percentile of short calls."""
+        job = self.jobs[index]
+        gc.collect()
+        gc.disable()
+        try:
+            wall, cpu = timed(job.call, repetitions)
+            p99 = percentile_99(job.call) if wall / repetitions < 250e-6 else None
+        finally:
+            gc.enable()
+        return {"seconds": wall / repetitions / job.units, "cores": cpu / wall, "p99": p99}
+
+    def peak(self, dtype, seconds):
+        """GFLOP/s of multiply-adds in registers."""
+        return {"gflops": self.engine.peak(dtype, seconds)}
+
+    def drop(self):
+        """Forget the case."""
+        self.jobs = []
+        gc.collect()
+        return {}
+
+    def answer(self, request):
+        """Do what a request says; an exception becomes {"error": text}."""
+        try:
+            return getattr(self, request.pop("op"))(**request)
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {error}"[:500]}
+
+
+def main(engine, threads):
+    """Serve until standard input ends."""
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    def send(reply):
+        channel.write(json.dumps(reply) + "\n")
+        channel.flush()
+
+    module, _, name = engine.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), name)(int(threads))
+        worker = Worker(made)
+        send({"versions": made.versions()})
+    except Exception as error:
+        send({"error": f"{type(error).__name__}: {error}"[:500]})
+        return
+    for line in sys.stdin:
+        send(worker.answer(json.loads(line)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
