@@ -8,7 +8,7 @@ from .common import Benchmark, limit_threads
 
 
 class Decay(Benchmark):
-    """Zero input, all gates at 0.5: the memory halves at every step. The same layer with a living state stands beside it."""
+    """Zero input, all gates at 0.5: the memory halves at every step. Beside it the same layer with a living state."""
 
     params = (("float32", "float64"), ("decayed", "alive"))
     param_names = ("dtype", "state")

@@ -26,7 +26,7 @@ cdef extern from "Python.h":
     int check_signals "PyErr_CheckSignals"() noexcept
 
 cdef double SIGNAL_INTERVAL = 0.05        # seconds between looks for Ctrl-C
-cdef double LONG = 4e5                    # floating-point operations that take some 20 us: then the GIL is let go
+cdef double LONG = 1e6                    # floating-point operations that take some 20 us: then the GIL is let go
 cdef double WORTH_A_THREAD = 2e6          # operations of a call below which it runs serially
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
 cdef size ROWS_PER_THREAD = 4             # fewer, and the tiles are too flat: the units are split instead
