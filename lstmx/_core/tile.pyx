@@ -18,7 +18,8 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from lstmx._core.core cimport (lstmx_cancel, lstmx_cancelled, lstmx_claim, lstmx_layer, lstmx_now, lstmx_release,
-                               lstmx_team, lstmx_tile, lstmx_wait, omp_get_num_threads, omp_get_thread_num, omp_in_parallel)
+                               lstmx_stopped, lstmx_team, lstmx_tile, lstmx_wait, omp_get_num_threads, omp_get_thread_num,
+                               omp_in_parallel)
 
 cnp.import_array()
 
@@ -113,7 +114,7 @@ cdef void forward_part(Job *job, int me, int members) noexcept nogil:
                                       NULL if sums == NULL else sums + t * step_bytes)
                 poll(job, me)
                 lstmx_wait(job.team, members)
-                if lstmx_cancelled(job.team):
+                if lstmx_stopped(job.team):
                     return
         else:
             kernels.forward_steps(l, s, end, r0, r1, p0, p1, sums)
@@ -155,7 +156,7 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
             kernels.backward_carry(l, t, r0, r1, g0, g1)
         poll(job, me)
         lstmx_wait(job.team, members)
-        if lstmx_cancelled(job.team):
+        if lstmx_stopped(job.team):
             return
         t0, t1 = (l.steps - end, l.steps - s) if l.reverse else (s, end)
         gradients_of_block(job, me, members, t0, t1, end < l.steps)
@@ -172,6 +173,7 @@ cdef inline void part(Job *job, bint backward, int me, int members) noexcept nog
 cdef int run(Job *job, bint backward, int budget) except -1 nogil:
     """All parts of a job, on as many of its threads as the process has left."""
     cdef int threads = lstmx_claim(1 if omp_in_parallel() else job.threads, budget)
+    job.last = lstmx_now()
     if threads == 1:
         part(job, backward, 0, 1)
     else:
@@ -322,6 +324,7 @@ cdef int both(Job *one, Job *other, int budget) except -1:
             if omp_get_thread_num() == 0:
                 forward_part(one, 0, 1)
             if omp_get_thread_num() == omp_get_num_threads() - 1:
+                other.last = one.last if omp_get_num_threads() == 1 else 0   # only the calling thread may look
                 forward_part(other, 0, 1)
         lstmx_release(threads)
     return -1 if lstmx_cancelled(one.team) else 0

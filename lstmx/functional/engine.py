@@ -180,8 +180,8 @@ class ReferenceEngine:
 
     name = "reference"
     plain = False
-    layout = BlasEngine.layout
-    stack = BlasEngine.stack
+    layout = staticmethod(BlasEngine.layout)
+    stack = staticmethod(BlasEngine.stack)
 
     @staticmethod
     def _padded(rows, context):
