@@ -73,6 +73,7 @@ setup(
     ext_modules=cythonize(
         [
             extension("simd", "dispatch.c", "isa_baseline.c", "isa_avx2.c", "isa_avx512.c"),
+            extension("packed"),
             extension("cell"),
             extension("sequence"),
             extension("tile"),

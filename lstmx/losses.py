@@ -14,87 +14,57 @@ from lstmx.functional import kernels, validate
 
 
 class _Loss:
+    name = None  # of the kernel
     fused = ()  # final activations that the loss takes over, and so asks for their input
 
-    def total(self, prediction, target, weight):
-        """(sum of the weighted losses, its gradient with respect to `prediction`).
+    def total(self, prediction, target, weight, divisor=1.0):
+        """(sum of the weighted losses, its gradient with respect to `prediction` divided by `divisor`).
 
         Parameters
         ----------
         prediction : ndarray (rows, O)
         target : ndarray (rows, O), or (rows,) of integer labels
         weight : ndarray (rows,)
+        divisor : float
         """
-        scale = weight[:, None] / prediction.dtype.type(prediction.shape[1] if self._mean_over_outputs else 1)
-        with np.errstate(over="ignore", invalid="ignore"):  # the trainer says better what went wrong
-            value, gradient = self._each(prediction, target)
-            return kernels.total(value * scale), gradient * scale
-
-    _mean_over_outputs = True
+        return kernels.loss(self.name, prediction, target, weight, divisor)
 
 
 class MeanSquaredError(_Loss):
     """(p - y)**2."""
 
-    def _each(self, p, y):
-        d = p - y
-        return d * d, 2 * d
+    name = "mse"
 
 
 class MeanAbsoluteError(_Loss):
     """|p - y|."""
 
-    def _each(self, p, y):
-        d = p - y
-        return np.abs(d), np.sign(d)
+    name = "mae"
 
 
 class Huber(_Loss):
     """d**2 / 2 for d = |p - y| up to 1, then d - 1/2 (Huber 1964)."""
 
-    def _each(self, p, y):
-        d = p - y
-        size = np.abs(d)
-        return np.where(size <= 1, d * d / 2, size - d.dtype.type(0.5)), np.clip(d, -1, 1)
+    name = "huber"
 
 
 class BinaryCrossentropy(_Loss):
     """-y log s - (1 - y) log(1 - s) with s = sigmoid(z): for z, max(z, 0) - z y + log(1 + exp(-|z|))."""
 
+    name = "binary_crossentropy"
     fused = ("sigmoid",)
-
-    def _each(self, z, y):
-        value = np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
-        s = z.copy()
-        kernels.activate(s, "sigmoid")
-        return value, s - y
 
 
 class CategoricalCrossentropy(_Loss):
     """-sum y log s with s = softmax(z): log sum exp z - sum y z for targets that sum to 1."""
 
+    name = "categorical_crossentropy"
     fused = ("softmax",)
-    _mean_over_outputs = False
-
-    def _each(self, z, y):
-        s = z.copy()
-        kernels.activate(s, "softmax")
-        top = z.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(z - top).sum(axis=1, keepdims=True)) + top
-        if y.ndim == 1:
-            rows = np.arange(len(y))
-            value = log_sum - z[rows, y][:, None]
-            s[rows, y] -= 1
-            return value, s
-        return (log_sum - z) * y, s * y.sum(axis=1, keepdims=True) - y
 
 
 LOSSES = {
-    "mse": MeanSquaredError,
-    "mae": MeanAbsoluteError,
-    "huber": Huber,
-    "binary_crossentropy": BinaryCrossentropy,
-    "categorical_crossentropy": CategoricalCrossentropy,
+    loss.name: loss
+    for loss in (MeanSquaredError, MeanAbsoluteError, Huber, BinaryCrossentropy, CategoricalCrossentropy)
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from lstmx import losses, monitor, optim, sequences, training
 from lstmx.functional import Gradients, Tape, allocate, kernels, own_rows, read_gradient, read_tape, validate
+from lstmx.functional.engine import get_engine
 from lstmx.layers import LSTM, Dense, Embedding, Layer
 from lstmx.layers.chain import check_chain
 
@@ -128,7 +129,7 @@ class Sequential:
     def finish(self, rows, activation):
         """Outputs from rows that `forward_rows` gave with `activation` in place of the model's own."""
         if activation == self._final_activation:
-            return rows
+            return rows if rows.base is None else rows.copy()  # it may be a small part of all steps
         rows = rows.copy()
         kernels.activate(rows, self._final_activation)
         return rows
@@ -278,14 +279,21 @@ class Sequential:
                     raise ValueError(f"lengths: X is one sequence of shape {array.shape}; cut it to its length instead")
                 context = sequences.SequenceContext(np.array([len(array)], np.int64), len(array), "single")
                 return context.pack(array), context
-        inputs = sequences.read_inputs(X, self, lengths)
+        return self._pack(sequences.read_inputs(X, self, lengths))
+
+    def _pack(self, inputs):
+        """(rows, context) of all sequences."""
         every = np.arange(len(inputs))
         context = inputs.context(every)
         if not inputs.ragged:
             context.steps = inputs.x.shape[1]
         if inputs.ragged and not len(inputs):
             return np.empty(0, np.int64) if self.embedding else np.empty((0, self.input_size), self.dtype), context
-        return inputs.take(every, context), context
+        return inputs.take(every, context, self._shares()), context
+
+    def _shares(self):
+        """Whether the first layer shares what it sums of overlapping windows: of fewer features it gains nothing."""
+        return isinstance(self.layers[0], LSTM) and get_engine().plain and self.input_size >= 16
 
     def predict(self, X, *, lengths=None, batch_size=None):
         """Outputs in inference.
@@ -302,23 +310,23 @@ class Sequential:
         ndarray (N, O); without a pooling layer (N, T, O), 0 past each end, or a list as X
         """
         batch_size = 256 if batch_size is None else validate.count("batch_size", batch_size)
-        if isinstance(X, list | tuple) or np.ndim(X) == (2 if self.embedding else 3):
-            inputs = sequences.read_inputs(X, self, lengths)
-            if len(inputs) > batch_size:
-                return self._predict_parts(inputs, batch_size)
-        rows, context = self._read(X, lengths)
+        many = isinstance(X, list | tuple) or np.ndim(X) == (2 if self.embedding else 3)
+        inputs = sequences.read_inputs(X, self, lengths) if many else None
+        if many and len(inputs) > batch_size:
+            return self._predict_parts(inputs, batch_size)
+        rows, context = self._pack(inputs) if many else self._read(X, lengths)
         rows, context, _ = self.forward_rows(rows, context, False, None)
         return context.unpack(rows)
 
     def _predict_parts(self, inputs, batch_size):
-        parts = []
+        outputs, share = sequences.Outputs(inputs), self._shares()
         for chosen in sequences.plan(inputs.lengths, batch_size, False, None):
             context = inputs.context(chosen)
             if not inputs.ragged:
                 context.steps = inputs.x.shape[1]
-            rows, context, _ = self.forward_rows(inputs.take(chosen, context), context, False, None)
-            parts.append(context.unpack(rows))
-        return [y for part in parts for y in part] if isinstance(parts[0], list) else np.concatenate(parts)
+            rows, context, _ = self.forward_rows(inputs.take(chosen, context, share), context, False, None)
+            outputs.add(chosen, rows, context)
+        return outputs.found
 
     def forward(self, X, *, lengths=None, rng=None):
         """Training: outputs with dropout, and a tape for `backward`.

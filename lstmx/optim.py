@@ -57,9 +57,12 @@ class SGD(_Optimizer):
         return ("m",) if self.momentum else ()
 
     def step(self, p, g, moments, count, rate, scale, decay):
-        """Update p in place with the gradient g * scale; `count` is the number of this update, from 1."""
+        """Update p in place with the gradient g * scale; `count` is the number of this update, from 1.
+
+        g gets what p was. Returns whether all of p is finite.
+        """
         weight_decay = self.weight_decay if decay else 0.0
-        kernels.sgd(p, g, moments.get("m"), scale, rate, self.momentum, self.nesterov, weight_decay)
+        return kernels.sgd(p, g, moments.get("m"), scale, rate, self.momentum, self.nesterov, weight_decay)
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,12 @@ class RMSprop(_Optimizer):
         return ("v", "m") if self.momentum else ("v",)
 
     def step(self, p, g, moments, count, rate, scale, decay):
-        """Update p in place with the gradient g * scale; `count` is the number of this update, from 1."""
+        """Update p in place with the gradient g * scale; `count` is the number of this update, from 1.
+
+        g gets what p was. Returns whether all of p is finite.
+        """
         weight_decay = self.weight_decay if decay else 0.0
-        kernels.rmsprop(
+        return kernels.rmsprop(
             p, g, moments["v"], moments.get("m"), scale, rate, self.rho, self.epsilon, self.momentum, weight_decay
         )
 
@@ -128,11 +134,14 @@ class Adam(_Optimizer):
         self._check(beta_1=(0, 1), beta_2=(0, 1), epsilon=(0, None))
 
     def step(self, p, g, moments, count, rate, scale, decay):
-        """Update p in place with the gradient g * scale; `count` is the number of this update, from 1."""
+        """Update p in place with the gradient g * scale; `count` is the number of this update, from 1.
+
+        g gets what p was. Returns whether all of p is finite.
+        """
         weight_decay = self.weight_decay if decay else 0.0
         correction = 1 - self.beta_1**count, 1 - self.beta_2**count
         decays = (0.0, weight_decay) if self._decoupled else (weight_decay, 0.0)
-        kernels.adam(
+        return kernels.adam(
             p, g, moments["m"], moments["v"], scale, rate, self.beta_1, self.beta_2, self.epsilon, *correction, *decays
         )
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lstmx.functional import validate
-from lstmx.functional.packing import PooledContext, SequenceContext
+from lstmx.functional import allocate, validate
+from lstmx.functional.packing import PooledContext, SequenceContext, Source, Windows
 
 
 class Sequences:
@@ -20,38 +20,69 @@ class Sequences:
     """
 
     def __init__(self, x, lengths=None, dtype=None):
-        self.dtype = dtype
         self.ragged = isinstance(x, list)
         if self.ragged:
             self.lengths = np.array([len(a) for a in x], np.int64)
-            self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
+            self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.intp)
             self.x = np.concatenate(x) if x else None
         else:
             self.lengths = np.full(len(x), x.shape[1], np.int64) if lengths is None else lengths
             self.x = x
+        self._source = None if self.x is None else Source(self.x[None] if self.ragged else self.x, dtype)
+        self._alike = len(self) > 0 and bool((self.lengths == self.lengths[0]).all())
+        self._context = None
 
     def __len__(self):
         return len(self.lengths)
 
     def context(self, chosen):
-        """The context of the batch of these sequences."""
+        """The context of the batch of these sequences; where all have one length, batches of one size share it."""
+        if self._context is not None and self._context.batch == len(chosen):
+            return self._context
         lengths = self.lengths[chosen]
-        return SequenceContext(lengths, int(lengths.max(initial=0)), "list" if self.ragged else "array")
+        context = SequenceContext(lengths, int(lengths.max(initial=0)), "list" if self.ragged else "array")
+        if self._alike:
+            self._context = context
+        return context
 
-    def take(self, chosen, context):
-        """Packed rows of the batch of these sequences."""
-        if not self.ragged and context.uniform:
-            steps = len(context.offsets) - 1
-            rows = self.x.swapaxes(0, 1)[:steps, chosen]
-            return self._convert(rows).reshape(context.rows, *self.x.shape[2:])
-        row, time = context.places
+    def take(self, chosen, context, share=False):
+        """Packed rows of the batch of these sequences; with `share` as `Windows` if they are that."""
+        if share and self._alike and not self.ragged and chosen[-1] - chosen[0] == len(chosen) - 1:
+            windows = Windows.of(self.x[chosen[0] : chosen[-1] + 1, : self.lengths[0]], self._source.dtype)
+            if windows is not None and (chosen[:-1] < chosen[1:]).all():
+                return windows
+        chosen = np.ascontiguousarray(context.sort(chosen), np.intp)
         if self.ragged:
-            return self._convert(self.x[self.starts[chosen[row]] + time])
-        return self._convert(self.x[chosen[row], time])
+            return self._source.take(context, start=self.starts[chosen])
+        return self._source.take(context, chosen)
 
-    def _convert(self, rows):
-        with np.errstate(over="ignore"):  # beyond float32: infinite, which training reports
-            return np.ascontiguousarray(rows, self.dtype)
+
+class Outputs:
+    """Collects what a model gives for successive batches: each row is written once, to its place.
+
+    Attributes
+    ----------
+    found : ndarray (N, O), ndarray (N, T, O) or list of ndarray (T_n, O)
+    """
+
+    def __init__(self, inputs):
+        self.count, self.found = len(inputs), None
+
+    def add(self, chosen, rows, context):
+        """The rows of a batch of consecutive sequences."""
+        pooled = isinstance(context, PooledContext)
+        if not pooled and context.form == "list":
+            self.found = [] if self.found is None else self.found
+            self.found += context.unpack(rows)
+            return
+        if self.found is None:
+            shape = (self.count, rows.shape[1]) if pooled else (self.count, context.steps, rows.shape[1])
+            self.found = allocate.empty(shape, rows.dtype)
+        part = self.found[chosen[0] : chosen[-1] + 1]
+        if pooled:
+            part[:] = context.unpack(rows)
+        else:
+            context.unpack(rows, part)
 
 
 def read_inputs(x, model, lengths, prefix=""):
@@ -124,11 +155,8 @@ class Targets:
     def take(self, chosen, context):
         """Rows of the batch, in the order of the model's output."""
         if self.per_step:
-            row, time = context.places
-            if self.steps.ragged:
-                return self.steps.x[self.steps.starts[chosen[row]] + time]
-            return self.steps.x[chosen[row], time]
-        return PooledContext(context).pack(self.values[chosen])
+            return self.steps.take(chosen, context)
+        return self.values.take(context.sort(chosen), axis=0)
 
 
 def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
@@ -270,9 +298,15 @@ class Weights:
 
     def __init__(self, sample, per_class, dtype):
         self.sample, self.per_class, self.dtype = sample, per_class, dtype
+        self._ones = np.ones(0, dtype)
 
     def take(self, chosen, context, targets, per_step):
         """Weights (rows,) in the order of the model's output."""
+        if self.sample is None and self.per_class is None:
+            if len(self._ones) != len(targets):
+                self._ones = np.ones(len(targets), self.dtype)
+                self._ones.flags.writeable = False
+            return self._ones
         weight = np.ones(len(targets), self.dtype)
         if self.sample is not None and self.sample.per_step == per_step:
             weight *= self.sample.take(chosen, context)
@@ -298,7 +332,7 @@ def plan(lengths, batch_size, shuffle, rng):
         order = np.concatenate(
             [part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, range(group, count, group))]
         )
-    batches = np.split(order, range(batch_size, count, batch_size)) if count else []
+    batches = [order[first : first + batch_size] for first in range(0, count, batch_size)]
     return [batches[k] for k in rng.permutation(len(batches))] if similar else batches
 
 

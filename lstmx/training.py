@@ -6,6 +6,7 @@ passes; the layers see views. Everything that changes during training is in `Tra
 goes on from it to the same bits.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -79,7 +80,10 @@ class Parameters:
             layer._version += 1
 
     def outputs(self):
-        """For every layer, where its gradients go: views of the flat gradient, and None for a RowGradient to come."""
+        """For every layer, where its gradients go: views of the flat gradient, and None for a RowGradient to come.
+
+        Made once: before another pass, the entries of embeddings must be None again.
+        """
         out = [{} for _ in self.net.layers]
         for k, name, place, shape, _ in self.segments:
             out[k][name] = self.gradient[place].reshape(shape)
@@ -114,8 +118,10 @@ class Trainer:
         self.early_stopping, self.callbacks, self.progress = early_stopping, callbacks, progress
         self.parameters = Parameters(model)
         self.state = state if state is not None else self._fresh_state(rng)
-        self._before = np.empty_like(self.state.values)
         self._stop = False
+        self._out = self.parameters.outputs()
+        self._stretches = self._cut()
+        self._rate = None if callable(optimizer.learning_rate) else optimizer.rate(0)
 
     def _fresh_state(self, rng):
         values, tables = self.parameters.read()
@@ -125,6 +131,14 @@ class Trainer:
             {name: {m: np.zeros_like(t) for m in self.optimizer.moments} for name, t in tables.items()},
             rng,
         )  # fmt: skip
+
+    def _cut(self):
+        """(parameters, gradient, moments, decays) of every stretch of the flat buffers that decays alike."""
+        values, moments, gradient = self.state.values, self.state.moments, self.parameters.gradient
+        return [
+            (values[place], gradient[place], {name: m[place] for name, m in moments.items()}, decays)
+            for place, decays in self.parameters.stretches(self.optimizer)
+        ]
 
     def stop(self):
         """End training after this epoch."""
@@ -189,9 +203,9 @@ class Trainer:
         if self.progress is not None:
             self.progress.begin(epoch, epochs, sum(map(len, batches)))
         total, weight, outputs = 0.0, 0.0, []
-        rate = self.optimizer.rate(self.state.updates)
+        rate = self._learning_rate()
         for number, chosen in enumerate(batches):
-            rate = self.optimizer.rate(self.state.updates)
+            rate = self._learning_rate()
             loss, batch_weight = self._batch(chosen, rate, (epoch, number), outputs)
             total, weight = total + loss, weight + batch_weight
             if self.progress is not None:
@@ -210,26 +224,30 @@ class Trainer:
             self.progress.end(logs)
         return logs
 
+    def _learning_rate(self):
+        return self.optimizer.rate(self.state.updates) if self._rate is None else self._rate
+
     def _batch(self, chosen, rate, place, outputs):
         """One update; returns (sum of weighted losses, sum of weights)."""
-        state, keys = self.state, self.state.rng.integers(2**64, size=len(self.model.layers), dtype=np.uint64)
+        keys = draw_keys(self.state.rng, len(self.model.layers))
         rows, context, target, weight = self.data.take(chosen)
         batch = chosen, context, rows, target
         prediction, _, tape = self.model.forward_rows(rows, context, True, keys, self.activation)
-        loss, gradient = self.loss.total(prediction, target, weight)
         weights = kernels.total(weight)
-        if not np.isfinite(loss):
+        loss, gradient = self.loss.total(prediction, target, weight, weights)
+        if not math.isfinite(loss):
             self._fail("loss", loss, place, batch)
         if self.metrics:
             outputs.append((target, self.model.finish(prediction, self.activation)))
         if weights == 0:
             return 0.0, 0.0
-        gradient /= gradient.dtype.type(weights)
-        out = self.parameters.outputs()
+        out = self._out
+        for k, name in self.parameters.embeddings:
+            out[k][name] = None
         self.model.backward_rows(tape, gradient, out)
         tables = {f"{k}.{name}": out[k][name] for k, name in self.parameters.embeddings}
         self._update(tables, rate, place, batch)
-        state.updates += 1
+        self.state.updates += 1
         return loss, weights
 
     def _fail(self, what, value, place, batch):
@@ -256,25 +274,24 @@ class Trainer:
         if self.clip_value is not None:
             for g in gradients:
                 np.clip(g, -self.clip_value, self.clip_value, out=g)
-        norm = np.sqrt(sum(kernels.sum_of_squares(g) for g in gradients))
-        if not np.isfinite(norm):
+        norm = math.sqrt(sum(kernels.sum_of_squares(g) for g in gradients))
+        if not math.isfinite(norm):
             self._fail("the gradient's norm", norm, where, batch)
         scale = self.clip_norm / norm if self.clip_norm is not None and norm > self.clip_norm else 1.0
         count = state.updates + 1
-        np.copyto(self._before, state.values)
-        for place, decays in self.parameters.stretches(optimizer):
-            moments = {name: m[place] for name, m in state.moments.items()}
-            optimizer.step(state.values[place], self.parameters.gradient[place], moments, count, rate, scale, decays)
+        finite = True
+        for p, g, moments, decays in self._stretches:
+            finite &= optimizer.step(p, g, moments, count, rate, scale, decays)
         touched = {}
         for name, g in tables.items():
             if len(g.rows):
                 buffers = {m: a[g.rows] for m, a in state.table_moments[name].items()}
                 p = state.tables[name][g.rows]
                 moments = {m: a.reshape(-1) for m, a in buffers.items()}
-                optimizer.step(p.reshape(-1), g.values.reshape(-1), moments, count, rate, scale, True)
+                finite &= optimizer.step(p.reshape(-1), g.values.reshape(-1), moments, count, rate, scale, True)
                 touched[name] = p, buffers
-        if not all(np.isfinite(kernels.sum_of_squares(a)) for a in (state.values, *(p for p, _ in touched.values()))):
-            np.copyto(state.values, self._before)
+        if not finite:
+            np.copyto(state.values, self.parameters.gradient)  # where the steps have left what the weights were
             self._fail("a weight", "infinite or NaN", where, batch)
         for layer in self.model.layers:
             layer.weights_changed()
@@ -328,6 +345,14 @@ class Trainer:
             state.best = {"score": score, "epoch": state.epoch, "values": state.values.copy(), "tables": tables}
             return True
         return state.epoch - state.best["epoch"] < stopping.patience
+
+
+def draw_keys(rng, count):
+    """Random 64-bit numbers, the same as ``rng.integers(2**64, size=count, dtype=np.uint64)``, but sooner."""
+    generator = rng.bit_generator
+    if isinstance(generator, np.random.PCG64 | np.random.PCG64DXSM | np.random.Philox | np.random.SFC64):
+        return generator.random_raw(count)
+    return rng.integers(2**64, size=count, dtype=np.uint64)
 
 
 @dataclass

@@ -90,8 +90,9 @@ def bits(array):
 # ---------------------------------------------------------------------------------------------- disassembly
 
 ISAS = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
-TILES = [f"{kernel}_{real}" for kernel in ("cell_forward", "cell_backward", "map_tanh", "map_sigmoid", "fma_chains")
-         for real in ("f32", "f64")]  # fmt: skip
+KERNELS = ["cell_forward", "cell_row_backward", "finish_panel", "map_tanh", "map_sigmoid", "fma_chains"]
+KERNELS += [f"tiles_{vectors}" for vectors in (1, 2, 3, 4)]
+TILES = [f"{kernel}_{real}" for kernel in KERNELS for real in ("f32", "f64")]
 MULTIPLY_ADD = {"f32": r"vfmadd\d+ps", "f64": r"vfmadd\d+pd"}
 MULTIPLY = {"f32": "mulps", "f64": "mulpd"}
 BEYOND_SSE2 = (

@@ -12,7 +12,6 @@ from tolerances import ENGINES
 
 from lstmx import functional, reference
 from lstmx._core import sequence
-from lstmx.functional import allocate
 from lstmx.functional.engine import BlasEngine, ReferenceEngine, get_engine
 from lstmx.functional.packing import read_sequences
 from lstmx.functional.threads import num_threads
@@ -276,7 +275,7 @@ def test_outputs_may_be_columns_of_a_wider_array(engine_class):
 @pytest.mark.parametrize("block", [1, 4, 7, 1000])
 def test_inference_equals_training_for_any_size_of_block(engine_class, reverse, block, monkeypatch):
     p = problem(4, 9)
-    monkeypatch.setattr(allocate, "BLOCK_ELEMENTS", block * 4 * 5)
+    monkeypatch.setattr("lstmx.functional.engine.BLOCK_ELEMENTS", block * 4 * 5)
     rows, context, _, s = packed(p, [7, 0, 9, 3])
     weights = p["weight_ih"], p["weight_hh"], p["bias"]
     results = []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lstmx import LSTM, functional, reference
-from lstmx.functional import allocate, lstm_backward, lstm_forward, lstm_step
+from lstmx.functional import lstm_backward, lstm_forward, lstm_step
 from lstmx.testing import finite_difference
 
 SIZES = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33]  # around every vector width
@@ -94,7 +94,7 @@ def test_inference_in_blocks_equals_training(monkeypatch, dtype, reverse, length
         names = (f"weight_ih_l0{suffix}", f"weight_hh_l0{suffix}", f"bias_l0{suffix}")
         lstm.set_parameters(dict(zip(names, weights, strict=True)))
     y, (h_n, c_n), _ = lstm_forward(x, *weights, (h0, c0), lengths=lengths, reverse=reverse)
-    monkeypatch.setattr(allocate, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr("lstmx.functional.engine.BLOCK_ELEMENTS", block)
     ours, (h, c) = lstm(x, ([h0, h0], [c0, c0]), lengths=lengths)
     np.testing.assert_allclose(np.split(ours, 2, axis=2)[reverse], y, **CLOSE[dtype])
     np.testing.assert_allclose(h[int(reverse)], h_n, **CLOSE[dtype])

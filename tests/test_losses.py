@@ -192,6 +192,58 @@ def test_no_rows_give_zero(name):
     assert value == 0 and gradient.shape == (0, 2)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_divisor_divides_the_gradient_alone(name, dtype):
+    p, y, weight = problem(name, dtype, seed=8)
+    value, gradient = LOSSES[name]().total(p, y, weight)
+    divided, part = LOSSES[name]().total(p, y, weight, 7.3)
+    assert divided == value
+    np.testing.assert_array_equal(part, gradient / dtype(7.3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("outputs", [1, 2, 9, 16, 17, 40])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_has_the_same_bits_of_gradient_alone(name, outputs, dtype):
+    rng = np.random.default_rng(9)
+    p, weight = rng.normal(size=(67, outputs)).astype(dtype), rng.uniform(size=67).astype(dtype)
+    y = rng.uniform(size=p.shape).astype(dtype)
+    whole = LOSSES[name]().total(p, y, weight, 3.0)[1]
+    for r in range(0, 67, 7):
+        one = slice(r, r + 1)
+        np.testing.assert_array_equal(LOSSES[name]().total(p[one], y[one], weight[one], 3.0)[1], whole[one])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_and_inf_reach_the_loss_and_no_other_row(name, value):
+    p, y, weight = problem(name, np.float32, seed=10)
+    clean = LOSSES[name]().total(p, y, weight)[1]
+    p[4, 3] = value
+    total, gradient = LOSSES[name]().total(p, y, weight)
+    # infinitely sure, and perhaps right
+    harmless = np.isinf(value) and (name == "binary_crossentropy" or (name[:3] == "cat" and value < 0))
+    assert not np.isfinite(total) or harmless
+    np.testing.assert_array_equal(np.delete(gradient, 4, axis=0), np.delete(clean, 4, axis=0))
+
+
+@pytest.mark.parametrize("label", [-1, OUTPUTS, 2**40])
+def test_labels_out_of_range_are_an_error(label):
+    p, y, weight = problem("categorical_crossentropy", seed=11)
+    y[3] = label
+    with pytest.raises(IndexError, match=f"label {label} for {OUTPUTS} outputs"):
+        LOSSES["categorical_crossentropy"]().total(p, y, weight)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_targets_of_another_shape_are_an_error(name):
+    p, _, weight = problem(name, seed=12)
+    for wrong in (np.zeros((ROWS - 1, OUTPUTS)), np.zeros((ROWS, OUTPUTS + 1)), np.zeros(ROWS + 1, np.int64)):
+        with pytest.raises(ValueError, match="target: got shape"):
+            LOSSES[name]().total(p, wrong, weight)
+
+
 @pytest.mark.parametrize(
     ("name", "activation", "computed_with"),
     [

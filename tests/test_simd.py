@@ -330,6 +330,19 @@ def test_softmax_rows_are_shift_invariant_distributions(dtype, n):
     assert_array_equal(bits(activation("softmax", x + x.dtype.type(512))), bits(y))  # 512 + k / 128 is exact
 
 
+@pytest.mark.parametrize("n", [1, 2, 9, 40, 1500, 2100])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax_of_many_rows_is_that_of_each(dtype, n):
+    rows = 2 * 2048 // n + 3  # more than one block of rows
+    x = arguments("ordinary", dtype, rows * n).reshape(rows, n)
+    whole, dy = activation("softmax", x), arguments("near 0", dtype, rows * n).reshape(rows, n)
+    backward = activation_backward("softmax", whole, dy)
+    for row in range(0, rows, max(1, rows // 50)):
+        alone = activation("softmax", x[row : row + 1])
+        assert_array_equal(bits(alone[0]), bits(whole[row]))
+        assert_array_equal(bits(activation_backward("softmax", alone, dy[row : row + 1])[0]), bits(backward[row]))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_softmax_of_large_logits_does_not_overflow(dtype):
     big = np.finfo(dtype).max / 4
@@ -542,19 +555,22 @@ def optimise(case, dtype, scale=1.0, n=37):
     out = []
     for step, g in enumerate(TORCH["grads"][:, :n], start=1):
         g = (g / scale).astype(dtype)
-        kept = g.copy()
+        before = p.copy()
         if config["class"] == "SGD":
             buffer = m if a["momentum"] else None
-            simd.sgd(p, g, buffer, scale, a["learning_rate"], a["momentum"], a["nesterov"], a["weight_decay"])
+            finite = simd.sgd(p, g, buffer, scale, a["learning_rate"], a["momentum"], a["nesterov"], a["weight_decay"])
         elif config["class"] == "RMSprop":
-            simd.rmsprop(p, g, v, m if a["momentum"] else None, scale, a["learning_rate"], a["rho"], a["epsilon"],
-                         a["momentum"], a["weight_decay"])  # fmt: skip
+            buffer = m if a["momentum"] else None
+            finite = simd.rmsprop(p, g, v, buffer, scale, a["learning_rate"], a["rho"], a["epsilon"], a["momentum"],
+                                  a["weight_decay"])  # fmt: skip
         else:
             decoupled = config["class"] == "AdamW"
-            simd.adam(p, g, m, v, scale, a["learning_rate"], a["beta_1"], a["beta_2"], a["epsilon"],
-                      1 - a["beta_1"] ** step, 1 - a["beta_2"] ** step,
-                      0 if decoupled else a["weight_decay"], a["weight_decay"] if decoupled else 0)  # fmt: skip
-        assert_array_equal(g, kept)
+            finite = simd.adam(p, g, m, v, scale, a["learning_rate"], a["beta_1"], a["beta_2"], a["epsilon"],
+                               1 - a["beta_1"] ** step, 1 - a["beta_2"] ** step,
+                               0 if decoupled else a["weight_decay"],
+                               a["weight_decay"] if decoupled else 0)  # fmt: skip
+        assert finite is True
+        assert_array_equal(bits(g), bits(before))
         out.append(p.copy())
     return np.stack(out)
 
@@ -592,7 +608,7 @@ def test_a_nan_gradient_reaches_its_own_parameter_only(dtype):
     }
     for name, step in steps.items():
         clean = [np.ones(37, dtype), np.zeros(37, dtype), np.zeros(37, dtype)]
-        step(clean[0], g, clean[1], clean[2])
+        step(clean[0], g.copy(), clean[1], clean[2])
         for lane in (0, 8, 36):
             spoilt, found = g.copy(), [np.ones(37, dtype), np.zeros(37, dtype), np.zeros(37, dtype)]
             spoilt[lane] = np.nan
@@ -600,6 +616,39 @@ def test_a_nan_gradient_reaches_its_own_parameter_only(dtype):
             assert_array_equal(np.isnan(found[0]), np.arange(37) == lane, err_msg=name)
             for a, b in zip(found, clean, strict=True):
                 assert_array_equal(np.delete(a, lane), np.delete(b, lane), err_msg=name)
+
+
+STEPS = {
+    "sgd": lambda p, g, m, v, rate=0.1: simd.sgd(p, g, None, 1, rate, 0, False, 0.01),
+    "momentum": lambda p, g, m, v, rate=0.1: simd.sgd(p, g, m, 1, rate, 0.9, True, 0.01),
+    "rmsprop": lambda p, g, m, v, rate=0.1: simd.rmsprop(p, g, v, m, 1, rate, 0.9, 1e-8, 0.9, 0.01),
+    "adam": lambda p, g, m, v, rate=0.1: simd.adam(p, g, m, v, 1, rate, 0.9, 0.99, 1e-8, 0.1, 0.01, 0.01, 0.01),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", list(STEPS))
+def test_a_step_says_whether_all_is_finite_and_can_be_taken_back(name, dtype):
+    for n in (1, 3, 16, 17, 67):
+        for lane in {0, n // 2, n - 1}:
+            for bad in (np.nan, np.inf, None):
+                g, moments = arguments("ordinary", dtype, n), np.zeros((2, n), dtype)
+                p = arguments("all magnitudes", dtype, n) if bad is None else g * 2
+                p = np.where(np.abs(p) < 1e3, p, 1).astype(dtype)  # subnormals stay
+                p[0] = np.finfo(dtype).smallest_subnormal
+                before = p.copy()
+                if bad is not None:
+                    g[lane] = bad
+                finite = STEPS[name](p, g, *moments)
+                assert finite is (bad is None) and np.isfinite(p).all() == finite, f"n = {n}, lane = {lane}"
+                assert_array_equal(bits(g), bits(before))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", list(STEPS))
+def test_the_largest_finite_parameters_are_finite(name, dtype):
+    p, zeros = np.full(19, np.finfo(dtype).max, dtype), np.zeros((3, 19), dtype)
+    assert STEPS[name](p, *zeros, rate=0.0) is True
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -645,6 +694,9 @@ def every_kernel(dtype):
     simd.sgd(buffers[0], x, buffers[1], 1, 0.1, 0.9, False, 0)
     simd.rmsprop(buffers[0], x, buffers[1], buffers[2], 1, 0.1, 0.9, 1e-8, 0.9, 0)
     simd.adam(buffers[0], x, buffers[1], buffers[2], 1, 0.1, 0.9, 0.99, 1e-8, 0.1, 0.1, 0, 0)
+    x, ones = np.abs(buffers[0])[:, None].copy(), np.ones(n, dtype)
+    for kind in simd.LOSSES.values():
+        simd.loss(kind, x, x, ones, None, ones, 1, np.empty_like(x), np.empty_like(x))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -748,12 +800,21 @@ for dtype in (np.float32, np.float64):
     simd.dropout(5, row, row, 0.3, y, dy)
     add("plain", "dropout", dy)
     p, g, m, v = (rng.normal(scale=s, size=301).astype(dtype) for s in (1, 1, 0, 0))
-    simd.sgd(p, g, m, 0.5, 0.1, 0.9, True, 0.01)
+    simd.sgd(p, g.copy(), m, 0.5, 0.1, 0.9, True, 0.01)
     add("plain", "sgd", p, m)
-    simd.rmsprop(p, g, v, m, 0.5, 0.1, 0.9, 1e-7, 0.9, 0.01)
+    simd.rmsprop(p, g.copy(), v, m, 0.5, 0.1, 0.9, 1e-7, 0.9, 0.01)
     add("plain", "rmsprop", p, m, v)
-    simd.adam(p, g, m, v, 0.5, 0.1, 0.9, 0.99, 1e-7, 0.19, 0.0199, 0.01, 0.02)
+    simd.adam(p, g.copy(), m, v, 0.5, 0.1, 0.9, 0.99, 1e-7, 0.19, 0.0199, 0.01, 0.02)
     add("plain", "adam", p, m, v)
+    z, t = (rng.normal(scale=s, size=(40, 7)).astype(dtype) for s in (3, 1))
+    weight, labels = rng.uniform(size=40).astype(dtype), rng.integers(7, size=40)
+    for name, kind in simd.LOSSES.items():
+        for given in (t, None) if name.startswith("cat") else (t,):
+            value, gradient = np.empty((40, 7 if given is not None else 1), dtype), np.empty_like(z)
+            mass = None if given is None else t.sum(axis=1)
+            chosen = labels if given is None else None
+            total = simd.loss(kind, z, given, mass, chosen, weight, 3.5, value, gradient)
+            add("fused" if "cross" in name else "plain", f"{name} {given is None}", value, gradient, np.array(total))
 print(json.dumps(out))
 """
 
@@ -821,7 +882,7 @@ def test_an_unsupported_instruction_set_is_an_error_not_a_crash(name):
 
 def test_kernels_without_fma_give_the_same_bits_on_every_instruction_set(reports):
     first = next(iter(reports.values()))["plain"]
-    assert len(first) == 26
+    assert len(first) == 32
     for name, report in reports.items():
         assert report["plain"] == first, name
 
@@ -837,7 +898,7 @@ def test_the_fma_instruction_sets_give_the_same_bits(reports):
 
 def test_digests_tell_different_bits_apart(reports):
     fused = reports[simd.isa()["usable"][0]]["fused"]
-    assert len(set(fused.values())) == len(fused) == 16
+    assert len(set(fused.values())) == len(fused) == 22
     assert hashlib.sha256(b"").hexdigest() not in fused.values()
     if FUSED:
         assert reports["baseline"]["fused"] != reports[FUSED[0]]["fused"]
@@ -878,11 +939,12 @@ def cell_results(kernels, dtype, H, bias):
     gates, c, h = unaligned((2, 4 * H)), unaligned((2, H)), unaligned((2, H))
     kernels.call("cell_forward", dtype, 2, H, bias, gates, c, h)
     out = {"gates": gates.copy(), "c": c.copy(), "h": h.copy()}
-    c_prev, dh, dc, dc_all = (unaligned((2, H)) for _ in range(4))
-    other = gates.copy(), dc.copy()
-    kernels.call("cell_backward", dtype, 2, H, gates, c_prev, dh, dc, dc_all)
-    kernels.call("cell_backward", dtype, 2, H, other[0], c_prev, dh, other[1], None)
-    assert bits(other[0]).tobytes() == bits(gates).tobytes() and bits(other[1]).tobytes() == bits(dc).tobytes()
+    c_prev, dy, dh, dc, dh_all, dc_all = (unaligned((2, H)) for _ in range(6))
+    other = gates.copy(), dh.copy() + dy, dc.copy()  # what dy gives may as well come with dh
+    kernels.call("cell_backward", dtype, 2, H, H, gates, c_prev, dy, dh, dc, dh_all, dc_all)
+    kernels.call("cell_backward", dtype, 2, H, 0, other[0], c_prev, None, other[1], other[2], None, None)
+    assert bits(other[1]).tobytes() == bits(dh).tobytes() == bits(dh_all).tobytes()
+    assert bits(other[0]).tobytes() == bits(gates).tobytes() and bits(other[2]).tobytes() == bits(dc).tobytes()
     return out | {"dz": gates, "dc_prev": dc, "dc_all": dc_all}
 
 

@@ -35,7 +35,7 @@ from lstmx import (
 from lstmx.losses import get_loss
 from lstmx.monitor import Progress, get_callbacks, get_early_stopping
 from lstmx.sequences import read_inputs, read_targets, read_weights
-from lstmx.training import Data, Trainer
+from lstmx.training import Data, Trainer, draw_keys
 
 CHILD = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(lstmx.__file__))}  # imports what is tested here
 
@@ -219,6 +219,20 @@ def test_the_callers_global_random_state_is_left_alone(engine_threads):
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     fitted()
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "Philox", "SFC64", "MT19937"])
+def test_keys_are_those_of_the_generators_integers(kind):
+    """However they are drawn: a seed gives the same training as in earlier versions."""
+    one, two = (np.random.Generator(getattr(np.random, kind)(7)) for _ in range(2))
+    for generator_ in (one, two):
+        generator_.integers(10, dtype=np.int32)  # leaves half of a number in the buffer
+    for count in (1, 3, 4):
+        keys = draw_keys(one, count)
+        np.testing.assert_array_equal(keys, two.integers(2**64, size=count, dtype=np.uint64))
+        assert keys.dtype == np.uint64 and keys.shape == (count,)
+        assert one.integers(99, dtype=np.int32) == two.integers(99, dtype=np.int32)
+    assert one.random() == two.random()
 
 
 # One step by hand.
@@ -854,6 +868,48 @@ def test_divergence_is_named_and_leaves_finite_weights(optimizer, batch_size):
     assert np.isfinite(model.predict(x)).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("optimizer", [SGD, lstmx.RMSprop, Adam, lstmx.AdamW])
+def test_an_update_to_infinity_is_taken_back_to_the_bit(optimizer, decay, dtype):
+    """With weight decay the flat buffer is updated in several stretches; all of them go back."""
+    model, (x, y) = small(dtype=dtype), regression(16)
+    kept = []
+
+    class Keep(Callback):
+        def on_batch_end(self, trainer, batch, loss):
+            kept.append(bits(trainer.model))
+
+    rate = 1e300 if dtype == "float32" else 1.7e308  # with the decay or the step above 1, beyond the type
+    schedule = optimizer(lambda step: 0.01 if step < 2 else rate, weight_decay=decay)
+    with pytest.raises(FloatingPointError, match=r"epoch 1, batch [34]"):
+        model.fit(x, 1e3 * y, optimizer=schedule, batch_size=4, epochs=1, callbacks=[Keep()], verbose=0)
+    assert len(kept) in (2, 3) and same(bits(model), kept[-1]) and not same(kept[0], kept[1])
+
+
+@pytest.mark.parametrize("stretch", [0, 1, 2, 3])
+def test_one_stretch_that_is_not_finite_takes_all_back(stretch, monkeypatch):
+    calls, step, kept = [], Adam.step, []
+
+    def spoils(self, p, *rest):
+        finite = step(self, p, *rest)
+        calls.append(len(p))
+        if len(calls) == 5 + stretch:  # in the second update
+            p[-1] = np.inf
+            return False
+        return finite
+
+    class Keep(Callback):
+        def on_batch_end(self, trainer, batch, loss):
+            kept.append(bits(trainer.model))
+
+    monkeypatch.setattr(Adam, "step", spoils)
+    model, (x, y) = small(), regression(16)
+    with pytest.raises(FloatingPointError, match="a weight is infinite or NaN in epoch 1, batch 2"):
+        model.fit(x, y, optimizer=Adam(0.01, weight_decay=0.1), batch_size=4, epochs=1, callbacks=[Keep()], verbose=0)
+    assert len(calls) == 8 and len(kept) == 1 and same(bits(model), kept[0])
+
+
 def test_divergence_in_the_very_last_update_is_noticed():
     """Nothing computes a loss after it."""
     model, (x, y) = small(), regression(4)
@@ -872,6 +928,33 @@ def test_nan_in_an_unused_padding_is_no_nan():
     x, y = regression(4)
     x = np.concatenate([x, np.full((4, 3, 2), np.nan)], axis=1)
     small().fit(x, y, lengths=[6] * 4, epochs=1, verbose=0)
+
+
+@pytest.mark.parametrize("every", [0.0, 1e9])
+def test_a_bar_counts_every_sequence_however_rarely_it_is_drawn(every):
+    drawn = []
+
+    class Bar:
+        def __init__(self, total, **options):
+            self.n, self.total = 0, total
+
+        def update(self, n):
+            self.n += n
+
+        def set_postfix(self, *args, **options):
+            drawn.append(self.n)
+
+        def close(self):
+            assert self.n == self.total
+
+    progress = Progress(bar=False)
+    progress._tqdm, progress.SHOW_EVERY = Bar, every
+    for epoch in range(2):
+        progress.begin(epoch, 2, 50)
+        for _ in range(5):
+            progress.advance(10, 1.0)
+        progress.end({"loss": 1.0})
+    assert len(drawn) == (2 * 6 if every == 0 else 2 * 1)
 
 
 # Ctrl-C.

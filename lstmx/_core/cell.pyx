@@ -19,9 +19,9 @@ cdef void rows_forward(Py_ssize_t rows, Py_ssize_t hidden, const real *bias, rea
 cdef void rows_backward(Py_ssize_t rows, Py_ssize_t hidden, real *gates, const real *c_prev, const real *dy,
                         Py_ssize_t ldy, real *dh, real *dc, real *dh_all, real *dc_all) noexcept nogil:
     if real is float:
-        active_isa().f32.cell_backward(rows, hidden, gates, c_prev, dy, ldy, dh, dc, dh_all, dc_all)
+        active_isa().f32.cell_backward(rows, hidden, ldy, gates, c_prev, dy, dh, dc, dh_all, dc_all)
     else:
-        active_isa().f64.cell_backward(rows, hidden, gates, c_prev, dy, ldy, dh, dc, dh_all, dc_all)
+        active_isa().f64.cell_backward(rows, hidden, ldy, gates, c_prev, dy, dh, dc, dh_all, dc_all)
 
 
 def forward(real[:, ::1] gates, real[:, ::1] c, real[:, ::1] h, const real[::1] bias):

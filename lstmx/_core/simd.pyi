@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 ACTIVATIONS: dict[str, int]
+LOSSES: dict[str, int]
 
 def isa() -> dict[str, Any]: ...
 def sigmoid(x: Array, out: Array) -> None: ...
@@ -19,9 +20,20 @@ def sum_of_squares(x: Array) -> float: ...
 def dropout(
     key: int | np.uint64, row: NDArray[np.intp], time: NDArray[np.intp], rate: float, x: Array, y: Array
 ) -> None: ...
+def loss(
+    kind: int,
+    p: Array,
+    y: Array | None,
+    mass: Array | None,
+    labels: NDArray[np.int64] | None,
+    weight: Array,
+    divisor: float,
+    value: Array,
+    gradient: Array,
+) -> float: ...
 def sgd(
     p: Array, g: Array, m: Array | None, scale: float, rate: float, momentum: float, nesterov: bool, decay: float
-) -> None: ...
+) -> bool: ...
 def rmsprop(
     p: Array,
     g: Array,
@@ -33,7 +45,7 @@ def rmsprop(
     epsilon: float,
     momentum: float,
     decay: float,
-) -> None: ...
+) -> bool: ...
 def adam(
     p: Array,
     g: Array,
@@ -48,5 +60,5 @@ def adam(
     correction_2: float,
     decay: float,
     decoupled_decay: float,
-) -> None: ...
+) -> bool: ...
 def fma_chains(rounds: int, y: Array) -> float: ...

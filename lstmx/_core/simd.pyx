@@ -6,12 +6,13 @@ lstmx.functional validates first.
 
 import os
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from lstmx._core.core cimport (lstmx_isa, lstmx_isa_at, lstmx_isa_count, lstmx_isa_supported, lstmx_mask, let_go, PyThreadState, real,
                                take_back)
 
 ACTIVATIONS = {"linear": 0, "relu": 1, "tanh": 2, "sigmoid": 3, "softmax": 4}   # enum lstmx_activation
+LOSSES = {"mse": 0, "mae": 1, "huber": 2, "binary_crossentropy": 3, "categorical_crossentropy": 4}   # enum lstmx_loss
 
 cdef const lstmx_isa *active
 
@@ -159,44 +160,88 @@ def dropout(uint64_t key, const Py_ssize_t[::1] row, const Py_ssize_t[::1] time,
     take_back(saved)
 
 
-def sgd(real[::1] p, const real[::1] g, real[::1] m, double scale, double rate, double momentum, bint nesterov,
+def loss(int kind, const real[:, ::1] p, const real[:, ::1] y, const real[::1] mass, const int64_t[::1] labels,
+         const real[::1] weight, double divisor, real[:, ::1] value, real[:, ::1] gradient):
+    """The sum of weighted losses, one of LOSSES, in float64.
+
+    Parameters
+    ----------
+    p : (rows, n)  # IN
+    y, mass : (rows, n), (rows,)  # IN targets, and for a categorical loss the sum of each row; or None
+    labels : (rows,) or None  # IN targets of a categorical loss
+    weight : (rows,)  # IN
+    value : (rows, n), with labels (rows, 1)  # OUT the weighted losses
+    gradient : (rows, n)  # OUT by p, divided by `divisor`
+    """
+    cdef Py_ssize_t rows = p.shape[0], n = p.shape[1], r
+    cdef double total
+    if rows == 0:
+        return 0.0
+    cdef const real *targets = NULL if y is None else &y[0, 0]
+    cdef const real *sums = NULL if mass is None else &mass[0]
+    cdef const int64_t *classes = NULL if labels is None else &labels[0]
+    if classes != NULL:
+        for r in range(rows):
+            if not 0 <= classes[r] < n:
+                raise IndexError(f"loss: got the label {classes[r]} for {n} outputs")
+    cdef PyThreadState *saved = let_go(rows * n > LONG)
+    if real is float:
+        total = active.f32.loss(kind, rows, n, &p[0, 0], targets, sums, classes, &weight[0], <float>divisor,
+                                &value[0, 0], &gradient[0, 0])
+    else:
+        total = active.f64.loss(kind, rows, n, &p[0, 0], targets, sums, classes, &weight[0], divisor, &value[0, 0],
+                                &gradient[0, 0])
+    take_back(saved)
+    return total
+
+
+def sgd(real[::1] p, real[::1] g, real[::1] m, double scale, double rate, double momentum, bint nesterov,
         double decay):
-    """One step of SGD on p (n,); m (n,) is the momentum buffer, None if momentum is 0."""
+    """One step of SGD on p (n,); m (n,) is the momentum buffer, None if momentum is 0.
+
+    Of all three optimisers: g gets what p was. Returns whether all of p is finite.
+    """
     cdef real *buffer = NULL if m is None else &m[0]
+    cdef int finite
     cdef PyThreadState *saved = let_go(p.shape[0] > LONG)
     if real is float:
-        active.f32.sgd(p.shape[0], &p[0], &g[0], buffer, <float>scale, <float>rate, <float>momentum, nesterov,
-                       <float>decay)
+        finite = active.f32.sgd(p.shape[0], &p[0], &g[0], buffer, <float>scale, <float>rate, <float>momentum, nesterov,
+                                <float>decay)
     else:
-        active.f64.sgd(p.shape[0], &p[0], &g[0], buffer, scale, rate, momentum, nesterov, decay)
+        finite = active.f64.sgd(p.shape[0], &p[0], &g[0], buffer, scale, rate, momentum, nesterov, decay)
     take_back(saved)
+    return bool(finite)
 
 
-def rmsprop(real[::1] p, const real[::1] g, real[::1] v, real[::1] m, double scale, double rate, double rho,
+def rmsprop(real[::1] p, real[::1] g, real[::1] v, real[::1] m, double scale, double rate, double rho,
             double epsilon, double momentum, double decay):
     """One step of RMSprop on p (n,); v (n,) is the mean square, m (n,) the momentum buffer or None."""
     cdef real *buffer = NULL if m is None else &m[0]
+    cdef int finite
     cdef PyThreadState *saved = let_go(p.shape[0] > LONG)
     if real is float:
-        active.f32.rmsprop(p.shape[0], &p[0], &g[0], &v[0], buffer, <float>scale, <float>rate, <float>rho,
-                           <float>epsilon, <float>momentum, <float>decay)
+        finite = active.f32.rmsprop(p.shape[0], &p[0], &g[0], &v[0], buffer, <float>scale, <float>rate, <float>rho,
+                                    <float>epsilon, <float>momentum, <float>decay)
     else:
-        active.f64.rmsprop(p.shape[0], &p[0], &g[0], &v[0], buffer, scale, rate, rho, epsilon, momentum, decay)
+        finite = active.f64.rmsprop(p.shape[0], &p[0], &g[0], &v[0], buffer, scale, rate, rho, epsilon, momentum, decay)
     take_back(saved)
+    return bool(finite)
 
 
-def adam(real[::1] p, const real[::1] g, real[::1] m, real[::1] v, double scale, double rate, double beta_1,
+def adam(real[::1] p, real[::1] g, real[::1] m, real[::1] v, double scale, double rate, double beta_1,
          double beta_2, double epsilon, double correction_1, double correction_2, double decay, double decoupled_decay):
     """One step of Adam on p (n,); m and v (n,) are the moments, correction_k is 1 - beta_k**step."""
+    cdef int finite
     cdef PyThreadState *saved = let_go(p.shape[0] > LONG)
     if real is float:
-        active.f32.adam(p.shape[0], &p[0], &g[0], &m[0], &v[0], <float>scale, <float>rate, <float>beta_1,
-                        <float>beta_2, <float>epsilon, <float>correction_1, <float>correction_2, <float>decay,
-                        <float>decoupled_decay)
+        finite = active.f32.adam(p.shape[0], &p[0], &g[0], &m[0], &v[0], <float>scale, <float>rate, <float>beta_1,
+                                 <float>beta_2, <float>epsilon, <float>correction_1, <float>correction_2, <float>decay,
+                                 <float>decoupled_decay)
     else:
-        active.f64.adam(p.shape[0], &p[0], &g[0], &m[0], &v[0], scale, rate, beta_1, beta_2, epsilon, correction_1,
-                        correction_2, decay, decoupled_decay)
+        finite = active.f64.adam(p.shape[0], &p[0], &g[0], &m[0], &v[0], scale, rate, beta_1, beta_2, epsilon,
+                                 correction_1, correction_2, decay, decoupled_decay)
     take_back(saved)
+    return bool(finite)
 
 
 def fma_chains(Py_ssize_t rounds, real[::1] y):

@@ -8,8 +8,6 @@ import numpy as np
 DEBUG = os.environ.get("LSTMX_DEBUG") == "1"
 _allocations_left = None  # tests make the n-th allocation fail
 
-BLOCK_ELEMENTS = 2**18  # gates of one block in inference: 1 MB in float32, about an L2 cache
-
 
 def empty(shape, dtype):
     """An uninitialised C-contiguous array; NaN in debug runs (``LSTMX_DEBUG=1``), so that nobody reads it unwritten."""
@@ -43,31 +41,15 @@ def aligned(shape, dtype):
     return array
 
 
+def padded_width(columns, dtype):
+    """Row stride of `padded`, in elements."""
+    line = 64 // np.dtype(dtype).itemsize
+    return (-(-columns // line) | 1) * line
+
+
 def padded(rows, columns, dtype):
     """An uninitialised (rows, columns) array whose rows begin at odd multiples of 64 bytes from each other.
 
     Rows at a power of two would fall into few sets of the cache.
     """
-    line = 64 // np.dtype(dtype).itemsize
-    return aligned((rows, (-(-columns // line) | 1) * line), dtype)[:, :columns]
-
-
-def recurrent_layout(rows, batch, widest, hidden, *, training):
-    """The arrays that one direction of one layer needs, by name.
-
-    Parameters
-    ----------
-    rows, batch, widest, hidden : int
-        S packed rows, N sequences, the most rows of one step, H units.
-    training : bool
-        Whether a backward pass follows.
-
-    Returns
-    -------
-    dict
-        Name -> shape, for gates, and in training h_prev and c_prev; `block` is the height of a block of gates.
-    """
-    block = max(widest, min(rows, BLOCK_ELEMENTS // (4 * hidden)))
-    if not training:
-        return {"gates": (block, 4 * hidden)}, block
-    return {"gates": (rows, 4 * hidden), "h_prev": (rows, hidden), "c_prev": (rows, hidden)}, block
+    return aligned((rows, padded_width(columns, dtype)), dtype)[:, :columns]

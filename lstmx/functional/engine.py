@@ -12,15 +12,53 @@ import numpy as np
 from lstmx import reference
 from lstmx._core import sequence, simd, tile
 from lstmx.functional import allocate, threads, weights
+from lstmx.functional.packing import Windows
+
+BLOCK_ELEMENTS = 2**18  # gates of one block of the blas engine in inference: 1 MB in float32, about an L2 cache
 
 
 class TileEngine:
     """Products by one register tile on packed weights; the same bits in any batch and on any number of threads."""
 
     name = "tile"
+    plain = True  # whether inference on plain arrays needs no packed copies
+
+    @staticmethod
+    def layout(rows, batch, steps, inputs, hidden, dtype, *, training):
+        """The arrays that one direction of one layer needs, name -> (shape, whether they are for the tape).
+
+        Parameters
+        ----------
+        rows, batch, steps, inputs, hidden : int
+            S packed rows, N, T, I, H.
+        dtype : numpy.dtype
+        training : bool
+            Whether a backward pass follows.
+        """
+        size = np.dtype(dtype).itemsize
+        work = rows * hidden * (inputs + hidden)
+        sums = tile.block_of_sums(batch, inputs, hidden, steps, size, _threads_for(work))
+        arrays = {} if sums is None else {"sums": ((sums[1][0] + 1, sums[1][1]), False)}
+        if training:
+            lanes = tile.lanes(size)
+            arrays |= {
+                "gates": ((rows, allocate.padded_width(4 * hidden, dtype)), True),
+                "h_prev": ((rows, allocate.padded_width(hidden, dtype)), True),
+                "c_prev": ((rows, hidden), True),
+                "strips": ((_threads_for(3 * work), tile.gradient_rows(batch, steps) * 4 * lanes), False),
+            }
+            if inputs < lanes:
+                arrays["turned"] = ((inputs, 4 * hidden), False)
+        return arrays
 
     def forward(self, x, weights, context, reverse, h, c, y, training):
         (rows, inputs), (batch, hidden) = x.shape, h.shape
+        steps = len(context.offsets) - 1
+        wanted = _threads_for(rows * hidden * (inputs + hidden))
+        windows = isinstance(x, Windows)
+        x = x.series if windows else x
+        block, shape = tile.block_of_sums(batch, inputs, hidden, steps, x.itemsize, wanted, windows) or (0, None)
+        sums = None if shape is None else allocate.aligned((shape[0] + 1, shape[1]), x.dtype)  # read a little beyond
         slabs = {}
         if training:
             slabs = {
@@ -28,48 +66,57 @@ class TileEngine:
                 "h_prev": allocate.padded(rows, hidden, x.dtype),
                 "c_prev": allocate.empty((rows, hidden), x.dtype),
             }
-        wanted = _threads_for(rows * hidden * (inputs + hidden))
-        steps = len(context.offsets) - 1
-        shape = tile.block_of_sums(batch, inputs, hidden, steps, x.itemsize, wanted)
-        sums = None if shape is None else allocate.aligned((shape[0] + 1, shape[1]), x.dtype)[:-1]
         tile.forward(
             x, *weights.forward_panels(), None if context.uniform else context.offsets, steps, reverse, h, c, y, sums,
-            wanted, **slabs,
+            block, windows, wanted, **slabs,
         )  # fmt: skip
         return slabs or None
 
     def backward(self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None)):
         (rows, inputs), (batch, hidden) = x.shape, dh.shape
-        wanted = _threads_for(3 * rows * hidden * (inputs + hidden))
         steps = len(context.offsets) - 1
-        lanes = tile.lanes(x.itemsize)
-        turned = allocate.aligned((inputs, 4 * hidden), x.dtype) if inputs < lanes else None
-        strips = allocate.aligned((wanted, tile.gradient_rows(batch, steps) * 4 * lanes), x.dtype)
+        layout = self.layout(rows, batch, steps, inputs, hidden, x.dtype, training=True)
+        strips = allocate.aligned(layout["strips"][0], x.dtype)
+        turned = allocate.aligned(layout["turned"][0], x.dtype) if "turned" in layout else None
         tile.backward(
             x, *weights.backward_panels(dx is not None), None if context.uniform else context.offsets, steps, reverse,
-            slabs["gates"], slabs["h_prev"], slabs["c_prev"], dy, dh, dc, dx, add_to_dx, *out, turned, strips, wanted,
-            *flow,
+            slabs["gates"], slabs["h_prev"], slabs["c_prev"], dy, dh, dc, dx, add_to_dx, *out, turned, strips,
+            len(strips), *flow,
         )  # fmt: skip
+
+    @staticmethod
+    def stack(layers, lstm):
+        """A compiled call for inference on plain arrays, from the `Weights` of all layers and directions of an LSTM."""
+        panels = [w.forward_panels() for w in layers]
+        made = tile.Stack(
+            panels, lstm.input_size, lstm.hidden_size, lstm.num_layers, lstm.directions, threads.get_num_threads
+        )
+        return made.run
 
     def product(self, a, b, out, transpose_a=False, transpose_b=False, packed=None):
         """out := op(a) op(b). `packed` keeps what is made of b."""
+        wanted = _threads_for(a.size * out.shape[1] // 4)
         if transpose_a:
-            tile.outer(a, b, out, allocate.aligned((256 * 4 * tile.lanes(a.itemsize),), a.dtype))
+            tile.outer(a, b, out, allocate.aligned((wanted, 256 * 4 * tile.lanes(a.itemsize)), a.dtype))
             return
         packed = weights.Packed() if packed is None else packed
-        panels = packed.get(f"columns {transpose_b}", weights.column_panels, b, transpose_b)
-        tile.product(a, panels, None, out)
+        tile.product(a, packed.get(f"columns {transpose_b}", weights.column_panels, b, transpose_b), out, wanted)
 
 
 def _threads_for(work):
-    """The threads that a call may have; asking is not free, so a small one does not."""
-    return 1 if work < 500_000 else threads.get_num_threads()
+    """The threads that a call may have; asking is not free, so a small one (`work` in 8 operations) does not."""
+    return 1 if work < 250_000 else threads.get_num_threads()
+
+
+def _not_plain(x, state, out, step):
+    """What `stack` is in an engine that has no such call."""
 
 
 class BlasEngine:
     """Products by BLAS, outside any parallel region; pointwise work by SIMD kernels and OpenMP."""
 
     name = "blas"
+    plain = False
 
     def __init__(self):
         try:
@@ -78,6 +125,24 @@ class BlasEngine:
             raise ImportError(f"the blas engine needs SciPy ({error}): pip install 'lstmx[blas]'") from error
         self.products = blas.product_table()
         self.largest = blas.LARGEST
+
+    @staticmethod
+    def stack(layers, lstm):
+        """None of its own."""
+        return _not_plain
+
+    @staticmethod
+    def _block(rows, widest, hidden):
+        """Rows of gates that one product of x fills in inference."""
+        return max(widest, min(rows, BLOCK_ELEMENTS // (4 * hidden)))
+
+    @staticmethod
+    def layout(rows, batch, steps, inputs, hidden, dtype, *, training):
+        """As `TileEngine.layout`; `batch` is the most rows of one step."""
+        if not training:
+            return {"gates": ((BlasEngine._block(rows, batch, hidden), 4 * hidden), False)}
+        shapes = {"gates": (rows, 4 * hidden), "h_prev": (rows, hidden), "c_prev": (rows, hidden)}
+        return {name: (shape, True) for name, shape in shapes.items()}
 
     def _check(self, *sizes):
         if max(sizes) > self.largest:
@@ -88,8 +153,9 @@ class BlasEngine:
         rows, inputs = x.shape
         hidden = weight_hh.shape[1]
         self._check(rows, inputs, 4 * hidden, y.strides[0] // y.itemsize)
-        layout, block = allocate.recurrent_layout(rows, context.batch, context.widest, hidden, training=training)
-        slabs = {name: allocate.empty(shape, x.dtype) for name, shape in layout.items()}
+        layout = self.layout(rows, context.widest, 0, inputs, hidden, x.dtype, training=training)
+        slabs = {name: allocate.empty(shape, x.dtype) for name, (shape, _) in layout.items()}
+        block = self._block(rows, context.widest, hidden)
         sequence.forward(
             self.products, x, weight_ih, weight_hh, bias, context.offsets, reverse, h, c, y, slabs["gates"], block,
             threads.get_num_threads(), slabs.get("h_prev"), slabs.get("c_prev"),
@@ -113,6 +179,9 @@ class ReferenceEngine:
     """lstmx.reference behind the interface of an engine: packed rows are padded, run and packed again."""
 
     name = "reference"
+    plain = False
+    layout = BlasEngine.layout
+    stack = BlasEngine.stack
 
     @staticmethod
     def _padded(rows, context):
@@ -134,7 +203,8 @@ class ReferenceEngine:
         place = context.sorted_places
         running = np.arange(len(context.offsets) - 1) < context.sort(context.lengths)[:, None]
         padded = (self._padded(a, context) for a in (x, slabs["gates"], slabs["h_prev"], slabs["c_prev"]))
-        tape = reference.Tape(*padded, running, *weights[:2], weights[2] is not None, reverse)
+        weight_ih, weight_hh, bias = weights
+        tape = reference.Tape(*padded, running, weight_ih, weight_hh, bias is not None, reverse)
         dy = None if dy is None else self._padded(dy, context)
         grads = reference.lstm_backward(tape, dy, (dh.copy(), dc.copy()))
         for target, array in zip(flow, (grads.dh, grads.dc), strict=True):

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from lstmx._core import simd
+from lstmx._core import packed, simd
 from lstmx.functional import allocate
 from lstmx.functional.engine import get_engine
 
@@ -21,7 +21,8 @@ def linear(x, weight, bias, activation, packed=None):
 
 def linear_backward(x, weight, y, dy, activation, out, need_dx, packed=None):
     """Gradients of `linear`; `out` is (dW, db or None), written; `dy` is overwritten. Returns dx (S, I) or None."""
-    simd.activate_backward(simd.ACTIVATIONS[activation], y, dy)
+    if activation != "linear":
+        simd.activate_backward(simd.ACTIVATIONS[activation], y, dy)
     d_weight, d_bias = out
     get_engine().product(dy, x, d_weight, transpose_a=True)
     if d_bias is not None:
@@ -54,6 +55,52 @@ def total(x):
 def sum_of_squares(x):
     """The sum of all squares in float64, over fixed blocks."""
     return simd.sum_of_squares(x.reshape(-1))
+
+
+def loss(name, prediction, target, weight, divisor=1.0):
+    """A loss by name and its gradient, in one pass.
+
+    Parameters
+    ----------
+    prediction : ndarray (rows, O)
+    target : ndarray (rows, O), or (rows,) of integer labels for "categorical_crossentropy"
+    weight : ndarray (rows,)
+    divisor : float
+        Of the gradient, not of the loss.
+
+    Returns
+    -------
+    float
+        The sum of the weighted losses, in float64 over fixed blocks.
+    ndarray (rows, O)
+        The gradient with respect to `prediction`, divided by `divisor`.
+    """
+    dtype, rows = prediction.dtype, len(prediction)
+    categorical, labels = name == "categorical_crossentropy", target.ndim == 1
+    if len(weight) != rows or (len(target) != rows if categorical and labels else target.shape != prediction.shape):
+        raise ValueError(f"target: got shape {target.shape} for predictions of shape {prediction.shape}")
+    gradient = allocate.empty(prediction.shape, dtype)
+    value = allocate.empty((rows, 1) if labels else prediction.shape, dtype)
+    y = None if labels else np.ascontiguousarray(target, dtype)
+    mass = y.sum(axis=1) if categorical and not labels else None
+    classes = np.ascontiguousarray(target, np.int64) if labels else None
+    weight = np.ascontiguousarray(weight, dtype)
+    kind = simd.LOSSES[name]
+    return simd.loss(kind, prediction, y, mass, classes, weight, divisor, value, gradient), gradient
+
+
+def sum_steps(rows, context):
+    """(N, F): the sum of each sequence's rows (S, F), in the order of time."""
+    out = allocate.empty((context.batch, rows.shape[1]), rows.dtype)
+    packed.sum_steps(rows, context.offsets, out)
+    return out
+
+
+def spread_steps(per_sequence, context):
+    """(S, F): at every step the row of its sequence in (N, F)."""
+    out = allocate.empty((context.rows, per_sequence.shape[1]), per_sequence.dtype)
+    packed.spread_steps(per_sequence, context.offsets, out)
+    return out
 
 
 sgd, rmsprop, adam = simd.sgd, simd.rmsprop, simd.adam

@@ -11,6 +11,7 @@ import itertools
 
 import numpy as np
 
+from lstmx._core import packed
 from lstmx.functional import allocate, validate
 
 
@@ -36,17 +37,9 @@ class SequenceContext:
         self.batch = len(lengths)
         self.steps = steps
         self.form = form
-        longest = int(lengths.max(initial=0))
-        self.uniform = bool((lengths == longest).all())
-        if self.uniform:
-            self.order = None
-            running = np.full(longest, self.batch, np.intp)
-        else:
-            order = np.argsort(-lengths, kind="stable")
-            self.order = None if (order[:-1] < order[1:]).all() else order
-            running = self.batch - np.searchsorted(np.sort(lengths), np.arange(longest), side="right")
-        self.offsets = np.concatenate([[0], np.cumsum(running)]).astype(np.intp)
-        self._places = None
+        self.order, self.offsets = packed.layout(np.ascontiguousarray(lengths, np.int64))
+        self.uniform = int(self.offsets[-1]) == self.batch * (len(self.offsets) - 1)
+        self._places = self._last_rows = None
         self.directions = 1  # of the LSTM whose output the rows are; FinalState asks
 
     @property
@@ -87,9 +80,11 @@ class SequenceContext:
     @property
     def last_rows(self):
         """(rows, sequences): the packed row of each non-empty sequence's last step, and its index in sorted order."""
-        lengths = self.sort(self.lengths)
-        sequences = np.flatnonzero(lengths)
-        return self.offsets[lengths[sequences] - 1] + sequences, sequences
+        if self._last_rows is None:
+            lengths = self.sort(self.lengths)
+            sequences = np.flatnonzero(lengths)
+            self._last_rows = self.offsets[lengths[sequences] - 1] + sequences, sequences
+        return self._last_rows
 
     def sort(self, per_sequence):
         """Rows of an (N, ...) array from the caller's order to ours."""
@@ -113,13 +108,13 @@ class SequenceContext:
             return np.concatenate(x)[starts[row] + time]
         if self.form == "single":
             x = x[None]
-        if self.uniform:
-            x = x[:, : len(self.offsets) - 1]
-            return np.ascontiguousarray(x.swapaxes(0, 1)).reshape(self.rows, *x.shape[2:])
-        return x[self.places]
+        if self.batch == 1 and self.uniform:  # perhaps without a copy
+            return np.ascontiguousarray(x[0, : len(self.offsets) - 1])
+        sequence = np.arange(self.batch, dtype=np.intp) if self.order is None else self.order
+        return Source(x).take(self, sequence)
 
-    def unpack(self, rows):
-        """What the caller gets: (N, T, ...) with 0 past each end, a list, or (T, ...)."""
+    def unpack(self, rows, out=None):
+        """What the caller gets: (N, T, ...) with 0 past each end, a list, or (T, ...); an array may go to `out`."""
         if self.form == "list":
             row, time = self.places
             starts = np.concatenate([[0], np.cumsum(self.lengths)])
@@ -129,12 +124,48 @@ class SequenceContext:
         longest = len(self.offsets) - 1
         shape = (self.batch, self.steps, *rows.shape[1:])
         if self.uniform and longest == self.steps:
-            out = allocate.empty(shape, rows.dtype)
+            out = allocate.empty(shape, rows.dtype) if out is None else out
             out[:] = rows.reshape(self.steps, self.batch, *rows.shape[1:]).swapaxes(0, 1)
         else:
-            out = allocate.zeros(shape, rows.dtype)
+            out = allocate.empty(shape, rows.dtype) if out is None else out
+            out.fill(0)
             out[self.places] = rows
         return out[0] if self.form == "single" else out
+
+
+class Source:
+    """An array of sequences that gives packed rows: one copy, converted on the way.
+
+    Parameters
+    ----------
+    x : ndarray (N, T, ...), of any strides
+    dtype : numpy.dtype, optional
+        Of the rows; by default that of x.
+    """
+
+    def __init__(self, x, dtype=None):
+        self.x, self.dtype = x, x.dtype if dtype is None else np.dtype(dtype)
+        self._view = self._raw = None  # x (N, T, F) as the kernel reads it, and what the kernel believes its rows to be
+        if x.ndim in (2, 3) and x.dtype.isnative and x.flags.aligned:
+            view = x if x.ndim == 3 else x[:, :, None]
+            if x.dtype.kind == "f" and x.itemsize in (4, 8) and self.dtype.kind == "f":
+                self._view, self._raw = view, self.dtype
+            elif x.dtype == self.dtype and x.itemsize == 8:
+                self._raw = np.dtype(np.float64)
+                self._view = view.view(self._raw)
+
+    def take(self, context, sequence=None, start=None):
+        """The rows of a batch whose k-th longest sequence is x[sequence[k], start[k]:]; by default 0 for all."""
+        shape = context.rows, *self.x.shape[2:]
+        if self._view is not None:
+            out = allocate.empty(shape, self.dtype)
+            rows = out if out.ndim == 2 else out[:, None]
+            packed.gather(self._view, sequence, start, context.offsets, rows.view(self._raw))
+            return out
+        row, time = context.sorted_places
+        time = time if start is None else start[row] + time
+        with np.errstate(over="ignore"):  # beyond float32: infinite, which training reports
+            return np.ascontiguousarray(self.x[0 if sequence is None else sequence[row], time], self.dtype)
 
 
 def read_sequences(x, features, dtype, lengths=None, name="x"):
@@ -223,4 +254,39 @@ class PooledContext:
     def unpack(self, rows):
         """(N, ...) in the caller's order; without N if the caller gave one sequence."""
         out = self.sequences.unsort(rows)
+        out = out if out.base is None else out.copy()  # it may be a small part of all steps
         return out[0] if self.sequences.form == "single" else out
+
+
+class Windows:
+    """Packed rows of overlapping windows, left where they lie: row n of step t is row t + n of a series.
+
+    An LSTM of the tile engine sums W_ih x once for every row of the series instead of once for every window that has it.
+
+    Parameters
+    ----------
+    series : ndarray (N + T - 1, I), C-contiguous
+    batch, steps : int
+        N, T.
+    """
+
+    def __init__(self, series, batch, steps):
+        self.series = series
+        self.dtype, self.itemsize = series.dtype, series.itemsize
+        self.shape = batch * steps, series.shape[1]
+
+    def __len__(self):
+        return self.shape[0]
+
+    @classmethod
+    def of(cls, x, dtype):
+        """The windows of which x (N, T, I) is a view, in `dtype`; None if it is something else."""
+        if x.ndim != 3 or x.dtype.kind != "f" or not x.dtype.isnative or 0 in x.shape or not x.flags.aligned:
+            return None
+        row, size = x.shape[2] * x.itemsize, x.itemsize
+        if x.strides[0] != row or x.strides[1] != row or (x.shape[2] > 1 and x.strides[2] != size):
+            return None
+        rows = x.shape[0] + x.shape[1] - 1
+        series = np.lib.stride_tricks.as_strided(x, (rows, x.shape[2]), (row, size), writeable=False)
+        with np.errstate(over="ignore"):
+            return cls(np.ascontiguousarray(series, dtype), *x.shape[:2])

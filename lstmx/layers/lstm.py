@@ -21,6 +21,10 @@ from lstmx.functional.packing import SequenceContext, read_sequences
 from lstmx.functional.weights import Weights
 from lstmx.layers.base import Layer
 
+BACKWARD_STREAM = (
+    "step, stream: a bidirectional LSTM reads from the end, which a stream does not have; run whole sequences by a call"
+)
+
 
 class LSTM(Layer):
     """Long Short-Term Memory: one or more layers, one or two directions.
@@ -202,9 +206,7 @@ class LSTM(Layer):
     def step_rows(self, x_t, state):
         """The layer protocol: one step for rows x_t (N, I); state (h, c) or None."""
         if self.bidirectional:
-            raise ValueError(
-                "step: a bidirectional LSTM reads from the end, which a stream does not have; run whole sequences"
-            )
+            raise ValueError(BACKWARD_STREAM)
         context = SequenceContext(np.ones(len(x_t), np.int64), 1)
         h, c = read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
         y, _ = self.run(np.ascontiguousarray(x_t), context, h, c, training=False)
@@ -260,9 +262,22 @@ class LSTM(Layer):
         (h_n, c_n) : each (L*D, N, H)
             After each sequence's last step; index layer * D + direction.
         """
+        if lengths is None:
+            found = self._plain()(x, state, None, False)
+            if found is not None:
+                return found
         rows, context, h, c = self._read(x, state, lengths)
         y, _ = self.run(rows, context, h, c, training=False)
         return context.unpack(y), give_state((h, c), context)
+
+    def _plain(self):
+        """A compiled call (x, state, out, step) for plain arrays; it gives None for anything else."""
+        derived = self._derived
+        run = derived.get("plain")
+        if run is None:
+            weights = [self.weights(layer, direction) for layer, direction in self._each()]
+            run = derived["plain"] = get_engine().stack(weights, self)
+        return run
 
     def forward(self, x, state=None, *, lengths=None, rng=None):
         """Training: as a call, with dropout, and with a tape for `backward`.
@@ -314,20 +329,75 @@ class LSTM(Layer):
         dx = self.run_backward(layers, context, dy, dh, dc, out, retain=retain)
         return Gradients(context.unpack(dx), give_state((dh, dc), context), out)
 
-    def step(self, x_t, state=None):
+    def step(self, x_t, state=None, *, out=None):
         """One time step, for streams.
 
         Parameters
         ----------
         x_t : array (N, I) or (I,)
         state : (h, c), each (L, N, H) or (L, H), or None for zero
-            What the last step returned; it is not changed.
+            What the last step returned; it is not changed, unless it is also in `out`.
+        out : (y_t, (h, c)), optional
+            Arrays to write the results to. The state in it may be `state` itself: then nothing is allocated or copied.
 
         Returns
         -------
         y_t : array (N, H) or (H,)
         state : (h, c)
+
+        Examples
+        --------
+        >>> import numpy as np, lstmx
+        >>> lstm, state = lstmx.LSTM(1, 4, random_state=0), None
+        >>> for x_t in np.ones((3, 1), "float32"):
+        ...     y_t, state = lstm.step(x_t, state)
+        >>> bool((y_t == lstm(np.ones((3, 1)))[0][-1]).all())
+        True
         """
+        if self.bidirectional:
+            raise ValueError(BACKWARD_STREAM)
+        found = self._plain()(x_t, state, out, True)
+        if found is None:
+            found = self._step(x_t, state) if out is None else self._into(out, x_t, state, True)
+        return found
+
+    def stream(self, x, state=None, *, out=None):
+        """A block of a stream: as a call, for blocks that follow each other; `out` saves the allocation.
+
+        Parameters
+        ----------
+        x : array (N, T, I) or (T, I)
+        state : (h, c), each (L, N, H) or (L, H), or None for zero
+        out : (y, (h, c)), optional
+            Arrays to write the results to, of the shapes and type that a call would return. The state in it may be
+            `state` itself.
+
+        Returns
+        -------
+        y : array (N, T, H) or (T, H)
+        state : (h, c)
+
+        Examples
+        --------
+        >>> import numpy as np, lstmx
+        >>> lstm, x = lstmx.LSTM(1, 4, random_state=0), np.ones((100, 1), "float32")
+        >>> out = lstm.stream(x[:50])
+        >>> _, state = out
+        >>> y, state = lstm.stream(x[50:], state, out=out)      # the same arrays again
+        >>> bool((y == lstm(x)[0][50:]).all())
+        True
+        """
+        if self.bidirectional:
+            raise ValueError(BACKWARD_STREAM)
+        if isinstance(x, list | tuple):
+            raise TypeError("x: got a list, must be one array (N, T, I) or (T, I); run ragged batches by a call")
+        found = self._plain()(x, state, out, False)
+        if found is None:
+            found = self(x, state) if out is None else self._into(out, x, state, False)
+        return found
+
+    def _step(self, x_t, state):
+        """`step` for whatever is not a plain array."""
         x_t = validate.real_array("x_t", x_t, self.dtype)
         if x_t.ndim not in (1, 2) or x_t.shape[-1] != self.input_size:
             raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, {self.input_size}) or ({self.input_size},)")
@@ -338,6 +408,17 @@ class LSTM(Layer):
             state = [validate.shaped("state", s, shape, self.dtype, "(L, H)")[:, None] for s in _pair(state)]
         y, (h, c) = self.step_rows(x_t[None], state)
         return y[0], (h[:, 0], c[:, 0])
+
+    def _into(self, out, x, state, step):
+        """`step` or `stream` into `out` where not all arguments are plain arrays, by way of fresh ones."""
+        x = validate.real_array("x_t" if step else "x", x, self.dtype)
+        lead = x.shape[:-1]
+        batch = lead if step else lead[:-1]
+        y, (h, c) = validate.output("out", out, (*lead, self.hidden_size), (self.num_layers, *batch, self.hidden_size),
+                                    self.dtype, [x], () if state is None else _pair(state))  # fmt: skip
+        results = self._step(x, state) if step else self(x, state)
+        y[...], h[...], c[...] = results[0], *results[1]
+        return y, (h, c)
 
     def trace(self, x, state=None, *, lengths=None):
         """Run the network and keep everything that it did.
@@ -373,19 +454,26 @@ class LSTM(Layer):
         True
         """
         N, T = validate.count("N", N, 0), validate.count("T", T, 0)
-        rows, directions, hidden = N * T, self.directions, self.hidden_size
-        wide = directions * hidden
-        layout, _ = allocate.recurrent_layout(rows, N, N, hidden, training=validate.flag("training", training))
-        slabs = sum(a * b for a, b in layout.values())
-        states = 2 * self.num_layers * directions * N * hidden
+        training, engine = validate.flag("training", training), get_engine()
+        rows, directions, layers = N * T, self.directions, self.num_layers
+        wide = directions * self.hidden_size
+        scratch = tape = 0  # elements: of the layer that needs most; of all layers
+        for inputs in [self.input_size] + [wide] * (layers - 1):
+            layout = engine.layout(rows, N, T, inputs, self.hidden_size, self.dtype, training=training)
+            sizes = [(shape[0] * shape[1], keeps) for shape, keeps in layout.values()]
+            tape += directions * sum(n for n, keeps in sizes if keeps)
+            scratch = max(scratch, sum(n for n, keeps in sizes if not keeps))
+        states = 2 * layers * wide * N
         if training:
-            dropped = rows * wide if self.dropout else 0
-            kept_elements = self.num_layers * (directions * slabs + rows * wide) + (self.num_layers - 1) * dropped
+            dropped = (layers - 1) * rows * wide if self.dropout else 0
+            outputs = layers * rows * wide + rows * (self.input_size + wide)  # of every layer; x packed, y given
             gradients = self.size + rows * 2 * (self.input_size + wide) + 2 * states
-            total = rows * self.input_size + kept_elements + rows * wide + 2 * states + gradients
+            total = tape + scratch + dropped + outputs + 2 * states + gradients
+        elif engine.plain:
+            total = rows * wide * (1 + min(layers - 1, 2)) + states + scratch
         else:
-            below = wide if self.num_layers > 1 else 0
-            total = rows * (self.input_size + below + 2 * wide) + slabs + 2 * states
+            below = wide if layers > 1 else 0
+            total = rows * (self.input_size + below + 2 * wide) + 2 * states + scratch
         return total * self.dtype.itemsize
 
     def summary(self):

@@ -224,48 +224,60 @@ class _Pool(_Plain):
     def __init__(self):
         self._setup()
 
-    @staticmethod
-    def _scatter(dy, places, shape):
-        out = allocate.zeros(shape, dy.dtype)
-        out[places[0]] = dy[places[1]]
-        return out
-
 
 class Last(_Pool):
     """The output at each sequence's last step, 0 for an empty one: (N, T, F) to (N, F)."""
 
     def forward_rows(self, rows, context, training, key):
         """The layer protocol."""
+        batch = context.batch
+        if context.uniform and len(rows):  # they stand together
+            return rows[-batch:], PooledContext(context), (context, rows.shape)
         last, sequences = context.last_rows
-        y = allocate.zeros((context.batch, rows.shape[1]), rows.dtype)
+        y = allocate.zeros((batch, rows.shape[1]), rows.dtype)
         y[sequences] = rows[last]
-        return y, PooledContext(context), (context.last_rows, rows.shape)
+        return y, PooledContext(context), (context, rows.shape)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
-        return self._scatter(dy, *tape)
+        context, shape = tape
+        dx = allocate.zeros(shape, dy.dtype)
+        if context.uniform and len(dx):
+            dx[-context.batch :] = dy
+        else:
+            last, sequences = context.last_rows
+            dx[last] = dy[sequences]
+        return dx
 
 
 class FinalState(_Pool):
     """What each direction has read when it is through: [forward at the last step | backward at the first], 0 for an
-    empty
-    sequence: (N, T, D*H) to (N, D*H). With one direction it is `Last`."""
+    empty sequence: (N, T, D*H) to (N, D*H). With one direction it is `Last`."""
+
+    @staticmethod
+    def _places(context):
+        """Where the last steps are, where the first, and whose they are: slices if no sequence is shorter."""
+        if context.uniform and context.rows:
+            return slice(-context.batch, None), slice(context.batch), slice(None)
+        last, sequences = context.last_rows
+        return last, sequences, sequences  # packed rows begin with step 0, longest sequence first
 
     def forward_rows(self, rows, context, training, key):
         """The layer protocol."""
-        last, sequences = context.last_rows
+        last, first, sequences = self._places(context)
         half = rows.shape[1] // context.directions
         y = allocate.zeros((context.batch, rows.shape[1]), rows.dtype)
         y[sequences, :half] = rows[last, :half]
-        y[sequences, half:] = rows[sequences, half:]  # packed rows begin with step 0, longest sequence first
-        return y, PooledContext(context), (last, sequences, half, rows.shape)
+        y[sequences, half:] = rows[first, half:]
+        return y, PooledContext(context), (context, half, rows.shape)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
-        last, sequences, half, shape = tape
+        context, half, shape = tape
+        last, first, sequences = self._places(context)
         dx = allocate.zeros(shape, dy.dtype)
         dx[last, :half] = dy[sequences, :half]
-        dx[sequences, half:] += dy[sequences, half:]
+        dx[first, half:] = dy[sequences, half:]
         return dx
 
 
@@ -274,16 +286,13 @@ class MeanPool(_Pool):
 
     def forward_rows(self, rows, context, training, key):
         """The layer protocol."""
-        total = allocate.zeros((context.batch, rows.shape[1]), rows.dtype)
-        for start, end in zip(context.offsets[:-1], context.offsets[1:], strict=True):
-            total[: end - start] += rows[start:end]
         count = np.maximum(context.sort(context.lengths), 1).astype(rows.dtype)[:, None]
-        return total / count, PooledContext(context), (context, count)
+        return kernels.sum_steps(rows, context) / count, PooledContext(context), (context, count)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
         context, count = tape
-        return (dy / count)[context.sorted_places[0]]
+        return kernels.spread_steps(dy / count, context)
 
     def step_rows(self, x_t, state):
         """The layer protocol: the mean of the stream so far; state is (sum, steps)."""

@@ -1,22 +1,20 @@
 /* The cell: what one time step does with its four products, and the derivative of that. lstmx/reference.py says the same
  * in NumPy. Expects vmath.h. */
 
-/* One vector of units. */
-typedef struct { FN(vec) i, f, g, o, c, h; } FN(cell);
-
 INLINE FN(vec) FN(next_memory)(FN(vec) i, FN(vec) f, FN(vec) g, FN(vec) c_prev) {
     return FN(vfma)(f, c_prev, i * g);
 }
 
-INLINE FN(cell) FN(cell_step)(FN(vec) a_i, FN(vec) a_f, FN(vec) a_g, FN(vec) a_o, FN(vec) c_prev) {
-    FN(cell) s;
-    s.i = FN(vsigmoid)(a_i);
-    s.f = FN(vsigmoid)(a_f);
-    s.g = FN(vtanh)(a_g);
-    s.o = FN(vsigmoid)(a_o);
-    s.c = FN(next_memory)(s.i, s.f, s.g, c_prev);
-    s.h = s.o * FN(vtanh)(s.c);
-    return s;
+/* M vectors of units, side by side: a[0..M] are those of gate i, then f, o, g; before and after come the activations.
+ * c goes from c_{t-1} to c_t; h is h_t. */
+INLINE void FN(cell_step)(const int M, FN(vec) *a, FN(vec) *c, FN(vec) *h) {
+    FN(vec) *i = a, *f = a + M, *o = a + 2 * M, *g = a + 3 * M;
+    if (3 * M <= REGISTERS / 5) FN(vsigmoid)(3 * M, a);
+    else { FN(vsigmoid)(M, i); FN(vsigmoid)(M, f); FN(vsigmoid)(M, o); }
+    FN(vtanh)(M, g);
+    EACH h[m] = c[m] = FN(next_memory)(i[m], f[m], g[m], c[m]);
+    FN(vtanh)(M, h);
+    EACH h[m] = o[m] * h[m];
 }
 
 /* LOAD and STORE are the whole-vector or the partial forms, so that a tail is the same code. */
@@ -24,10 +22,11 @@ INLINE FN(cell) FN(cell_step)(FN(vec) a_i, FN(vec) a_f, FN(vec) a_g, FN(vec) a_o
     do {                                                                                                                 \
         FN(vec) b_i = FN(splat)(0), b_f = b_i, b_g = b_i, b_o = b_i;                                                     \
         if (bias) { b_i = LOAD(bias + j); b_f = LOAD(bias + H + j); b_g = LOAD(bias + 2 * H + j); b_o = LOAD(bias + 3 * H + j); } \
-        FN(cell) s = FN(cell_step)(LOAD(z + j) + b_i, LOAD(z + H + j) + b_f, LOAD(z + 2 * H + j) + b_g,                  \
-                                   LOAD(z + 3 * H + j) + b_o, LOAD(c + j));                                              \
-        STORE(z + j, s.i); STORE(z + H + j, s.f); STORE(z + 2 * H + j, s.g); STORE(z + 3 * H + j, s.o);                  \
-        STORE(c + j, s.c); STORE(h + j, s.h);                                                                            \
+        FN(vec) a[4] = {LOAD(z + j) + b_i, LOAD(z + H + j) + b_f, LOAD(z + 3 * H + j) + b_o, LOAD(z + 2 * H + j) + b_g};  \
+        FN(vec) c_t = LOAD(c + j), h_t;                                                                                  \
+        FN(cell_step)(1, a, &c_t, &h_t);                                                                                 \
+        STORE(z + j, a[0]); STORE(z + H + j, a[1]); STORE(z + 2 * H + j, a[3]); STORE(z + 3 * H + j, a[2]);              \
+        STORE(c + j, c_t); STORE(h + j, h_t);                                                                            \
     } while (0)
 
 static void FN(cell_forward)(ptrdiff_t rows, ptrdiff_t H, const REAL *bias, REAL *gates, REAL *c, REAL *h) {
@@ -49,7 +48,7 @@ static void FN(cell_forward)(ptrdiff_t rows, ptrdiff_t H, const REAL *bias, REAL
         FN(vec) i = LOAD(z + j), f = LOAD(z + H + j), g = LOAD(z + 2 * H + j), o = LOAD(z + 3 * H + j);                  \
         FN(vec) cp = LOAD(c_prev + j), dh_t = LOAD(dh + j);                                                              \
         if (dy) { dh_t = dh_t + LOAD(dy + j); STORE(dh + j, dh_t); }                                                     \
-        FN(vec) tanh_c = FN(vtanh)(FN(next_memory)(i, f, g, cp));                                                        \
+        FN(vec) tanh_c = FN(tanh_of)(FN(next_memory)(i, f, g, cp));                                                        \
         FN(vec) dc_t = FN(vfma)(dh_t * o, one - tanh_c * tanh_c, LOAD(dc + j));                                          \
         STORE(z + j, dc_t * g * i * (one - i));                                                                          \
         STORE(z + H + j, dc_t * cp * f * (one - f));                                                                     \
@@ -60,7 +59,7 @@ static void FN(cell_forward)(ptrdiff_t rows, ptrdiff_t H, const REAL *bias, REAL
         if (dc_all) STORE(dc_all + j, dc_t);                                                                             \
     } while (0)
 
-static void FN(cell_row_backward)(ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, REAL *z, const REAL *c_prev, const REAL *dy,
+static NOINLINE void FN(cell_row_backward)(ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, REAL *z, const REAL *c_prev, const REAL *dy,
                                   REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
     ptrdiff_t j = j0;
     for (; j + LANES <= j1; j += LANES) CELL_BACKWARD(FN(load), FN(store));
@@ -70,7 +69,7 @@ static void FN(cell_row_backward)(ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, REAL 
 #undef CELL_FORWARD
 #undef CELL_BACKWARD
 
-static void FN(cell_backward)(ptrdiff_t rows, ptrdiff_t H, REAL *gates, const REAL *c_prev, const REAL *dy, ptrdiff_t ldy,
+static void FN(cell_backward)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t ldy, REAL *gates, const REAL *c_prev, const REAL *dy,
                               REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
     const unsigned saved = flush_subnormals();
     for (ptrdiff_t n = 0; n < rows; n++)

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 enum lstmx_activation { LSTMX_LINEAR, LSTMX_RELU, LSTMX_TANH, LSTMX_SIGMOID, LSTMX_SOFTMAX };
+enum lstmx_loss { LSTMX_MSE, LSTMX_MAE, LSTMX_HUBER, LSTMX_BINARY, LSTMX_CATEGORICAL };
 
 /* One row of a dropout mask: units are kept or dropped by a hash of (stream, unit) alone, so that neither the order of
  * the rows nor the number of threads changes a mask. */
@@ -26,6 +27,7 @@ typedef struct {
     ptrdiff_t steps, batch, inputs, hidden;   /* T, N, I, H */
     const ptrdiff_t *offsets;                 /* (T + 1) */
     int reverse;                              /* t runs downwards */
+    int windows;                              /* x_step = x_row: windows of one series; row n of step t is its row t + n */
 
     const void *x;                            /* IN, row n of step t at offsets[t] * x_row or t * x_step, + n * x_row */
     ptrdiff_t x_step, x_row;

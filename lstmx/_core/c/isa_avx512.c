@@ -14,6 +14,10 @@
 #define ISA_TARGET "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"
 #define FMA_F32(a, b, c) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define FMA_F64(a, b, c) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
+#define MIN_F32(a, b) _mm512_min_ps((__m512)(a), (__m512)(b))
+#define MIN_F64(a, b) _mm512_min_pd((__m512d)(a), (__m512d)(b))
+#define MAX_F32(a, b) _mm512_max_ps((__m512)(a), (__m512)(b))
+#define MAX_F64(a, b) _mm512_max_pd((__m512d)(a), (__m512d)(b))
 #define MASK(count) ((1u << (count)) - 1)
 #define MASK_LOAD_F32(p, count) _mm512_maskz_loadu_ps((__mmask16)MASK(count), p)
 #define MASK_LOAD_F64(p, count) _mm512_maskz_loadu_pd((__mmask8)MASK(count), p)

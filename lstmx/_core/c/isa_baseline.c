@@ -11,5 +11,11 @@
 #define ISA_NAME "baseline"
 #define HAS_FMA 0
 #define REGISTERS 16
+#ifdef __SSE2__
+#define MIN_F32(a, b) _mm_min_ps((__m128)(a), (__m128)(b))
+#define MIN_F64(a, b) _mm_min_pd((__m128d)(a), (__m128d)(b))
+#define MAX_F32(a, b) _mm_max_ps((__m128)(a), (__m128)(b))
+#define MAX_F64(a, b) _mm_max_pd((__m128d)(a), (__m128d)(b))
+#endif
 #endif
 #include "variant.h"

@@ -19,7 +19,7 @@ typedef struct {
      * dh     (rows, H)   in: what reaches h_t from step t+1   out: the whole dL/dh_t
      * dc     (rows, H)   in: what reaches c_t from step t+1   out: what step t passes on to c_{t-1}
      * dh_all, dc_all (rows, H) or NULL   out: the whole dL/dh_t and dL/dc_t */
-    void (*cell_backward)(ptrdiff_t rows, ptrdiff_t hidden, REAL *gates, const REAL *c_prev, const REAL *dy, ptrdiff_t ldy,
+    void (*cell_backward)(ptrdiff_t rows, ptrdiff_t hidden, ptrdiff_t ldy, REAL *gates, const REAL *c_prev, const REAL *dy,
                           REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all);
 
     /* y (rows, n) := activation(y + bias); bias (n) or NULL. */
@@ -36,12 +36,21 @@ typedef struct {
     /* y[0:n] := x[0:n] * scale where the mask keeps a unit, else 0. */
     void (*dropout)(ptrdiff_t n, lstmx_mask mask, REAL scale, const REAL *x, REAL *y);
 
-    /* Optimisers, one pass: p parameters, g gradients (multiplied by `scale` first), m and v moments. */
-    void (*sgd)(ptrdiff_t n, REAL *p, const REAL *g, REAL *m, REAL scale, REAL rate, REAL momentum, int nesterov, REAL decay);
-    void (*rmsprop)(ptrdiff_t n, REAL *p, const REAL *g, REAL *v, REAL *m, REAL scale, REAL rate, REAL rho, REAL epsilon,
-                    REAL momentum, REAL decay);
-    void (*adam)(ptrdiff_t n, REAL *p, const REAL *g, REAL *m, REAL *v, REAL scale, REAL rate, REAL beta_1, REAL beta_2,
-                 REAL epsilon, REAL correction_1, REAL correction_2, REAL decay, REAL decoupled_decay);
+    /* Optimisers, one pass: p parameters, g gradients (multiplied by `scale` first), m and v moments. g gets what p was.
+     * They return 1 if all of p is finite afterwards, else 0. */
+    int (*sgd)(ptrdiff_t n, REAL *p, REAL *g, REAL *m, REAL scale, REAL rate, REAL momentum, int nesterov, REAL decay);
+    int (*rmsprop)(ptrdiff_t n, REAL *p, REAL *g, REAL *v, REAL *m, REAL scale, REAL rate, REAL rho, REAL epsilon,
+                   REAL momentum, REAL decay);
+    int (*adam)(ptrdiff_t n, REAL *p, REAL *g, REAL *m, REAL *v, REAL scale, REAL rate, REAL beta_1, REAL beta_2,
+                REAL epsilon, REAL correction_1, REAL correction_2, REAL decay, REAL decoupled_decay);
+
+    /* A loss (enum lstmx_loss) of predictions p (rows, n); returns the sum of the weighted losses in float64.
+     * y      (rows, n), and in a categorical loss the sums of its rows in mass (rows); or NULL and labels (rows)
+     * weight (rows)
+     * value  (rows, n), of labels (rows)   out: the weighted losses
+     * gradient (rows, n)                   out: by p, divided by `divisor` */
+    double (*loss)(int kind, ptrdiff_t rows, ptrdiff_t n, const REAL *p, const REAL *y, const REAL *mass,
+                   const int64_t *labels, const REAL *weight, REAL divisor, REAL *value, REAL *gradient);
 
     /* How fast this instruction set can multiply and add: chains of v := y[0] v + y[1], `rounds` long, in registers alone.
      * y (2) OUT y[0] their sum. Returns the floating-point operations done. */

@@ -9,12 +9,13 @@
 #include "pack.h"
 #include "recurrent.h"
 #include "rows.h"
+#include "loss.h"
 
 static const KERNELS FN(table) = {
     FN(map_sigmoid), FN(map_tanh), FN(map_exp), FN(cell_forward), FN(cell_backward),
     FN(activate), FN(activate_backward),
     FN(column_sum), FN(block_sum), FN(block_sum_of_squares), FN(dropout), FN(sgd), FN(rmsprop), FN(adam),
-    FN(fma_chains),
+    FN(loss), FN(fma_chains),
 };
 static const lstmx_tile FN(tiles) = {
     LANES, FN(gate_width), FN(column_width), FN(pack_gates), FN(pack_columns), FN(any_product), FN(any_outer),
@@ -28,3 +29,4 @@ static const lstmx_tile FN(tiles) = {
 #undef TERMS
 #undef CHUNK
 #undef TALLEST
+#undef EACH

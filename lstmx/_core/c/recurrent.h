@@ -13,29 +13,30 @@ INLINE REAL *FN(y_at)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t n) {
 }
 INLINE ptrdiff_t FN(lanes_of)(ptrdiff_t H, ptrdiff_t panel) { return (panel + 1) * LANES <= H ? LANES : FN(tail_lanes)(H); }
 
-/* b + W_ih x for the steps t0..t1, rows r0..r1 and panels p0..p1, into row (t - t0) N + n of `sums`. */
+/* b + W_ih x for the steps t0..t1, rows r0..r1 and panels p0..p1, into row (t - t0) N + n of `sums`;
+ * for windows, which share it, into row t - t0 + n - r0. */
 static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t p0,
                            ptrdiff_t p1, void *sums) {
     const unsigned saved = flush_subnormals();
     const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
     /* Tall groups of rows reuse a panel best: of all rows of the block where they lie evenly, else of the steps of one
      * sequence, else of one step. */
-    const int whole = r0 == 0 && r1 >= l->batch && !l->offsets && l->x_step == l->batch * l->x_row;
+    const int whole = l->windows || (r0 == 0 && r1 >= l->batch && !l->offsets && l->x_step == l->batch * l->x_row);
     const int along = !l->offsets && r1 - r0 < t1 - t0;
     const ptrdiff_t outer = whole ? 1 : along ? r1 - r0 : t1 - t0;
     for (ptrdiff_t p = p0; p < p1; p++) {
         const ptrdiff_t lanes = FN(lanes_of)(H, p), at = p * 4 * LANES;
         for (ptrdiff_t k = 0; k < outer; k++) {
             const ptrdiff_t t = whole || along ? t0 : t0 + k, n = along && !whole ? r0 + k : r0;
-            const ptrdiff_t count = whole ? (t1 - t0) * l->batch
+            const ptrdiff_t count = l->windows ? t1 - t0 + r1 - r0 - 1 : whole ? (t1 - t0) * l->batch
                                   : along ? t1 - t0 : (r1 < FN(rows_at)(l, t) ? r1 : FN(rows_at)(l, t)) - r0;
             const ptrdiff_t a_row = along && !whole ? l->x_step : l->x_row;
             const ptrdiff_t z_row = (along && !whole ? l->batch : 1) * width;
-            REAL *z = (REAL *)sums + ((t - t0) * l->batch + n) * width + at;
+            REAL *z = (REAL *)sums + (l->windows ? 0 : (t - t0) * l->batch + n) * width + at;
             for (ptrdiff_t r = 0; r < count; r += CHUNK)
                 FN(sum_blocks)((int)(4 * lanes / LANES), count - r < CHUNK ? count - r : CHUNK,
                                (FN(start)){(const REAL *)l->bias + at, 0, 0}, NULL,
-                               (FN(operand)){FN(x_at)(l, t, n) + r * a_row, a_row, 1, (const REAL *)l->w_ih + at * I,
+                               &(FN(operand)){FN(x_at)(l, t, n) + r * a_row, a_row, 1, (const REAL *)l->w_ih + at * I,
                                              4 * lanes, I},
                                z + r * z_row, z_row);
         }
@@ -43,36 +44,78 @@ static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptr
     restore_control(saved);
 }
 
-/* Where the results of some rows of one step go. */
+/* Where the results of cells go: M of them side by side, a step apart, which are rows of one panel or panels of one row. */
 typedef struct {
-    REAL *c, *c_prev, *y, *h_next, *gates;   /* at the first row; c_prev, h_next and gates are NULL in inference */
-    ptrdiff_t y_row, h_row, gates_row;
-    ptrdiff_t next;                           /* rows that have a next step: h_next takes only these */
+    REAL *c, *c_prev, *y, *h_next, *gates;   /* of the first; c_prev, h_next and gates are NULL in inference */
+    ptrdiff_t c_step, y_step, h_step, gates_step;
+    ptrdiff_t next;                          /* so many of them have a next step, whose place h_next is */
 } FN(results);
 
-/* The end of a tile: activations and the new state for `rows` rows and the units from j of one panel. */
-#define EPILOGUE(LOAD, STORE)                                                                                            \
-    for (ptrdiff_t r = 0; r < rows; r++, z += zr) {                                                                      \
-        REAL *c = o->c + r * H + j;                                                                                      \
-        const FN(vec) before = LOAD(c);                                                                                  \
-        const FN(cell) s = FN(cell_step)(FN(load)(z), FN(load)(z + lanes), FN(load)(z + 2 * lanes),                      \
-                                         FN(load)(z + 3 * lanes), before);                                               \
-        STORE(c, s.c);                                                                                                   \
-        STORE(o->y + r * o->y_row + j, s.h);                                                                             \
-        if (o->gates) {                                                                                                  \
-            REAL *gates = o->gates + r * o->gates_row + j;                                                               \
-            STORE(gates, s.i); STORE(gates + H, s.f); STORE(gates + 2 * H, s.g); STORE(gates + 3 * H, s.o);              \
-            STORE(o->c_prev + r * H + j, before);                                                                        \
-            if (r < o->next) STORE(o->h_next + r * o->h_row + j, s.h);                                                   \
-        }                                                                                                                \
+INLINE void FN(advance)(FN(results) *o, ptrdiff_t count) {
+    o->c += count * o->c_step;
+    o->y += count * o->y_step;
+    o->next -= count;
+    if (o->gates) {
+        o->gates += count * o->gates_step;
+        o->c_prev += count * o->c_step;
+        o->h_next += count * o->h_step;
     }
-static NOINLINE void FN(finish_panel)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t j, const REAL *z, ptrdiff_t zr,
-                                      const FN(results) *o) {
-    const ptrdiff_t tail = H - j, lanes = tail < LANES ? FN(tail_lanes)(H) : LANES;
-    if (tail >= LANES) EPILOGUE(FN(load), FN(store))
-    else EPILOGUE(LOAD_TAIL, STORE_TAIL)
 }
-#undef EPILOGUE
+
+/* The end of a tile: activations and new state of M cells of `lanes` units each, from their sums z. `part`: only `tail` units
+ * of the vector exist. `own_h` (or NULL) is for the next step's eyes: there, as in c, whole vectors have room, for a load does
+ * not see a masked store before it has reached the cache. */
+INLINE void FN(finish)(const int M, const int part, ptrdiff_t tail, ptrdiff_t H, const REAL *z, ptrdiff_t z_step,
+                       ptrdiff_t lanes, const FN(results) *o, REAL *own_h) {
+#define LOAD(p) (part ? FN(load_part)(p, tail) : FN(load)(p))
+#define STORE(p, v) do { if (part) FN(store_part)(p, v, tail); else FN(store)(p, v); } while (0)
+    FN(vec) a[4 * 2], c[2], before[2], h[2];
+    EACH a[m] = FN(load)(z + m * z_step);
+    EACH a[M + m] = FN(load)(z + m * z_step + lanes);
+    EACH a[2 * M + m] = FN(load)(z + m * z_step + 3 * lanes);
+    EACH a[3 * M + m] = FN(load)(z + m * z_step + 2 * lanes);
+    EACH before[m] = c[m] = own_h ? FN(load)(o->c + m * o->c_step) : LOAD(o->c + m * o->c_step);
+    FN(cell_step)(M, a, c, h);
+    if (own_h) {
+        EACH FN(store)(own_h + m * LANES, h[m]);
+        EACH FN(store)(o->c + m * o->c_step, c[m]);
+    } else
+        EACH STORE(o->c + m * o->c_step, c[m]);
+    EACH STORE(o->y + m * o->y_step, h[m]);
+    if (o->gates)
+        EACH {
+            REAL *gates = o->gates + m * o->gates_step;
+            STORE(gates, a[m]);
+            STORE(gates + H, a[M + m]);
+            STORE(gates + 2 * H, a[3 * M + m]);
+            STORE(gates + 3 * H, a[2 * M + m]);
+            STORE(o->c_prev + m * o->c_step, before[m]);
+            if (m < o->next) STORE(o->h_next + m * o->h_step, h[m]);
+        }
+#undef LOAD
+#undef STORE
+}
+
+/* The units of panel p for `rows` rows. */
+static NOINLINE void FN(finish_panel)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t p, const REAL *z, ptrdiff_t zr,
+                                      const FN(results) *out) {
+    const ptrdiff_t j = p * LANES, tail = H - j, lanes = tail < LANES ? FN(tail_lanes)(H) : LANES;
+    FN(results) o = *out;
+    o.c += j;
+    o.y += j;
+    if (o.gates) { o.gates += j; o.c_prev += j; o.h_next += j; }
+    if (tail >= LANES) {
+        for (; rows >= 2; rows -= 2, z += 2 * zr, FN(advance)(&o, 2)) FN(finish)(2, 0, 0, H, z, zr, lanes, &o, NULL);
+        if (rows) FN(finish)(1, 0, 0, H, z, zr, lanes, &o, NULL);
+    } else
+        for (; rows; rows--, z += zr, FN(advance)(&o, 1)) FN(finish)(1, 1, tail, H, z, zr, lanes, &o, NULL);
+}
+
+/* Where the sums of row n at step t lie, `sums` beginning with step t0. */
+INLINE REAL *FN(sums_at)(const lstmx_layer *l, const void *sums, ptrdiff_t t, ptrdiff_t t0, ptrdiff_t n, ptrdiff_t r0) {
+    const ptrdiff_t row = l->windows ? t - t0 + n - r0 : (t - t0) * l->batch + n;
+    return sums ? (REAL *)sums + row * FN(gate_width)(l->hidden) : NULL;
+}
 
 /* Rows of one step whose previous outputs are h (rows, H): products, activations, new state. `sums` holds b + W_ih x (at the
  * first row), or is NULL, then x joins here. */
@@ -81,29 +124,106 @@ static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, pt
     ALIGNED REAL scratch[(CHUNK * 4 + 1) * LANES];
     const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
     const REAL *w_ih = l->w_ih, *w_hh = l->w_hh, *bias = l->bias;
+    const int own = sums && !l->windows;   /* what windows share may not be added to */
     for (ptrdiff_t p = p0; p < p1; p++) {
-        const ptrdiff_t lanes = FN(lanes_of)(H, p), at = p * 4 * LANES, zr = sums ? width : 4 * LANES;
-        REAL *z = sums ? sums + at : scratch;
+        const ptrdiff_t lanes = FN(lanes_of)(H, p), at = p * 4 * LANES, zr = own ? width : 4 * LANES;
+        REAL *z = own ? sums + at : scratch;
         FN(operand) px = {x, l->x_row, 1, w_ih + at * I, 4 * lanes, I}, ph = {h, hr, 1, w_hh + at * H, 4 * lanes, H};
-        FN(start) start = sums ? (FN(start)){z, zr, 0} : (FN(start)){bias + at, 0, 0};
+        FN(start) start = sums ? (FN(start)){sums + at, width, 0} : (FN(start)){bias + at, 0, 0};
         if (rows == 1 && p + 1 < p1 && (p + 2) * LANES <= H) {   /* two panels side by side */
             if (!sums) {
                 FN(pair_panels)(start, px, 4 * LANES * I, z);
                 start.from = z;
             }
             FN(pair_panels)(start, ph, 4 * LANES * H, z);
-            FN(finish_panel)(1, H, p * LANES, z, zr, &o);
-            FN(finish_panel)(1, H, ++p * LANES, z + 4 * LANES, zr, &o);
+            FN(finish_panel)(1, H, p, z, zr, &o);
+            FN(finish_panel)(1, H, ++p, z + 4 * LANES, zr, &o);
             continue;
         }
         const int C = (int)(4 * lanes / LANES);
-        if (sums || I <= TERMS) FN(sum_blocks)(C, rows, start, sums ? NULL : &px, ph, z, zr);
+        if (sums || I <= TERMS) FN(sum_blocks)(C, rows, start, sums ? NULL : &px, &ph, z, zr);
         else {
-            FN(sum_blocks)(C, rows, start, NULL, px, z, zr);
-            FN(sum_blocks)(C, rows, (FN(start)){z, zr, 0}, NULL, ph, z, zr);
+            FN(sum_blocks)(C, rows, start, NULL, &px, z, zr);
+            FN(sum_blocks)(C, rows, (FN(start)){z, zr, 0}, NULL, &ph, z, zr);
         }
-        FN(finish_panel)(rows, H, p * LANES, z, zr, &o);
+        FN(finish_panel)(rows, H, p, z, zr, &o);
     }
+}
+
+/* Sums of one row, one chain each, for F vectors of whole panels (4 or 8) and T of the last, narrower one (1, 2 or 4), all
+ * side by side: acc += w a for K terms. The second panel lies `next` behind w, the narrow one at `narrow`. */
+INLINE void FN(short_chain)(const int F, const int T, FN(vec) *acc, ptrdiff_t K, const REAL *a, const REAL *w, ptrdiff_t next,
+                            const REAL *narrow) {
+    for (ptrdiff_t k = 0; k < K; k++, w += 4 * LANES, narrow += T * LANES) {
+        const FN(vec) v = FN(splat)(a[k]);
+        UNROLL for (int c = 0; c < F; c++) acc[c] = FN(vfma)(v, FN(load)(w + c / 4 * next + c % 4 * LANES), acc[c]);
+        UNROLL for (int c = 0; c < T; c++) acc[F + c] = FN(vfma)(v, FN(load)(narrow + c * LANES), acc[F + c]);
+    }
+}
+
+/* As step_rows for one row, H <= TERMS and, if x joins here, I <= TERMS: nothing but the chains, all panels' before the first
+ * activation. h goes from the last output to this one. */
+INLINE void FN(step_short)(const lstmx_layer *l, const REAL *x, REAL *h, const REAL *sums, FN(results) *o) {
+    ALIGNED REAL z[4 * TERMS + 5 * LANES];
+    const ptrdiff_t H = l->hidden, I = sums ? 0 : l->inputs, full = H / LANES, tail = H % LANES;
+    const ptrdiff_t lanes = tail ? FN(tail_lanes)(H) : 0;
+    const REAL *w_ih = l->w_ih, *w_hh = l->w_hh, *start = sums ? sums : (const REAL *)l->bias;
+#define SUMS(F, T)                                                                                                       \
+    do {                                                                                                                 \
+        FN(vec) acc[F + T];                                                                                              \
+        UNROLL for (int c = 0; c < F + T; c++) acc[c] = FN(load)(start + at + c * LANES);                                \
+        FN(short_chain)(F, T, acc, I, x, w_ih + at * I, 4 * LANES * I, w_ih + (at + F * LANES) * I);                     \
+        FN(short_chain)(F, T, acc, H, h, w_hh + at * H, 4 * LANES * H, w_hh + (at + F * LANES) * H);                     \
+        UNROLL for (int c = 0; c < F + T; c++) FN(store)(z + at + c * LANES, acc[c]);                                    \
+    } while (0)
+#define SUMS_WITH_TAIL(F)                                                                                                \
+    do {                                                                                                                 \
+        if (LANES >= 4 && lanes * 4 == LANES) SUMS(F, 1);                                                                \
+        else if (lanes * 2 == LANES) SUMS(F, 2);                                                                         \
+        else SUMS(F, 4);                                                                                                 \
+    } while (0)
+    ptrdiff_t p = 0;
+    for (; p + 2 <= full - (tail != 0); p += 2) { const ptrdiff_t at = p * 4 * LANES; SUMS(8, 0); }
+    const ptrdiff_t at = p * 4 * LANES;   /* what is left: 0, 1 or 2 whole panels and the tail */
+    if (!tail) { if (p < full) SUMS(4, 0); }
+    else if (full - p == 2) SUMS_WITH_TAIL(8);
+    else if (full - p == 1) SUMS_WITH_TAIL(4);
+    else SUMS_WITH_TAIL(0);
+#undef SUMS
+#undef SUMS_WITH_TAIL
+    for (p = 0; p + 2 <= full; p += 2, FN(advance)(o, 2))
+        FN(finish)(2, 0, 0, H, z + p * 4 * LANES, 4 * LANES, LANES, o, h + p * LANES);
+    if (p < full) {
+        FN(finish)(1, 0, 0, H, z + p * 4 * LANES, 0, LANES, o, h + p * LANES);
+        FN(advance)(o, 1);
+    }
+    if (tail) FN(finish)(1, 1, tail, H, z + full * 4 * LANES, 0, lanes, o, h + full * LANES);
+}
+
+/* As forward_steps for the one row n, with its state at hand. */
+static void FN(short_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, ptrdiff_t n, const REAL *sums) {
+    ALIGNED REAL h[TERMS + LANES], c[TERMS + LANES];
+    const ptrdiff_t H = l->hidden, way = l->reverse ? -1 : 1, low = l->reverse ? l->steps - s1 : s0;
+    const size_t bytes = (size_t)H * sizeof(REAL);
+    memset(h, 0, sizeof h);
+    memset(c, 0, sizeof c);
+    memcpy(c, (REAL *)l->c + n * H, bytes);
+    for (ptrdiff_t s = s0; s < s1; s++) {
+        const ptrdiff_t t = l->reverse ? l->steps - 1 - s : s, row = FN(first_row)(l, t) + n;
+        const int begins = n >= FN(rows_at)(l, t - way), goes_on = n < FN(rows_at)(l, t + way);
+        if (n >= FN(rows_at)(l, t)) continue;
+        if (begins) memcpy(h, (REAL *)l->h + n * H, bytes);
+        else if (s == s0) memcpy(h, FN(y_at)(l, t - way, n), bytes);
+        FN(results) o = {c, NULL, FN(y_at)(l, t, n), NULL, NULL, LANES, LANES, LANES, LANES, 0};
+        if (l->h_prev) {
+            o.c_prev = (REAL *)l->c_prev + row * H;
+            o.gates = (REAL *)l->gates + row * l->gates_row;
+            o.h_next = (REAL *)l->h_prev + (goes_on ? FN(first_row)(l, t + way) + n : 0) * l->h_row;
+            o.next = goes_on ? H : 0;
+        }
+        FN(step_short)(l, FN(x_at)(l, t, n), h, FN(sums_at)(l, sums, t, low, n, n), &o);
+    }
+    memcpy((REAL *)l->c + n * H, c, bytes);
 }
 
 /* The steps s0..s1 (in the direction's own order) of rows r0..r1 and panels p0..p1. `sums` is what input_sums filled for
@@ -111,8 +231,11 @@ static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, pt
 static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t p0,
                               ptrdiff_t p1, void *sums) {
     const unsigned saved = flush_subnormals();
-    const ptrdiff_t H = l->hidden, width = FN(gate_width)(H), way = l->reverse ? -1 : 1;
-    const ptrdiff_t low = l->reverse ? l->steps - s1 : s0;   /* the step that `sums` begins with */
+    const ptrdiff_t H = l->hidden, way = l->reverse ? -1 : 1, low = l->reverse ? l->steps - s1 : s0;   /* the step that `sums` begins with */
+    if (r1 - r0 == 1 && H <= TERMS && (sums || l->inputs <= TERMS) && p0 == 0 && p1 * LANES >= H) {
+        FN(short_steps)(l, s0, s1, r0, sums);
+        s1 = s0;
+    }
     for (ptrdiff_t s = s0; s < s1; s++) {
         const ptrdiff_t t = l->reverse ? l->steps - 1 - s : s, row = FN(first_row)(l, t);
         const ptrdiff_t end = r1 < FN(rows_at)(l, t) ? r1 : FN(rows_at)(l, t);
@@ -124,7 +247,7 @@ static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, 
             const ptrdiff_t rows = stop - n < CHUNK ? stop - n : CHUNK;
             const REAL *h = l->h_prev ? (REAL *)l->h_prev + (row + n) * l->h_row
                           : begins ? (REAL *)l->h + n * H : FN(y_at)(l, t - way, n);
-            FN(results) o = {(REAL *)l->c + n * H, NULL, FN(y_at)(l, t, n), NULL, NULL, l->y_row, l->h_row, l->gates_row, 0};
+            FN(results) o = {(REAL *)l->c + n * H, NULL, FN(y_at)(l, t, n), NULL, NULL, H, l->y_row, l->h_row, l->gates_row, 0};
             if (l->h_prev) {
                 o.c_prev = (REAL *)l->c_prev + (row + n) * H;
                 o.gates = (REAL *)l->gates + (row + n) * l->gates_row;
@@ -132,7 +255,7 @@ static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, 
                 o.next = next - n;
             }
             FN(step_rows)(l, rows, p0, p1, FN(x_at)(l, t, n), h, l->h_prev ? l->h_row : begins ? H : l->y_row,
-                          sums ? (REAL *)sums + ((t - low) * l->batch + n) * width : NULL, o);
+                          FN(sums_at)(l, sums, t, low, n, r0), o);
             n += rows;
         }
     }

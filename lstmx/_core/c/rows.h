@@ -12,8 +12,8 @@
         if (tail) STORE_TAIL(y + j, FUNCTION(LOAD_TAIL(x + j)));                                                         \
         restore_control(saved);                                                                                          \
     }
-MAP(map_sigmoid, FN(vsigmoid))
-MAP(map_tanh, FN(vtanh))
+MAP(map_sigmoid, FN(sigmoid_of))
+MAP(map_tanh, FN(tanh_of))
 MAP(map_exp, FN(vexp))
 #undef MAP
 
@@ -25,53 +25,86 @@ static REAL FN(fold)(const REAL *lane) {   /* the 16 virtual lanes, pairwise */
     return a[0];
 }
 
-static void FN(softmax_row)(ptrdiff_t n, REAL *y) {
-    REAL top = y[0], lane[16] = {0};
-    for (ptrdiff_t j = 1; j < n; j++) top = y[j] > top ? y[j] : top;
-    for (ptrdiff_t j = 0; j < n; j++) y[j] = y[j] - top;
-    FN(map_exp)(n, y, y);
-    for (ptrdiff_t j = 0; j < n; j++) lane[j % 16] += y[j];
-    const REAL total = FN(fold)(lane);
-    for (ptrdiff_t j = 0; j < n; j++) y[j] = y[j] / total;
+static REAL FN(row_sum)(ptrdiff_t n, const REAL *a, const REAL *b) {   /* of a[j], or of a[j] * b[j] */
+    REAL lane[16] = {0};
+    ptrdiff_t j = 0;
+    if (b) {
+        for (; j + 16 <= n; j += 16)
+            for (int l = 0; l < 16; l++) lane[l] = lane[l] + a[j + l] * b[j + l];
+        for (int l = 0; j + l < n; l++) lane[l] = lane[l] + a[j + l] * b[j + l];
+    } else {
+        for (; j + 16 <= n; j += 16)
+            for (int l = 0; l < 16; l++) lane[l] = lane[l] + a[j + l];
+        for (int l = 0; j + l < n; l++) lane[l] = lane[l] + a[j + l];
+    }
+    return FN(fold)(lane);
 }
 
-static void FN(activate)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL *bias, REAL *y) {
-    for (ptrdiff_t r = 0; r < rows; r++, y += n) {
-        if (bias)
-            for (ptrdiff_t j = 0; j < n; j++) y[j] = y[j] + bias[j];
-        switch (activation) {
-        case LSTMX_RELU:   /* written so that NaN stays NaN */
-            for (ptrdiff_t j = 0; j < n; j++) y[j] = y[j] < 0 ? 0 : y[j];
-            break;
-        case LSTMX_TANH: FN(map_tanh)(n, y, y); break;
-        case LSTMX_SIGMOID: FN(map_sigmoid)(n, y, y); break;
-        case LSTMX_SOFTMAX: FN(softmax_row)(n, y); break;
-        default: break;
+static REAL FN(row_top)(ptrdiff_t n, const REAL *x) {
+    REAL top = x[0];
+    for (ptrdiff_t j = 1; j < n; j++) top = x[j] > top ? x[j] : top;
+    return top;
+}
+
+/* y := exp(x - the largest of its row); x and y may be the same. One call of exp for all rows: a row may be short. */
+static void FN(shifted_exp)(ptrdiff_t rows, ptrdiff_t n, const REAL *x, REAL *y) {
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        const REAL top = FN(row_top)(n, x + r * n);
+        for (ptrdiff_t j = r * n; j < (r + 1) * n; j++) y[j] = x[j] - top;
+    }
+    FN(map_exp)(rows * n, y, y);
+}
+
+static void FN(softmax)(ptrdiff_t rows, ptrdiff_t n, REAL *y) {
+    const ptrdiff_t block = n < 2048 ? 2048 / n : 1;   /* rows that stay in L1 */
+    for (ptrdiff_t r0 = 0; r0 < rows; r0 += block) {
+        const ptrdiff_t count = rows - r0 < block ? rows - r0 : block;
+        FN(shifted_exp)(count, n, y, y);
+        for (ptrdiff_t r = 0; r < count; r++, y += n) {
+            const REAL total = FN(row_sum)(n, y, NULL);
+            for (ptrdiff_t j = 0; j < n; j++) y[j] = y[j] / total;
         }
     }
 }
 
+static void FN(activate)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL *bias, REAL *y) {
+    const ptrdiff_t all = rows * n;
+    if (bias && n == 1) {
+        const REAL b = bias[0];
+        for (ptrdiff_t j = 0; j < all; j++) y[j] = y[j] + b;
+    } else if (bias)
+        for (ptrdiff_t r = 0; r < rows; r++)
+            for (ptrdiff_t j = 0; j < n; j++) y[r * n + j] = y[r * n + j] + bias[j];
+    switch (activation) {
+    case LSTMX_RELU:   /* written so that NaN stays NaN */
+        for (ptrdiff_t j = 0; j < all; j++) y[j] = y[j] < 0 ? 0 : y[j];
+        break;
+    case LSTMX_TANH: FN(map_tanh)(all, y, y); break;
+    case LSTMX_SIGMOID: FN(map_sigmoid)(all, y, y); break;
+    case LSTMX_SOFTMAX: FN(softmax)(rows, n, y); break;
+    default: break;
+    }
+}
+
 static void FN(activate_backward)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL *y, REAL *dy) {
-    for (ptrdiff_t r = 0; r < rows; r++, y += n, dy += n) {
-        switch (activation) {
-        case LSTMX_RELU:
-            for (ptrdiff_t j = 0; j < n; j++) dy[j] = y[j] > 0 ? dy[j] : y[j] * 0;   /* y * 0: a NaN reaches the gradient */
-            break;
-        case LSTMX_TANH:
-            for (ptrdiff_t j = 0; j < n; j++) dy[j] = dy[j] * (1 - y[j] * y[j]);
-            break;
-        case LSTMX_SIGMOID:
-            for (ptrdiff_t j = 0; j < n; j++) dy[j] = dy[j] * (y[j] * (1 - y[j]));
-            break;
-        case LSTMX_SOFTMAX: {
-            REAL lane[16] = {0};
-            for (ptrdiff_t j = 0; j < n; j++) lane[j % 16] += y[j] * dy[j];
-            const REAL inner = FN(fold)(lane);
+    const ptrdiff_t all = rows * n;
+    switch (activation) {
+    case LSTMX_RELU:
+        for (ptrdiff_t j = 0; j < all; j++) dy[j] = y[j] > 0 ? dy[j] : y[j] * 0;   /* y * 0: a NaN reaches the gradient */
+        break;
+    case LSTMX_TANH:
+        for (ptrdiff_t j = 0; j < all; j++) dy[j] = dy[j] * (1 - y[j] * y[j]);
+        break;
+    case LSTMX_SIGMOID:
+        for (ptrdiff_t j = 0; j < all; j++) dy[j] = dy[j] * (y[j] * (1 - y[j]));
+        break;
+    case LSTMX_SOFTMAX:
+        for (ptrdiff_t r = 0; r < rows; r++, y += n, dy += n) {
+            const REAL inner = FN(row_sum)(n, y, dy);
             for (ptrdiff_t j = 0; j < n; j++) dy[j] = y[j] * (dy[j] - inner);
-            break;
         }
-        default: break;
-        }
+        break;
+    default: break;
     }
 }
 
@@ -144,48 +177,72 @@ static void FN(dropout)(ptrdiff_t n, lstmx_mask mask, REAL scale, const REAL *x,
     }
 }
 
+/* The optimisers. One pass over p parameters, g gradients and the moments m and v; g gets what p was, so that a step can be
+ * taken back. Each returns whether all of p is finite afterwards: p - p is 0, or NaN for NaN and infinities. */
+
 /* Polyak momentum as PyTorch's SGD without dampening: m := momentum m + g;  step along m, or g + momentum m (Nesterov). */
-static void FN(sgd)(ptrdiff_t n, REAL *p, const REAL *g, REAL *m, REAL scale, REAL rate, REAL momentum, int nesterov,
-                    REAL decay) {
+static int FN(sgd)(ptrdiff_t n, REAL *p, REAL *g, REAL *m, REAL scale, REAL rate, REAL momentum, int nesterov,
+                   REAL decay) {
     const unsigned saved = flush_subnormals();
+    INT wrong = 0;
     if (momentum == 0)
-        for (ptrdiff_t j = 0; j < n; j++) p[j] = p[j] - rate * (g[j] * scale + decay * p[j]);
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const REAL old = p[j], new = old - rate * (g[j] * scale + decay * old);
+            p[j] = new;
+            g[j] = old;
+            wrong |= new - new != 0;
+        }
     else
         for (ptrdiff_t j = 0; j < n; j++) {
-            const REAL d = g[j] * scale + decay * p[j];
-            m[j] = momentum * m[j] + d;
-            p[j] = p[j] - rate * (nesterov ? d + momentum * m[j] : m[j]);
+            const REAL old = p[j], d = g[j] * scale + decay * old, mean = momentum * m[j] + d;
+            const REAL new = old - rate * (nesterov ? d + momentum * mean : mean);
+            m[j] = mean;
+            p[j] = new;
+            g[j] = old;
+            wrong |= new - new != 0;
         }
     restore_control(saved);
+    return !wrong;
 }
 
 /* v := rho v + (1 - rho) g^2;  step g / (sqrt(v) + epsilon), through a momentum buffer if there is one. */
-static void FN(rmsprop)(ptrdiff_t n, REAL *p, const REAL *g, REAL *v, REAL *m, REAL scale, REAL rate, REAL rho, REAL epsilon,
-                        REAL momentum, REAL decay) {
+static int FN(rmsprop)(ptrdiff_t n, REAL *p, REAL *g, REAL *v, REAL *m, REAL scale, REAL rate, REAL rho, REAL epsilon,
+                       REAL momentum, REAL decay) {
     const unsigned saved = flush_subnormals();
     const REAL rest = 1 - rho;
+    INT wrong = 0;
     for (ptrdiff_t j = 0; j < n; j++) {
-        const REAL d = g[j] * scale + decay * p[j];
-        v[j] = rho * v[j] + rest * d * d;
-        REAL step = d / (SQRT(v[j]) + epsilon);
+        const REAL old = p[j], d = g[j] * scale + decay * old, square = rho * v[j] + rest * d * d;
+        REAL step = d / (SQRT(square) + epsilon);
         if (momentum != 0) step = m[j] = momentum * m[j] + step;
-        p[j] = p[j] - rate * step;
+        const REAL new = old - rate * step;
+        v[j] = square;
+        p[j] = new;
+        g[j] = old;
+        wrong |= new - new != 0;
     }
     restore_control(saved);
+    return !wrong;
 }
 
 /* Kingma and Ba (2015), with the bias corrections 1 - beta^t given. decay is L2, decoupled_decay that of Loshchilov and
  * Hutter (2019). */
-static void FN(adam)(ptrdiff_t n, REAL *p, const REAL *g, REAL *m, REAL *v, REAL scale, REAL rate, REAL beta_1, REAL beta_2,
-                     REAL epsilon, REAL correction_1, REAL correction_2, REAL decay, REAL decoupled_decay) {
+static int FN(adam)(ptrdiff_t n, REAL *p, REAL *g, REAL *m, REAL *v, REAL scale, REAL rate, REAL beta_1, REAL beta_2,
+                    REAL epsilon, REAL correction_1, REAL correction_2, REAL decay, REAL decoupled_decay) {
     const unsigned saved = flush_subnormals();
     const REAL rest_1 = 1 - beta_1, rest_2 = 1 - beta_2;
     const REAL keep = 1 - rate * decoupled_decay, step = rate / correction_1, root = SQRT(correction_2);
+    INT wrong = 0;
     for (ptrdiff_t j = 0; j < n; j++) {
-        const REAL d = g[j] * scale + decay * p[j];
-        m[j] = beta_1 * m[j] + rest_1 * d;
-        v[j] = beta_2 * v[j] + rest_2 * d * d;
-        p[j] = p[j] * keep - step * (m[j] / (SQRT(v[j]) / root + epsilon));
+        const REAL old = p[j], d = g[j] * scale + decay * old;
+        const REAL mean = beta_1 * m[j] + rest_1 * d, square = beta_2 * v[j] + rest_2 * d * d;
+        const REAL new = old * keep - step * (mean / (SQRT(square) / root + epsilon));
+        m[j] = mean;
+        v[j] = square;
+        p[j] = new;
+        g[j] = old;
+        wrong |= new - new != 0;
     }
     restore_control(saved);
+    return !wrong;
 }

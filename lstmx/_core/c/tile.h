@@ -117,16 +117,17 @@ PAIR(2)
 PAIR(1)
 #undef PAIR
 
-/* z (rows, C * LANES) := start + a b, summed over all K terms of the operand, block by block. `first` continues into the
- * operand's first block, if given. */
-static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(operand) *first, FN(operand) p, REAL *z,
+/* z (rows, C * LANES) := start + a b, summed over all K terms of p, block by block. `first`, if given, comes before p's
+ * first block, in one chain with it. */
+static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(operand) *first, const FN(operand) *p, REAL *z,
                            ptrdiff_t zr) {
     const int tall = TALLEST(C);
-    const ptrdiff_t groups = (rows + tall - 1) / tall, K = p.count;
+    const ptrdiff_t groups = (rows + tall - 1) / tall, K = p->count;
+    FN(operand) q = *p, head;
+    if (first) head = *first;
     for (ptrdiff_t k = 0; k < K || k == 0; k += TERMS) {
-        FN(operand) q = p;
-        q.a += k * p.ak;
-        q.b += k * p.bk;
+        q.a = p->a + k * p->ak;
+        q.b = p->b + k * p->bk;
         q.count = K - k < TERMS ? K - k : TERMS;
         if (rows == 1 && !first && K - k >= 2 * TERMS) {
             const REAL *a2 = q.a + TERMS * q.ak, *b2 = q.b + TERMS * q.bk;
@@ -138,27 +139,23 @@ static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(oper
             }
             k += TERMS;
         } else
-            for (ptrdiff_t g = 0; g < groups; g++) {
-                const ptrdiff_t r = rows * g / groups, height = rows * (g + 1) / groups - r;
-                FN(operand) mine = q, head;
-                FN(start) from = start;
-                mine.a += r * q.ar;
-                if (from.from) from.from += r * from.row;
-                const FN(operand) *one = &mine, *two = NULL;
-                if (first) {
-                    head = *first;
-                    head.a += r * head.ar;
-                    one = &head;
-                    two = &mine;
-                }
+            for (ptrdiff_t left = rows, group = groups, r = 0; group > 0; group--) {   /* groups of about equal height */
+                const ptrdiff_t height = left / group;
+                const FN(operand) *one = first ? &head : &q, *two = first ? &q : NULL;
                 switch (C) {
-                case 4: FN(tiles_4)((int)height, from, one, two, z + r * zr, zr); break;
-                case 3: FN(tiles_3)((int)height, from, one, two, z + r * zr, zr); break;
-                case 2: FN(tiles_2)((int)height, from, one, two, z + r * zr, zr); break;
-                default: FN(tiles_1)((int)height, from, one, two, z + r * zr, zr);
+                case 4: FN(tiles_4)((int)height, start, one, two, z + r * zr, zr); break;
+                case 3: FN(tiles_3)((int)height, start, one, two, z + r * zr, zr); break;
+                case 2: FN(tiles_2)((int)height, start, one, two, z + r * zr, zr); break;
+                default: FN(tiles_1)((int)height, start, one, two, z + r * zr, zr);
                 }
+                q.a += height * q.ar;
+                if (first) head.a += height * head.ar;
+                if (start.from) start.from += height * start.row;
+                left -= height;
+                r += height;
             }
-        start = (FN(start)){NULL, 0, 1};
+        start.from = NULL;
+        start.add = 1;
         first = NULL;
     }
 }

@@ -5,6 +5,8 @@
 #undef SUFFIX
 #undef SQRT
 #undef FMA
+#undef MIN
+#undef MAX
 #undef MASK_LOAD
 #undef MASK_STORE
 #undef MANTISSA_BITS

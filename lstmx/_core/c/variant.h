@@ -4,7 +4,7 @@
  * Everything is static: a function compiled for one instruction set can never be picked by the linker for another. */
 #include <math.h>
 #include <string.h>
-#if HAS_FMA && defined(__x86_64__)
+#ifdef __x86_64__
 #include <immintrin.h>
 #elif HAS_FMA
 #include <arm_neon.h>
@@ -71,6 +71,10 @@ GCC_TARGET(ISA_TARGET)
 #define SUFFIX _f32
 #define SQRT sqrtf
 #define FMA FMA_F32
+#ifdef MIN_F32
+#define MIN MIN_F32
+#define MAX MAX_F32
+#endif
 #ifdef MASK_LOAD_F32
 #define MASK_LOAD MASK_LOAD_F32
 #define MASK_STORE MASK_STORE_F32
@@ -97,6 +101,10 @@ static const float q_f32[] = {0.5f, 0.16666576989698776f, 0.041666554617204574f,
 #define SUFFIX _f64
 #define SQRT sqrt
 #define FMA FMA_F64
+#ifdef MIN_F64
+#define MIN MIN_F64
+#define MAX MAX_F64
+#endif
 #ifdef MASK_LOAD_F64
 #define MASK_LOAD MASK_LOAD_F64
 #define MASK_STORE MASK_STORE_F64

@@ -1,47 +1,60 @@
-/* exp, sigmoid and tanh of a vector. Expects vector.h.
+/* exp, sigmoid and tanh of vectors. Expects vector.h.
  *
  * All three rest on the same reduction: x = k ln 2 + r with |r| <= ln(2)/2, and p(r) = e^r - 1 = r + r^2 q(r), q a Chebyshev
  * fit of (e^r - 1 - r)/r^2 (degree 4 in float32, error 6.5e-8; degree 10 in float64, error 1.4e-18). Nothing here is a
  * reciprocal approximation. Largest errors where argument and exact result are normal (benchmarks/ulp.py, all 2^32 floats;
- * float64 sampled): see TABLE in tests/test_simd.py, which holds the same numbers. */
+ * float64 sampled): see TABLE in tests/test_simd.py, which holds the same numbers.
+ *
+ * Each function takes M vectors, M a constant, and goes through them side by side: one alone is a chain of operations that
+ * wait for each other. EACH is such a round. */
+#define EACH UNROLL for (int m = 0; m < M; m++)
+enum { FN(MOST) = 8 };
 
-typedef struct { FN(vec) p; FN(vec) scale; } FN(expparts);   /* e^x = scale * (1 + p), scale = 2^k */
-
-/* Valid for EXP_MIN <= x <= EXP_MAX: k stays within the normal exponents. NaN gives p = NaN. */
-INLINE FN(expparts) FN(exp_parts)(FN(vec) x) {
+/* e^x = scale * (1 + p), scale = 2^k, for EXP_MIN <= x <= EXP_MAX: k stays within the normal exponents. NaN gives p = NaN. */
+INLINE void FN(exp_parts)(const int M, const FN(vec) *x, FN(vec) *p, FN(vec) *scale) {
     const FN(vec) shift = FN(splat)(ROUND_SHIFT);
-    FN(vec) k = FN(vfma)(x, FN(splat)(LOG2_E), shift);       /* adding 1.5 * 2^mantissa leaves the rounded k in the low bits */
-    FN(ivec) exponent = FN(bits)(k) << MANTISSA_BITS;
-    k = k - shift;
-    FN(vec) r = FN(vfma)(k, FN(splat)(-LN2_HIGH), x);        /* exact: LN2_HIGH has few bits */
-    r = FN(vfma)(k, FN(splat)(-LN2_LOW), r);
-    FN(vec) q = FN(splat)(Q[Q_DEGREE]);
-    for (int d = Q_DEGREE - 1; d >= 0; d--) q = FN(vfma)(q, r, FN(splat)(Q[d]));
-    FN(expparts) e = {FN(vfma)(r * r, q, r), FN(from_bits)(exponent + FN(bits)(FN(splat)(1)))};
-    return e;
+    FN(vec) k[FN(MOST)], r[FN(MOST)], q[FN(MOST)];
+    EACH k[m] = FN(vfma)(x[m], FN(splat)(LOG2_E), shift);   /* adding 1.5 * 2^mantissa leaves the rounded k in the low bits */
+    EACH scale[m] = FN(from_bits)((FN(bits)(k[m]) << MANTISSA_BITS) + FN(bits)(FN(splat)(1)));
+    EACH k[m] = k[m] - shift;
+    EACH r[m] = FN(vfma)(k[m], FN(splat)(-LN2_HIGH), x[m]);   /* exact: LN2_HIGH has few bits */
+    EACH r[m] = FN(vfma)(k[m], FN(splat)(-LN2_LOW), r[m]);
+    EACH q[m] = FN(splat)(Q[Q_DEGREE]);
+    UNROLL for (int d = Q_DEGREE - 1; d >= 0; d--)
+        EACH q[m] = FN(vfma)(q[m], r[m], FN(splat)(Q[d]));
+    EACH p[m] = FN(vfma)(r[m] * r[m], q[m], r[m]);
 }
 
 /* e^x, 0 below EXP_MIN and infinity above EXP_MAX. */
 INLINE FN(vec) FN(vexp)(FN(vec) x) {
-    FN(expparts) e = FN(exp_parts)(FN(at_least)(FN(at_most)(x, EXP_MAX), EXP_MIN));
-    FN(vec) y = e.scale * (FN(splat)(1) + e.p);   /* scale * p alone could underflow */
+    FN(vec) in = FN(at_least)(FN(at_most)(x, EXP_MAX), EXP_MIN), p, scale;
+    FN(exp_parts)(1, &in, &p, &scale);
+    FN(vec) y = scale * (FN(splat)(1) + p);   /* scale * p alone could underflow */
     y = FN(select)(FN(less)(x, FN(splat)(EXP_MIN)), FN(splat)(0), y);
     return FN(select)(FN(less)(FN(splat)(EXP_MAX), x), FN(splat)(INFINITY), y);
 }
 
-/* 1 / (1 + e^-x). Below -EXP_MAX the exact value is subnormal or about to be, and 0 is given. */
-INLINE FN(vec) FN(vsigmoid)(FN(vec) x) {
-    FN(vec) one = FN(splat)(1);
-    FN(expparts) e = FN(exp_parts)(FN(at_least)(FN(at_most)(-x, EXP_MAX), EXP_MIN));
-    FN(vec) y = one / (one + FN(vfma)(e.scale, e.p, e.scale));
-    return FN(select)(FN(less)(x, FN(splat)(-SIGMOID_MAX)), FN(splat)(0), y);
+/* x := 1 / (1 + e^-x). Where the exact value is subnormal the division gives 0, subnormals being flushed. */
+INLINE void FN(vsigmoid)(const int M, FN(vec) *x) {
+    const FN(vec) one = FN(splat)(1);
+    FN(vec) p[FN(MOST)], scale[FN(MOST)];
+    EACH x[m] = FN(at_least)(FN(at_most)(-x[m], EXP_MAX), EXP_MIN);
+    FN(exp_parts)(M, x, p, scale);
+    EACH p[m] = FN(vfma)(scale[m], p[m], scale[m]);
+    EACH p[m] = one + p[m];
+    EACH x[m] = one / p[m];
 }
 
-/* With m = e^(2|x|) - 1, tanh |x| = m / (m + 2): m keeps its relative accuracy near 0, so tanh does too. */
-INLINE FN(vec) FN(vtanh)(FN(vec) x) {
-    FN(ivec) sign = FN(bits)(x) & FN(bits)(FN(splat)((REAL)-0.0));
-    FN(vec) magnitude = FN(at_most)(FN(from_bits)(FN(bits)(x) ^ sign), TANH_MAX);
-    FN(expparts) e = FN(exp_parts)(magnitude + magnitude);
-    FN(vec) m = FN(vfma)(e.scale, e.p, e.scale - FN(splat)(1));
-    return FN(from_bits)(FN(bits)(m / (m + FN(splat)(2))) | sign);
+/* x := tanh(x). With m = e^(2|x|) - 1, tanh |x| = m / (m + 2): m keeps its relative accuracy near 0, so tanh does too. */
+INLINE void FN(vtanh)(const int M, FN(vec) *x) {
+    const FN(ivec) minus = FN(bits)(FN(splat)((REAL)-0.0));
+    FN(vec) p[FN(MOST)], scale[FN(MOST)], twice[FN(MOST)];
+    EACH twice[m] = FN(at_most)(FN(from_bits)(FN(bits)(x[m]) & ~minus), TANH_MAX);
+    EACH twice[m] = twice[m] + twice[m];
+    FN(exp_parts)(M, twice, p, scale);
+    EACH p[m] = FN(vfma)(scale[m], p[m], scale[m] - FN(splat)(1));
+    EACH p[m] = p[m] / (p[m] + FN(splat)(2));
+    EACH x[m] = FN(from_bits)(FN(bits)(p[m]) | (FN(bits)(x[m]) & minus));
 }
+INLINE FN(vec) FN(sigmoid_of)(FN(vec) x) { FN(vsigmoid)(1, &x); return x; }
+INLINE FN(vec) FN(tanh_of)(FN(vec) x) { FN(vtanh)(1, &x); return x; }
