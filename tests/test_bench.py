@@ -58,7 +58,7 @@ class CrashLater(Same):
         calls = []
         def call():
             calls.append(1)
-            if len(calls) > 5:
+            if len(calls) > 2:
                 os._exit(4)
             time.sleep(0.02)
         return {"": lambda: Job(call, job.outputs)}
@@ -152,7 +152,7 @@ def test_the_slower_peer_is_found_slower_and_a_broken_variant_does_no_harm(fakes
     ("peer", "message"),
     [
         ("Wrong", "wrong result: y differs"),
-        ("Shapeless", r"wrong result: y is \(3, 5\), not \(2, 3, 5\)"),
+        ("Shapeless", "wrong result: y is (3, 5), not (2, 3, 5)"),
         ("Unable", "does not start: RuntimeError: needs another CPU"),
         ("Crash", "status 3: out of luck"),
         ("CrashLater", "status 4"),
@@ -162,8 +162,7 @@ def test_the_slower_peer_is_found_slower_and_a_broken_variant_does_no_harm(fakes
 def test_a_failing_peer_is_named_and_the_rest_goes_on(fakes, peer, message):
     results = run(shape=["3,2,4,5", "4,2,4,5"], peers=[fakes(peer), fakes("Same")], rounds=3)
     case, later = results["cases"]
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(case["engines"][fakes(peer)]["error"])
+    assert message in case["engines"][fakes(peer)]["error"]
     assert report.ratio(case, fakes(peer)) is None
     assert report.ratio(case, fakes("Same")) > 0 and report.ratio(later, fakes("Same")) > 0
     if peer == "Crash":
