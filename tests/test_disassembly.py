@@ -90,7 +90,7 @@ def bits(array):
 # ---------------------------------------------------------------------------------------------- disassembly
 
 ISAS = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
-KERNELS = ["cell_forward", "cell_row_backward", "finish_panel", "map_tanh", "map_sigmoid"]
+KERNELS = ["cell_forward", "cell_row_backward", "finish_panel", "map_tanh", "map_sigmoid", "fma_chains"]
 KERNELS += [f"tiles_{vectors}" for vectors in (1, 2, 3, 4)]
 TILES = [f"{kernel}_{real}" for kernel in KERNELS for real in ("f32", "f64")]
 MULTIPLY_ADD = {"f32": r"vfmadd\d+ps", "f64": r"vfmadd\d+pd"}
@@ -161,6 +161,16 @@ def test_a_tile_has_packed_fma_at_its_width_and_no_scalar_one(disassembled, comp
     assert len(wide) >= 7, f"{len(wide)} of {len(packed)} packed multiply-adds are {ISAS[isa]}"
     assert not [line for line in packed if f"%{ISAS[isa]}" not in line]
     assert not [line for line in instructions if re.match(r"vfn?m(add|sub)\d+s[sd]", line)]
+
+
+@for_every_compiler
+@pytest.mark.parametrize("real", ["f32", "f64"])
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_the_chains_that_measure_the_peak_stay_in_registers(disassembled, compiler, isa, real):
+    instructions = disassembled(compiler, isa)[f"fma_chains_{real}_{isa}"]
+    chains = [line for line in instructions if re.match(MULTIPLY_ADD[real], line)]
+    assert len(chains) >= {"avx2": 12, "avx512": 24}[isa]
+    assert not [line for line in chains if "(" in line], "an operand in memory"
 
 
 @for_every_compiler

@@ -34,7 +34,7 @@ HEIGHT = {
 LEAVES = {"datasets", "data", "testing", "init", "reference", "_version"}
 # These import anything but _core, and are imported inside functions only.
 BESIDE = {"interop", "inspect", "bench", "cli", "demo", "__main__"}
-PEERS = {"torch", "keras", "tensorflow", "onnx", "onnxruntime", "jax", "tf2onnx"}
+PEERS = {"torch", "keras", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "tf2onnx"}
 PRODUCTS = {"matmul", "dot", "vdot", "inner", "tensordot", "matvec", "vecmat", "multi_dot"}
 
 

@@ -739,6 +739,23 @@ def test_the_control_word_is_left_as_it_was_found(mxcsr, added, dtype):
     assert after & control == (before | added) & control
 
 
+# ---------------------------------------------------------------------------------------------- the peak
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rounds", [1, 2, 1000])
+def test_fma_chains_do_the_operations_that_they_count(dtype, rounds):
+    y = np.array([0.5, 0.25], dtype)
+    operations = simd.fma_chains(rounds, y)
+    lanes = 1 if operations < 2 * 12 * 2 * rounds else simd.isa()["vector_bytes"] // y.itemsize
+    chains = operations / (2 * lanes * rounds)
+    assert chains in (12, 24)
+    # chain r goes from r to r / 2**rounds + (1 - 1 / 2**rounds) / 2
+    expected = sum(r / 2.0**rounds + (1 - 0.5**rounds) / 2 for r in range(int(chains)))
+    assert_allclose(y[0], expected, rtol=1e-5)
+    assert y[1] == 0.25
+
+
 # ---------------------------------------------------------------------------------------------- instruction sets
 
 REPORT = """

@@ -3,6 +3,7 @@
 import numpy as np
 
 import lstmx
+from lstmx.bench import shapes
 
 from .common import THREADS, Benchmark, batch, layer, limit_threads, once, sizes
 
@@ -10,7 +11,7 @@ from .common import THREADS, Benchmark, batch, layer, limit_threads, once, sizes
 class Regressor(Benchmark):
     """An LSTM and a Dense layer, mean squared error, Adam, batches of 32."""
 
-    params = (("T30 N512 I4 H50",), THREADS)
+    params = ((f"T{shapes.FIT[0].T} N512 I{shapes.FIT[0].I} H{shapes.FIT[0].H}",), THREADS)
     param_names = ("shape", "threads")
     outputs = 1, "linear"
     loss = "mse"

@@ -1,21 +1,12 @@
-"""Whole sequences: inference, and a training step (forward and backward with dx), in time and in GFLOP/s."""
+"""Whole sequences: inference, and a training step (forward and backward with dx), in time, in GFLOP/s and per step."""
 
 import numpy as np
 
+from lstmx.bench import shapes
+
 from .common import THREADS, Benchmark, batch, call_times, layer, limit_threads, once, sizes
 
-SHAPES = (
-    "T100 N1 I1 H32",
-    "T100 N1 I128 H128",
-    "T30 N64 I8 H50",
-    "T50 N32 I128 H128",
-    "T20 N256 I128 H128",
-    "T500 N16 I32 H100",
-    "T50 N32 I64 H64 L2 D2",
-    "T7..29 N64 I12 H64",
-    "T20..200 N32 I16 H128",
-    "T1..50 N128 I8 H32",
-)
+SHAPES = (*(shape.label for shape in shapes.TRACKED), "T50 N32 I64 H64 L2 D2")
 
 
 class Sequence(Benchmark):
@@ -35,7 +26,7 @@ class Sequence(Benchmark):
         self.lstm.backward(tape, self.dy)
         steps = shape["N"] * shape["T"] if shape["lengths"] is None else int(shape["lengths"].sum())
         weights = sum(p.size for p in self.lstm.parameters().values() if p.ndim == 2)
-        self.gflop = 2e-9 * steps * weights
+        self.gflop, self.steps = 2e-9 * steps * weights, shape["T"]
 
     def infer(self):
         self.lstm(self.x)
@@ -58,6 +49,15 @@ class Sequence(Benchmark):
         """Three times the work of inference."""
         return 3 * self.gflop / min(call_times(self.train))
 
+    def track_inference_us_per_step(self, shape, threads):
+        """The best time over T, the longest sequence's if they differ."""
+        return 1e6 * min(call_times(self.infer)) / self.steps
+
+    def track_training_us_per_step(self, shape, threads):
+        """Forward and backward."""
+        return 1e6 * min(call_times(self.train)) / self.steps
+
+    track_inference_us_per_step.unit = track_training_us_per_step.unit = "us"
     track_inference_gflops.unit = track_training_gflops.unit = "GFLOP/s"
 
 

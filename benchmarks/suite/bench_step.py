@@ -3,6 +3,7 @@
 import numpy as np
 
 import lstmx
+from lstmx.bench import shapes
 
 from .common import THREADS, Benchmark, call_times, layer, limit_threads, once, sizes
 
@@ -10,7 +11,7 @@ from .common import THREADS, Benchmark, call_times, layer, limit_threads, once, 
 class Step(Benchmark):
     """LSTM.step; without N the stream is one sequence (I,)."""
 
-    params = (("I1 H16", "I1 H32", "I16 H64", "I128 H128", "N64 I16 H64"), THREADS)
+    params = ((*(f"I{s.I} H{s.H}" for s in shapes.STEP), "I16 H64", "I128 H128", "N64 I16 H64"), THREADS)
     param_names = ("shape", "threads")
 
     def model(self, shape):

@@ -39,7 +39,8 @@ class WorkerProcess:
             env=environment.of_workers(threads, variables),
         )  # fmt: skip
         self._lines = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         try:
             self.versions = self._receive()["versions"]
         except BaseException:
@@ -89,7 +90,8 @@ class WorkerProcess:
         """End the process."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._process.stdin, self._errors):
+        self._reader.join(timeout=5)
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
             with contextlib.suppress(OSError):
                 stream.close()
 

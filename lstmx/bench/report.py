@@ -169,7 +169,9 @@ def table(task, threads, cases, summary):
 
 def troubles(results):
     """Errors, and engines that used more CPUs than they were given; a list of lines."""
-    lines = []
+    lines, load = [], results["environment"]["load"]
+    if load and load[0] > 0.5 * results["environment"]["cpus"]:
+        lines.append(f"other programs were busy at the start (load {load[0]:.1f}): these times are not to be relied on")
     for case in results["cases"]:
         where = f"{case['task']} {case['shape']}, {count(case['threads'])}"
         for name, record in case["engines"].items():
