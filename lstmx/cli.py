@@ -69,7 +69,7 @@ def show_config(mode="stdout"):
     Examples
     --------
     >>> import lstmx
-    >>> lstmx.show_config("dicts")["engine"] in ("blas", "reference")
+    >>> lstmx.show_config("dicts")["engine"] in ("tile", "blas", "reference")
     True
     """
     if mode not in ("stdout", "dicts"):

@@ -453,6 +453,9 @@ class LSTM(Layer):
         True
         """
         N, T = validate.count("N", N, 0), validate.count("T", T, 0)
+        for name, value in (("N", N), ("T", T)):
+            if value > 2**40:
+                raise ValueError(f"{name}: got {value}, must be at most 2**40, which no memory holds")
         training, engine = validate.flag("training", training), get_engine()
         rows, directions, layers = N * T, self.directions, self.num_layers
         wide = directions * self.hidden_size
