@@ -5,17 +5,15 @@ No test asserts a time; LIMIT is when a program counts as hanging.
 
 import gc
 import os
-import signal
 import sys
 import threading
 import tracemalloc
 
 import numpy as np
 import pytest
-from test_same_bits import CUTS, cutting, everything, problem, same
+from test_same_bits import CUTS, cutting, problem
 from test_same_bits import child as run_child
 
-import lstmx
 from lstmx import LSTM, Dense, Last, Sequential
 from lstmx._core import sequence
 from lstmx.functional import engine as engines
@@ -27,15 +25,13 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 threaded_cuts = pytest.mark.parametrize("cut", ["rows", "units"])
 
-START = (
-    """
+START = """
+LIMIT = 20
 import faulthandler, gc, os, signal, sys, threading, time
 import numpy as np, lstmx
 from test_same_bits import cutting, everything, problem, same
-faulthandler.dump_traceback_later(%d, exit=True)
+faulthandler.dump_traceback_later(LIMIT, exit=True)
 """
-    % LIMIT
-)  # noqa: UP031
 
 
 def child(code, *arguments, **environment):
@@ -114,8 +110,7 @@ def test_memory_is_flat_over_eight_times_a_thousand_calls():
 
 # ------------------------------------------------------------------------------------------ forks
 
-FORK = (
-    """
+FORK = """
 cut, when = sys.argv[1:]
 def model():
     return lstmx.Sequential([lstmx.LSTM(5, 80, 2), lstmx.Last(), lstmx.Dense(80, 1)], random_state=0)
@@ -132,7 +127,7 @@ with cutting(cut, 3):
     forked = os.fork()
     if forked == 0:
         try:
-            signal.alarm(%d)
+            signal.alarm(LIMIT)
             assert lstmx.get_num_threads() == 1
             same(model().predict(x), wanted)
             same(fit(), trained)
@@ -146,8 +141,6 @@ with cutting(cut, 3):
     same(model().predict(x), wanted)
 print(status)
 """
-    % LIMIT
-)  # noqa: UP031
 
 
 @forks
@@ -332,23 +325,25 @@ def test_a_running_call_keeps_the_parameters_it_began_with(make, dtype, monkeypa
     for parameters in (old, new):
         network.set_parameters(parameters)
         wanted.append(predict(network, x, dtype).tobytes())
-    engine = engines.get_engine()
-    names = [name for name in ("forward", "product") if hasattr(type(engine), name)]
-    for moment in range(12):
+    engine, left = engines.get_engine(), 0
+
+    def late(part):
+        def call(*arguments, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                network.set_parameters(new)
+            return part(*arguments, **options)
+
+        return call
+
+    for name in ("forward", "product", "stack"):
+        monkeypatch.setattr(engine, name, late(getattr(engine, name)), raising=False)
+    for moment in range(1, 12):
         network.set_parameters(old)
-        left = [moment]
-        with monkeypatch.context() as patch:
-            for name in names:
-
-                def late(self, *arguments, _part=getattr(type(engine), name), **options):
-                    left[0] -= 1
-                    if left[0] == 0:
-                        network.set_parameters(new)
-                    return _part(self, *arguments, **options)
-
-                patch.setattr(type(engine), name, late)
-            assert predict(network, x, dtype).tobytes() in wanted, moment
-        if left[0] <= 0:
+        left = moment
+        assert predict(network, x, dtype).tobytes() in wanted, moment
+        if left <= 0:
             assert predict(network, x, dtype).tobytes() == wanted[1], moment
 
 
