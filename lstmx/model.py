@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 import threading
 
 import numpy as np
@@ -11,6 +12,17 @@ from lstmx.functional import Gradients, Tape, allocate, kernels, own_rows, read_
 from lstmx.functional.engine import get_engine
 from lstmx.layers import LSTM, Dense, Embedding, Layer
 from lstmx.layers.chain import check_chain
+
+_setting = threading.Lock()  # held for microseconds: while the parameters of several layers are replaced or picked up
+
+
+def _after_fork():
+    global _setting
+    _setting = threading.Lock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Sequential:
@@ -109,10 +121,15 @@ class Sequential:
 
     # On packed rows: what training needs.
 
-    def forward_rows(self, rows, context, training, keys, final_activation=None):
+    def _now(self):
+        """The layers as they are: parameters that another thread sets meanwhile change nothing of a call."""
+        with _setting:
+            return [layer.now() for layer in self.layers]
+
+    def forward_rows(self, rows, context, training, keys, final_activation=None, layers=None):
         """All layers on packed rows; `keys` seed the dropout of each. Returns rows, context, tape."""
         tape = []
-        for k, layer in enumerate(self.layers):
+        for k, layer in enumerate(self.layers if layers is None else layers):
             key = None if keys is None else keys[k]
             more = {"activation": final_activation} if k == len(self.layers) - 1 and isinstance(layer, Dense) else {}
             rows, context, entry = layer.forward_rows(rows, context, training, key, **more)
@@ -315,16 +332,17 @@ class Sequential:
         if many and len(inputs) > batch_size:
             return self._predict_parts(inputs, batch_size)
         rows, context = self._pack(inputs) if many else self._read(X, lengths)
-        rows, context, _ = self.forward_rows(rows, context, False, None)
+        rows, context, _ = self.forward_rows(rows, context, False, None, layers=self._now())
         return context.unpack(rows)
 
     def _predict_parts(self, inputs, batch_size):
-        outputs, share = sequences.Outputs(inputs), self._shares()
+        outputs, share, layers = sequences.Outputs(inputs), self._shares(), self._now()
         for chosen in sequences.plan(inputs.lengths, batch_size, False, None):
             context = inputs.context(chosen)
             if not inputs.ragged:
                 context.steps = inputs.x.shape[1]
-            rows, context, _ = self.forward_rows(inputs.take(chosen, context, share), context, False, None)
+            rows = inputs.take(chosen, context, share)
+            rows, context, _ = self.forward_rows(rows, context, False, None, layers=layers)
             outputs.add(chosen, rows, context)
         return outputs.found
 
@@ -409,7 +427,7 @@ class Sequential:
         if not isinstance(state, tuple | list) or len(state) != len(self.layers):
             raise TypeError("state: must be what the last step of this model returned, or None")
         after = []
-        for layer, before in zip(self.layers, state, strict=True):
+        for layer, before in zip(self._now(), state, strict=True):
             rows, now = layer.step_rows(rows, before)
             after.append(now)
         return (rows[0] if single else rows), tuple(after)
@@ -428,7 +446,7 @@ class Sequential:
         """
         rows, context = self._read(X, lengths)
         traces = {}
-        for k, layer in enumerate(self.layers):
+        for k, layer in enumerate(self._now()):
             if isinstance(layer, LSTM):
                 rows, traces[k] = layer.trace_rows(rows, context)
                 context.directions = layer.directions
@@ -457,8 +475,9 @@ class Sequential:
                 raise KeyError(f"parameters: no {name!r} here; there are {list(self.parameters())}")
             groups.setdefault(int(index), {})[rest] = value
         checked = {k: self.layers[k].check_parameters(group, f"{k}.") for k, group in groups.items()}
-        for k, group in checked.items():
-            self.layers[k]._replace(group)
+        with _setting:
+            for k, group in checked.items():
+                self.layers[k]._replace(group)
 
     def config(self):
         """What `load` needs to build the model again, as plain JSON values."""

@@ -41,7 +41,7 @@ class Layer:
         self._version = 0
         self._owner = None
         self._params = {}
-        self._derived = {}
+        self.weights_changed()
         if random_state is not _UNFILLED:
             self._check_size()
             self._initialise(validate.random_generator("random_state", random_state))
@@ -57,6 +57,7 @@ class Layer:
 
     def _initialise(self, rng):
         self._params = {name: frozen(value, self.dtype) for name, value in self._initial(rng).items()}
+        self.weights_changed()
 
     @staticmethod
     def parameter_shapes(config):
@@ -130,7 +131,13 @@ class Layer:
 
     def weights_changed(self):
         """Drop what was derived from the parameters; running calls keep what they hold."""
-        self._derived = {}
+        self._derived = {"params": self._params}  # one object has both, so that no call sees some old and some new
+
+    def now(self):
+        """The layer as it is: parameters set later change only the original."""
+        same = object.__new__(type(self))
+        same.__dict__.update(self.__dict__)
+        return same
 
     def copy(self):
         """An independent layer with the same configuration and parameters."""

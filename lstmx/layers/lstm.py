@@ -120,11 +120,12 @@ class LSTM(Layer):
         """Features of y: D*H."""
         return self.directions * self.hidden_size
 
-    def weights(self, layer, direction):
-        """The `Weights` of one layer and direction."""
-        derived, params = self._derived, self._params  # in this order: new parameters never meet old panels
+    def weights(self, layer, direction, derived=None):
+        """The `Weights` of one layer and direction; `derived` is what a call began with."""
+        derived = self._derived if derived is None else derived
         weights = derived.get((layer, direction))
         if weights is None:
+            params = derived["params"]
             suffix = f"_l{layer}" + "_reverse" * direction
             weights = Weights(*(params.get(name + suffix) for name in ("weight_ih", "weight_hh", "bias")))
             weights = derived.setdefault((layer, direction), weights)
@@ -141,7 +142,7 @@ class LSTM(Layer):
         Returns y (S, D*H) and, in training, a tape with one entry per layer.
         """
         tape = []
-        wide = self.directions * self.hidden_size
+        wide, derived = self.directions * self.hidden_size, self._derived
         for layer in range(self.num_layers):
             drop = None
             if layer and training and self.dropout:
@@ -152,7 +153,7 @@ class LSTM(Layer):
             for direction in range(self.directions):
                 k = layer * self.directions + direction
                 columns = y[:, direction * self.hidden_size :][:, : self.hidden_size]
-                weights = self.weights(layer, direction)
+                weights = self.weights(layer, direction, derived)
                 slabs.append(
                     get_engine().forward(rows, weights, context, direction == 1, h[k], c[k], columns, training)
                 )
@@ -274,7 +275,7 @@ class LSTM(Layer):
         derived = self._derived
         run = derived.get("plain")
         if run is None:
-            weights = [self.weights(layer, direction) for layer, direction in self._each()]
+            weights = [self.weights(layer, direction, derived) for layer, direction in self._each()]
             run = derived["plain"] = get_engine().stack(weights, self)
         return run
 

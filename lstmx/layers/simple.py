@@ -54,8 +54,9 @@ class Dense(Layer):
     def forward_rows(self, rows, context, training, key, activation=None):
         """The layer protocol; `activation` overrides the layer's own (a loss fuses it)."""
         activation = self.activation if activation is None else activation
-        packed = self._derived.setdefault("weight", Packed())
-        y = kernels.linear(rows, self._params["weight"], self._params["bias"], activation, packed)
+        derived = self._derived
+        params, packed = derived["params"], derived.setdefault("weight", Packed())
+        y = kernels.linear(rows, params["weight"], params["bias"], activation, packed)
         return y, context, (rows, y, activation, packed)
 
     def backward_rows(self, tape, dy, out, need_dx):
