@@ -77,6 +77,8 @@ setup(
             extension("cell"),
             extension("sequence"),
             extension("tile"),
+            extension("panels"),
+            extension("stack"),
             extension("blas"),
         ],
         include_path=[str(blas_int())],

@@ -285,6 +285,37 @@ def test_neon_gives_the_bits_of_avx2(tmp_path):
     assert not output
 
 
+def tile_bits(folder, compiler, isa, *options, run=()):
+    """What tests/data/tile_bits.c writes with the tile of one instruction set."""
+    source = ROOT / "tests" / "data" / "tile_bits.c"
+    options = [f"-DTABLE=lstmx_isa_{isa}", "-static", str(SOURCES / f"isa_{isa}.c"), "-lm", *options]
+    program = build(compiler, source, folder / f"{isa}{len(options)}", *options)
+    done = subprocess.run([*run, str(program)], capture_output=True, check=True)
+    return done.stdout, done.stderr.decode()
+
+
+@needs_gcc
+@needs_avx2
+@pytest.mark.parametrize(
+    ("name", "compiler", "isa", "options"),
+    [
+        ("avx512", "gcc", "avx512", []),
+        ("avx512", "gcc", "avx512", ["-DLSTMX_EMULATE", "-Wno-psabi"]),
+        ("neon", ARM_GCC, "baseline", []),
+    ],
+    ids=["avx512", "avx512 in pairs of registers", "neon"],
+)
+def test_every_tile_with_fma_gives_the_bits_of_avx2(name, compiler, isa, options, tmp_path):
+    if name == "neon" and (ARM_GCC is None or ARM_QEMU is None):
+        pytest.skip("no aarch64-linux-gnu-gcc and qemu-aarch64")
+    if isa == "avx512" and not options and "avx512" not in simd.isa()["usable"]:
+        pytest.skip("this CPU has no AVX-512")
+    found, active = tile_bits(tmp_path, compiler, isa, *options, run=[ARM_QEMU] if name == "neon" else [])
+    want, _ = tile_bits(tmp_path, "gcc", "avx2")
+    assert active == name
+    assert len(found) == len(want) and found == want
+
+
 @pytest.mark.skipif(ARM_GCC is None, reason="no aarch64-linux-gnu-gcc")
 @pytest.mark.skipif(shutil.which("aarch64-linux-gnu-objdump") is None, reason="no aarch64-linux-gnu-objdump")
 @pytest.mark.parametrize("tile", TILES)

@@ -74,19 +74,23 @@ def test_building_a_model_loads_nothing_more():
     assert run("make(); make().summary(); print(loaded())", LOADED, MODEL) == "[]"
 
 
-def test_predicting_and_training_load_scipy_alone():
-    code = "m = make(); m.predict(x); m.fit(x, y, epochs=1, verbose=2); print(loaded())"
-    assert run(code, LOADED, MODEL) == "['scipy']"
+WORK = """
+m = make()
+m.predict(x)
+m.fit(x, y, epochs=1, verbose=2)
+"""
 
 
-def test_training_loads_no_more_of_scipy_than_its_blas():
+@pytest.mark.parametrize("engine", ["", "tile", "reference"])
+def test_predicting_and_training_load_nothing_more(engine):
+    assert run("print(loaded())", LOADED, MODEL, WORK, LSTMX_ENGINE=engine).splitlines()[-1] == "[]"
+
+
+def test_the_blas_engine_loads_no_more_of_scipy_than_its_blas():
     """What `import scipy.linalg.cython_blas` brings is the floor."""
-    ours = run("make().fit(x, y, epochs=1, verbose=0); print(*[m for m in sys.modules if m.startswith('scipy')])",
-               "import sys", MODEL).split()  # fmt: skip
-    floor = run(
-        "import sys, scipy.linalg.cython_blas; print(*[m for m in sys.modules if m.startswith('scipy')])"
-    ).split()
-    assert set(ours) <= set(floor)
+    names = "print(*[m for m in sys.modules if m.startswith('scipy')])"
+    ours = run(names, "import sys", MODEL, WORK, LSTMX_ENGINE="blas").splitlines()[-1].split()
+    assert set(ours) <= set(run(names, "import sys, scipy.linalg.cython_blas").split())
 
 
 def test_save_and_load_load_safetensors(tmp_path):
@@ -99,32 +103,51 @@ def test_save_and_load_load_safetensors(tmp_path):
     assert run(code, LOADED, MODEL) == "['safetensors']"
 
 
-def test_the_reference_engine_works_without_scipy():
-    code = """
-        m = make()
+EVERYTHING = """
+    ragged = [x[n, : n + 1] for n in range(12)]
+    layers = [lstmx.LSTM(2, 8, 2, bidirectional=True, dropout=0.1), lstmx.Dense(16, 5, "tanh"), lstmx.Last(),
+              lstmx.Dense(5, 1)]
+    for name in ("float32", "float64"):
+        m = lstmx.Sequential(layers, random_state=0).astype(name)
+        layers = [layer.copy() for layer in m.layers]
         m.fit(x, y, epochs=2, verbose=0)
-        h = m.history_["loss"]
-        print(np.isfinite(m.predict(x)).all() and h[1] < h[0], loaded())
-        """
-    assert run(code, block("scipy"), LOADED, MODEL, LSTMX_ENGINE="reference") == "True []"
+        assert np.isfinite(m.predict(ragged)).all()
+        lstm = m.layers[0]
+        _, _, tape = lstm.forward(x)
+        lstm.backward(tape, None)
+        lstm.trace(x)
+        assert lstm(x)[0].shape == (16, 12, 16) and lstm.memory(16, 12) > 0
+    one = lstmx.LSTM(2, 8)
+    one.step(x[:, 0], one.step(x[:, 0])[1])
+    print(loaded())
+    """
 
 
-def test_the_engines_agree():
+@pytest.mark.parametrize("engine", ["", "tile", "reference"])
+def test_all_but_the_blas_engine_work_without_scipy(engine):
+    assert run(EVERYTHING, block("scipy"), LOADED, MODEL, LSTMX_ENGINE=engine) == "[]"
+
+
+@pytest.mark.parametrize("engine", ["tile", "blas"])
+def test_the_engines_agree(engine):
     """From the same start, two epochs of float32: the same to rounding, about 1e-6 of values of order 1."""
     code = "m = make(); m.fit(x, y, epochs=2, verbose=0, random_state=0); print(*m.predict(x)[:, 0])"
-    one, two = (run(code, MODEL, LSTMX_ENGINE=name).split() for name in ("blas", "reference"))
+    one, two = (run(code, MODEL, LSTMX_ENGINE=name).split() for name in (engine, "reference"))
     assert len(one) == 16
     assert max(abs(float(a) - float(b)) for a, b in zip(one, two, strict=True)) < 1e-5
 
 
-def test_without_scipy_the_error_says_what_to_install():
-    code = """
+@pytest.mark.parametrize(
+    "call", ["predict(x)", "fit(x, y, epochs=1, verbose=0)", "layers[0](x)", "layers[0].step(x[:, 0])"]
+)
+def test_without_scipy_the_blas_engine_says_what_to_install(call):
+    code = f"""
         try:
-            make().predict(x)
+            make().{call}
         except ImportError as error:
             print(error)
         """
-    message = run(code, block("scipy"), MODEL)
+    message = run(code, block("scipy"), MODEL, LSTMX_ENGINE="blas")
     assert "blas engine needs SciPy" in message and "pip install 'lstmx[blas]'" in message
 
 
@@ -144,7 +167,7 @@ def test_without_tqdm_training_shows_lines():
     assert run(code, block("tqdm"), MODEL).count("epoch ") == 2
 
 
-@pytest.mark.parametrize("name", ["tile", "BLAS", "numpy"])
+@pytest.mark.parametrize("name", ["tiles", "BLAS", "numpy"])
 def test_an_unknown_engine_is_an_error_at_import(name):
     code = """
         try:
@@ -153,7 +176,7 @@ def test_an_unknown_engine_is_an_error_at_import(name):
             print(error)
         """
     message = run(code, LSTMX_ENGINE=name)
-    assert f"LSTMX_ENGINE={name!r} is not an engine" in message and "'blas'" in message
+    assert f"LSTMX_ENGINE={name!r} is not an engine" in message and "'tile'" in message and "'blas'" in message
 
 
 def test_an_empty_engine_variable_is_the_default():

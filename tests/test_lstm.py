@@ -1080,7 +1080,7 @@ def test_float32_and_float64_models_of_one_seed_start_from_the_same_numbers():
 @pytest.mark.parametrize("hidden", [1, 2, 8, 33])
 def test_recurrent_weights_are_orthogonal_gate_by_gate(hidden):
     lstm = LSTM(5, hidden, 2, bidirectional=True, dtype="float64", random_state=0)
-    gates = [g for k in range(4) for g in np.split(lstm.weights(*divmod(k, 2))[1], 4)]
+    gates = [g for k in range(4) for g in np.split(lstm.weights(*divmod(k, 2)).weight_hh, 4)]
     for gate in gates:
         np.testing.assert_allclose(gate @ gate.T, np.eye(hidden), rtol=0, atol=1e-13)
     if hidden > 1:
@@ -1098,7 +1098,7 @@ def test_input_weights_are_glorot_gate_by_gate(size, hidden):
 
 def test_bias_is_one_for_the_forget_gate_and_zero_elsewhere():
     for layer, direction in itertools.product(range(2), range(2)):
-        bias = LSTM(3, 8, 2, bidirectional=True).weights(layer, direction)[2]
+        bias = LSTM(3, 8, 2, bidirectional=True).weights(layer, direction).bias
         np.testing.assert_array_equal(bias, np.repeat([0, 1, 0, 0], 8))
 
 

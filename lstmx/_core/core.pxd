@@ -160,6 +160,7 @@ cdef extern from "team.h" nogil:
     void lstmx_wait(lstmx_team *team, int members) noexcept
     void lstmx_cancel(lstmx_team *team) noexcept
     int lstmx_cancelled(lstmx_team *team) noexcept
+    int lstmx_stopped(lstmx_team *team) noexcept
     int lstmx_claim(int wanted, int budget) noexcept
     void lstmx_release(int got) noexcept
 

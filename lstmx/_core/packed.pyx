@@ -108,6 +108,29 @@ def gather(const source[:, :, :] x, const Py_ssize_t[::1] sequence, const Py_ssi
     take_back(saved)
 
 
+def scatter(const real[:, ::1] rows, const Py_ssize_t[::1] sequence, const Py_ssize_t[::1] start,
+            const Py_ssize_t[::1] offsets, real[:, :, ::1] out):
+    """The way back: packed rows (S, F) to their places in out (N, T, F); what no row comes to stays as it is.
+
+    Parameters
+    ----------
+    sequence, start, offsets : as in `gather`, for out
+    """
+    cdef Py_ssize_t steps = offsets.shape[0] - 1, features = rows.shape[1], k, t
+    cdef real *to
+    if steps == 0 or features == 0:
+        return
+    cdef PyThreadState *saved = let_go(rows.shape[0] * features > LONG)
+    for k in range(offsets[1]):
+        to = &out[0 if sequence is None else sequence[k], 0 if start is None else start[k], 0]
+        while offsets[steps] - offsets[steps - 1] <= k:
+            steps -= 1
+        for t in range(steps):
+            memcpy(to, &rows[offsets[t] + k, 0], features * sizeof(real))
+            to += features
+    take_back(saved)
+
+
 def sum_steps(const real[:, ::1] rows, const Py_ssize_t[::1] offsets, real[:, ::1] out):
     """out (N, F) := the sum of each sequence's rows, added in the order of time."""
     cdef Py_ssize_t features = out.shape[1], t, j, count

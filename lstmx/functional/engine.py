@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from lstmx import reference
-from lstmx._core import sequence, simd, tile
+from lstmx._core import panels, sequence, simd, stack, tile
 from lstmx.functional import allocate, threads, weights
 from lstmx.functional.packing import Windows
 
@@ -40,7 +40,7 @@ class TileEngine:
         sums = tile.block_of_sums(batch, inputs, hidden, steps, size, _threads_for(work))
         arrays = {} if sums is None else {"sums": ((sums[1][0] + 1, sums[1][1]), False)}
         if training:
-            lanes = tile.lanes(size)
+            lanes = panels.lanes(size)
             arrays |= {
                 "gates": ((rows, allocate.padded_width(4 * hidden, dtype)), True),
                 "h_prev": ((rows, allocate.padded_width(hidden, dtype)), True),
@@ -87,9 +87,9 @@ class TileEngine:
     @staticmethod
     def stack(layers, lstm):
         """A compiled call for inference on plain arrays, from the `Weights` of all layers and directions of an LSTM."""
-        panels = [w.forward_panels() for w in layers]
-        made = tile.Stack(
-            panels, lstm.input_size, lstm.hidden_size, lstm.num_layers, lstm.directions, threads.get_num_threads
+        parts = [w.forward_panels() for w in layers]
+        made = stack.Stack(
+            parts, lstm.input_size, lstm.hidden_size, lstm.num_layers, lstm.directions, threads.get_num_threads
         )
         return made.run
 
@@ -97,10 +97,10 @@ class TileEngine:
         """out := op(a) op(b). `packed` keeps what is made of b."""
         wanted = _threads_for(a.size * out.shape[1] // 4)
         if transpose_a:
-            tile.outer(a, b, out, allocate.aligned((wanted, 256 * 4 * tile.lanes(a.itemsize)), a.dtype))
+            panels.outer(a, b, out, allocate.aligned((wanted, 256 * 4 * panels.lanes(a.itemsize)), a.dtype))
             return
         packed = weights.Packed() if packed is None else packed
-        tile.product(a, packed.get(f"columns {transpose_b}", weights.column_panels, b, transpose_b), out, wanted)
+        panels.product(a, packed.get(f"columns {transpose_b}", weights.column_panels, b, transpose_b), out, wanted)
 
 
 def _threads_for(work):
@@ -180,8 +180,8 @@ class ReferenceEngine:
 
     name = "reference"
     plain = False
-    layout = BlasEngine.layout
-    stack = BlasEngine.stack
+    layout = staticmethod(BlasEngine.layout)
+    stack = staticmethod(BlasEngine.stack)
 
     @staticmethod
     def _padded(rows, context):

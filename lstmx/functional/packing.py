@@ -103,9 +103,8 @@ class SequenceContext:
         if self.form == "list":
             if self.batch == 0:
                 return None
-            row, time = self.places
-            starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
-            return np.concatenate(x)[starts[row] + time]
+            starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.intp)
+            return Source(np.concatenate(x)[None]).take(self, start=self.sort(starts))
         if self.form == "single":
             x = x[None]
         if self.batch == 1 and self.uniform:  # perhaps without a copy
@@ -113,14 +112,29 @@ class SequenceContext:
         sequence = np.arange(self.batch, dtype=np.intp) if self.order is None else self.order
         return Source(x).take(self, sequence)
 
+    def _scatter(self, rows, sequence, start, out):
+        """Packed rows (S, ...) to their places in out (N, T, ...)."""
+        if sequence is None and start is None:
+            sequence = np.arange(self.batch, dtype=np.intp)
+        if (
+            rows.dtype.kind == "f"
+            and rows.itemsize in (4, 8)
+            and rows.ndim == 2
+            and out.flags.c_contiguous
+            and rows.size
+        ):
+            packed.scatter(np.ascontiguousarray(rows), sequence, start, self.offsets, out)
+        else:
+            row, time = self.sorted_places
+            out[0 if sequence is None else sequence[row], time if start is None else start[row] + time] = rows
+
     def unpack(self, rows, out=None):
         """What the caller gets: (N, T, ...) with 0 past each end, a list, or (T, ...); an array may go to `out`."""
         if self.form == "list":
-            row, time = self.places
-            starts = np.concatenate([[0], np.cumsum(self.lengths)])
-            out = np.empty_like(rows)
-            out[starts[row] + time] = rows
-            return [out[a:b] for a, b in itertools.pairwise(starts)]
+            starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.intp)
+            out = allocate.empty(rows.shape, rows.dtype)
+            self._scatter(rows, None, self.sort(starts[:-1]), out[None])
+            return [out[a:b] for a, b in itertools.pairwise(starts.tolist())]
         longest = len(self.offsets) - 1
         shape = (self.batch, self.steps, *rows.shape[1:])
         if self.uniform and longest == self.steps:
@@ -129,7 +143,7 @@ class SequenceContext:
         else:
             out = allocate.empty(shape, rows.dtype) if out is None else out
             out.fill(0)
-            out[self.places] = rows
+            self._scatter(rows, self.order, None, out)
         return out[0] if self.form == "single" else out
 
 
@@ -261,7 +275,7 @@ class PooledContext:
 class Windows:
     """Packed rows of overlapping windows, left where they lie: row n of step t is row t + n of a series.
 
-    An LSTM of the tile engine sums W_ih x once for every row of the series instead of once for every window that has it.
+    An LSTM of the tile engine sums W_ih x once for every row of the series, not once for every window that has it.
 
     Parameters
     ----------

@@ -37,11 +37,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def set_num_threads(n):
-    """Set the number of threads that lstmx's own loops use in this process; None goes back to the default.
+    """Set how many threads calls may use together in this process; None goes back to the default.
 
-    The default is what OpenMP gives (``OMP_NUM_THREADS``), at most the CPUs that affinity and control group leave. The
-    matrix products of the `blas` engine run on the threads of SciPy's BLAS, which ``OPENBLAS_NUM_THREADS`` sets before
-    the program starts.
+    The default is what OpenMP gives (``OMP_NUM_THREADS``), at most the CPUs that affinity and control group leave. A
+    call takes what others have left of that, and a small call takes one; the results are the same whatever it takes.
+    The matrix products of the `blas` engine run on the threads of SciPy's BLAS, which ``OPENBLAS_NUM_THREADS`` sets
+    before the program starts.
 
     Parameters
     ----------

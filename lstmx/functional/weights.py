@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 
-from lstmx._core import tile
+from lstmx._core import panels as core
 from lstmx.functional import allocate
 
 _lock = threading.Lock()
@@ -43,17 +43,17 @@ class Packed:
 
 def gate_panels(weight):
     """Gate panels of (4H, K)."""
-    width = tile.gate_width(len(weight) // 4, weight.itemsize)
+    width = core.gate_width(len(weight) // 4, weight.itemsize)
     panels = allocate.aligned((weight.shape[1] * width,), weight.dtype)
-    tile.pack_gates(weight, panels)
+    core.pack_gates(weight, panels)
     return panels
 
 
 def column_panels(weight, transposed=False):
     """Column panels of B (K, n) = weight, or its transpose."""
     depth, columns = weight.shape[::-1] if transposed else weight.shape
-    panels = allocate.aligned((depth * tile.column_width(columns, weight.itemsize),), weight.dtype)
-    tile.pack_columns(weight, panels, transposed)
+    panels = allocate.aligned((depth * core.column_width(columns, weight.itemsize),), weight.dtype)
+    core.pack_columns(weight, panels, transposed)
     return panels
 
 

@@ -20,10 +20,9 @@ from lstmx.functional.engine import get_engine
 from lstmx.functional.packing import SequenceContext, read_sequences
 from lstmx.functional.weights import Weights
 from lstmx.layers.base import Layer
+from lstmx.layers.trace import PerLayer, Trace
 
-BACKWARD_STREAM = (
-    "step, stream: a bidirectional LSTM reads from the end, which a stream does not have; run whole sequences by a call"
-)
+BACKWARD_STREAM = "step, stream: a bidirectional LSTM reads from the end, which a stream does not have; call it instead"
 
 
 class LSTM(Layer):
@@ -498,65 +497,3 @@ def _pair(state):
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise TypeError(f"state: got {type(state).__name__}, must be a pair of arrays (h, c)")
     return state
-
-
-class PerLayer:
-    """One traced quantity: ``[layer, direction]`` gives an array (N, T, H), (T, H) or a list of them, as the input was.
-
-    With a single layer and direction the object is also plain: `numpy.asarray` and indexing by anything else see the
-    array.
-    """
-
-    def __init__(self, values):
-        self._values = values
-
-    def _only(self):
-        if len(self._values) > 1:
-            raise ValueError(
-                f"trace: say which layer and direction, as in trace.f[0, 0]; there are {list(self._values)}"
-            )
-        return self._values[0, 0]
-
-    def __getitem__(self, key):
-        if isinstance(key, tuple) and len(key) == 2 and all(isinstance(k, int | np.integer) for k in key):
-            if key not in self._values:
-                raise IndexError(f"trace: no layer and direction {key}; there are {list(self._values)}")
-            return self._values[key]
-        return self._only()[key]
-
-    def __array__(self, dtype=None, copy=None):
-        return np.array(self._only(), dtype=dtype, copy=copy)
-
-    def __len__(self):
-        return len(self._only())
-
-    @property
-    def shape(self):
-        """The shape of the array, for a single layer and direction."""
-        return np.shape(self._only())
-
-    def keys(self):
-        """The (layer, direction) pairs."""
-        return self._values.keys()
-
-    def __repr__(self):
-        return f"PerLayer({ {k: 'list' if isinstance(v, list) else v.shape for k, v in self._values.items()} })"
-
-
-class Trace:
-    """Everything an LSTM did along its sequences.
-
-    Attributes
-    ----------
-    i, f, g, o : PerLayer
-        Input gate, forget gate, candidate, output gate: ``trace.f[layer, direction]`` is an array (N, T, H), a list of
-        (T_n, H) or (T, H), as the input was. Direction 1 is the reverse one.
-    c, h : PerLayer
-        Memory cell and output after each step, likewise.
-    """
-
-    def __init__(self, i, f, g, o, c, h):
-        self.i, self.f, self.g, self.o, self.c, self.h = i, f, g, o, c, h
-
-    def __repr__(self):
-        return f"Trace(i, f, g, o, c, h: {self.i!r})"

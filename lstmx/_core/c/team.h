@@ -33,7 +33,8 @@ static inline void lstmx_yield(void) { sched_yield(); }
 typedef struct {
     int waiting;
     int round;
-    int cancelled;   /* set before a barrier, read after it: then all members see it at the same place */
+    int cancelled;   /* set at any time */
+    int stop;        /* what `cancelled` was when the last member came to the barrier: after it, all read the same */
     char alone[64];  /* nothing else in this cache line */
 } lstmx_team;
 
@@ -42,10 +43,14 @@ enum { LSTMX_SPINS = 1000 };   /* of about 20 ns */
 
 /* `members`: the threads that the region really got. */
 static inline void lstmx_wait(lstmx_team *team, int members) {
-    if (members == 1) return;
+    if (members == 1) {
+        team->stop = __atomic_load_n(&team->cancelled, __ATOMIC_ACQUIRE);
+        return;
+    }
     const int round = __atomic_load_n(&team->round, __ATOMIC_ACQUIRE);
     if (__atomic_add_fetch(&team->waiting, 1, __ATOMIC_ACQ_REL) == members) {
         __atomic_store_n(&team->waiting, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&team->stop, __atomic_load_n(&team->cancelled, __ATOMIC_ACQUIRE), __ATOMIC_RELAXED);
         __atomic_store_n(&team->round, round + 1, __ATOMIC_RELEASE);
         return;
     }
@@ -60,6 +65,8 @@ static inline void lstmx_wait(lstmx_team *team, int members) {
 }
 static inline void lstmx_cancel(lstmx_team *team) { __atomic_store_n(&team->cancelled, 1, __ATOMIC_RELEASE); }
 static inline int lstmx_cancelled(lstmx_team *team) { return __atomic_load_n(&team->cancelled, __ATOMIC_ACQUIRE); }
+/* After a barrier: whether all members stop here. One that looked at `cancelled` might stop a barrier before the others. */
+static inline int lstmx_stopped(lstmx_team *team) { return __atomic_load_n(&team->stop, __ATOMIC_RELAXED); }
 
 static int lstmx_active;   /* threads now inside calls of this process */
 
@@ -77,6 +84,7 @@ static inline void lstmx_release(int got) { __atomic_sub_fetch(&lstmx_active, go
 static inline void lstmx_wait(lstmx_team *team, int members) { (void)team; (void)members; }
 static inline void lstmx_cancel(lstmx_team *team) { team->cancelled = 1; }
 static inline int lstmx_cancelled(lstmx_team *team) { return team->cancelled; }
+static inline int lstmx_stopped(lstmx_team *team) { return team->cancelled; }
 static inline int lstmx_claim(int wanted, int budget) { (void)wanted; (void)budget; return 1; }
 static inline void lstmx_release(int got) { (void)got; }
 #endif

@@ -1,0 +1,247 @@
+"""Inference on plain arrays: all layers and directions of an LSTM in one call, without packing and almost without Python.
+
+This is what a call, `step` and `stream` are where their arguments are arrays of the model's type: x is read and y written
+where they lie. Whatever is not plain goes the general way, through lstmx.functional.
+"""
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.string cimport memcpy, memset
+
+cimport numpy as cnp
+
+from lstmx._core.core cimport lstmx_layer
+from lstmx._core.tile cimport (block_steps, both, data, Job, joins, operations, share_out, size, start, table_for,
+                               worth_threads)
+
+cnp.import_array()
+
+
+cdef inline void begin(cnp.ndarray a, object initial) noexcept:
+    """a := initial, or 0 for None."""
+    if initial is None:
+        memset(cnp.PyArray_DATA(a), 0, cnp.PyArray_NBYTES(a))
+    elif initial is not a:
+        memcpy(cnp.PyArray_DATA(a), cnp.PyArray_DATA(<cnp.ndarray>initial), cnp.PyArray_NBYTES(a))
+
+
+cdef inline bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether the memory from an array's lowest to its highest element meets that of another."""
+    cdef char *low[2]
+    cdef char *high[2]
+    cdef cnp.ndarray array
+    cdef int k, axis
+    cdef size reach
+    for k in range(2):
+        array = b if k else a
+        low[k] = high[k] = <char *>cnp.PyArray_DATA(array)
+        high[k] += cnp.PyArray_ITEMSIZE(array)
+        for axis in range(cnp.PyArray_NDIM(array)):
+            reach = (cnp.PyArray_DIM(array, axis) - 1) * cnp.PyArray_STRIDE(array, axis)
+            if reach < 0:
+                low[k] += reach
+            else:
+                high[k] += reach
+    return low[0] < high[1] and low[1] < high[0]
+
+
+cdef struct Direction:
+    const void *w_ih
+    const void *w_hh
+    const void *bias
+    size inputs
+
+
+cdef class Stack:
+    """All layers and directions of an LSTM with their packed weights: inference on plain arrays in one compiled call.
+
+    Parameters
+    ----------
+    panels : list of (w_ih, w_hh, bias)
+        Gate panels; index layer * D + direction.
+    inputs, hidden, layers, directions : int
+        I, H, L, D.
+    threads : callable
+        What a call may use; only asked where it is long.
+    """
+
+    cdef list panels
+    cdef object threads
+    cdef Direction *parts
+    cdef int layers, directions, type_number
+    cdef size inputs, hidden, itemsize
+
+    def __cinit__(self, list panels, size inputs, size hidden, int layers, int directions, threads):
+        cdef int k
+        cdef cnp.ndarray w_ih, w_hh, bias
+        self.panels, self.threads = panels, threads   # keeps the arrays alive
+        self.inputs, self.hidden, self.layers, self.directions = inputs, hidden, layers, directions
+        self.parts = <Direction *>PyMem_Malloc(layers * directions * sizeof(Direction))
+        if self.parts == NULL:
+            raise MemoryError()
+        for k in range(layers * directions):
+            w_ih, w_hh, bias = panels[k]
+            self.parts[k].w_ih, self.parts[k].w_hh, self.parts[k].bias = data(w_ih), data(w_hh), data(bias)
+            self.parts[k].inputs = inputs if k < directions else directions * hidden
+            self.itemsize = cnp.PyArray_ITEMSIZE(w_ih)
+            self.type_number = cnp.PyArray_TYPE(w_ih)
+
+    def __dealloc__(self):
+        PyMem_Free(self.parts)
+
+    cdef bint plain(self, object x) noexcept:
+        """Whether x is an array that can be read where it lies, by whole steps of the last axis."""
+        return (cnp.PyArray_CheckExact(x) and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.type_number
+                and cnp.PyArray_ISBEHAVED_RO(<cnp.ndarray>x))
+
+    cdef bint state_fits(self, object a, int ndim, size batch) noexcept:
+        """Whether a is a contiguous (L*D, N, H), or (L*D, H) where there is one sequence."""
+        cdef cnp.ndarray array
+        if not self.plain(a):
+            return False
+        array = <cnp.ndarray>a
+        return (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_NDIM(array) == ndim
+                and cnp.PyArray_DIM(array, 0) == self.layers * self.directions
+                and cnp.PyArray_DIM(array, ndim - 1) == self.hidden
+                and (ndim == 2 or cnp.PyArray_DIM(array, 1) == batch))
+
+    cdef bint out_fits(self, object out, object state, cnp.ndarray x, int ndim, const cnp.npy_intp *y_shape,
+                       int state_ndim, size batch):
+        """Whether `out` is (y, (h, c)), writable, of the right shapes, overlapping nothing but the state's own arrays."""
+        cdef cnp.ndarray y, a, b
+        cdef int k, m
+        if type(out) is not tuple or len(<tuple>out) != 2:
+            return False
+        pair = (<tuple>out)[1]
+        if type(pair) is not tuple or len(<tuple>pair) != 2 or not self.plain((<tuple>out)[0]):
+            return False
+        y = <cnp.ndarray>(<tuple>out)[0]
+        if cnp.PyArray_NDIM(y) != ndim or not cnp.PyArray_IS_C_CONTIGUOUS(y):
+            return False
+        for k in range(ndim):
+            if cnp.PyArray_DIM(y, k) != y_shape[k]:
+                return False
+        for k in range(2):
+            if not self.state_fits((<tuple>pair)[k], state_ndim, batch):
+                return False
+        targets = (y, (<tuple>pair)[0], (<tuple>pair)[1])
+        for k in range(3):
+            a = <cnp.ndarray>(<tuple>targets)[k]
+            if not cnp.PyArray_ISWRITEABLE(a) or overlap(a, x):
+                return False
+            for m in range(k):
+                if overlap(a, <cnp.ndarray>(<tuple>targets)[m]):
+                    return False
+            if state is not None:
+                for m in range(2):
+                    b = <cnp.ndarray>(<tuple>state)[m]
+                    if not (b is a and m == k - 1) and overlap(a, b):
+                        return False
+        return True
+
+    def run(self, x, state, out, bint step):
+        """y, (h_n, c_n); None where the arguments are not plain arrays that fit, for the caller to look at.
+
+        Parameters
+        ----------
+        x : (N, T, I) or (T, I); with `step` (N, I) or (I,)
+        state : (h, c) or None
+        out : (y, (h, c)) to write to, or None
+        step : whether x has no time axis
+        """
+        cdef cnp.ndarray a, y, h, c
+        cdef cnp.npy_intp shape[3]
+        cdef int ndim, lead, k
+        cdef size N = 1, T = 1, x_row = 0, x_step = 0, unit = self.itemsize, wide = self.directions * self.hidden
+        if not self.plain(x):
+            return None
+        a = <cnp.ndarray>x
+        ndim = cnp.PyArray_NDIM(a)
+        lead = ndim - 1 + step   # axes before the features, counting time
+        if lead < 1 or lead > 2 or cnp.PyArray_DIM(a, ndim - 1) != self.inputs:
+            return None
+        if self.inputs > 1 and cnp.PyArray_STRIDE(a, ndim - 1) != unit:
+            return None
+        if lead == 2:
+            N, x_row = cnp.PyArray_DIM(a, 0), cnp.PyArray_STRIDE(a, 0)
+        if not step:
+            T, x_step = cnp.PyArray_DIM(a, lead - 1), cnp.PyArray_STRIDE(a, lead - 1)
+        if N < 1 or T < 1 or x_row % unit or x_step % unit:
+            return None
+        if state is not None and not (type(state) is tuple and len(<tuple>state) == 2
+                                      and self.state_fits((<tuple>state)[0], lead + 1, N)
+                                      and self.state_fits((<tuple>state)[1], lead + 1, N)):
+            return None
+        shape[0] = N
+        if not step:
+            shape[lead - 1] = T
+        shape[ndim - 1] = wide
+        if out is None:
+            y = cnp.PyArray_EMPTY(ndim, shape, self.type_number, 0)
+            shape[0], shape[1], shape[lead] = self.layers * self.directions, N, self.hidden
+            h = cnp.PyArray_EMPTY(lead + 1, shape, self.type_number, 0)
+            c = cnp.PyArray_EMPTY(lead + 1, shape, self.type_number, 0)
+        elif self.out_fits(out, state, a, ndim, shape, lead + 1, N):
+            y, (h, c) = out
+        else:
+            return None
+        begin(h, None if state is None else (<tuple>state)[0])
+        begin(c, None if state is None else (<tuple>state)[1])
+        self.work(cnp.PyArray_DATA(a), x_step // unit, x_row // unit, N, T, y, h, c)
+        return y, (h, c)
+
+    cdef int work(self, const void *x, size x_step, size x_row, size N, size T, cnp.ndarray y, cnp.ndarray h,
+                  cnp.ndarray c) except -1:
+        """All layers and directions, one after the other."""
+        cdef Job jobs[2]
+        cdef lstmx_layer *l
+        cdef size wide = self.directions * self.hidden, H = self.hidden
+        cdef cnp.npy_intp length
+        cdef cnp.ndarray below = None, above
+        cdef int layer, direction, k, threads
+        for layer in range(self.layers):
+            above = y
+            if layer + 1 < self.layers:
+                length = N * T * wide
+                above = cnp.PyArray_EMPTY(1, &length, self.type_number, 0)
+            rooms = []
+            for direction in range(self.directions):
+                k = layer * self.directions + direction
+                l = &jobs[direction].layer
+                memset(&jobs[direction], 0, sizeof(Job))
+                jobs[direction].team = &jobs[direction].own
+                jobs[direction].itemsize, jobs[direction].kernels = self.itemsize, table_for(self.itemsize)
+                l.steps, l.batch, l.hidden, l.reverse, l.inputs = T, N, H, direction, self.parts[k].inputs
+                l.x, l.x_step, l.x_row = x, x_step, x_row
+                l.w_ih, l.w_hh, l.bias = self.parts[k].w_ih, self.parts[k].w_hh, self.parts[k].bias
+                l.h = <char *>cnp.PyArray_DATA(h) + k * N * H * self.itemsize
+                l.c = <char *>cnp.PyArray_DATA(c) + k * N * H * self.itemsize
+                l.y = <char *>cnp.PyArray_DATA(above) + direction * H * self.itemsize
+                l.y_step, l.y_row = wide, T * wide
+                threads = self.threads() if worth_threads(operations(l)) else 1
+                rooms.append(room_for_sums(&jobs[direction], threads, self.type_number))
+                share_out(&jobs[direction], False, threads)
+            if self.directions == 2 and threads > 1 and (jobs[0].split_units or jobs[0].threads == 1):
+                both(&jobs[0], &jobs[1], threads)
+            else:
+                for direction in range(self.directions):
+                    start(&jobs[direction], False, threads)
+            for direction in range(self.directions):
+                jobs[direction].kernels.close_rows(&jobs[direction].layer)
+            below = above   # held while it is read
+            x, x_step, x_row = cnp.PyArray_DATA(above), wide, T * wide
+        return 0
+
+
+cdef cnp.ndarray room_for_sums(Job *job, int threads, int type_number):
+    """Sets a job's blocks and, where W_ih x is summed beforehand, their room, which the caller holds."""
+    cdef lstmx_layer *l = &job.layer
+    cdef size width = job.kernels.gate_width(l.hidden), line = 64 // job.itemsize
+    cdef cnp.npy_intp length
+    cdef cnp.ndarray room
+    job.steps_per_block = block_steps(job.kernels, l)
+    if joins(l.batch, l.inputs, threads):
+        return None
+    length = (job.steps_per_block * l.batch + 1) * width + line
+    room = cnp.PyArray_EMPTY(1, &length, type_number, 0)
+    job.sums = <void *>((<size_t>cnp.PyArray_DATA(room) + 63) & ~<size_t>63)
+    return room
