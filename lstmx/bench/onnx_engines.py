@@ -121,8 +121,8 @@ class OpenVinoEngine:
         return self.core.compile_model(model, "CPU", self.settings).create_infer_request()
 
     def inference(self, case):
-        x, request = time_major(case), self._request(case)
-        request.set_input_tensor(self.openvino.Tensor(x, shared_memory=True))
+        request = self._request(case)
+        request.set_input_tensor(self.openvino.Tensor(time_major(case)))  # a copy: a shared array would have to be kept
 
         def outputs():
             request.infer()
