@@ -96,7 +96,7 @@ def test_a_quick_run_without_peers_measures_every_task(capsys, tmp_path):
     results = json.loads(path.read_text())
     assert {case["task"] for case in results["cases"]} == set(tasks.TASKS)
     for case in results["cases"]:
-        assert f"\n{case['task']}: " in printed.out
+        assert f"(--task {case['task']})\n" in printed.out
         own = case["engines"]["lstmx"]
         assert set(case["engines"]) == {"lstmx"} and "error" not in own
         assert own["seconds"] == min(own["rounds"][own["variant"]]) > 0

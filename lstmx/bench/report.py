@@ -157,10 +157,8 @@ def table(task, threads, cases, summary):
         for label, key in (("worst", "worst"), ("geometric mean", "geometric_mean")):
             rows.append([label, *(as_number(found[t][key]) if t in found else "" for t in titles[1:])])
     widths = [max(len(row[k]) for row in [titles, *rows]) for k in range(len(titles))]
-    lines = [
-        "",
-        f"{task}: {TASKS[task].about}, {count(threads)}" + (" (columns of peers: times slower)" if peers else ""),
-    ]
+    note = "; columns of peers: how many times slower" if peers else ""
+    lines = ["", f"{TASKS[task].about}, {count(threads)} (--task {task}{note})"]
     for row in [titles, *rows]:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
@@ -223,21 +221,23 @@ def chart(results, path):
     heights = [1.2 + 0.25 * len(cases) for cases in panels.values()]
     figure = Figure(figsize=(8, sum(heights) + 0.5), layout="constrained")
     axes = figure.subplots(max(1, len(panels)), 1, squeeze=False, height_ratios=heights or None)[:, 0]
-    names = peers_of([case for cases in panels.values() for case in cases])
+    names, labelled = peers_of([case for cases in panels.values() for case in cases]), set()
     for ax, ((task, threads), cases) in zip(axes, panels.items(), strict=False):
         for k, peer in enumerate(names):
             points = [(ratio(case, peer), y) for y, case in enumerate(cases)]
             points = [point for point in points if point[0] is not None]
             if points:
-                ax.plot(*zip(*points, strict=True), "o", color=f"C{k}", label=peer)
+                shown = "_" if peer in labelled else peer  # once in the legend
+                labelled.add(peer)
+                ax.plot(*zip(*points, strict=True), "o", color=f"C{k}", label=shown)
         ax.axvline(1, color="gray", linewidth=1)
         ax.set(title=f"{TASKS[task].about}, {count(threads)}", yticks=range(len(cases)), xscale="log")
         ax.set_yticklabels([case["shape"] for case in cases])
         ax.invert_yaxis()
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
-        if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize="small", loc="best")
     axes[-1].set_xlabel("the peer's time over lstmx's: right of 1, lstmx is faster")
+    if labelled:
+        figure.legend(loc="outside lower center", ncols=len(labelled), fontsize="small")
     figure.suptitle(f"lstmx {results['environment']['lstmx']} on {results['environment']['cpu']}")
     figure.savefig(path, dpi=110)
