@@ -239,7 +239,7 @@ cdef cnp.ndarray room_for_sums(Job *job, int threads, int type_number):
     cdef cnp.npy_intp length
     cdef cnp.ndarray room
     job.steps_per_block = block_steps(job.kernels, l)
-    if joins(l.batch, l.inputs, threads):
+    if joins(l.batch, l.inputs, l.hidden, job.itemsize, threads):
         return None
     length = (job.steps_per_block * l.batch + 1) * width + line
     room = cnp.PyArray_EMPTY(1, &length, type_number, 0)

@@ -28,7 +28,7 @@ cdef double operations(const lstmx_layer *l) noexcept nogil
 cdef bint long_enough(double work) noexcept nogil
 cdef bint worth_threads(double work) noexcept nogil
 cdef size block_steps(const lstmx_tile *kernels, const lstmx_layer *l) noexcept nogil
-cdef bint joins(size batch, size inputs, int threads) noexcept nogil
+cdef bint joins(size batch, size inputs, size hidden, size itemsize, int threads) noexcept nogil
 cdef void share_out(Job *job, bint backward, int threads) noexcept nogil
 cdef int start(Job *job, bint backward, int budget) except -1
 cdef int both(Job *one, Job *other, int budget) except -1

@@ -31,7 +31,9 @@ cdef double LONG = 1e6                    # floating-point operations that take 
 cdef double WORTH_A_THREAD = 2e6          # operations of a call below which it runs serially
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
 cdef size ROWS_PER_THREAD = 4             # fewer, and the tiles are too flat: the units are split instead
-cdef size SUMS = 65536                    # values of W_ih x that one block holds at most
+cdef size SUMS = 65536                    # values of W_ih x that one block holds, if that is a few steps
+cdef size FEW_STEPS = 4
+cdef size CACHE = 4 << 20                 # bytes of weights that are not fetched anew at every step
 cdef int MOST_THREADS = 256
 
 
@@ -200,7 +202,7 @@ cdef bint worth_threads(double work) noexcept nogil:
 
 cdef size block_steps(const lstmx_tile *kernels, const lstmx_layer *l) noexcept nogil:
     """Steps whose W_ih x is summed at once."""
-    return max(1, min(l.steps, SUMS // max(1, l.batch * kernels.gate_width(l.hidden))))
+    return max(1, min(l.steps, max(FEW_STEPS, SUMS // max(1, l.batch * kernels.gate_width(l.hidden)))))
 
 
 cdef void share_out(Job *job, bint backward, int threads) noexcept nogil:
@@ -225,9 +227,10 @@ cdef void share_out(Job *job, bint backward, int threads) noexcept nogil:
     job.threads = max(1, <int>min(threads, l.batch // ROWS_PER_THREAD))
 
 
-cdef bint joins(size batch, size inputs, int threads) noexcept nogil:
-    """Whether W_ih x is summed with W_hh h at each step: where it is short, or where rows abound."""
-    return inputs <= 8 or batch >= 12 * threads
+cdef bint joins(size batch, size inputs, size hidden, size itemsize, int threads) noexcept nogil:
+    """Whether W_ih x is summed with W_hh h at each step: where x is short, or where rows abound and both matrices stay in
+    the cache from step to step."""
+    return inputs <= 8 or (batch >= 12 * threads and 4 * hidden * (inputs + hidden) * itemsize <= CACHE)
 
 
 def block_of_sums(size batch, size inputs, size hidden, size steps, size itemsize, int threads, bint windows=False):
@@ -239,9 +242,9 @@ def block_of_sums(size batch, size inputs, size hidden, size steps, size itemsiz
     if windows:
         block = max(1, min(steps, SUMS // max(1, width * threads)))
         return block, (batch + block * threads, width)
-    if joins(batch, inputs, threads):
+    if joins(batch, inputs, hidden, itemsize, threads):
         return None
-    block = max(1, min(steps, SUMS // max(1, batch * width)))
+    block = min(steps, max(FEW_STEPS, SUMS // max(1, batch * width)))
     return block, (block * batch, width)
 
 

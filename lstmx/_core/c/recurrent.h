@@ -125,28 +125,34 @@ static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, pt
     const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
     const REAL *w_ih = l->w_ih, *w_hh = l->w_hh, *bias = l->bias;
     const int own = sums && !l->windows;   /* what windows share may not be added to */
-    for (ptrdiff_t p = p0; p < p1; p++) {
+    for (ptrdiff_t p = p0; p < p1; p++) {   /* a panel serves all rows before the next one is fetched */
         const ptrdiff_t lanes = FN(lanes_of)(H, p), at = p * 4 * LANES, zr = own ? width : 4 * LANES;
-        REAL *z = own ? sums + at : scratch;
-        FN(operand) px = {x, l->x_row, 1, w_ih + at * I, 4 * lanes, I}, ph = {h, hr, 1, w_hh + at * H, 4 * lanes, H};
-        FN(start) start = sums ? (FN(start)){sums + at, width, 0} : (FN(start)){bias + at, 0, 0};
-        if (rows == 1 && p + 1 < p1 && (p + 2) * LANES <= H) {   /* two panels side by side */
-            if (!sums) {
-                FN(pair_panels)(start, px, 4 * LANES * I, z);
-                start.from = z;
-            }
-            FN(pair_panels)(start, ph, 4 * LANES * H, z);
-            FN(finish_panel)(1, H, p, z, zr, &o);
-            FN(finish_panel)(1, H, ++p, z + 4 * LANES, zr, &o);
-            continue;
-        }
         const int C = (int)(4 * lanes / LANES);
-        if (sums || I <= TERMS) FN(sum_blocks)(C, rows, start, sums ? NULL : &px, &ph, z, zr);
-        else {
-            FN(sum_blocks)(C, rows, start, NULL, &px, z, zr);
-            FN(sum_blocks)(C, rows, (FN(start)){z, zr, 0}, NULL, &ph, z, zr);
+        for (ptrdiff_t r = 0; r < rows; r += CHUNK) {
+            const ptrdiff_t count = rows - r < CHUNK ? rows - r : CHUNK;
+            REAL *z = own ? sums + r * width + at : scratch;
+            FN(operand) px = {x + r * l->x_row, l->x_row, 1, w_ih + at * I, 4 * lanes, I};
+            FN(operand) ph = {h + r * hr, hr, 1, w_hh + at * H, 4 * lanes, H};
+            FN(start) start = sums ? (FN(start)){sums + r * width + at, width, 0} : (FN(start)){bias + at, 0, 0};
+            FN(results) here = o;
+            FN(advance)(&here, r);
+            if (rows == 1 && p + 1 < p1 && (p + 2) * LANES <= H) {   /* two panels side by side */
+                if (!sums) {
+                    FN(pair_panels)(start, px, 4 * LANES * I, z);
+                    start.from = z;
+                }
+                FN(pair_panels)(start, ph, 4 * LANES * H, z);
+                FN(finish_panel)(1, H, p, z, zr, &here);
+                FN(finish_panel)(1, H, ++p, z + 4 * LANES, zr, &here);
+            } else {
+                if (sums || I <= TERMS) FN(sum_blocks)(C, count, start, sums ? NULL : &px, &ph, z, zr);
+                else {
+                    FN(sum_blocks)(C, count, start, NULL, &px, z, zr);
+                    FN(sum_blocks)(C, count, (FN(start)){z, zr, 0}, NULL, &ph, z, zr);
+                }
+                FN(finish_panel)(count, H, p, z, zr, &here);
+            }
         }
-        FN(finish_panel)(rows, H, p, z, zr, &o);
     }
 }
 
@@ -244,7 +250,7 @@ static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, 
         for (ptrdiff_t n = r0; n < end;) {
             const int begins = n >= carried;   /* rows that begin here come from the initial state */
             const ptrdiff_t stop = !begins && carried < end ? carried : end;
-            const ptrdiff_t rows = stop - n < CHUNK ? stop - n : CHUNK;
+            const ptrdiff_t rows = stop - n;
             const REAL *h = l->h_prev ? (REAL *)l->h_prev + (row + n) * l->h_row
                           : begins ? (REAL *)l->h + n * H : FN(y_at)(l, t - way, n);
             FN(results) o = {(REAL *)l->c + n * H, NULL, FN(y_at)(l, t, n), NULL, NULL, H, l->y_row, l->h_row, l->gates_row, 0};
