@@ -1,8 +1,15 @@
 """When any allocation of a call fails: a MemoryError, and nothing is left behind that would change the next call."""
 
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import lstmx
 from lstmx import LSTM, functional
 from lstmx.functional import allocate
 
@@ -171,3 +178,152 @@ def test_functional_calls_survive_every_failure():
         wanted = call()
         for _ in failing(call, 2):
             assert_same_bits(call(), wanted)
+
+
+def _whole_model(dtype):
+    layers = [LSTM(3, 9, 2, bidirectional=True, dropout=0.3), lstmx.Dense(18, 5, "tanh"), lstmx.MeanPool()]
+    return lstmx.Sequential([*layers, lstmx.Dense(5, 2, "softmax")], random_state=0).astype(dtype)
+
+
+def fitted(dtype="float32", lengths=None):
+    """Parameters and losses after a small fit."""
+    net, rng = _whole_model(dtype), np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 6, 3)), rng.integers(0, 2, 7)
+    net.fit(x, y, lengths=lengths, loss="categorical_crossentropy", epochs=2, batch_size=4, random_state=0, verbose=0)
+    return net.parameters(), np.array(net.history_.history["loss"])
+
+
+@pytest.mark.parametrize("lengths", [None, [6, 0, 5, 6, 1, 2, 3]])
+@dtypes
+def test_models_survive_every_failure_in_predict(dtype, lengths):
+    net = _whole_model(dtype)
+    x = np.random.default_rng(0).normal(size=(7, 6, 3))
+    for size in (None, 3):
+        wanted = net.predict(x, lengths=lengths, batch_size=size)
+        for _ in failing(lambda size=size: net.predict(x, lengths=lengths, batch_size=size), 4):
+            assert_same_bits(net.predict(x, lengths=lengths, batch_size=size), wanted)
+
+
+def test_a_fit_that_fails_leaves_a_usable_model():
+    """It keeps finite weights, can be fitted again, and the next fit of a fresh model is as if nothing had been."""
+    wanted, x = fitted(), np.ones((7, 6, 3))
+    nets = []
+
+    def fit():
+        nets.append(_whole_model("float32"))
+        nets[-1].fit(x, np.zeros(7, int), loss="categorical_crossentropy", epochs=2, batch_size=4, verbose=0)
+
+    for granted in failing(fit, 20):
+        net = nets.pop()
+        assert all(np.isfinite(p).all() and not p.flags.writeable for p in net.parameters().values())
+        first = net.predict(x)
+        net.set_parameters(net.parameters())
+        assert_same_bits(net.predict(x), first)
+        if granted % 8 == 0:
+            net.fit(x, np.zeros(7, int), loss="categorical_crossentropy", epochs=1, verbose=0)
+            assert_same_bits(fitted(), wanted)
+
+
+# ------------------------------------------------------------------------------------------ every array of NumPy's
+
+MALLOC = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+CALLOC = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+REALLOC = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+FREE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+class Handler(ctypes.Structure):
+    """PyDataMem_Handler of NumPy's C API."""
+
+    _fields_ = [
+        ("name", ctypes.c_char * 127), ("version", ctypes.c_uint8), ("ctx", ctypes.c_void_p), ("malloc", MALLOC),
+        ("calloc", CALLOC), ("realloc", REALLOC), ("free", FREE),
+    ]  # fmt: skip
+
+
+class Memory:
+    """What NumPy allocates for arrays, in Python and in C, fails when `left` has run down to 0.
+
+    Nothing is ever freed (`free` gets `ctx`, NULL): that may happen while an exception is set, when no Python runs.
+    """
+
+    def __init__(self):
+        libc = ctypes.CDLL(None)
+        for name in ("malloc", "calloc", "realloc"):
+            getattr(libc, name).restype = ctypes.c_void_p
+        libc.malloc.argtypes = [ctypes.c_size_t]
+        libc.calloc.argtypes = [ctypes.c_size_t] * 2
+        libc.realloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        self.left = None
+
+        def granted():
+            if self.left is not None:
+                self.left -= 1
+            return self.left is None or self.left >= 0
+
+        self.handler = Handler(
+            b"failing", 1, None, MALLOC(lambda _, n: libc.malloc(n) if granted() else None),
+            CALLOC(lambda _, n, size: libc.calloc(n, size) if granted() else None),
+            REALLOC(lambda _, p, n: libc.realloc(p, n) if granted() else None), ctypes.cast(libc.free, FREE),
+        )  # fmt: skip
+        self.name = b"mem_handler"
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        capsule = new(ctypes.addressof(self.handler), self.name, None)
+        get = ctypes.pythonapi.PyCapsule_GetPointer
+        get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        core = getattr(np, "_core", None) or np.core
+        api = ctypes.cast(get(core._multiarray_umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
+        ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(api[304])(capsule)  # PyDataMem_SetHandler
+
+
+def check_every_array():
+    """Runs in a child: every allocation of every call fails once."""
+    memory = Memory()
+    calls = {}
+    for dtype in ("float32", "float64"):
+        lstm, two = LSTM(20, 70, 2, dtype=dtype, random_state=0), model(dtype=dtype)
+        one = LSTM(3, 5, dtype=dtype, random_state=0)
+        x, x_two = (np.random.default_rng(1).normal(size=(2, 7, i)).astype(dtype) for i in (20, 3))
+        calls |= {
+            f"{dtype} plain": lambda lstm=lstm, x=x: lstm(x),
+            f"{dtype} one": lambda one=one, x=x_two: one(x[0]),
+            f"{dtype} both": lambda two=two, x=x_two: two(x),
+            f"{dtype} step": lambda lstm=lstm, x=x: lstm.step(x[:, 0]),
+            f"{dtype} stream": lambda lstm=lstm, x=x: lstm.stream(x),
+            f"{dtype} packing": lambda one=one, x=x_two: (one.weights_changed(), one(x), one.step(x[:, 0]))[1:],
+            f"{dtype} training": lambda two=two, x=x_two: _gradients(two, x),
+            f"{dtype} fit": lambda dtype=dtype: fitted(dtype, [6, 0, 5, 6, 1, 2, 3]),
+        }
+    for name, call in calls.items():
+        wanted = call()
+        for granted in [*range(100), *range(100, 10_000, 17)]:
+            memory.left = granted
+            try:
+                call()
+                break
+            except MemoryError:
+                pass
+            finally:
+                memory.left = None
+            if granted < 30 or granted % 5 == 0:
+                assert_same_bits(call(), wanted)
+        assert granted >= 3, name
+        print(name, granted)
+
+
+def _gradients(lstm, x):
+    y, state, tape = lstm.forward(x, rng=0)
+    grads = lstm.backward(tape, y)
+    return y, state, grads.x, grads.state, grads.params
+
+
+@pytest.mark.skipif(os.name != "posix", reason="NumPy's memory handled by libc")
+def test_calls_survive_the_failure_of_any_array():
+    """Those of compiled code too, which `allocate` does not see."""
+    path = os.pathsep.join([str(Path(lstmx.__file__).parents[1]), str(Path(__file__).parent)])
+    code = "import os, test_allocation as t; t.check_every_array(); print('done', flush=True); os._exit(0)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout.endswith("done\n"), done.stdout + done.stderr

@@ -15,7 +15,7 @@ from test_same_bits import CUTS, cutting, problem
 from test_same_bits import child as run_child
 
 from lstmx import LSTM, Dense, Last, Sequential
-from lstmx._core import sequence
+from lstmx._core import sequence, simd
 from lstmx.functional import engine as engines
 
 pytestmark = pytest.mark.skipif(engines.NAME != "tile", reason="about the tile engine's threads")
@@ -290,6 +290,62 @@ def test_the_control_word_is_unchanged_in_worker_threads():
         if "libgomp" not in file.read():
             pytest.skip("another OpenMP runtime")
     assert child(WORKERS) == ["3", "True"]
+
+
+# ------------------------------------------------------------------------------------------ bounds
+
+GUARD = """
+import ctypes, math, mmap
+from lstmx.functional import allocate
+from test_same_bits import COVER
+libc = ctypes.CDLL(None)
+PAGE = mmap.PAGESIZE
+def at_the_end(shape, dtype, alignment=1):
+    # An array before a page that may not be touched; as near as its alignment lets it be.
+    dtype, shape = np.dtype(dtype), shape if isinstance(shape, tuple) else (shape,)
+    count = math.prod(shape)
+    room = -(-count * dtype.itemsize // alignment) * alignment
+    pages = -(-room // PAGE) + 1
+    memory = mmap.mmap(-1, pages * PAGE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert libc.mprotect(ctypes.c_void_p(start + (pages - 1) * PAGE), ctypes.c_size_t(PAGE), 0) == 0
+    array = np.frombuffer(memory, dtype, count, (pages - 1) * PAGE - room).reshape(shape)
+    array.fill(np.nan if dtype.kind == "f" else 0)
+    return array
+def moved(array):
+    found = at_the_end(array.shape, array.dtype)
+    found[...] = array
+    return found
+plain = allocate.empty, allocate.aligned
+for dtype in ("float32", "float64"):
+    for I, H in COVER:
+        lstm = lstmx.LSTM(I, H, 1 + I % 2, bidirectional=H % 2 == 0, dtype=dtype, random_state=0)
+        for N in (1, 2, 13):
+            p = problem(lstm, N, 3)
+            allocate.empty, allocate.aligned = plain
+            lstm.weights_changed()
+            wanted = everything(lstm, p)
+            allocate.empty, allocate.aligned = at_the_end, lambda shape, dtype: at_the_end(shape, dtype, 64)
+            lstm.weights_changed()                            # panels before a guard page too
+            for cut in ("serial", "mixed"):
+                with cutting(cut, 3):
+                    same(everything(lstm, {k: moved(a) for k, a in p.items()}), wanted)
+            if lstm.directions == 1:
+                y, (h, c) = lstm(p["x"], (p["h"], p["c"]))
+                out = moved(y), (moved(h), moved(c))
+                same(lstm.stream(moved(p["x"]), (moved(p["h"]), moved(p["c"])), out=out), (y, (h, c)))
+                for n in range(N):
+                    same(lstm(moved(p["x"][n]), (moved(p["h"][:, n]), moved(p["c"][:, n])))[0], y[n])
+print("done", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages by mprotect")
+@pytest.mark.parametrize("isa", simd.isa()["usable"])
+def test_nothing_is_read_or_written_behind_an_array(isa):
+    """Parameters' panels, slabs, scratch, inputs and outputs end where a page begins that may not be touched."""
+    assert child(GUARD, LSTMX_ISA=isa) == ["done"]
 
 
 # ------------------------------------------------------------------------------------------ parameters set meanwhile

@@ -458,6 +458,25 @@ def test_a_models_predictions_do_not_depend_on_the_batch_or_the_threads(dtype, n
                 same(call(24), wanted)
 
 
+@pytest.mark.parametrize(("cut", "threads"), [("rows", 2), ("rows", 7), ("units", 3), ("mixed", 3)])
+@pytest.mark.parametrize(("I", "H"), [(16, 9), (20, 65), (70, 64)])
+@dtypes
+def test_overlapping_windows_give_the_bits_of_separate_sequences(dtype, I, H, cut, threads):
+    """Where the rows of a series are shared by windows, what is summed of them is too."""
+    layers = [LSTM(I, H, 2, bidirectional=H == 65), Last(), Dense(H * (1 + (H == 65)), 3)]
+    model = Sequential(layers, random_state=0).astype(dtype)
+    for source in DTYPES:
+        series = np.random.default_rng(1).normal(size=(50, I)).astype(source)
+        for steps in (1, 30):
+            windows = np.lib.stride_tricks.sliding_window_view(series, steps, axis=0).swapaxes(1, 2)
+            with lstmx.num_threads(1):
+                wanted = model.predict(windows.copy())
+            with cutting(cut, threads):
+                for size in (None, 7):
+                    same(model.predict(windows, batch_size=size), wanted)
+                same(model.predict(windows[5:9]), wanted[5:9])
+
+
 def trained(name, dtype, ragged, epochs=2):
     model = Sequential(MODELS[name](), random_state=0).astype(dtype)
     X, lengths, y, loss = sample(name, N=26, T=30)
