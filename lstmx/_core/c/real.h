@@ -27,6 +27,7 @@ static const lstmx_tile FN(tiles) = {
 #undef STORE_TAIL
 #undef LANES
 #undef TERMS
+#undef AHEAD
 #undef CHUNK
 #undef TALLEST
 #undef EACH
