@@ -27,7 +27,6 @@ static const lstmx_tile FN(tiles) = {
 #undef STORE_TAIL
 #undef LANES
 #undef TERMS
-#undef AHEAD
 #undef CHUNK
 #undef TALLEST
 #undef EACH

@@ -17,10 +17,6 @@
 #define TALLEST(C) ((C) == 4 ? 3 : (C) == 3 ? 4 : (C) == 2 ? 6 : 12)
 #endif
 
-/* One or two rows wait for the panel to come from the second cache: it is asked for so many k ahead (9 to 12 % at H = 130;
- * nothing from three rows on). */
-#define AHEAD 12
-
 typedef struct {
     const REAL *a;   /* (rows, count), strides ar and ak */
     ptrdiff_t ar, ak;
@@ -48,10 +44,7 @@ INLINE void FN(tile)(const int R, const int C, FN(start) start, const FN(operand
         const ptrdiff_t ar = p->ar, ak = p->ak, bk = p->bk;
         for (ptrdiff_t k = p->count; k > 0; k--, a += ak, b += bk) {
             FN(vec) row[4];
-            UNROLL for (int c = 0; c < C; c++) {
-                row[c] = FN(load)(b + c * LANES);
-                if (R <= 2) PREFETCH(b + AHEAD * C * LANES + c * LANES);
-            }
+            UNROLL for (int c = 0; c < C; c++) row[c] = FN(load)(b + c * LANES);
             UNROLL for (int r = 0; r < R; r++) {
                 const FN(vec) x = FN(splat)(a[r * ar]);
                 UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(vfma)(x, row[c], acc[r][c]);
@@ -103,8 +96,6 @@ INLINE void FN(pair)(const int C, FN(start) start, const REAL *from2, const FN(o
     for (ptrdiff_t k = p->count; k > 0; k--, a += ak, a2 += ak, b += bk, b2 += bk) {
         const FN(vec) x = FN(splat)(*a), x2 = FN(splat)(*a2);
         UNROLL for (int c = 0; c < C; c++) {
-            PREFETCH(b + AHEAD * C * LANES + c * LANES);
-            PREFETCH(b2 + AHEAD * C * LANES + c * LANES);
             acc[c] = FN(vfma)(x, FN(load)(b + c * LANES), acc[c]);
             other[c] = FN(vfma)(x2, FN(load)(b2 + c * LANES), other[c]);
         }
