@@ -10,7 +10,8 @@
  * rows of an activation. Expects vector.h and REGISTERS, the number of vector registers. */
 
 #define TERMS 64
-/* The tallest tile of C vectors: R * C sums, C vectors of b and a broadcast must fit the registers. */
+/* Fetching b ahead was tried: within the noise at every height, for weights in the second cache and beyond.
+ * The tallest tile of C vectors: R * C sums, C vectors of b and a broadcast must fit the registers. */
 #if REGISTERS >= 32
 #define TALLEST(C) ((C) == 4 ? 6 : (C) == 3 ? 8 : 12)
 #else
