@@ -11,7 +11,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from test_same_bits import CUTS, cutting, problem
+from test_same_bits import CUTS, cutting, problem, same
 from test_same_bits import child as run_child
 
 from lstmx import LSTM, Dense, Last, Sequential
@@ -401,6 +401,36 @@ def test_a_running_call_keeps_the_parameters_it_began_with(make, dtype, monkeypa
         assert predict(network, x, dtype).tobytes() in wanted, moment
         if left <= 0:
             assert predict(network, x, dtype).tobytes() == wanted[1], moment
+
+
+@networks()
+def test_a_running_backward_pass_keeps_the_parameters_of_its_tape(make, monkeypatch):
+    network, x = make(), np.random.default_rng(0).normal(size=(3, 6, 4)).astype("f4")
+    old, new = two_sets(network)
+    engine, left = engines.get_engine(), 0
+
+    def gradients():
+        tape = network.forward(x)[-1]
+        return network.backward(tape, np.ones_like(predict(network, x)))
+
+    def late(part):
+        def call(*arguments, **options):
+            nonlocal left
+            result = part(*arguments, **options)
+            left -= 1
+            if left == 0:
+                network.set_parameters(new)
+            return result
+
+        return call
+
+    network.set_parameters(old)
+    wanted = gradients()
+    monkeypatch.setattr(engine, "backward", late(engine.backward), raising=False)
+    for moment in range(1, 7):
+        network.set_parameters(old)
+        left = moment
+        same(gradients()._asdict(), wanted._asdict())
 
 
 @networks()

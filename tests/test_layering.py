@@ -202,7 +202,10 @@ def code(path):
 
 @pytest.mark.parametrize(
     ("pattern", "only"),
-    [(r"\bprange\b|cython\.parallel", {"sequence.pyx", "tile.pyx", "panels.pyx"}), (r"cython_blas|\bscipy\b", {"blas.pyx"})],
+    [
+        (r"\bprange\b|cython\.parallel", {"sequence.pyx", "tile.pyx", "panels.pyx"}),
+        (r"cython_blas|\bscipy\b", {"blas.pyx"}),
+    ],
     ids=["threads", "blas"],
 )
 def test_the_loops_alone_make_threads_and_one_module_calls_blas(pattern, only):

@@ -843,7 +843,7 @@ def test_dropout_depends_on_the_generator_and_the_place_alone():
 def test_every_layer_drops_other_units():
     lstm = make(3, 8, 4, dropout=0.5)
     tape = lstm.forward(inputs(lstm, 4, 5)[0], rng=7)[2]
-    masks = [rows == 0 for rows, _, _ in tape.parts["layers"][1:]]  # what each layer reads
+    masks = [rows == 0 for rows, *_ in tape.parts["layers"][1:]]  # what each layer reads
     assert len(masks) == 3 and all(0 < mask.sum() < mask.size for mask in masks)
     assert all((a != b).any() for a, b in itertools.combinations(masks, 2))
 

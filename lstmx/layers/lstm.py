@@ -149,16 +149,18 @@ class LSTM(Layer):
                 drop = (int(key) + layer * 0x9E3779B97F4A7C15) % 2**64
                 rows = kernels.dropout(rows, self.dropout, drop, context)
             y = allocate.empty((len(rows), wide), self.dtype)
+            weights = [self.weights(layer, direction, derived) for direction in range(self.directions)]
             slabs = []
             for direction in range(self.directions):
                 k = layer * self.directions + direction
                 columns = y[:, direction * self.hidden_size :][:, : self.hidden_size]
-                weights = self.weights(layer, direction, derived)
                 slabs.append(
-                    get_engine().forward(rows, weights, context, direction == 1, h[k], c[k], columns, training)
+                    get_engine().forward(
+                        rows, weights[direction], context, direction == 1, h[k], c[k], columns, training
+                    )
                 )
             if training:
-                tape.append((rows, slabs, drop))
+                tape.append((rows, slabs, drop, weights))
             rows = y
         return rows, tape
 
@@ -170,7 +172,7 @@ class LSTM(Layer):
         Returns dx (S, I) or None.
         """
         for layer in reversed(range(self.num_layers)):
-            rows, all_slabs, drop = tape[layer]
+            rows, all_slabs, drop, weights = tape[layer]
             dx = allocate.empty(rows.shape, self.dtype) if layer or need_dx else None
             for direction in range(self.directions):
                 k = layer * self.directions + direction
@@ -178,7 +180,7 @@ class LSTM(Layer):
                 suffix = f"_l{layer}" + "_reverse" * direction
                 slabs = kept(all_slabs[direction]) if retain else all_slabs[direction]
                 get_engine().backward(
-                    rows, self.weights(layer, direction), context, direction == 1, slabs, columns, dh[k], dc[k], dx,
+                    rows, weights[direction], context, direction == 1, slabs, columns, dh[k], dc[k], dx,
                     direction > 0, [out.get(name + suffix) for name in ("weight_ih", "weight_hh", "bias")],
                     (None, None) if flow is None else flow[layer, direction],
                 )  # fmt: skip

@@ -57,14 +57,12 @@ class Dense(Layer):
         derived = self._derived
         params, packed = derived["params"], derived.setdefault("weight", Packed())
         y = kernels.linear(rows, params["weight"], params["bias"], activation, packed)
-        return y, context, (rows, y, activation, packed)
+        return y, context, (rows, y, activation, params["weight"], packed)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol; dy is overwritten."""
-        rows, y, activation, packed = tape
-        return kernels.linear_backward(
-            rows, self._params["weight"], y, dy, activation, (out["weight"], out["bias"]), need_dx, packed
-        )
+        rows, y, activation, weight, packed = tape
+        return kernels.linear_backward(rows, weight, y, dy, activation, (out["weight"], out["bias"]), need_dx, packed)
 
     def step_rows(self, x_t, state):
         """The layer protocol; there is no state."""
