@@ -475,7 +475,7 @@ class LSTM(Layer):
             gradients = self.size + rows * 2 * (self.input_size + wide) + 2 * states
             total = tape + scratch + dropped + outputs + 2 * states + gradients
         elif engine.plain:
-            total = rows * wide * (1 + min(layers - 1, 2)) + states + scratch
+            total = rows * wide * (1 + min(layers - 1, 2)) + states + directions * scratch
         else:
             below = wide if layers > 1 else 0
             total = rows * (self.input_size + below + 2 * wide) + 2 * states + scratch
