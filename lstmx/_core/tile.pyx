@@ -33,7 +33,7 @@ cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread belo
 cdef size ROWS_PER_THREAD = 4             # fewer, and the tiles are too flat: the units are split instead
 cdef size SUMS = 65536                    # values of W_ih x that one block holds, if that is a few steps
 cdef size FEW_STEPS = 4
-cdef size CACHE = 4 << 20                 # bytes of weights that are not fetched anew at every step
+cdef size CACHE = 8 << 20                 # bytes of weights that are not fetched anew at every step
 cdef int MOST_THREADS = 256
 
 

@@ -195,20 +195,16 @@ def markdown(results):
     e = results["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     lines = [BEGIN, f"{e['cpu']}, {e['isa']['active']}; {versions}.", ""]
-    lines += ["| task | threads | shapes | of FMA peak, at best | peer | geometric mean | worst | at T,N,I,H |"]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    summary = results["summary"]
+    peers = list(dict.fromkeys(s["peer"] for s in summary if s["peer"] != BEST)) + [BEST] * bool(summary)
+    lines += ["| " + " | ".join(["task", "threads", "shapes", "of FMA peak, at best", *peers]) + " |"]
+    lines += ["|---" * (4 + len(peers)) + "|"]
     for (task, threads), cases in groups(results).items():
         top = as_percent(max((case["peak_fraction"] or 0 for case in cases), default=0) or None)
-        rows = [s for s in results["summary"] if (s["task"], s["threads"]) == (task, threads)]
-        peers = [s for s in rows if s["peer"] != BEST]
-        for s in rows if len(peers) > 1 else peers:
-            lines.append(
-                f"| {TASKS[task].about} | {threads} | {s['cases']} | {top} | {s['peer']} | {s['geometric_mean']:.2f} "
-                f"| {s['worst']:.2f} | {s['worst_shape']} |"
-            )
-        if not rows:
-            lines.append(f"| {TASKS[task].about} | {threads} | {len(cases)} | {top} | none | - | - | - |")
-    return "\n".join([*lines, END])
+        found = {s["peer"]: s for s in summary if (s["task"], s["threads"]) == (task, threads)}
+        cells = [f"{found[p]['geometric_mean']:.2f} ({found[p]['worst']:.2f})" if p in found else "-" for p in peers]
+        lines.append("| " + " | ".join([TASKS[task].about, str(threads), str(len(cases)), top, *cells]) + " |")
+    return "\n".join([*lines, "", "Geometric mean over the shapes, in brackets the worst shape.", END])
 
 
 def chart(results, path):
