@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import os
 import threading
 
 import numpy as np
@@ -10,19 +9,11 @@ import numpy as np
 from lstmx import losses, monitor, optim, sequences, training
 from lstmx.functional import Gradients, Tape, allocate, kernels, own_rows, read_gradient, read_tape, validate
 from lstmx.functional.engine import get_engine
+from lstmx.functional.threads import Lock
 from lstmx.layers import LSTM, Dense, Embedding, Layer
 from lstmx.layers.chain import check_chain
 
-_setting = threading.Lock()  # held for microseconds: while the parameters of several layers are replaced or picked up
-
-
-def _after_fork():
-    global _setting
-    _setting = threading.Lock()  # another thread of the parent may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_setting = Lock()  # held for microseconds: while the parameters of several layers are replaced or picked up
 
 
 class Sequential:

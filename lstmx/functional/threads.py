@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import os
+import threading
 
 from lstmx._core import sequence
 from lstmx.functional import validate
@@ -11,6 +12,24 @@ _setting = None  # set_num_threads
 _local = contextvars.ContextVar("lstmx_num_threads", default=None)  # num_threads
 _used_threads = False  # whether this process may have started a pool
 _serial = False  # whether it is the fork of one that had
+
+
+class Lock:
+    """A lock that a forked child finds open, whoever held it in the parent."""
+
+    def __init__(self):
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self):
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        return self._lock.__enter__()
+
+    def __exit__(self, *error):
+        return self._lock.__exit__(*error)
 
 
 def _cgroup_quota():

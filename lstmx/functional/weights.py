@@ -4,24 +4,13 @@ Packed weights are built on first use and never changed: a call holds what it wo
 `Weights`. A fit changes parameters where they lie; it says so by `Layer.weights_changed`, which drops them.
 """
 
-import os
-import threading
-
 import numpy as np
 
 from lstmx._core import panels as core
 from lstmx.functional import allocate
+from lstmx.functional.threads import Lock
 
-_lock = threading.Lock()
-
-
-def _after_fork():
-    global _lock
-    _lock = threading.Lock()  # another thread of the parent may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_lock = Lock()
 
 
 class Packed:
