@@ -11,11 +11,12 @@ from lstmx._version import __version__
 from lstmx.functional.threads import get_num_threads, num_threads, set_num_threads
 from lstmx.layers import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Trace
 from lstmx.model import Sequential
-from lstmx.monitor import Callback, EarlyStopping, History
-from lstmx.optim import SGD, Adam, AdamW, CosineDecay, ExponentialDecay, RMSprop, StepDecay, Warmup
 
-# Loaded on first use: what needs more than numpy, or is seldom wanted.
+# Loaded on first use: what needs more than numpy, and what a program that only predicts can do without.
 _LAZY = {
+    **{name: ("lstmx.monitor", name) for name in ("Callback", "EarlyStopping", "History")},
+    **{name: ("lstmx.optim", name) for name in ("SGD", "Adam", "AdamW", "RMSprop")},
+    **{name: ("lstmx.optim", name) for name in ("CosineDecay", "ExponentialDecay", "StepDecay", "Warmup")},
     "load": ("lstmx.interop.files", "load"),
     "show_config": ("lstmx.cli", "show_config"),
     "datasets": ("lstmx.datasets", None),
@@ -26,25 +27,14 @@ _LAZY = {
 
 __all__ = [
     "LSTM",
-    "SGD",
-    "Adam",
-    "AdamW",
-    "Callback",
-    "CosineDecay",
     "Dense",
     "Dropout",
-    "EarlyStopping",
     "Embedding",
-    "ExponentialDecay",
     "FinalState",
-    "History",
     "Last",
     "MeanPool",
-    "RMSprop",
     "Sequential",
-    "StepDecay",
     "Trace",
-    "Warmup",
     "__version__",
     "functional",
     "get_num_threads",

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from lstmx import losses, monitor, optim, sequences, training
+from lstmx import sequences
 from lstmx.functional import Gradients, Tape, allocate, kernels, own_rows, read_gradient, read_tape, validate
 from lstmx.functional.engine import get_engine
 from lstmx.functional.threads import Lock
@@ -219,6 +219,8 @@ class Sequential:
             for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
                 if value is not None:
                     validate.number(name, value, 0, open_low=True)
+            from lstmx import losses, monitor, optim, training  # a program that only predicts does without them
+
             chosen_loss = losses.get_loss(loss, self._final_activation)
             logits = loss == "binary_crossentropy" and self._final_activation == "linear"
             chosen_metrics = losses.get_metrics(metrics, logits)
@@ -263,6 +265,8 @@ class Sequential:
         if validation_lengths is not None:
             raise ValueError("validation_lengths: given without validation_data")
         if fraction:
+            from lstmx import training
+
             train, held = sequences.split(len(data.inputs), fraction, where, rng)
             return training.Subset(data, train), training.Subset(data, held)
         return data, None
@@ -275,6 +279,8 @@ class Sequential:
         weights = sequences.read_weights(
             sample_weight, class_weight, targets, inputs, self.output_size, self.dtype, prefix
         )
+        from lstmx import training
+
         return training.Data(inputs, targets, weights)
 
     def _read(self, X, lengths):
