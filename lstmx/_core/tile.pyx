@@ -28,7 +28,7 @@ cdef extern from "Python.h":
 
 cdef double SIGNAL_INTERVAL = 0.05        # seconds between looks for Ctrl-C
 cdef double LONG = 1e6                    # floating-point operations that take some 20 us: then the GIL is let go
-cdef double WORTH_A_THREAD = 2e6          # operations of a call below which it runs serially
+cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it runs serially
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
 cdef size ROWS_PER_THREAD = 4             # fewer, and the tiles are too flat: the units are split instead
 cdef size SUMS = 65536                    # values of W_ih x that one block holds, if that is a few steps

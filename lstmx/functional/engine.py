@@ -105,7 +105,7 @@ class TileEngine:
 
 def _threads_for(work):
     """The threads that a call may have; asking is not free, so a small one (`work` in 8 operations) does not."""
-    return 1 if work < 250_000 else threads.get_num_threads()
+    return 1 if work < 750_000 else threads.get_num_threads()
 
 
 def _not_plain(x, state, out, step):
