@@ -1,10 +1,11 @@
 """The compiled core.
 
-Importing it loads the OpenMP runtime. Left to itself, GCC's lets idle threads spin for a millisecond; where another program
-wants the core they sit on, a small call then takes twenty times as long. So it is told to spin for some 20 us, as the core's
-own barrier does, unless the environment says something else.
+Importing it loads the OpenMP runtime. Left to itself, GCC's lets idle threads spin for a millisecond; where another
+program wants the core they sit on, a small call then takes twenty times as long. So it is told to spin for some 20 us,
+as the core's own barrier does, unless the environment says something else.
 """
 
+import importlib
 import os
 
 _LIMITED = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
@@ -12,7 +13,7 @@ _LIMITED = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
 if _LIMITED:
     os.environ["GOMP_SPINCOUNT"] = "1000"
 try:
-    from lstmx._core import tile as _  # loads the runtime, which reads the variable now and never again
+    importlib.import_module("lstmx._core.tile")  # loads the runtime, which reads the variable now and never again
 finally:
     if _LIMITED:
         del os.environ["GOMP_SPINCOUNT"]

@@ -22,7 +22,10 @@ def add_arguments(parser):
     """The options of ``lstmx bench``."""
     every = ", ".join(tasks.TASKS)
     parser.add_argument(
-        "--task", type=_list(str, "names"), metavar="NAMES", help=f"of {every}; or all ({','.join(tasks.DEFAULT)})"
+        "--task",
+        type=_list(str, "names"),
+        metavar="NAMES",
+        help=f"of {every}; or all (default: {','.join(tasks.DEFAULT)})",
     )
     parser.add_argument(
         "--shape", action="append", metavar="SHAPE",
@@ -70,9 +73,15 @@ def _progress(case):
 
 def _results(options):
     if options.source is not None:
-        results = json.loads(Path(options.source).read_text(encoding="utf-8"))
+        try:
+            results = json.loads(Path(options.source).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            results = error
         if not isinstance(results, dict) or results.get("schema") != runner.SCHEMA:
-            raise ValueError(f"--from: {options.source!r} must be a file that lstmx bench --json has written")
+            told = f" ({results})" if isinstance(results, OSError) else ""
+            raise ValueError(
+                f"--from: got {options.source!r}, must be a file that lstmx bench --json has written{told}"
+            )
         return results
     peers = [] if options.peers == ["none"] else options.peers
     return runner.run(

@@ -152,19 +152,29 @@ def random_children(random_state, count):
 def output(name, out, y_shape, state_shape, dtype, inputs, state):
     """Check (y, (h, c)) that results are written to: plain arrays that share no memory, but h and c with `state`."""
     if not isinstance(out, tuple | list) or len(out) != 2 or not isinstance(out[1], tuple | list) or len(out[1]) != 2:
-        raise TypeError(f"{name}: got {type(out).__name__}, must be (y, (h, c)), as a call returns")
+        raise TypeError(
+            f"{name}: got {type(out).__name__}, must be a pair (y, (h, c)) of arrays, as a call without out returns"
+        )
     y, (h, c) = out
     for part, array, shape in (("y", y, y_shape), ("h", h, state_shape), ("c", c, state_shape)):
         if type(array) is not np.ndarray:
             raise TypeError(f"{name} {part}: got {type(array).__name__}, must be an ndarray")
-        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous or not array.flags.writeable:
+        wrong = [
+            f"shape {array.shape}" if array.shape != shape else "",
+            f"type {array.dtype}" if array.dtype != dtype else "",
+            "" if array.flags.c_contiguous else "one that is not C-contiguous",
+            "" if array.flags.writeable else "one that is read-only",
+        ]
+        if any(wrong):
             raise ValueError(
-                f"{name} {part}: got shape {array.shape} of {array.dtype}, must be a writable, C-contiguous array "
+                f"{name} {part}: got {' and '.join(filter(None, wrong))}, must be a writable, C-contiguous array "
                 f"{shape} of {dtype}; np.empty({shape}, {dtype.name!r}) makes one"
             )
     others = [*inputs, *(a for a in state if isinstance(a, np.ndarray) and a is not h and a is not c)]
     pairs = [(y, h), (y, c), (h, c), *((a, b) for a in (y, h, c) for b in others)]
     swapped = len(state) == 2 and (state[0] is c or state[1] is h)
     if swapped or any(np.may_share_memory(a, b) for a, b in pairs) or any(y is a for a in state):
-        raise ValueError(f"{name}: its arrays overlap each other or what is read; only the state may be given as both")
+        raise ValueError(
+            f"{name}: its arrays overlap each other or what is read; give arrays of their own, or the very state"
+        )
     return y, (h, c)
