@@ -82,7 +82,8 @@ def fakes(tmp_path, monkeypatch):
 
 
 def run(task=("inference",), shape=SMALL, peers=(), **options):
-    return runner.run(list(task), list(shape), [1], list(peers), quick=True, rounds=options.pop("rounds", 1), **options)
+    peers = None if peers is None else list(peers)
+    return runner.run(list(task), list(shape), [1], peers, quick=True, rounds=options.pop("rounds", 1), **options)
 
 
 # ---------------------------------------------------------------------------------------------- running
@@ -190,10 +191,13 @@ def test_lstmx_itself_failing_is_the_exit_status(monkeypatch, capsys, fakes):
 
 def test_a_peer_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(tasks.ENGINES, "torch", ("lstmx.bench.torch_engine:TorchEngine", ("no_such_package",), {}))
-    results = run(peers=["torch"])
+    monkeypatch.setattr(tasks, "PEERS", ("torch",))
+    results = run(peers=None)
     assert results["absent"] == {"torch": "no_such_package not installed"}
     assert "absent: torch (no_such_package not installed)" in report.text(results)
     assert set(results["cases"][0]["engines"]) == {"lstmx"}
+    with pytest.raises(ValueError, match="peers: got torch, which must be installed first: pip install no_such"):
+        run(peers=["torch"])
 
 
 def test_ctrl_c_keeps_what_was_measured(monkeypatch, capsys):

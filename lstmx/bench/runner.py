@@ -247,6 +247,10 @@ def run(task=None, shape=None, threads=None, peers=None, rounds=None, quick=Fals
     plan = Plan(task, shape, threads, peers, rounds, quick)
     gone = {name: tasks.missing(name) for name in plan.peers}
     present = [name for name in plan.peers if not gone[name]]
+    asked = [name for name in peers or () if gone[name]]
+    if asked:
+        packages = " ".join(package for name in asked for package in gone[name])
+        raise ValueError(f"peers: got {', '.join(asked)}, which must be installed first: pip install {packages}")
     results = {
         "schema": SCHEMA,
         "environment": environment.describe(),
