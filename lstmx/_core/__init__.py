@@ -1,8 +1,8 @@
 """The compiled core.
 
 Importing it loads the OpenMP runtime. Left to itself, GCC's lets idle threads spin for a millisecond; where another
-program wants the core they sit on, a small call then takes twenty times as long. So it is told to spin for some 20 us,
-as the core's own barrier does, unless the environment says something else.
+program wants the core they sit on, a small call then takes twenty times as long. So it is told to spin for some 50 us,
+unless the environment says something else.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import os
 _LIMITED = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
 
 if _LIMITED:
-    os.environ["GOMP_SPINCOUNT"] = "1000"
+    os.environ["GOMP_SPINCOUNT"] = "3000"
 try:
     importlib.import_module("lstmx._core.tile")  # loads the runtime, which reads the variable now and never again
 finally:
