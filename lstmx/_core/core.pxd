@@ -57,7 +57,7 @@ cdef extern from "core.h" nogil:
         void (*pack_gates)(Py_ssize_t hidden, Py_ssize_t K, const void *w, void *panels) noexcept nogil
         void (*pack_columns)(int transposed, Py_ssize_t K, Py_ssize_t n, const void *w, void *panels) noexcept nogil
         void (*product)(Py_ssize_t rows, Py_ssize_t n, Py_ssize_t K, const void *a, Py_ssize_t a_row, const void *panels,
-                        const void *bias, void *out, Py_ssize_t out_row, int add, Py_ssize_t first,
+                        void *out, Py_ssize_t out_row, int add, Py_ssize_t first,
                         Py_ssize_t last) noexcept nogil
         void (*outer)(Py_ssize_t rows, Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t n, const void *a, Py_ssize_t a_row,
                       const void *b, Py_ssize_t b_row, void *out, Py_ssize_t out_row, int add, void *strip) noexcept nogil

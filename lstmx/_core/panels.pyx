@@ -61,7 +61,7 @@ cdef void product_part(const Matrices *j, bint outer, int me, int members) noexc
                             <char *>j.b + r * j.n * j.itemsize, j.n, j.out, j.n, end < j.rows, j.strips + me * j.strip_bytes)
             end = r
     elif first < last:
-        j.kernels.product(last - first, j.n, j.rows, <char *>j.a + first * j.rows * j.itemsize, j.rows, j.b, NULL,
+        j.kernels.product(last - first, j.n, j.rows, <char *>j.a + first * j.rows * j.itemsize, j.rows, j.b,
                           <char *>j.out + first * j.n * j.itemsize, j.n, 0, 0,
                           (j.n + 4 * j.kernels.lanes - 1) // (4 * j.kernels.lanes))
 

@@ -61,9 +61,9 @@ typedef struct {
     ptrdiff_t (*column_width)(ptrdiff_t n);
     void (*pack_gates)(ptrdiff_t hidden, ptrdiff_t K, const void *w, void *panels);
     void (*pack_columns)(int transposed, ptrdiff_t K, ptrdiff_t n, const void *w, void *panels);
-    /* out (rows, n) := [out +] bias + a (rows, K) B (K, n) for the groups from..to of 4 vectors of columns. */
+    /* out (rows, n) := [out +] a (rows, K) B (K, n) for the groups from..to of 4 vectors of columns. */
     void (*product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *a, ptrdiff_t a_row, const void *panels,
-                    const void *bias, void *out, ptrdiff_t out_row, int add, ptrdiff_t from, ptrdiff_t to);
+                    void *out, ptrdiff_t out_row, int add, ptrdiff_t from, ptrdiff_t to);
     /* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n], one chain. `strip` has room for
      * rows * 4 * lanes values. */
     void (*outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *a, ptrdiff_t a_row, const void *b,

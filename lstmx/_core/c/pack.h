@@ -59,22 +59,19 @@ static void FN(pack_columns)(int transposed, ptrdiff_t K, ptrdiff_t n, const voi
 enum { FN(CHUNK) = 36 };   /* rows that are summed together: they share the panel's block in the first cache */
 #define CHUNK FN(CHUNK)
 
-/* out (rows, n) := [out +] bias + a (rows, K) B (K, n) for the groups of columns from..to of 4 vectors; bias may be NULL. */
+/* out (rows, n) := [out +] a (rows, K) B (K, n) for the groups of columns from..to of 4 vectors. */
 static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const REAL *a, ptrdiff_t ar,
-                        const REAL *panels, const REAL *bias, REAL *out, ptrdiff_t ldo, int add, ptrdiff_t from,
-                        ptrdiff_t to) {
+                        const REAL *panels, REAL *out, ptrdiff_t ldo, int add, ptrdiff_t from, ptrdiff_t to) {
     ALIGNED REAL z[CHUNK * 4 * LANES];
     for (ptrdiff_t group = from; group < to; group++) {
         const ptrdiff_t j = group * 4 * LANES, columns = n - j < 4 * LANES ? n - j : 4 * LANES;
         const ptrdiff_t width = FN(column_width)(columns);
         const REAL *b = panels + K * j;
-        ALIGNED REAL start[4 * LANES] = {0};
-        if (bias) memcpy(start, bias + j, (size_t)columns * sizeof(REAL));
         for (ptrdiff_t r = 0; r < rows; r += CHUNK) {
             const ptrdiff_t height = rows - r < CHUNK ? rows - r : CHUNK;
             const int direct = columns == width && !add;
             REAL *to_z = direct ? out + r * ldo + j : z;
-            FN(sum_blocks)((int)(width / LANES), height, (FN(start)){start, 0, 0}, NULL,
+            FN(sum_blocks)((int)(width / LANES), height, (FN(start)){NULL, 0, 0}, NULL,
                            &(FN(operand)){a + r * ar, ar, 1, b, width, K}, to_z, direct ? ldo : width);
             if (direct) continue;
             for (ptrdiff_t i = 0; i < height; i++) {
@@ -88,8 +85,8 @@ static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const REAL *a,
 }
 
 static void FN(any_product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *a, ptrdiff_t a_row, const void *panels,
-                            const void *bias, void *out, ptrdiff_t out_row, int add, ptrdiff_t from, ptrdiff_t to) {
+                            void *out, ptrdiff_t out_row, int add, ptrdiff_t from, ptrdiff_t to) {
     const unsigned saved = flush_subnormals();
-    FN(product)(rows, n, K, a, a_row, panels, bias, out, out_row, add, from, to);
+    FN(product)(rows, n, K, a, a_row, panels, out, out_row, add, from, to);
     restore_control(saved);
 }

@@ -302,7 +302,7 @@ static void FN(backward_carry)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
     const ptrdiff_t H = l->hidden, row = FN(first_row)(l, t), end = r1 < FN(rows_at)(l, t) ? r1 : FN(rows_at)(l, t);
     if (r0 >= end) return;
     const unsigned saved = flush_subnormals();
-    FN(product)(end - r0, H, 4 * H, (const REAL *)l->gates + (row + r0) * l->gates_row, l->gates_row, l->w_hh_columns, NULL,
+    FN(product)(end - r0, H, 4 * H, (const REAL *)l->gates + (row + r0) * l->gates_row, l->gates_row, l->w_hh_columns,
                 (REAL *)l->dh + r0 * H, H, 0, g0, g1);
     restore_control(saved);
 }
@@ -380,7 +380,7 @@ static void FN(weight_gradients)(const lstmx_layer *l, ptrdiff_t r0, ptrdiff_t r
     }
     if (l->dx) {
         const ptrdiff_t from = r0 + rows * part / parts, to = r0 + rows * (part + 1) / parts;
-        FN(product)(to - from, I, 4 * H, (const REAL *)l->gates + from * l->gates_row, l->gates_row, l->w_ih_columns, NULL,
+        FN(product)(to - from, I, 4 * H, (const REAL *)l->gates + from * l->gates_row, l->gates_row, l->w_ih_columns,
                     (REAL *)l->dx + from * I, I, l->add_to_dx, 0, (I + 4 * LANES - 1) / (4 * LANES));
     }
     restore_control(saved);

@@ -16,7 +16,6 @@
 #undef LN2_LOW
 #undef EXP_MIN
 #undef EXP_MAX
-#undef SIGMOID_MAX
 #undef TANH_MAX
 #undef Q_DEGREE
 #undef Q

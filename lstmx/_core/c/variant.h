@@ -86,7 +86,6 @@ GCC_TARGET(ISA_TARGET)
 #define LN2_LOW -2.12194440e-4f
 #define EXP_MIN -87.336544f              /* ln of the smallest normal */
 #define EXP_MAX 88.3762626f              /* k = 127 is the last exponent */
-#define SIGMOID_MAX 87.336544f
 #define TANH_MAX 9.5f                    /* tanh rounds to 1 from 9.02 on */
 #define Q_DEGREE 4
 #define Q q_f32
@@ -116,7 +115,6 @@ static const float q_f32[] = {0.5f, 0.16666576989698776f, 0.041666554617204574f,
 #define LN2_LOW 1.9082149292705877e-10
 #define EXP_MIN -708.39641853226408
 #define EXP_MAX 709.43613930310391
-#define SIGMOID_MAX 708.39641853226408
 #define TANH_MAX 20.0                    /* tanh rounds to 1 from 19.06 on */
 #define Q_DEGREE 10
 #define Q q_f64
