@@ -12,16 +12,24 @@ from lstmx.functional.threads import get_num_threads, num_threads, set_num_threa
 from lstmx.layers import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Trace
 from lstmx.model import Sequential
 
+_ESTIMATORS = (
+    *("LSTMAnomalyDetector", "LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "LSTMTransformer"),
+    *("LossCurveDisplay", "SequenceScaler"),
+)
+
 # Loaded on first use: what needs more than numpy, and what a program that only predicts can do without.
 _LAZY = {
     **{name: ("lstmx.monitor", name) for name in ("Callback", "EarlyStopping", "History")},
     **{name: ("lstmx.optim", name) for name in ("SGD", "Adam", "AdamW", "RMSprop")},
     **{name: ("lstmx.optim", name) for name in ("CosineDecay", "ExponentialDecay", "StepDecay", "Warmup")},
+    **{name: ("lstmx.estimators", name) for name in _ESTIMATORS},
     "load": ("lstmx.interop.files", "load"),
     "show_config": ("lstmx.cli", "show_config"),
     "datasets": ("lstmx.datasets", None),
+    "estimators": ("lstmx.estimators", None),
     "init": ("lstmx.init", None),
     "inspect": ("lstmx.inspect", None),
+    "predictors": ("lstmx.predictors", None),
     "testing": ("lstmx.testing", None),
 }
 

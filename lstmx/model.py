@@ -112,7 +112,7 @@ class Sequential:
 
     # On packed rows: what training needs.
 
-    def _now(self):
+    def now(self):
         """The layers as they are: parameters that another thread sets meanwhile change nothing of a call."""
         with _setting:
             return [layer.now() for layer in self.layers]
@@ -293,9 +293,9 @@ class Sequential:
                     raise ValueError(f"lengths: X is one sequence of shape {array.shape}; cut it to its length instead")
                 context = sequences.SequenceContext(np.array([len(array)], np.int64), len(array), "single")
                 return context.pack(array), context
-        return self._pack(sequences.read_inputs(X, self, lengths))
+        return self.pack(sequences.read_inputs(X, self, lengths))
 
-    def _pack(self, inputs):
+    def pack(self, inputs):
         """(rows, context) of all sequences."""
         every = np.arange(len(inputs))
         context = inputs.context(every)
@@ -327,13 +327,14 @@ class Sequential:
         many = isinstance(X, list | tuple) or np.ndim(X) == (2 if self.embedding else 3)
         inputs = sequences.read_inputs(X, self, lengths) if many else None
         if many and len(inputs) > batch_size:
-            return self._predict_parts(inputs, batch_size)
-        rows, context = self._pack(inputs) if many else self._read(X, lengths)
-        rows, context, _ = self.forward_rows(rows, context, False, None, layers=self._now())
+            return self.predict_sequences(inputs, batch_size)
+        rows, context = self.pack(inputs) if many else self._read(X, lengths)
+        rows, context, _ = self.forward_rows(rows, context, False, None, layers=self.now())
         return context.unpack(rows)
 
-    def _predict_parts(self, inputs, batch_size):
-        outputs, share, layers = sequences.Outputs(inputs), self._shares(), self._now()
+    def predict_sequences(self, inputs, batch_size=256):
+        """`predict` for validated `sequences.Sequences`."""
+        outputs, share, layers = sequences.Outputs(inputs), self._shares(), self.now()
         for chosen in sequences.plan(inputs.lengths, batch_size, False, None):
             context = inputs.context(chosen)
             if not inputs.ragged:
@@ -424,7 +425,7 @@ class Sequential:
         if not isinstance(state, tuple | list) or len(state) != len(self.layers):
             raise TypeError("state: must be what the last step of this model returned, or None")
         after = []
-        for layer, before in zip(self._now(), state, strict=True):
+        for layer, before in zip(self.now(), state, strict=True):
             rows, now = layer.step_rows(rows, before)
             after.append(now)
         return (rows[0] if single else rows), tuple(after)
@@ -441,9 +442,12 @@ class Sequential:
         dict of int to Trace
             By the layer's index in ``layers``.
         """
-        rows, context = self._read(X, lengths)
+        return self.trace_rows(*self._read(X, lengths))
+
+    def trace_rows(self, rows, context):
+        """`trace` on packed rows."""
         traces = {}
-        for k, layer in enumerate(self._now()):
+        for k, layer in enumerate(self.now()):
             if isinstance(layer, LSTM):
                 rows, traces[k] = layer.trace_rows(rows, context)
                 context.directions = layer.directions

@@ -17,9 +17,12 @@ class Sequences:
     lengths : ndarray of int64 (N,) or None
     dtype : numpy.dtype, optional
         Of the rows taken; the whole is not converted.
+    shift, scale : ndarray (F,), optional
+        Rows are given as (x - shift) / scale.
     """
 
-    def __init__(self, x, lengths=None, dtype=None):
+    def __init__(self, x, lengths=None, dtype=None, shift=None, scale=None):
+        self._affine = None if scale is None else (np.asarray(shift, dtype), np.asarray(1 / scale, dtype))
         self.ragged = isinstance(x, list)
         if self.ragged:
             self.lengths = np.array([len(a) for a in x], np.int64)
@@ -47,14 +50,28 @@ class Sequences:
 
     def take(self, chosen, context, share=False):
         """Packed rows of the batch of these sequences; with `share` as `Windows` if they are that."""
+        share = share and self._affine is None
         if share and self._alike and not self.ragged and chosen[-1] - chosen[0] == len(chosen) - 1:
             windows = Windows.of(self.x[chosen[0] : chosen[-1] + 1, : self.lengths[0]], self._source.dtype)
             if windows is not None and (chosen[:-1] < chosen[1:]).all():
                 return windows
         chosen = np.ascontiguousarray(context.sort(chosen), np.intp)
         if self.ragged:
-            return self._source.take(context, start=self.starts[chosen])
-        return self._source.take(context, chosen)
+            rows = self._source.take(context, start=self.starts[chosen])
+        else:
+            rows = self._source.take(context, chosen)
+        if self._affine is not None:
+            rows -= self._affine[0]
+            rows *= self._affine[1]
+        return rows
+
+    @classmethod
+    def stretches(cls, series, starts, lengths, dtype, shift=None, scale=None):
+        """Stretches of one array (S, F), by first row and length (each (n,)); they may overlap and are not copied."""
+        self = cls([series], None, dtype, shift, scale)
+        self.starts, self.lengths = np.asarray(starts, np.intp), np.asarray(lengths, np.int64)
+        self._alike = len(self) > 0 and bool((self.lengths == self.lengths[0]).all())
+        return self
 
 
 class Outputs:

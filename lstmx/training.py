@@ -313,15 +313,20 @@ class Trainer:
 
     def evaluate(self, data):
         """Loss and metrics on `data`, without dropout."""
+        loss, outputs = self.outputs(data, bool(self.metrics))
+        return {"loss": loss} | self._measure([(target, prediction) for target, prediction, _ in outputs])
+
+    def outputs(self, data, keep=True):
+        """(loss, [(targets, predictions, weights) of every batch]) on `data`, without dropout."""
         total, weight, outputs = 0.0, 0.0, []
         for chosen in plan(data.inputs.lengths, max(self.batch_size, 64), False, None):
             rows, context, target, w = data.take(chosen)
             prediction, _, _ = self.model.forward_rows(rows, context, False, None, self.activation)
             total += self.loss.total(prediction, target, w)[0]
             weight += kernels.total(w)
-            if self.metrics:
-                outputs.append((target, self.model.finish(prediction, self.activation)))
-        return {"loss": total / weight if weight else 0.0} | self._measure(outputs)
+            if keep:
+                outputs.append((target, self.model.finish(prediction, self.activation), w))
+        return (total / weight if weight else 0.0), outputs
 
     def _monitor(self):
         monitor = self.early_stopping.monitor

@@ -28,7 +28,9 @@ HEIGHT = {
     "sequences": 2,
     "training": 3,
     "model": 4,
-    "estimators": 5,
+    "panel": 3,
+    "predictors": 5,
+    "estimators": 6,
 }
 # Leaves import nothing of lstmx, and all may import them.
 LEAVES = {"datasets", "data", "testing", "init", "reference", "_version"}

@@ -70,7 +70,7 @@ def gradient_flow(lstm, x, dy, *, lengths=None):
     return GradientFlow(dh, dc)
 
 
-def _pyplot():
+def pyplot():
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
@@ -90,7 +90,7 @@ def plot_history(history, ax=None):
     -------
     matplotlib Axes
     """
-    ax = _pyplot().subplots()[1] if ax is None else ax
+    ax = pyplot().subplots()[1] if ax is None else ax
     epochs = np.arange(1, len(history) + 1)
     for name, label in (("loss", "training"), ("val_loss", "validation")):
         if name in history.history:
@@ -135,7 +135,7 @@ def plot_trace(trace, layer=0, direction=0, *, sequence=None, x=None, figure=Non
             f"trace: got {type(trace).__name__}, must be a Trace; for a model plot_trace(model.trace(X)[0])"
         )
     if figure is None:
-        figure = _pyplot().figure(figsize=(10, 11), layout="constrained")
+        figure = pyplot().figure(figsize=(10, 11), layout="constrained")
     values = {name: getattr(trace, name)[layer, direction] for name, _ in _PANELS}
     if sequence is not None:
         values = {name: v[sequence] for name, v in values.items()}

@@ -1,0 +1,23 @@
+"""scikit-learn estimators; needs ``pip install 'lstmx[sklearn]'``."""
+
+try:
+    import sklearn  # noqa: F401
+except ImportError as error:
+    raise ImportError("the estimators need scikit-learn: pip install 'lstmx[sklearn]'") from error
+
+from lstmx.estimators._classifier import LSTMClassifier
+from lstmx.estimators._display import LossCurveDisplay
+from lstmx.estimators._forecaster import LSTMForecaster
+from lstmx.estimators._nextstep import LSTMAnomalyDetector, LSTMTransformer
+from lstmx.estimators._regressor import LSTMRegressor
+from lstmx.estimators._scaler import SequenceScaler
+
+__all__ = [
+    "LSTMAnomalyDetector",
+    "LSTMClassifier",
+    "LSTMForecaster",
+    "LSTMRegressor",
+    "LSTMTransformer",
+    "LossCurveDisplay",
+    "SequenceScaler",
+]

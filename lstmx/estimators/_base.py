@@ -1,0 +1,322 @@
+"""What all estimators share: parameters, the fit from start to end, saving."""
+
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from lstmx import losses, optim, panel, training
+from lstmx.estimators import _training
+from lstmx.functional import validate
+from lstmx.layers import LSTM, Dense, Dropout, FinalState, Last, MeanPool
+from lstmx.model import Sequential
+from lstmx.predictors import PREDICTORS
+
+POOLINGS = {"last": Last, "mean": MeanPool, "final": FinalState}
+SCHEDULES = ("constant", "invscaling", "adaptive")
+_FREE = {"max_iter", "verbose", "checkpoint", "checkpoint_every", "resume", "random_state"}  # a resumed fit may differ
+
+
+@dataclass
+class Problem:
+    """What one fit is about, as a leaf class prepares it.
+
+    Parameters
+    ----------
+    kind : type
+        The predictor that results.
+    config, arrays : dict
+        Of the predictor.
+    data : training.Data
+    loss : str
+    activation : str
+        Of the final Dense layer.
+    per_step : bool
+    dtype : numpy.dtype
+    validation : training.Data, optional
+    score : callable ``(targets, outputs, weights) -> float``, the greater the better, optional
+    total_weight : float
+        The sum of the sample weights of the training data.
+    identity : tuple
+        Whatever distinguishes these data from others.
+    """
+
+    kind: type
+    config: dict
+    arrays: dict
+    data: object
+    loss: str
+    activation: str
+    per_step: bool
+    dtype: object
+    validation: object = None
+    score: object = None
+    total_weight: float | None = None
+    identity: tuple = field(default=())
+
+
+class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
+    """Base class: leaves say what their targets and scores are (`_problem`), and what a prediction is."""
+
+    _uses_pooling = True
+
+    def _store(self, arguments):
+        """What __init__ was given, as attributes."""
+        vars(self).update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})
+
+    # The fitted state is the predictor: plain arrays and JSON values. What is pickled is just that.
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        predictor = state.pop("_predictor", None)
+        if predictor is not None:
+            config, arrays = predictor.state()
+            state["_state"] = {"class": type(predictor).__name__, "config": config,
+                               "arrays": {name: np.array(a) for name, a in arrays.items()}}  # fmt: skip
+        return state
+
+    def __setstate__(self, state):
+        state = dict(state)
+        fitted = state.pop("_state", None)
+        super().__setstate__(state)
+        if fitted is not None:
+            self._predictor = PREDICTORS[fitted["class"]].from_state(fitted["config"], fitted["arrays"])
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "_predictor")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = tags.input_tags.three_d_array = True
+        return tags
+
+    @property
+    def model_(self):
+        """The trained `lstmx.Sequential`; it reads standardised sequences if ``standardize``."""
+        check_is_fitted(self)
+        return self._predictor.model
+
+    @property
+    def parameters_(self):
+        """The trained parameters by name, read-only arrays."""
+        return self.model_.parameters()
+
+    def save(self, path):
+        """Write what predictions need to one safetensors file, atomically.
+
+        `lstmx.load` reads it and gives a predictor with the same methods and the same bits, without scikit-learn.
+
+        Parameters
+        ----------
+        path : str or path-like
+        """
+        check_is_fitted(self)
+        self._predictor.save(path)
+
+    def trace(self, X):
+        """What the gates did on sequences X, by the layer's index in ``model_.layers``.
+
+        Returns
+        -------
+        dict of int to lstmx.Trace
+        """
+        check_is_fitted(self)
+        return self._predictor.trace(self._read(X))
+
+    def _read(self, X):
+        from lstmx.estimators._input import read_X
+
+        return read_X(self, X, self.layout, fitted=self._predictor.config)
+
+    def _seed(self):
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+
+    def _is_first(self, incremental=False):
+        return not self.__sklearn_is_fitted__() or not (self.warm_start or incremental)
+
+    # Validation of parameters.
+
+    def _check_parameters(self):
+        for name, least in (("hidden_size", 1), ("num_layers", 1), ("max_iter", 1), ("checkpoint_every", 1)):
+            validate.count(name, getattr(self, name), least)
+        for name in ("bidirectional", "standardize", "shuffle", "warm_start", "early_stopping", "resume"):
+            if hasattr(self, name):
+                validate.flag(name, getattr(self, name))
+        if self.n_iter_no_change != np.inf:
+            validate.count("n_iter_no_change", self.n_iter_no_change)
+        validate.number("dropout", self.dropout, 0, 1, open_high=True)
+        validate.number("alpha", self.alpha, 0)
+        validate.number("tol", self.tol, 0)
+        validate.number("learning_rate_init", self.learning_rate_init, 0, open_low=True)
+        validate.number("power_t", self.power_t, 0)
+        validate.number("validation_fraction", self.validation_fraction, 0, 1, open_low=True, open_high=True)
+        validate.choice("learning_rate", self.learning_rate, SCHEDULES)
+        validate.choice("solver", self.solver, optim.OPTIMIZERS)
+        validate.choice("layout", self.layout, panel.LAYOUTS)
+        if self._uses_pooling:
+            validate.choice("pooling", self.pooling, POOLINGS)
+        if self.clip_norm is not None:
+            validate.number("clip_norm", self.clip_norm, 0, open_low=True)
+        if self.batch_size != "auto":
+            validate.count("batch_size", self.batch_size)
+        if self.resume and self.checkpoint is None:
+            raise ValueError("resume: needs a checkpoint to go on from; set checkpoint to its path")
+
+    def _optimizer(self, batch_size, problem, rate):
+        samples = len(problem.data.inputs.lengths)
+        weight = samples if problem.total_weight is None else problem.total_weight
+        decay = self.alpha if self.solver == "adamw" else self.alpha * samples / (batch_size * weight)
+        betas = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        if self.solver == "sgd":
+            nesterov = bool(self.nesterovs_momentum and self.momentum)
+            more = {"momentum": self.momentum, "nesterov": nesterov}
+        elif self.solver == "rmsprop":
+            more = {"rho": self.beta_2, "epsilon": self.epsilon}
+        else:
+            more = betas
+        return optim.OPTIMIZERS[self.solver](rate, weight_decay=decay, **more)
+
+    def _layers(self, problem):
+        features, dtype = problem.kind.inputs(problem.config), problem.dtype.name
+        lstm = LSTM(features, self.hidden_size, self.num_layers, bidirectional=getattr(self, "bidirectional", False),
+                    dropout=self.dropout if self.num_layers > 1 else 0.0, dtype=dtype)  # fmt: skip
+        layers = [lstm] if problem.per_step else [lstm, POOLINGS[self.pooling]()]
+        layers += [Dropout(self.dropout)] if self.dropout else []
+        outputs = problem.kind.outputs(problem.config)
+        return [*layers, Dense(lstm.output_size(), outputs, problem.activation, dtype=dtype)]
+
+    # Training.
+
+    def _run(self, problem, seed, given, *, incremental=False):
+        """Train for `problem`; `given` is what scikit-learn's callbacks are told: X, y, metadata."""
+        first = self._is_first(incremental)
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
+        if first:
+            model = Sequential(self._layers(problem), random_state=np.random.SeedSequence(seed, spawn_key=(1,)))
+        else:
+            model = self._predictor.model.copy()
+        samples = len(problem.data.inputs.lengths)
+        batch_size = min(32 if self.batch_size == "auto" else self.batch_size, samples)
+        convergence = self._convergence(problem, first, samples)
+        rate = self.learning_rate_init if self.learning_rate == "constant" else convergence.learning_rate
+        callbacks, context = self._callbacks(problem, seed, convergence, given)
+        trainer = training.Trainer(
+            model, problem.data, losses.get_loss(problem.loss, problem.activation),
+            self._optimizer(batch_size, problem, rate), batch_size=batch_size, shuffle=self.shuffle,
+            clip_norm=self.clip_norm, rng=rng, state=self._state(problem, model, seed, convergence, incremental),
+            callbacks=callbacks,
+        )  # fmt: skip
+        done = len(trainer.state.history)
+        epochs = 1 if incremental else self.max_iter
+        try:
+            if convergence.reason is None:
+                trainer.run(epochs)
+            else:
+                trainer.parameters.freeze(trainer.state.values.copy(), {})
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=3)
+        self._keep(problem, trainer, convergence, first)
+        if context is not None:
+            context.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=dict)
+        exhausted = trainer.state.history.stopped is None and convergence.reason is None
+        if exhausted and not incremental and done < epochs:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
+                "converged yet. Raise max_iter, or tol",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        return self
+
+    def _convergence(self, problem, first, samples):
+        convergence = _training.Convergence(
+            rate=self.learning_rate_init, schedule=self.learning_rate, power_t=self.power_t, tol=self.tol,
+            patience=self.n_iter_no_change, early_stopping=self.early_stopping, validation=problem.validation,
+            score=problem.score, samples=samples, seen=0 if first else self.t_,
+        )  # fmt: skip
+        if not first:
+            convergence.memory["best_loss"] = np.inf if self.best_loss_ is None else self.best_loss_
+        return convergence
+
+    def _state(self, problem, model, seed, convergence, incremental):
+        """Where training goes on, or None to begin."""
+        if incremental and hasattr(self, "_moments"):
+            values, _ = training.Parameters(model).read()
+            rng = np.random.Generator(np.random.PCG64())
+            rng.bit_generator.state = self._moments["rng"]
+            moments = {name: m.copy() for name, m in self._moments["moments"].items()}
+            return training.TrainerState(values, {}, moments, {}, rng, 0, self._moments["updates"])
+        checkpoint = _training.read_checkpoint(self.checkpoint) if self.resume and not incremental else None
+        if checkpoint is None:
+            return None
+        return _training.restore(checkpoint, self._identity(problem, seed), convergence, problem.dtype)
+
+    def _identity(self, problem, seed):
+        parameters = {name: repr(value) for name, value in self.get_params(deep=False).items() if name not in _FREE}
+        return {
+            "estimator": type(self).__name__,
+            "seed": seed,
+            **parameters,
+            "data": _training.digest(*problem.identity),
+        }
+
+    def _resumed_seed(self):
+        """The seed of this fit: that of the checkpoint which it goes on from, else from random_state."""
+        checkpoint = _training.read_checkpoint(self.checkpoint) if self.resume else None
+        return self._seed() if checkpoint is None else checkpoint[0]["identity"]["seed"]
+
+    def _callbacks(self, problem, seed, convergence, given):
+        callbacks, context = [convergence], None
+        if getattr(self, "_skl_callbacks", None) or hasattr(self, "_parent_callback_ctx"):
+            context = self._init_callback_context(max_subtasks=self.max_iter)
+            context.call_on_fit_task_begin(estimator=self, **given)
+            callbacks.append(_training.FitTasks(context, self, given, lambda t: self._fitted_now(problem, t)))
+        if self.checkpoint is not None:
+            identity = self._identity(problem, seed)
+            callbacks.append(
+                _training.Checkpoint(self.checkpoint, self.checkpoint_every, self.max_iter, identity, convergence)
+            )
+        if self.verbose:
+            callbacks.append(_training.ShowProgress(self.max_iter, int(self.verbose) > 1, convergence))
+        return callbacks, context
+
+    def _fitted_now(self, problem, trainer):
+        """The attributes of an estimator as if training ended here."""
+        predictor = problem.kind(problem.config, problem.arrays, trainer.model.copy())
+        return {"_predictor": predictor} | self._curves(trainer.state)
+
+    @staticmethod
+    def _curves(state):
+        curves = state.history.history
+        return {
+            "n_iter_": state.epoch,
+            "loss_curve_": list(curves.get("loss", ())),
+            "loss_": curves["loss"][-1] if "loss" in curves else np.nan,
+        }
+
+    def _keep(self, problem, trainer, convergence, first):
+        """Set the fitted attributes."""
+        state, model = trainer.state, trainer.model
+        if self.early_stopping and convergence.best is not None:
+            trainer.parameters.freeze(convergence.best.copy(), {})
+        history = state.history.history
+        before = [] if first else self.loss_curve_
+        for name, value in self._curves(state).items():
+            setattr(self, name, value)
+        self.loss_curve_ = before + self.loss_curve_
+        watched = problem.validation is not None
+        scores = [] if first or self.validation_scores_ is None else self.validation_scores_
+        losses_before = [] if first or self.validation_loss_curve_ is None else self.validation_loss_curve_
+        self.validation_scores_ = scores + history.get("val_score", []) if watched else None
+        self.validation_loss_curve_ = losses_before + history.get("val_loss", []) if watched else None
+        self.best_validation_score_ = max(self.validation_scores_, default=None) if watched else None
+        self.best_loss_ = None if self.early_stopping else convergence.memory["best_loss"]
+        self.t_ = convergence.memory["seen"]
+        self._moments = {
+            "moments": dict(state.moments), "rng": state.rng.bit_generator.state, "updates": state.updates,
+        }  # fmt: skip
+        self._predictor = problem.kind(problem.config, problem.arrays, model)

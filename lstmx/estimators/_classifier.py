@@ -1,0 +1,252 @@
+"""LSTMClassifier."""
+
+import numpy as np
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
+
+from lstmx import predictors
+from lstmx.estimators._supervised import SupervisedEstimator
+
+
+class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
+    """Classify sequences with a Long Short-Term Memory network.
+
+    The network reads each sequence, and from its last output (or their mean) a dense layer with softmax, or sigmoid for
+    two classes and for multi-label targets, gives the probability of each class. Parameters are those of scikit-learn's
+    MLPClassifier wherever they exist there, with the same meaning.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Units of each LSTM layer.
+    num_layers : int
+    bidirectional : bool
+        Read each sequence in both directions.
+    pooling : {"last", "mean", "final"}
+        What the dense layer sees: the output of the last step, the mean over all steps, or the final state of each
+        direction.
+    dropout : float in [0, 1)
+        Rate at which outputs of LSTM layers are dropped in training.
+    standardize : bool
+        Scale each feature to mean 0 and deviation 1, as found in the training data, before the network.
+    layout : {"NTC", "NCT"}
+        Whether features come last or, as in aeon and sktime, before time.
+    solver : {"adam", "adamw", "rmsprop", "sgd"}
+    alpha : float
+        Strength of the L2 penalty on weights; as in MLPClassifier it is divided by the sequences of a batch. With
+        "adamw" it is the decoupled decay itself.
+    batch_size : int or "auto"
+        "auto" is 32, or all sequences if they are fewer.
+    learning_rate : {"constant", "invscaling", "adaptive"}
+        For any solver: ``learning_rate_init``; the same over ``(1 + sequences seen) ** power_t``; or divided by 5
+        whenever training would stop otherwise.
+    learning_rate_init : float
+    power_t : float
+    max_iter : int
+        Epochs at most.
+    shuffle : bool
+        Each epoch in another order; sequences of similar length share a batch.
+    random_state : None, int or RandomState
+        Seeds the initial weights, the order, the validation part and dropout. The number of threads changes nothing.
+    tol : float
+        What counts as an improvement.
+    verbose : bool or int
+        1 shows a bar over the epochs where there is a terminal and tqdm, else a line per epoch; 2 always lines.
+    warm_start : bool
+        Begin with the weights of the last fit.
+    momentum, nesterovs_momentum : float, bool
+        Of "sgd".
+    early_stopping : bool
+        Hold out a part of the data, stop when the score on it no longer improves, and keep the best weights. Without
+        it, training stops when the training loss no longer improves.
+    validation_fraction : float in (0, 1)
+    validation_from : {"random", "tail"}
+        Whether the part is drawn at random, for a classifier from each class its share, or is the end of the data.
+    beta_1, beta_2, epsilon : float
+        Of "adam" and "adamw"; "rmsprop" uses beta_2.
+    n_iter_no_change : int
+        Epochs in a row without improvement after which training stops.
+    clip_norm : float or None
+        Gradients longer than this are shortened to it.
+    class_weight : None, "balanced", or dict of label to weight
+    checkpoint : str, path or None
+        A file to which all that training needs is written every `checkpoint_every` epochs and at the end.
+    checkpoint_every : int
+    resume : bool
+        Go on from `checkpoint` where that file exists. The result has the same bits as a fit without interruption.
+
+    Attributes
+    ----------
+    classes_ : ndarray (K,)
+    n_iter_ : int
+        Epochs that were run.
+    loss_, best_loss_ : float
+    loss_curve_ : list of float
+        The mean training loss of each epoch, without the penalty.
+    validation_scores_, validation_loss_curve_ : list of float or None
+    best_validation_score_ : float or None
+    t_ : int
+        Sequences that training has seen.
+    n_features_in_ : int
+        F; for (n, T) data T.
+    model_ : lstmx.Sequential
+    parameters_ : dict of str to ndarray
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lstmx import LSTMClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.permutation(["slow", "fast"] * 100)
+    >>> t = np.arange(30) + rng.uniform(0, 60, size=(200, 1))
+    >>> X = np.sin(t * np.where(y == "slow", 0.3, 0.6)[:, None])[:, :, None]     # (n, T, F)
+    >>> clf = LSTMClassifier(hidden_size=16, max_iter=20, tol=0.01, n_iter_no_change=2, random_state=0).fit(X, y)
+    >>> clf.score(X, y) > 0.95
+    True
+    >>> clf.predict([X[0], X[1, :20]]).shape         # a list: sequences of any length
+    (2,)
+    """
+
+    _kind = predictors.Classifier
+
+    def __init__(self, hidden_size=64, num_layers=1, *, bidirectional=False, pooling="last", dropout=0.0,
+                 standardize=True, layout="NTC", solver="adam", alpha=0.0001, batch_size="auto",
+                 learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True,
+                 random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True,
+                 early_stopping=False, validation_fraction=0.1, validation_from="random", beta_1=0.9, beta_2=0.999,
+                 epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0, class_weight=None, checkpoint=None,
+                 checkpoint_every=10, resume=False):  # fmt: skip
+        self._store(locals())
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """One epoch over one part of the data; the optimiser goes on where it was.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as in `fit`
+            Features are standardised by the statistics of the first part.
+        classes : array (K,), optional
+            All classes that will come; needed by the first call.
+
+        Returns
+        -------
+        self
+        """
+        return self._partial_fit(X, y, sample_weight, classes)
+
+    def _read_targets(self, y, data, first, incremental, classes):
+        check_consistent_length(data.lengths, y)
+        if incremental and first and classes is None:
+            raise ValueError("classes: must be passed on the first call to partial_fit: all labels that will come")
+        if not first:
+            config = self._predictor.config
+            if classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+                raise ValueError(f"classes: got {classes}, not the same as on the first call: {self.classes_}")
+            here = self._labels(y, config["multilabel"])
+            if not config["multilabel"] and self.warm_start and not incremental and set(here) != set(self.classes_):
+                raise ValueError(
+                    f"y: has the classes {here}, but warm_start needs those of the last fit: {self.classes_}"
+                )
+            return config
+        check_array(y, ensure_2d=False, dtype=None, input_name="y")
+        check_classification_targets(y)
+        multilabel = type_of_target(y) == "multilabel-indicator"
+        self.classes_ = np.unique(classes) if classes is not None and not multilabel else self._labels(y, multilabel)
+        if len(self.classes_) < 2 and not multilabel:
+            raise ValueError(
+                f"y: holds 1 class, {self.classes_[0]!r}; at least 2 classes are needed to tell them apart"
+            )
+        return self._config(data) | {
+            "multilabel": multilabel,
+            "classes": self.classes_.tolist(),
+            "classes_dtype": self.classes_.dtype.str,
+        }
+
+    @staticmethod
+    def _labels(y, multilabel):
+        return np.arange(np.shape(y)[1]) if multilabel else unique_labels(column_or_1d(y))
+
+    def _encode(self, y, data, config, name="y"):
+        """(targets, labels by which to hold out the same share of each class)."""
+        check_consistent_length(data.lengths, y)
+        if config["multilabel"]:
+            y = check_array(y, input_name=name)
+            if y.shape != (len(data), len(config["classes"])) or not np.isin(y, (0, 1)).all():
+                raise ValueError(
+                    f"{name}: got shape {y.shape}, must be ({len(data)}, {len(config['classes'])}) of 0 and 1"
+                )
+            return y, None
+        y = column_or_1d(y, warn=True)
+        classes = np.array(config["classes"], config["classes_dtype"])
+        place = np.searchsorted(classes, y) if classes.dtype.kind != "O" else _places(classes, y)
+        place = np.minimum(place, len(classes) - 1)
+        if (classes[place] != y).any():
+            unknown = np.unique(np.asarray(y)[classes[place] != y])[:5].tolist()
+            raise ValueError(f"{name}: has the labels {unknown}, which are not among the classes {classes.tolist()}")
+        return place, place
+
+    def _rows(self, target, data, config, arrays, dtype):
+        if config["multilabel"]:
+            return target.astype(dtype)
+        return target.astype(dtype)[:, None] if len(config["classes"]) == 2 else target.astype(np.int64)
+
+    def _weigh(self, weight, y, incremental):
+        if self.class_weight is None:
+            return weight
+        if incremental and self.class_weight == "balanced":
+            raise ValueError(
+                'class_weight: "balanced" needs all of y, which partial_fit does not see; give a dict of weights'
+            )
+        per_class = compute_sample_weight(self.class_weight, y)
+        return per_class if weight is None else weight * per_class
+
+    def _head(self, config):
+        if config["multilabel"] or len(config["classes"]) == 2:
+            return "binary_crossentropy", "sigmoid"
+        return "categorical_crossentropy", "softmax"
+
+    def _scorer(self, config):
+        def accuracy(target, output, weight):
+            if target.ndim == 1:
+                return float(accuracy_score(target, output.argmax(axis=1), sample_weight=weight))
+            return float(accuracy_score(target > 0.5, output > 0.5, sample_weight=weight))
+
+        return accuracy
+
+    def predict_proba(self, X):
+        """Probabilities.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        ndarray (n, K)
+            One column a class, in the order of ``classes_``; for multi-label targets the probability of each label.
+        """
+        check_is_fitted(self)
+        return self._predictor.predict_proba(self._read(X))
+
+    def predict_log_proba(self, X):
+        """Logarithms of `predict_proba`."""
+        check_is_fitted(self)
+        return self._predictor.predict_log_proba(self._read(X))
+
+    def predict(self, X):
+        """The most probable class of every sequence (n,); for multi-label targets 0 or 1 for every label (n, K)."""
+        check_is_fitted(self)
+        return self._predictor.predict(self._read(X))
+
+
+def _places(classes, y):
+    place = {label: k for k, label in enumerate(classes.tolist())}
+    return np.array([place.get(label, 0) for label in np.asarray(y).tolist()], np.int64)

@@ -1,0 +1,93 @@
+"""LossCurveDisplay."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+
+class LossCurveDisplay:
+    """Loss, and score on held-out data, of every epoch; made by `from_estimator`.
+
+    Parameters
+    ----------
+    loss_curve : list of float
+    validation_loss_curve, validation_scores : list of float, optional
+    estimator_name : str, optional
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Of the losses.
+    score_ax_ : matplotlib Axes or None
+        Of the validation scores, on the right.
+    figure_ : matplotlib Figure
+    lines_ : list of matplotlib Line2D
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lstmx import LossCurveDisplay, LSTMRegressor
+    >>> X = np.random.default_rng(0).normal(size=(40, 8, 1))
+    >>> reg = LSTMRegressor(hidden_size=4, max_iter=5, n_iter_no_change=np.inf, tol=0, random_state=0)
+    >>> import warnings
+    >>> with warnings.catch_warnings(action="ignore"):
+    ...     reg = reg.fit(X, X.sum(axis=(1, 2)))
+    >>> display = LossCurveDisplay.from_estimator(reg)
+    >>> len(display.lines_[0].get_xdata())
+    5
+    """
+
+    def __init__(self, loss_curve, *, validation_loss_curve=None, validation_scores=None, estimator_name=None):
+        self.loss_curve = loss_curve
+        self.validation_loss_curve = validation_loss_curve
+        self.validation_scores = validation_scores
+        self.estimator_name = estimator_name
+
+    @classmethod
+    def from_estimator(cls, estimator, *, name=None, ax=None, **line_kw):
+        """Draw the curves of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : a fitted lstmx estimator
+        name : str, optional
+            Instead of the name of its class.
+        ax : matplotlib Axes, optional
+        **line_kw
+            For the lines.
+
+        Returns
+        -------
+        LossCurveDisplay
+        """
+        if not hasattr(type(estimator), "model_"):
+            raise TypeError(f"estimator: got {type(estimator).__name__}, must be an estimator of lstmx that trains; "
+                            "of a pipeline give the last step, pipe[-1]")  # fmt: skip
+        check_is_fitted(estimator)
+        display = cls(
+            estimator.loss_curve_,
+            validation_loss_curve=estimator.validation_loss_curve_,
+            validation_scores=estimator.validation_scores_,
+            estimator_name=type(estimator).__name__ if name is None else name,
+        )
+        return display.plot(ax=ax, **line_kw)
+
+    def plot(self, ax=None, *, name=None, **line_kw):
+        """Draw; parameters as in `from_estimator`."""
+        from lstmx.inspect import pyplot
+
+        ax = pyplot().subplots()[1] if ax is None else ax
+        name = self.estimator_name if name is None else name
+        self.ax_, self.figure_, self.score_ax_, self.lines_ = ax, ax.figure, None, []
+        curves = [("training loss", self.loss_curve), ("validation loss", self.validation_loss_curve)]
+        for label, curve in curves:
+            if curve:
+                self.lines_ += ax.plot(np.arange(1, len(curve) + 1), curve, label=label, **line_kw)
+        if self.validation_scores:
+            self.score_ax_ = ax.twinx()
+            epochs = np.arange(1, len(self.validation_scores) + 1)
+            line_kw = {"color": "tab:green", "linestyle": "--"} | line_kw
+            self.lines_ += self.score_ax_.plot(epochs, self.validation_scores, label="validation score", **line_kw)
+            self.score_ax_.set_ylabel("score")
+        ax.set(xlabel="epoch", ylabel="loss", title=name)
+        ax.legend(handles=self.lines_)
+        return self

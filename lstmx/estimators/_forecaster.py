@@ -1,0 +1,347 @@
+"""LSTMForecaster."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from lstmx import panel, predictors, training
+from lstmx.estimators._base import LSTMEstimator, Problem
+from lstmx.estimators._nextstep import minus_error
+from lstmx.estimators._regressor import LOSSES
+from lstmx.estimators._training import with_callbacks
+from lstmx.functional import validate
+from lstmx.predictors.forecaster import are_several, as_series, difference, lead
+from lstmx.sequences import Sequences, Weights
+
+MOST_CALIBRATED = 1000  # windows whose errors are kept, spread evenly
+
+
+class _Blocks:
+    """Targets of windows: the rows that follow them, in the form of `sequences.Targets`; overlapping, not copied."""
+
+    per_step = False
+
+    def __init__(self, values, starts, block):
+        self.values, self.starts, self.ahead = values, starts, np.arange(block)
+
+    def take(self, chosen, context):
+        """(n, block * O) in the order of the model's output."""
+        places = self.starts[context.sort(chosen)][:, None] + self.ahead
+        return self.values[places].reshape(len(places), -1)
+
+
+class LSTMForecaster(LSTMEstimator):
+    """Forecast one series or several with a Long Short-Term Memory network.
+
+    The network sees a window of the past and gives the next steps. Differencing and scaling are done, and undone,
+    inside; windows overlap and are not copied.
+
+    Parameters
+    ----------
+    window : int
+        Steps of the past that the network sees.
+    horizon : int
+        Steps ahead that it is trained for, and that `predict` gives by default.
+    strategy : {"direct", "recursive"}
+        Whether the network gives all steps of the horizon at once, or one step, from which the next is forecast.
+    differences : tuple of int
+        Lags of differences to forecast instead of the values, applied one after the other: ``(1,)`` the change from
+        step to step, ``(12, 1)`` the change of the change from a year before of monthly data.
+    loss : {"squared_error", "absolute_error", "huber"}
+    standardize : bool
+        Scale each series' (differenced) variables, and exogenous variables over all series, to mean 0 and deviation 1.
+    early_stopping : bool
+        Hold out the windows at the end of each series, stop when the error on them no longer falls, and keep the best
+        weights. The intervals of `predict_interval` are made of the errors on them.
+    hidden_size, num_layers, dropout, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, \
+shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, validation_fraction, beta_1, beta_2, \
+epsilon, n_iter_no_change, clip_norm, checkpoint, checkpoint_every, resume
+        As in `LSTMClassifier`.
+
+    Attributes
+    ----------
+    n_iter_, loss_, best_loss_, loss_curve_, validation_scores_, validation_loss_curve_, best_validation_score_, t_, \
+model_, parameters_
+        As in `LSTMClassifier`; the validation score is minus the squared error in scaled units.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lstmx import LSTMForecaster
+    >>> y = np.sin(np.arange(400) / 5)
+    >>> forecaster = LSTMForecaster(window=40, horizon=20, hidden_size=16, max_iter=60, tol=1e-3, random_state=0)
+    >>> forecaster = forecaster.fit(y[:300])
+    >>> bool(np.abs(forecaster.predict() - y[300:320]).max() < 0.2)
+    True
+    >>> forecaster.update(y[300:350]).predict(50).shape
+    (50,)
+    >>> lower, upper = forecaster.predict_interval(coverage=0.9)
+    >>> bool((lower < upper).all())
+    True
+    """
+
+    _kind = predictors.Forecaster
+    layout, pooling = "NTC", "last"
+
+    def __init__(self, window=32, horizon=1, *, strategy="direct", differences=(), hidden_size=64, num_layers=1,
+                 loss="squared_error", dropout=0.0, standardize=True, solver="adam", alpha=0.0001, batch_size="auto",
+                 learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True,
+                 random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True,
+                 early_stopping=True, validation_fraction=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-8,
+                 n_iter_no_change=10, clip_norm=1.0, checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
+        self._store(locals())
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        validate.count("window", self.window)
+        validate.count("horizon", self.horizon)
+        validate.choice("strategy", self.strategy, ("direct", "recursive"))
+        validate.choice("loss", self.loss, LOSSES)
+        if not isinstance(self.differences, tuple | list):
+            raise TypeError(f"differences: got {self.differences!r}, must be a tuple of lags, such as (1,) or (12, 1)")
+        for lag in self.differences:
+            validate.count("differences", lag)
+
+    @with_callbacks
+    def fit(self, y, X=None):
+        """Learn from the past of one series or of several.
+
+        Parameters
+        ----------
+        y : array (T,) or (T, O), list of such arrays, or array (n, T, O)
+            One series of one or of O variables; or several.
+        X : array (T, E), list of such arrays, or array (n, T, E), optional
+            Exogenous variables of the same steps. The network sees those of the steps that it forecasts, so `predict`
+            needs them beforehand.
+
+        Returns
+        -------
+        self
+        """
+        self._check_parameters()
+        seed, first = self._resumed_seed(), self._is_first()
+        several = are_several(y)
+        single = np.ndim(y[0] if several else y) == 1
+        series = as_series(y, "y")
+        if len({a.shape[1] for a in series}) > 1:
+            raise ValueError("y: its series have different numbers of variables; give them the same")
+        exogenous = self._read_exogenous(X, series, several)
+        config = {
+            "features": series[0].shape[1], "steps": None, "layout": "NTC", "standardize": bool(self.standardize),
+            "window": int(self.window), "block": int(self.horizon if self.strategy == "direct" else 1),
+            "horizon": int(self.horizon), "lags": [int(lag) for lag in self.differences], "series": len(series),
+            "exogenous": exogenous[0].shape[1], "single": single, "many": several, "calibrated": 0,
+        }  # fmt: skip
+        if not first:
+            self._check_same(config)
+        self.n_features_in_ = config["features"]
+        splits = [self._split(n, len(a), config) for n, a in enumerate(series)]
+        arrays = self._statistics(series, exogenous, splits, config) | self._ends(series, exogenous, config)
+        dtype = self._dtype(y) if first else self._predictor.model.dtype
+        data, train, rest = self._windows(series, exogenous, splits, arrays, config, dtype)
+        problem = Problem(
+            self._kind, config, arrays, training.Subset(data, train), LOSSES[self.loss], "linear", False, dtype,
+            training.Subset(data, rest) if self.early_stopping else None, minus_error, identity=(*series, *exogenous),
+        )  # fmt: skip
+        self._run(problem, seed, {"X": X, "y": y, "metadata": None})
+        self._calibrate(series, exogenous, splits)
+        return self
+
+    @staticmethod
+    def _dtype(y):
+        arrays = y if isinstance(y, list | tuple) else [y]
+        single = all(getattr(a, "dtype", None) == np.float32 for a in arrays)
+        return np.dtype(np.float32) if single else np.dtype(np.float64)
+
+    @staticmethod
+    def _read_exogenous(X, series, several):
+        if X is None:
+            return [np.zeros((len(a), 0)) for a in series]
+        found = as_series(X, "X", several, len(series))
+        for n, (x, a) in enumerate(zip(found, series, strict=True)):
+            if len(x) != len(a):
+                label = f"X[{n}]" if several else "X"
+                raise ValueError(f"{label}: got {len(x)} rows, but y has {len(a)} steps; give a row for each")
+        if len({x.shape[1] for x in found}) > 1:
+            raise ValueError("X: its arrays have different numbers of variables; give them the same")
+        return found
+
+    def _check_same(self, config):
+        was = self._predictor.config
+        for name in ("features", "exogenous", "window", "block"):
+            if config[name] != was[name]:
+                raise ValueError(f"warm_start: the last fit had {name} = {was[name]}, now it is {config[name]}; set "
+                                 "warm_start=False")  # fmt: skip
+
+    def _split(self, n, steps, config):
+        """(origins of training, origins held out): the last steps that windows see.
+
+        No target of training lies among the targets held out.
+        """
+        first, block = self._kind.kept(config) - 1, config["block"]
+        origins = np.arange(first, steps - block)
+        held = max(1, round(self.validation_fraction * len(origins))) if self.early_stopping else 0
+        train = origins[: max(0, len(origins) - held - (block - 1 if held else 0))]
+        if not len(train):
+            need = first + block + 1 + (held and block)
+            raise ValueError(
+                f"y: series {n} has {steps} steps; a window of {self.window}, differences of "
+                f"{sum(self.differences)} and a block of {block} need at least {need}: shorten window or horizon"
+                + (", or set early_stopping=False" if held else "")
+            )
+        return train, origins[len(origins) - held :]
+
+    def _statistics(self, series, exogenous, splits, config):
+        """Means and deviations, of what training sees alone."""
+        count, outputs, variables = len(series), config["features"], config["exogenous"]
+        arrays = {"y_mean": np.zeros((count, outputs)), "y_scale": np.ones((count, outputs)),
+                  "x_mean": np.zeros(variables), "x_scale": np.ones(variables)}  # fmt: skip
+        if self.standardize:
+            seen = [train[-1] + config["block"] + 1 for train, _ in splits]
+            for k, (a, end) in enumerate(zip(series, seen, strict=True)):
+                z = difference(a[:end], config["lags"])[-1]
+                arrays["y_mean"][k] = z.mean(axis=0)
+                arrays["y_scale"][k] = panel.usable(z.std(axis=0), z.mean(axis=0))
+            if variables:
+                x = np.concatenate([x[:end] for x, end in zip(exogenous, seen, strict=True)])
+                arrays["x_mean"], arrays["x_scale"] = x.mean(axis=0), panel.usable(x.std(axis=0), x.mean(axis=0))
+        return arrays
+
+    def _ends(self, series, exogenous, config):
+        kept = self._kind.kept(config)
+        return {
+            "history": np.stack([a[-kept:] for a in series]),
+            "history_x": np.stack([x[-kept:] for x in exogenous]),
+            "errors": np.zeros((0, config["block"], config["features"])),
+            "residuals": np.zeros((0, config["horizon"], config["features"])),
+        }
+
+    def _windows(self, series, exogenous, splits, arrays, config, dtype):
+        """(data of all windows, places of those for training, of those held out)."""
+        block, window, lags = config["block"], config["window"], config["lags"]
+        skipped = sum(lags)
+        inputs, targets, starts, held, offset = [], [], [], [], 0
+        for k, (a, x, (train, rest)) in enumerate(zip(series, exogenous, splits, strict=True)):
+            z = (difference(a, lags)[-1] - arrays["y_mean"][k]) / arrays["y_scale"][k]
+            rows = z
+            if config["exogenous"]:
+                ahead = lead((x - arrays["x_mean"]) / arrays["x_scale"], block)[skipped:]
+                rows = np.concatenate([z, np.pad(ahead, ((0, block), (0, 0)))], axis=1)  # no window has the padded rows
+            inputs.append(rows)
+            targets.append(z)
+            starts.append(offset + np.concatenate([train, rest]) - skipped - window + 1)
+            held.append(np.repeat([False, True], [len(train), len(rest)]))
+            offset += len(z)
+        starts, held = np.concatenate(starts), np.concatenate(held)
+        series = np.concatenate(inputs).astype(dtype)
+        windows = Sequences.stretches(series, starts, np.full(len(starts), window), dtype)
+        blocks = _Blocks(np.concatenate(targets).astype(dtype), starts + window, block)
+        data = training.Data(windows, blocks, Weights(None, None, dtype))
+        return data, np.flatnonzero(~held), np.flatnonzero(held)
+
+    def _calibrate(self, series, exogenous, splits):
+        """Keep the errors on the windows held out, or without such on those of training."""
+        predictor = self._predictor
+        config, arrays, kept = predictor.config, predictor.arrays, predictor.kept(predictor.config)
+        block, horizon = config["block"], config["horizon"]
+        reach = -(-max(horizon, block) // block) * block
+        places = [(k, t) for k, (train, rest) in enumerate(splits) for t in (rest if len(rest) else train)
+                  if t + reach < len(series[k])]  # fmt: skip
+        if not places:  # too near the end for the whole horizon: earlier windows, as far as they go
+            places = [(k, t) for k, (train, _) in enumerate(splits) for t in train if t + reach < len(series[k])]
+        places = (
+            [places[i] for i in np.unique(np.linspace(0, len(places) - 1, MOST_CALIBRATED).astype(int))]
+            if places
+            else []
+        )
+        if not places:
+            return
+        which = np.array([k for k, _ in places])
+        past = np.stack([series[k][t + 1 - kept : t + 1] for k, t in places])
+        x = np.stack([exogenous[k][t + 1 - kept : t + 1 + reach] for k, t in places])
+        future = np.stack([series[k][t + 1 : t + 1 + reach] for k, t in places])
+        mean, scale = arrays["y_mean"][which], arrays["y_scale"][which]
+        found = predictor.roll(past, x, mean, scale, horizon)
+        residuals = (future[:, :horizon] - found) / scale[:, None]
+        # In the model's own units: the differenced truth of the first block less what the model gives.
+        one = (
+            difference(np.concatenate([past, future[:, :block]], axis=1), config["lags"])[-1][:, -block:]
+            - mean[:, None]
+        )
+        given = predictor.model.predict_sequences(
+            Sequences(predictor.rows(past, x[:, : kept + block], mean, scale), dtype=predictor.model.dtype)
+        )
+        errors = one / scale[:, None] - given.astype(np.float64).reshape(one.shape)
+        self._predictor = self._kind(
+            config | {"calibrated": len(places)}, arrays | {"errors": errors, "residuals": residuals}, predictor.model
+        )
+
+    def predict(self, horizon=None, X=None):
+        """The next steps.
+
+        Parameters
+        ----------
+        horizon : int, optional
+            How many; by default as many as in training. More than that goes on from the forecast itself.
+        X : array (H, E), or a list of them for several series
+            Exogenous variables of the steps to come, if `fit` had such; H is the horizon, rounded up to a multiple of
+            the fitted horizon for the direct strategy.
+
+        Returns
+        -------
+        ndarray (horizon,) or (horizon, O), or a list of them for several series
+        """
+        check_is_fitted(self)
+        return self._predictor.forecast(horizon, X)
+
+    def predict_interval(
+        self, horizon=None, X=None, *, coverage=0.9, method="residuals", n_paths=500, random_state=None
+    ):
+        """Lower and upper bounds between which each step lies with probability `coverage`.
+
+        Parameters
+        ----------
+        horizon, X : as in `predict`
+        coverage : float in (0, 1)
+        method : {"residuals", "paths"}
+            Quantiles of the errors that forecasts of that many steps made on the data held out (without early stopping,
+            on the training data: then the bounds are too narrow); or of sample paths, for any horizon.
+        n_paths : int
+        random_state : None, int, SeedSequence or Generator
+            Of the paths.
+
+        Returns
+        -------
+        lower, upper : each as `predict` gives
+        """
+        check_is_fitted(self)
+        return self._predictor.predict_interval(
+            horizon, X, coverage=coverage, method=method, n_paths=n_paths, random_state=random_state
+        )
+
+    def sample(self, horizon=None, X=None, *, n_paths=100, random_state=None):
+        """Sample paths: forecasts plus errors drawn from those on the held-out data; each path goes on from itself.
+
+        Returns
+        -------
+        ndarray (n_paths, horizon) or (n_paths, horizon, O), or a list of them for several series
+        """
+        check_is_fitted(self)
+        return self._predictor.sample(horizon, X, n_paths=n_paths, random_state=random_state)
+
+    def update(self, y, X=None):
+        """Take new observations into account, without training: forecasts then begin after them.
+
+        Parameters
+        ----------
+        y : array (K,) or (K, O), or a list of them for several series
+            What followed the series' ends.
+        X : array (K, E), or a list of them
+            The exogenous variables of the same steps, if `fit` had such.
+
+        Returns
+        -------
+        self
+        """
+        check_is_fitted(self)
+        self._predictor.update(y, X)
+        return self

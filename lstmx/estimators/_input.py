@@ -1,0 +1,61 @@
+"""From what users pass to a panel: names and numbers of features by scikit-learn, sequences by `lstmx.panel`."""
+
+import numpy as np
+from sklearn.utils.validation import check_array, check_consistent_length, validate_data
+
+from lstmx import panel
+from lstmx.functional import validate
+
+ANY = {"dtype": [np.float64, np.float32], "ensure_all_finite": False, "allow_nd": True}
+
+
+def read_X(estimator, X, layout, *, fitted=None, name="X"):
+    """A `panel.Panel` of X, which is checked against the `fitted` configuration or, without one, defines it.
+
+    2-D data, frames among them, pass scikit-learn's own checks; ``n_features_in_`` counts their columns. For sequences
+    it counts features.
+    """
+    if isinstance(X, panel.Panel):
+        return panel.read(X, features=None if fitted is None else fitted["features"])
+    arrays = panel.as_list(X)
+    if arrays is None and getattr(X, "ndim", None) != 3:
+        if fitted is None and name == "X":
+            X = validate_data(estimator, X, reset=True, **ANY)
+        elif fitted is not None and fitted["steps"] is not None and np.asarray(X).ndim == 2:
+            X = validate_data(estimator, X, reset=False, **ANY)
+        else:
+            X = check_array(X, input_name=name, **ANY)
+    found = panel.read(X if arrays is None else arrays, layout, name, None if fitted is None else fitted["features"])
+    if fitted is None and name == "X" and not is_table(found):
+        estimator.n_features_in_ = found.features
+        if hasattr(estimator, "feature_names_in_"):
+            del estimator.feature_names_in_
+    return found
+
+
+def as_array(y):
+    """y as it is if it is a list, else as an array."""
+    return y if isinstance(y, list | tuple) else np.asarray(y)
+
+
+def is_table(data):
+    """Whether a panel came as (n, T) numbers."""
+    return data.flat and not data.ragged
+
+
+def read_weight(sample_weight, count, name="sample_weight"):
+    """(n,) weights in float64, or None."""
+    if sample_weight is None:
+        return None
+    if np.asarray(sample_weight).ndim == 0:
+        weight = np.full(count, validate.number(name, sample_weight, 0))
+    else:
+        weight = check_array(sample_weight, ensure_2d=False, allow_nd=True, dtype=np.float64, input_name=name)
+        if weight.ndim != 1:
+            raise ValueError(f"{name}: got shape {weight.shape}, must be 1D: ({count},), one weight per sequence")
+        check_consistent_length(weight, np.empty(count))
+    if (weight < 0).any():
+        raise ValueError(f"{name}: got {weight.min()}, weights must be at least 0")
+    if not weight.any():
+        raise ValueError(f"{name}: all weights are zero, so there is nothing to learn")
+    return weight

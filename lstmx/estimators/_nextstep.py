@@ -1,0 +1,314 @@
+"""LSTMAnomalyDetector and LSTMTransformer: both learn to foretell the next step."""
+
+import numpy as np
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
+from sklearn.covariance import MinCovDet
+from sklearn.utils.validation import check_is_fitted
+
+from lstmx import panel, predictors, training
+from lstmx.estimators._base import LSTMEstimator, Problem
+from lstmx.estimators._input import is_table, read_weight, read_X
+from lstmx.estimators._training import with_callbacks
+from lstmx.functional import validate
+from lstmx.sequences import Sequences
+
+MOST_ERRORS = 10_000  # that the robust covariance looks at; its time grows with their number
+
+
+class _NextStepEstimator(LSTMEstimator):
+    """What both share: the network foretells every step of X from those before it."""
+
+    def _train(self, X, sample_weight=None):
+        """Returns the panel of X."""
+        self._check_parameters()
+        seed, first = self._resumed_seed(), self._is_first()
+        data = read_X(self, X, self.layout, fitted=None if first else self._predictor.config)
+        weight = read_weight(sample_weight, len(data))
+        if first:
+            table = data.x.shape[1] if is_table(data) else None
+            config = {"features": data.features, "steps": table, "layout": self.layout}
+            config |= {"standardize": bool(self.standardize)} | self._extra_config()
+            statistics = panel.statistics(data, weight) if self.standardize else ()
+            arrays = dict(zip(("x_mean", "x_scale"), statistics, strict=False)) | self._extra_arrays(data.features)
+            dtype = data.dtype
+        else:
+            config, arrays, dtype = self._predictor.config, self._predictor.arrays, self._predictor.model.dtype
+        whole = self._examples(data, weight, arrays, dtype)
+        train, rest = self._split(len(whole.inputs))
+        problem = Problem(
+            self._kind, config, arrays, whole if rest is None else training.Subset(whole, train), "mse", "linear", True,
+            dtype, None if rest is None else training.Subset(whole, rest), minus_error,
+            None if weight is None else float(weight.sum()), identity=(*data.each(), weight),
+        )  # fmt: skip
+        self._run(problem, seed, {"X": X, "y": None, "metadata": {"sample_weight": sample_weight}})
+        return data
+
+    def _extra_config(self):
+        return {}
+
+    def _extra_arrays(self, features):
+        return {}
+
+    def _examples(self, data, weight, arrays, dtype):
+        shift, scale = arrays.get("x_mean"), arrays.get("x_scale")
+        if self.window is None or data.lengths.max() <= self.window:
+            return predictors.NextStep(data.sequences(dtype, shift, scale), weight)
+        starts, lengths, owner, offset = [], [], [], 0
+        for n, steps in enumerate(data.lengths.tolist()):
+            first = np.unique(
+                np.append(np.arange(0, max(steps - self.window, 0), self.window), max(steps - self.window, 0))
+            )
+            starts.append(offset + first)
+            lengths.append(np.full(len(first), min(self.window, steps)))
+            owner.append(np.full(len(first), n))
+            offset += steps
+        series = np.concatenate(list(data.each()))
+        inputs = Sequences.stretches(series, np.concatenate(starts), np.concatenate(lengths), dtype, shift, scale)
+        return predictors.NextStep(inputs, None if weight is None else weight[np.concatenate(owner)])
+
+    def _split(self, count):
+        """(training, validation) indices: the tail is held out; or (None, None)."""
+        if not self.early_stopping:
+            return None, None
+        held = round(count * self.validation_fraction)
+        if not 0 < held < count:
+            raise ValueError(f"validation_fraction: {self.validation_fraction} of {count} sequences or windows leaves "
+                             f"{held} for validation; give more, set window, or set early_stopping=False")  # fmt: skip
+        return np.arange(count - held), np.arange(count - held, count)
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        if self.window is not None:
+            validate.count("window", self.window)
+
+
+def minus_error(target, output, weight):
+    return -float(np.average(((target - output) ** 2).mean(axis=1, dtype=np.float64), weights=weight))
+
+
+class LSTMAnomalyDetector(OutlierMixin, _NextStepEstimator):
+    """Find sequences, and steps of them, that do not go on as the network has learnt that sequences go on.
+
+    The network foretells each step from those before it. A step is as strange as its error is far from the errors seen
+    in training: its squared Mahalanobis distance under a robust covariance (minimum covariance determinant), so that
+    the outliers among the training data do not set the measure.
+
+    Parameters
+    ----------
+    aggregate : {"mean", "max"}
+        Whether a sequence is as strange as its steps are on average, or as its strangest step.
+    contamination : float in (0, 0.5]
+        The share of the training data that the thresholds call outliers.
+    support_fraction : float in (0, 1) or None
+        Of the robust covariance, as in scikit-learn's EllipticEnvelope.
+    window : int or None
+        Train on stretches of this many steps, for long series; None takes whole sequences. One series of shape (T, F)
+        is ``series[None]``.
+    hidden_size, num_layers, dropout, standardize, layout, solver, alpha, batch_size, learning_rate, \
+learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, \
+early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, clip_norm, checkpoint, \
+checkpoint_every, resume
+        As in `LSTMClassifier`; held out is the tail: the last sequences or windows.
+
+    Attributes
+    ----------
+    offset_, step_offset_ : float
+        Scores below are outliers: of sequences, of steps.
+    location_ : ndarray (F,)
+    covariance_ : ndarray (F, F)
+        Of the errors, in standardised units.
+    n_iter_, loss_, best_loss_, loss_curve_, validation_scores_, validation_loss_curve_, best_validation_score_, t_, \
+n_features_in_, model_, parameters_
+        As in `LSTMClassifier`; the validation score is minus the error.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lstmx import LSTMAnomalyDetector
+    >>> rng = np.random.default_rng(0)
+    >>> series = np.sin(np.arange(600) / 4) + 0.05 * rng.normal(size=600)
+    >>> series[450] += 1
+    >>> detector = LSTMAnomalyDetector(hidden_size=16, window=50, max_iter=40, tol=0.01, random_state=0)
+    >>> detector = detector.fit(series[None, :, None])
+    >>> int(detector.score_steps(series[None, :, None])[0].argmin())
+    450
+    """
+
+    _kind, _uses_pooling = predictors.AnomalyDetector, False
+
+    def __init__(self, hidden_size=64, num_layers=1, *, aggregate="mean", contamination=0.1, support_fraction=None,
+                 window=None, dropout=0.0, standardize=True, layout="NTC", solver="adam", alpha=0.0001,
+                 batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200,
+                 shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
+                 nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1, beta_1=0.9, beta_2=0.999,
+                 epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0, checkpoint=None, checkpoint_every=10,
+                 resume=False):  # fmt: skip
+        self._store(locals())
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        validate.choice("aggregate", self.aggregate, ("mean", "max"))
+        validate.number("contamination", self.contamination, 0, 0.5, open_low=True)
+        if self.support_fraction is not None:
+            validate.number("support_fraction", self.support_fraction, 0, 1, open_low=True)
+
+    def _extra_config(self):
+        return {"aggregate": self.aggregate, "offset": 0.0, "step_offset": 0.0}
+
+    def _extra_arrays(self, features):
+        return {"location": np.zeros(features), "precision": np.eye(features)}
+
+    @with_callbacks
+    def fit(self, X, y=None):
+        """Learn how sequences go on, and how far errors usually are.
+
+        Parameters
+        ----------
+        X : array (n, T, F), list of n arrays (T_i, F), or array or frame (n, T) of one feature
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        data = self._train(X)
+        predictor = self._predictor
+        errors = np.concatenate(predictor.errors(data)).astype(np.float64)
+        if len(errors) > MOST_ERRORS:
+            errors = errors[np.random.default_rng(0).choice(len(errors), MOST_ERRORS, replace=False)]
+        self.location_, self.covariance_ = self._robust(errors)
+        arrays = {"location": self.location_, "precision": np.linalg.pinv(self.covariance_, hermitian=True)}
+        measured = self._kind(predictor.config, predictor.arrays | arrays, predictor.model)
+        steps = measured.step_scores(data)
+        percent = 100 * self.contamination
+        self.offset_ = float(np.percentile(measured.summarise(steps), percent))
+        self.step_offset_ = float(np.percentile(np.concatenate(steps), percent))
+        config = measured.config | {
+            "offset": self.offset_,
+            "step_offset": self.step_offset_,
+            "aggregate": self.aggregate,
+        }
+        self._predictor = self._kind(config, measured.arrays, measured.model)
+        return self
+
+    def _robust(self, errors):
+        """Location and covariance of errors; a little is added to the diagonal, should a feature not vary at all."""
+        count, features = errors.shape
+        floor = np.eye(features) * (1e-12 + 1e-9 * np.square(errors).mean())
+        if count <= 2 * features:  # too few for a robust estimate
+            location = errors.mean(axis=0)
+            return location, np.atleast_2d(np.cov(errors.T, bias=True)) + floor
+        found = MinCovDet(support_fraction=self.support_fraction, random_state=0).fit(errors)
+        return found.location_, found.covariance_ + floor
+
+    def score_samples(self, X):
+        """The score of every sequence (n,), the lower, the stranger: minus the mean (or the largest) squared distance
+        of its steps' errors.
+        """
+        check_is_fitted(self)
+        return self._predictor.score_samples(self._read(X))
+
+    def decision_function(self, X):
+        """`score_samples` less ``offset_``: negative for outliers (n,)."""
+        check_is_fitted(self)
+        return self._predictor.decision_function(self._read(X))
+
+    def predict(self, X):
+        """-1 for sequences that are outliers, 1 for others (n,)."""
+        check_is_fitted(self)
+        return self._predictor.predict(self._read(X))
+
+    def score_steps(self, X):
+        """The score of every step, the lower, the stranger: (n, T), NaN where X is padding, or a list of (T_i,)."""
+        check_is_fitted(self)
+        return self._predictor.score_steps(self._read(X))
+
+    def predict_steps(self, X):
+        """-1 for steps that are outliers, 1 for others, 0 where X is padding: (n, T) or a list of (T_i,)."""
+        check_is_fitted(self)
+        return self._predictor.predict_steps(self._read(X))
+
+
+class LSTMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _NextStepEstimator):
+    """Features of sequences: the hidden state of a network that has learnt, without labels, to foretell the next step.
+
+    Parameters
+    ----------
+    hidden_size : int
+        Units, which is the number of features.
+    pooling : {"last", "mean"}
+        The hidden state after the last step, or its mean over all steps.
+    window : int or None
+        Train on stretches of this many steps, for long series; None takes whole sequences.
+    num_layers, dropout, standardize, layout, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, \
+max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
+validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, clip_norm, checkpoint, checkpoint_every, resume
+        As in `LSTMClassifier`; held out is the tail.
+
+    Attributes
+    ----------
+    n_iter_, loss_, best_loss_, loss_curve_, validation_scores_, validation_loss_curve_, best_validation_score_, t_, \
+n_features_in_, model_, parameters_
+        As in `LSTMClassifier`; the validation score is minus the error.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from lstmx import LSTMTransformer
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.permutation([0, 1] * 50)
+    >>> X = [np.sin(np.arange(n) * (0.3 + 0.3 * k))[:, None] for n, k in zip(rng.integers(15, 40, 100), y)]
+    >>> pipe = make_pipeline(LSTMTransformer(16, pooling="mean", random_state=0), LogisticRegression())
+    >>> pipe.fit(X, y).score(X, y) > 0.9
+    True
+    """
+
+    _kind, _uses_pooling = predictors.Transformer, False
+
+    def __init__(self, hidden_size=64, num_layers=1, *, pooling="last", window=None, dropout=0.0, standardize=True,
+                 layout="NTC", solver="adam", alpha=0.0001, batch_size="auto", learning_rate="constant",
+                 learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True, random_state=None, tol=1e-4,
+                 verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True, early_stopping=False,
+                 validation_fraction=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0,
+                 checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
+        self._store(locals())
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        validate.choice("pooling", self.pooling, ("last", "mean"))
+
+    def _extra_config(self):
+        return {"pooling": self.pooling}
+
+    @property
+    def _n_features_out(self):
+        return self.model_.layers[0].hidden_size
+
+    @with_callbacks
+    def fit(self, X, y=None, sample_weight=None):
+        """Learn how sequences go on.
+
+        Parameters
+        ----------
+        X : array (n, T, F), list of n arrays (T_i, F), or array or frame (n, T) of one feature
+        y : ignored
+        sample_weight : array (n,), optional
+
+        Returns
+        -------
+        self
+        """
+        self._train(X, sample_weight)
+        return self
+
+    def transform(self, X):
+        """Features (n, hidden_size)."""
+        check_is_fitted(self)
+        return self._predictor.transform(self._read(X))

@@ -1,0 +1,204 @@
+"""LSTMRegressor."""
+
+import warnings
+
+import numpy as np
+from sklearn.base import MultiOutputMixin, RegressorMixin
+from sklearn.metrics import r2_score
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
+
+from lstmx import panel, predictors
+from lstmx.estimators._input import read_weight
+from lstmx.estimators._supervised import SupervisedEstimator
+from lstmx.functional import validate
+
+LOSSES = {"squared_error": "mse", "absolute_error": "mae", "huber": "huber"}
+
+
+class LSTMRegressor(MultiOutputMixin, RegressorMixin, SupervisedEstimator):
+    """Regress numbers on sequences with a Long Short-Term Memory network: one per sequence, or one per step.
+
+    Parameters
+    ----------
+    target : {"sequence", "step"}
+        Whether y holds one value (or row) for each sequence, or one for each step. It is never guessed.
+    loss : {"squared_error", "absolute_error", "huber"}
+    standardize : bool
+        Scale each feature and each target to mean 0 and deviation 1, as found in the training data; predictions are
+        scaled back. ``loss_curve_`` is in scaled units.
+    hidden_size, num_layers, bidirectional, pooling, dropout, layout, solver, alpha, batch_size, learning_rate, \
+learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, \
+early_stopping, validation_fraction, validation_from, beta_1, beta_2, epsilon, n_iter_no_change, clip_norm, \
+checkpoint, checkpoint_every, resume
+        As in `LSTMClassifier`. With early stopping the score is R².
+
+    Attributes
+    ----------
+    n_outputs_ : int
+    n_iter_, loss_, best_loss_, loss_curve_, validation_scores_, validation_loss_curve_, best_validation_score_, t_, \
+n_features_in_, model_, parameters_
+        As in `LSTMClassifier`.
+
+    Examples
+    --------
+    The sum of what was seen, after each step:
+
+    >>> import numpy as np
+    >>> from lstmx import LSTMRegressor
+    >>> X = np.random.default_rng(0).normal(size=(200, 12, 1))
+    >>> y = X[:, :, 0].cumsum(axis=1)
+    >>> reg = LSTMRegressor(hidden_size=16, target="step", max_iter=40, tol=0.01, random_state=0).fit(X, y)
+    >>> reg.predict(X[:3]).shape, reg.score(X, y) > 0.95
+    ((3, 12), True)
+    """
+
+    _kind = predictors.Regressor
+
+    def __init__(self, hidden_size=64, num_layers=1, *, target="sequence", loss="squared_error", bidirectional=False,
+                 pooling="last", dropout=0.0, standardize=True, layout="NTC", solver="adam", alpha=0.0001,
+                 batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200,
+                 shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
+                 nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1, validation_from="random",
+                 beta_1=0.9, beta_2=0.999, epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0, checkpoint=None,
+                 checkpoint_every=10, resume=False):  # fmt: skip
+        self._store(locals())
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        validate.choice("target", self.target, ("sequence", "step"))
+        validate.choice("loss", self.loss, LOSSES)
+
+    def partial_fit(self, X, y, sample_weight=None):
+        """One epoch over one part of the data; the optimiser goes on where it was.
+
+        Features and targets are standardised by the statistics of the first part.
+        """
+        return self._partial_fit(X, y, sample_weight)
+
+    def _read_targets(self, y, data, first, incremental, classes):
+        if not first:
+            return self._predictor.config
+        single, outputs = self._form(y, data)
+        self.n_outputs_ = outputs
+        return self._config(data) | {"target": self.target, "outputs": outputs, "single": single}
+
+    def _form(self, y, data):
+        """(whether there is no axis of outputs, the number of outputs)."""
+        lead = 1 if self.target == "sequence" else 2
+        if self.target == "step" and isinstance(y, list | tuple):
+            lead, y = 1, y[0]
+        shape = np.shape(y)
+        if len(shape) == lead + 1:
+            return False, shape[-1]
+        if len(shape) == lead:
+            return True, 1
+        if self.target == "sequence":
+            raise ValueError(f"y: got shape {shape}, must be (n,) or (n, O): one value or row per sequence; for one "
+                             'per step set target="step"')  # fmt: skip
+        raise ValueError(f"y: got shape {shape}, must be (n, T), (n, T, O) or a list of (T_i,) or (T_i, O): one value "
+                         'or row per step; for one per sequence set target="sequence"')  # fmt: skip
+
+    def _encode(self, y, data, config, name="y"):
+        if config["target"] == "step":
+            return _read_steps(y, data, config, name), None
+        if isinstance(y, list | tuple) and len(y) and np.ndim(y[0]) > 1:
+            self._form(y, data)
+        y = check_array(y, ensure_2d=False, dtype=[np.float64, np.float32], input_name=name, allow_nd=True)
+        check_consistent_length(data.lengths, y)
+        if not config["single"] and y.shape == (len(data), config["outputs"]):
+            return y, None
+        if config["single"] and y.shape in ((len(data),), (len(data), 1)):
+            return column_or_1d(y)[:, None], None
+        steps = data.x.shape[1] if not data.ragged else None
+        hint = '; for one value per step set target="step"' if steps is not None and y.shape[1:2] == (steps,) else ""
+        want = (len(data),) if config["single"] else (len(data), config["outputs"])
+        what = "value" if config["single"] else "row"
+        raise ValueError(f"{name}: got shape {y.shape}, must be {want}: one {what} per sequence{hint}")
+
+    def _standardise(self, data, target, weight, config):
+        arrays = super()._standardise(data, target, weight, config)
+        if self.standardize:
+            if config["target"] == "step":
+                lengths = data.lengths
+                rows = panel.Panel(target, lengths, False, "NTC")
+            else:
+                rows = panel.Panel(target[:, None], np.ones(len(target), np.int64), False, "NTC")
+            arrays["y_mean"], arrays["y_scale"] = panel.statistics(rows, weight)
+        return arrays
+
+    def _rows(self, target, data, config, arrays, dtype):
+        shift, scale = arrays.get("y_mean", 0.0), arrays.get("y_scale", 1.0)
+        if isinstance(target, list):
+            return [((a - shift) / scale).astype(dtype) for a in target]
+        return ((target - shift) / scale).astype(dtype)
+
+    def _weigh(self, weight, y, incremental):
+        return weight
+
+    def _head(self, config):
+        return LOSSES[self.loss], "linear"
+
+    def _scorer(self, config):
+        def r2(target, output, weight):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a single value R2 is not defined; NaN improves nothing
+                return float(r2_score(target, output, sample_weight=weight))
+
+        return r2
+
+    def predict(self, X):
+        """Predictions.
+
+        Parameters
+        ----------
+        X : as in `fit`
+
+        Returns
+        -------
+        ndarray (n,) or (n, O)
+            For per-step targets (n, T) or (n, T, O), NaN where X is padding, or a list of (T_i,) or (T_i, O).
+        """
+        check_is_fitted(self)
+        return self._predictor.predict(self._read(X))
+
+    def score(self, X, y, sample_weight=None):
+        """R² of the predictions, for per-step targets over all steps."""
+        check_is_fitted(self)
+        data = self._read(X)
+        if self._predictor.config["target"] == "sequence":
+            return super().score(data, y, sample_weight)
+        target = _read_steps(y, data, self._predictor.config, "y")
+        rows = np.concatenate([t[:n] for t, n in zip(target, data.lengths.tolist(), strict=True)])
+        found = self._predictor.predict(data)
+        found = np.concatenate([np.reshape(f[:n], (n, -1)) for f, n in zip(found, data.lengths.tolist(), strict=True)])
+        weight = None if sample_weight is None else np.repeat(read_weight(sample_weight, len(data)), data.lengths)
+        return float(r2_score(rows, found, sample_weight=weight))
+
+
+def _read_steps(y, data, config, name):
+    """Per-step targets: (n, T, O) in float64 with 0 on the padding, or a list of (T_i, O)."""
+    outputs, single = config["outputs"], config["single"]
+    arrays = [np.asarray(a) for a in y] if isinstance(y, list | tuple) else np.asarray(y)
+    check_consistent_length(data.lengths, arrays)
+    lengths = data.lengths.tolist()
+    found = []
+    for n, (a, steps) in enumerate(zip(arrays, lengths, strict=True)):
+        whole = steps if data.ragged else data.x.shape[1]
+        tail = () if single else (outputs,)
+        if a.shape not in ((steps, *tail), (whole, *tail)):
+            raise ValueError(
+                f"{name}[{n}]: got shape {a.shape}, must be {(steps, *tail)}: one value for each step of X[{n}]"
+            )
+        a = validate.real_array(f"{name}[{n}]", a[:steps], np.float64).reshape(steps, outputs)
+        if not np.isfinite(a).all():
+            t = int(np.flatnonzero(~np.isfinite(a).all(axis=1))[0])
+            raise ValueError(
+                f"{name}: contains NaN or infinity in sequence {n}, step {t}; fill it, or cut the sequence"
+            )
+        found.append(a)
+    if data.ragged:
+        return found
+    out = np.zeros((len(data), data.x.shape[1], outputs))
+    for row, a in zip(out, found, strict=True):
+        row[: len(a)] = a
+    return out

@@ -1,0 +1,93 @@
+"""SequenceScaler."""
+
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from lstmx import panel
+from lstmx.estimators._input import is_table, read_weight, read_X
+from lstmx.functional import validate
+
+
+class SequenceScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Scale every feature to mean 0 and deviation 1 over all steps of all sequences, whatever their lengths.
+
+    Results have the form, layout and type of the input; NaN at the end is padding and stays. The estimators of lstmx
+    do this themselves (``standardize``): use it where others need scaled sequences, or a scaler of its own.
+
+    Parameters
+    ----------
+    with_mean, with_std : bool
+        Whether to shift, and whether to scale.
+    layout : {"NTC", "NCT"}
+        Whether features come last or, as in aeon and sktime, before time.
+
+    Attributes
+    ----------
+    mean_, scale_ : ndarray of float64 (F,) or None
+    n_features_in_ : int
+        F; for (n, T) data T.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lstmx import SequenceScaler
+    >>> X = [np.array([[1.0, 10], [3, 30]]), np.array([[2.0, 20]])]
+    >>> scaler = SequenceScaler().fit(X)
+    >>> scaler.mean_
+    array([ 2., 20.])
+    >>> scaler.transform(X)[0].round(3)
+    array([[-1.225, -1.225],
+           [ 1.225,  1.225]])
+    >>> scaler.inverse_transform(scaler.transform(X))[1]
+    array([[ 2., 20.]])
+    """
+
+    def __init__(self, *, with_mean=True, with_std=True, layout="NTC"):
+        self.with_mean = with_mean
+        self.with_std = with_std
+        self.layout = layout
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Find mean and deviation.
+
+        Parameters
+        ----------
+        X : array (n, T, F), list of n arrays (T_i, F), or array or frame (n, T) of one feature
+        y : ignored
+        sample_weight : array (n,), optional
+            Of the sequences.
+
+        Returns
+        -------
+        self
+        """
+        validate.flag("with_mean", self.with_mean)
+        validate.flag("with_std", self.with_std)
+        validate.choice("layout", self.layout, panel.LAYOUTS)
+        data = read_X(self, X, self.layout)
+        mean, scale = panel.statistics(data, read_weight(sample_weight, len(data)))
+        self.mean_ = mean if self.with_mean else None
+        self.scale_ = scale if self.with_std else None
+        self._form = {"features": data.features, "steps": data.x.shape[1] if is_table(data) else None}
+        return self
+
+    def _apply(self, X, function):
+        check_is_fitted(self)
+        data = read_X(self, X, self.layout, fitted=self._form)
+        shift = 0.0 if self.mean_ is None else self.mean_
+        scale = 1.0 if self.scale_ is None else self.scale_
+        return data.give([function(x, shift, scale).astype(x.dtype) for x in data.each()])
+
+    def transform(self, X):
+        """Scaled sequences, in the form of X."""
+        return self._apply(X, lambda x, shift, scale: (x - shift) / scale)
+
+    def inverse_transform(self, X):
+        """Sequences in the original units, in the form of X."""
+        return self._apply(X, lambda x, shift, scale: x * scale + shift)

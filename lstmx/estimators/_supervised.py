@@ -1,0 +1,129 @@
+"""What LSTMClassifier and LSTMRegressor share."""
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from lstmx import panel, training
+from lstmx.estimators._base import LSTMEstimator, Problem
+from lstmx.estimators._input import as_array, is_table, read_weight, read_X
+from lstmx.estimators._training import with_callbacks
+from lstmx.functional import validate
+from lstmx.sequences import Targets, Weights
+
+
+class SupervisedEstimator(LSTMEstimator):
+    """Data with targets, a part of them held out, and incremental fits; leaves read, encode and score the targets."""
+
+    @with_callbacks
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
+        """Fit to sequences.
+
+        Parameters
+        ----------
+        X : array (n, T, F), list of n arrays (T_i, F), or array or frame (n, T) of one feature
+            NaN at the end of a sequence is padding.
+        y : array (n,), (n, O), or per step
+        sample_weight : array (n,), optional
+        X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
+            Scored after every epoch; with ``early_stopping`` they take the place of a part of X.
+
+        Returns
+        -------
+        self
+        """
+        self._check_parameters()
+        seed = self._resumed_seed()
+        problem = self._problem(X, y, sample_weight, (X_val, y_val, sample_weight_val), seed, self._is_first())
+        metadata = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
+        return self._run(problem, seed, {"X": X, "y": y, "metadata": metadata})
+
+    def _partial_fit(self, X, y, sample_weight, classes=None):
+        self._check_parameters()
+        if self.early_stopping:
+            raise ValueError("early_stopping: partial_fit sees one part of the data and does not stop; set it to False")
+        seed, first = self._seed(), self._is_first(incremental=True)
+        problem = self._problem(X, y, sample_weight, (None, None, None), seed, first, incremental=True, classes=classes)
+        return self._run(problem, seed, {"X": X, "y": y, "metadata": None}, incremental=True)
+
+    def _problem(self, X, y, sample_weight, held, seed, first, *, incremental=False, classes=None):
+        data = read_X(self, X, self.layout, fitted=None if first else self._predictor.config)
+        if y is None:
+            raise ValueError(f"y: {type(self).__name__} requires y to be passed, but the target y is None")
+        y = as_array(y)
+        config = self._read_targets(y, data, first, incremental, classes)
+        target, label = self._encode(y, data, config)
+        weight = read_weight(sample_weight, len(data))
+        weight = self._weigh(weight, y, incremental)
+        train, rest = self._split(len(data), label, held[0] is not None, seed)
+        part = np.ones(len(data)) if weight is None else weight
+        if rest is not None:
+            part = part.copy()
+            part[rest] = 0
+            if not part.any():
+                raise ValueError(
+                    "sample_weight: all weights of the training part are zero; the others are for validation"
+                )
+        arrays = self._standardise(data, target, part, config) if first else self._predictor.arrays
+        dtype = data.dtype if first else self._predictor.model.dtype
+        whole = self._data(data, target, weight, config, arrays, dtype)
+        validation = None if rest is None else training.Subset(whole, rest)
+        if held[0] is not None:
+            validation = self._held_out(*held, config, arrays, dtype)
+        return Problem(
+            self._kind, config, arrays, whole if rest is None else training.Subset(whole, train), *self._head(config),
+            config.get("target") == "step", dtype, validation, self._scorer(config), float(part.sum()),
+            identity=(*data.each(), *_pieces(y), weight, *(() if held[0] is None else _pieces(held[1]))),
+        )  # fmt: skip
+
+    def _config(self, data):
+        return {
+            "features": data.features,
+            "steps": data.x.shape[1] if is_table(data) else None,
+            "layout": self.layout,
+            "standardize": bool(self.standardize),
+        }
+
+    def _standardise(self, data, target, weight, config):
+        if not self.standardize:
+            return {}
+        mean, scale = panel.statistics(data, weight)
+        return {"x_mean": mean, "x_scale": scale}
+
+    def _data(self, data, target, weight, config, arrays, dtype):
+        inputs = data.sequences(dtype, arrays.get("x_mean"), arrays.get("x_scale"))
+        targets = Targets(self._rows(target, data, config, arrays, dtype), config.get("target") == "step")
+        sample = None if weight is None else Targets(weight.astype(dtype), False)
+        return training.Data(inputs, targets, Weights(sample, None, dtype))
+
+    def _held_out(self, X, y, weight, config, arrays, dtype):
+        if y is None:
+            raise ValueError("y_val: X_val is given without it; give both or neither")
+        y = as_array(y)
+        data = read_X(self, X, self.layout, fitted=config, name="X_val")
+        target, _ = self._encode(y, data, config, "y_val")
+        return self._data(data, target, read_weight(weight, len(data), "sample_weight_val"), config, arrays, dtype)
+
+    def _split(self, count, label, given, seed):
+        """(training, validation) indices, or (None, None)."""
+        if given or not self.early_stopping:
+            return None, None
+        every = np.arange(count)
+        if self.validation_from == "tail":
+            train, rest = train_test_split(every, test_size=self.validation_fraction, shuffle=False)
+        else:
+            train, rest = train_test_split(every, test_size=self.validation_fraction, stratify=label, random_state=seed)
+        if len(rest) < 2:
+            raise ValueError(
+                f"validation_fraction: {self.validation_fraction} of {count} sequences leaves {len(rest)} for "
+                "validation; raise it, or set early_stopping=False"
+            )
+        return train, rest
+
+    def _check_parameters(self):
+        super()._check_parameters()
+        validate.choice("validation_from", self.validation_from, ("random", "tail"))
+
+
+def _pieces(y):
+    """The arrays of targets, for a fingerprint."""
+    return tuple(map(np.asarray, y)) if isinstance(y, list | tuple) and np.ndim(y[0]) else (np.asarray(y),)

@@ -1,0 +1,251 @@
+"""What watches the training of an estimator: convergence as in MLPClassifier, checkpoints, progress, scikit-learn's
+callbacks.
+"""
+
+import hashlib
+import os
+import sys
+
+import numpy as np
+
+from lstmx.monitor import Callback
+from lstmx.training import TrainerState
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks  # scikit-learn 1.9
+except ImportError:
+
+    class CallbackSupportMixin:
+        """Nothing, before scikit-learn 1.9."""
+
+    def with_callbacks(method):
+        """The method itself, before scikit-learn 1.9."""
+        return method
+
+
+class Convergence(Callback):
+    """Ends training, keeps the best weights and sets the learning rate, by the rules of scikit-learn's MLPClassifier.
+
+    Without early stopping the training loss is watched, with it the score on the validation data; `patience` epochs in
+    a row without an improvement of `tol` end training. With ``schedule="adaptive"`` they divide the rate by 5 instead,
+    until it has fallen to 1e-6.
+
+    Attributes
+    ----------
+    memory : dict of plain numbers
+        With `best`, all that changes.
+    best : ndarray or None
+        The flat parameters of the best epoch.
+    """
+
+    def __init__(self, *, rate, schedule, power_t, tol, patience, early_stopping, validation, score, samples, seen=0):
+        self.schedule, self.power_t, self.first_rate = schedule, power_t, rate
+        self.tol, self.patience, self.early_stopping = tol, patience, early_stopping
+        self.validation, self.score, self.samples = validation, score, samples
+        self.memory = {"rate": rate, "count": 0, "best_loss": np.inf, "best_score": -np.inf, "seen": seen}
+        self.best, self.reason = None, None
+        self._schedule()
+
+    def learning_rate(self, step):
+        """The rate of an update; it changes between epochs only."""
+        return self.memory["rate"]
+
+    def _schedule(self):
+        if self.schedule == "invscaling":
+            self.memory["rate"] = self.first_rate / (self.memory["seen"] + 1) ** self.power_t
+
+    def on_epoch_end(self, trainer, epoch, logs):
+        """Judge an epoch; True ends training."""
+        memory = self.memory
+        memory["seen"] += self.samples
+        if self.validation is not None:
+            loss, outputs = trainer.outputs(self.validation)
+            score = self.score(*(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
+            trainer.state.history.append({"val_loss": loss, "val_score": score})
+            logs |= {"val_loss": loss, "val_score": score}
+        if self.early_stopping:
+            better = score >= memory["best_score"] + self.tol
+            if score > memory["best_score"]:
+                memory["best_score"], self.best = score, trainer.state.values.copy()
+        else:
+            better = logs["loss"] <= memory["best_loss"] - self.tol
+        memory["best_loss"] = min(memory["best_loss"], logs["loss"])
+        memory["count"] = 0 if better else memory["count"] + 1
+        self._schedule()
+        return self._out_of_patience()
+
+    def _out_of_patience(self):
+        memory = self.memory
+        if memory["count"] <= self.patience:
+            return False
+        if self.schedule == "adaptive" and memory["rate"] > 1e-6:
+            memory["rate"], memory["count"] = memory["rate"] / 5, 0
+            return False
+        what = "Validation score" if self.early_stopping else "Training loss"
+        self.reason = f"{what} did not improve more than tol={self.tol:g} for {self.patience} consecutive epochs."
+        return True
+
+
+class Progress:
+    """One bar over all epochs on a terminal or in a notebook where tqdm is installed, else a line per epoch."""
+
+    def __init__(self, epochs, lines):
+        notebook = "ipykernel" in sys.modules
+        self._bar = None
+        if not lines and (notebook or sys.stderr.isatty()):
+            try:
+                from tqdm import auto, std
+            except ImportError:
+                return
+            self._bar = (auto.tqdm if notebook else std.tqdm)(total=epochs, unit="epoch")
+
+    def show(self, epoch, logs):
+        """An epoch is done."""
+        numbers = {name: f"{value:.6g}" for name, value in logs.items() if name != "learning_rate"}
+        if self._bar is not None:
+            self._bar.update(epoch + 1 - self._bar.n)
+            self._bar.set_postfix(numbers)
+        else:
+            text = ", ".join(f"{name} = {value}" for name, value in numbers.items())
+            print(f"Iteration {epoch + 1}, {text}", flush=True)
+
+    def close(self, message=None):
+        """The end, and why it came."""
+        if self._bar is not None:
+            self._bar.close()
+        if message:
+            print(message, file=sys.stdout if self._bar is None else sys.stderr, flush=True)
+
+
+class ShowProgress(Callback):
+    """`Progress` as a callback."""
+
+    def __init__(self, epochs, lines, convergence):
+        self.epochs, self.lines, self.convergence, self.progress = epochs, lines, convergence, None
+
+    def on_train_begin(self, trainer):
+        """The first epoch comes."""
+        self.progress = Progress(self.epochs, self.lines)
+
+    def on_epoch_end(self, trainer, epoch, logs):
+        """An epoch is done."""
+        self.progress.show(epoch, logs)
+
+    def on_train_end(self, trainer):
+        """The last epoch was."""
+        self.progress.close(self.convergence.reason)
+
+
+class FitTasks(Callback):
+    """Tells scikit-learn's own callbacks (`sklearn.callback`, 1.9) of every epoch: a task below the fit."""
+
+    def __init__(self, context, estimator, data, fitted):
+        self.context, self.estimator, self.data, self.fitted = context, estimator, data, fitted
+        self.task = None
+
+    def on_epoch_begin(self, trainer, epoch):
+        """A task begins."""
+        self.task = self.context.subcontext(task_name="epoch")
+        self.task.call_on_fit_task_begin(estimator=self.estimator, **self.data)
+
+    def on_epoch_end(self, trainer, epoch, logs):
+        """A task ends; a callback can end training by returning True."""
+        return self.task.call_on_fit_task_end(
+            estimator=self.estimator, **self.data, reconstruction_attributes=lambda: self.fitted(trainer)
+        )
+
+
+class Checkpoint(Callback):
+    """Writes all that training needs to go on to the same bits, every few epochs and at the end.
+
+    Parameters
+    ----------
+    path : str or path-like
+    every, last : int
+        Epochs.
+    identity : dict
+        Plain JSON values that must be the same when training goes on: the estimator, its parameters, its data.
+    convergence : Convergence
+    """
+
+    def __init__(self, path, every, last, identity, convergence):
+        self.path, self.every, self.last = path, every, last
+        self.identity, self.convergence = identity, convergence
+
+    def on_epoch_end(self, trainer, epoch, logs):
+        """Write if it is time."""
+        if (epoch + 1) % self.every == 0 or epoch + 1 == self.last or self.convergence.reason:
+            self.write(trainer.state)
+
+    def write(self, state):
+        """Write the state after an epoch."""
+        from lstmx.interop.files import write
+
+        arrays = {"values": state.values} | {f"moments.{name}": m for name, m in state.moments.items()}
+        arrays |= {f"history.{name}": np.array(v, np.float64) for name, v in state.history.history.items()}
+        if self.convergence.best is not None:
+            arrays["best"] = self.convergence.best
+        config = {
+            "class": "Checkpoint",
+            "identity": self.identity,
+            "epoch": state.epoch,
+            "updates": state.updates,
+            "rng": state.rng.bit_generator.state,
+            "memory": self.convergence.memory,
+            "reason": self.convergence.reason,
+        }
+        write(self.path, config, arrays)
+
+
+def read_checkpoint(path):
+    """(configuration, arrays) of a checkpoint; None if there is no such file."""
+    from lstmx.interop.files import ModelFileError, read
+
+    if not os.path.exists(path):
+        return None
+    config, arrays = read(path)
+    if config.get("class") != "Checkpoint":
+        kind = config.get("class")
+        raise ModelFileError(f"checkpoint: {os.fspath(path)!r} is a saved {kind}, not a checkpoint; give another path")
+    return config, arrays
+
+
+def restore(checkpoint, identity, convergence, dtype):
+    """The `TrainerState` of a checkpoint whose identity is this one; `convergence` becomes what it was."""
+    config, arrays = checkpoint
+    was = config["identity"]
+    different = [name for name in identity if identity[name] != was.get(name)]
+    if different:
+        name = different[0]
+        what = "other data" if name == "data" else f"{name}={was.get(name)}, now it is {identity[name]}"
+        raise ValueError(
+            f"resume: the checkpoint was written with {what}; give what it was written with, or fit with resume=False"
+        )
+    rng = np.random.Generator(np.random.PCG64())
+    rng.bit_generator.state = config["rng"]
+    prefixed = {part: {n[len(part) :]: a for n, a in arrays.items() if n.startswith(part)}
+                for part in ("moments.", "history.")}  # fmt: skip
+    state = TrainerState(
+        arrays["values"].astype(dtype), {}, prefixed["moments."], {}, rng, config["epoch"], config["updates"]
+    )
+    state.history.history = {name: a.tolist() for name, a in prefixed["history."].items()}
+    convergence.memory, convergence.reason = config["memory"], config["reason"]
+    convergence.best = arrays.get("best")
+    return state
+
+
+def digest(*arrays):
+    """A fingerprint of arrays and of what else is given."""
+    found = hashlib.blake2b(digest_size=16)
+    for a in arrays:
+        if a is None:
+            found.update(b"none")
+        elif isinstance(a, np.ndarray):
+            found.update(f"{a.shape}{a.dtype}".encode())
+            for part in a if a.ndim > 1 else [a]:
+                found.update(
+                    np.ascontiguousarray(part).tobytes() if part.dtype != object else repr(part.tolist()).encode()
+                )
+        else:
+            found.update(repr(a).encode())
+    return found.hexdigest()

@@ -1,0 +1,258 @@
+"""A panel of sequences in every form that estimators accept, read once: shapes, layouts, NaN padding, finite values.
+
+Accepted are arrays (n, T, F); lists of arrays (T_i, F); object arrays of such; (n, T) numbers, which are n sequences of
+one feature; and arrays whose tails are NaN, which is padding. What comes out is an array with lengths, or a list.
+"""
+
+import numpy as np
+
+from lstmx.functional import validate
+from lstmx.sequences import Sequences
+
+LAYOUTS = ("NTC", "NCT")
+_BLOCK = 2**20  # elements looked at together: windows of a series are views, many times larger than the series
+
+
+class Panel:
+    """Validated sequences.
+
+    Attributes
+    ----------
+    x : ndarray (n, T, F), or list of ndarrays (T_i, F)
+    lengths : ndarray of int64 (n,)
+    flat : bool
+        Whether they came as (n, T).
+    layout : str
+        In which they came.
+    """
+
+    def __init__(self, x, lengths, flat, layout):
+        self.x, self.lengths, self.flat, self.layout = x, lengths, flat, layout
+
+    def __len__(self):
+        return len(self.lengths)
+
+    @property
+    def ragged(self):
+        """Whether it is a list."""
+        return isinstance(self.x, list)
+
+    @property
+    def features(self):
+        """F."""
+        return self.x[0].shape[1] if self.ragged else self.x.shape[2]
+
+    @property
+    def dtype(self):
+        """float32 if all of it is, else float64."""
+        kinds = {a.dtype.name for a in self.x} if self.ragged else {self.x.dtype.name}
+        return np.dtype(np.float32) if kinds == {"float32"} else np.dtype(np.float64)
+
+    def sequences(self, dtype, shift=None, scale=None):
+        """`Sequences` of a type, standardised on the way as (x - shift) / scale."""
+        return Sequences(self.x, None if self.ragged else self.lengths, dtype, shift, scale)
+
+    def each(self):
+        """The sequences one by one, without padding: (T_i, F)."""
+        return (x[:n] for x, n in zip(self.x, self.lengths.tolist(), strict=True))
+
+    def select(self, chosen):
+        """The panel of some of the sequences."""
+        x = [self.x[k] for k in chosen] if self.ragged else self.x[chosen]
+        return Panel(x, self.lengths[chosen], self.flat, self.layout)
+
+    def give(self, arrays):
+        """Results (T_i, F), one per sequence, in the form that the panel came in: NaN stands where padding stood."""
+        if self.ragged:
+            return [a.T if self.layout == "NCT" else a for a in arrays]
+        out = np.full((*self.x.shape[:2], arrays[0].shape[1]), np.nan, arrays[0].dtype)
+        for row, a in zip(out, arrays, strict=True):
+            row[: len(a)] = a
+        if self.flat and out.shape[2] == 1:
+            return out[:, :, 0]
+        return np.ascontiguousarray(out.swapaxes(1, 2)) if self.layout == "NCT" else out
+
+
+def as_list(X):
+    """A list of arrays if X is a list, tuple or object array of sequences; None if it is an array or an array written
+    out.
+    """
+    if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1 and len(X) and np.ndim(X[0]):
+        X = list(X)
+    if not isinstance(X, list | tuple) or not X:
+        return None
+    numbers = isinstance(X[0], list | tuple) and not any(hasattr(v, "__len__") for v in X[0])
+    if numbers and all(isinstance(a, list | tuple) and len(a) == len(X[0]) for a in X):
+        return None
+    if np.ndim(X[0]) == 0 or isinstance(X[0], str):
+        return None
+    arrays = [validate.rectangular(f"X[{n}]", a) for n, a in enumerate(X)]
+    same = all(a.ndim == 1 and isinstance(x, np.ndarray) and a.shape == arrays[0].shape
+               for a, x in zip(arrays, X, strict=True))  # fmt: skip
+    return None if same else arrays
+
+
+def read(X, layout="NTC", name="X", features=None):
+    """A `Panel` of X.
+
+    Parameters
+    ----------
+    X : any accepted form, or a Panel
+    layout : {"NTC", "NCT"}
+        Whether features come last or, as in aeon and sktime, before time.
+    name : str
+        For errors.
+    features : int, optional
+        What F must be.
+    """
+    if isinstance(X, Panel):
+        panel = X
+    else:
+        validate.choice("layout", layout, LAYOUTS)
+        arrays = as_list(X)
+        panel = _read_array(X, layout, name, features) if arrays is None else _read_list(arrays, layout, name, features)
+    if features is not None and panel.features != features:
+        shape = panel.x[0].shape if panel.ragged else panel.x.shape
+        raise ValueError(
+            f"{name}: got {panel.features} feature{'s' * (panel.features != 1)} (shape {shape}), but the model was "
+            f"fitted with {features}{_swapped(shape, features, layout)}"
+        )
+    return panel
+
+
+def _swapped(shape, features, layout):
+    other = "NCT" if layout == "NTC" else "NTC"
+    return f'; if features stand before time, set layout="{other}"' if features in shape[:-1] else ""
+
+
+def _real(name, array):
+    if array.dtype.kind not in "fiub":
+        array = validate.real_array(name, array)
+    return array if array.dtype.name in ("float32", "float64") else array.astype(np.float64)
+
+
+def _read_list(arrays, layout, name, features):
+    flat = all(a.ndim == 1 for a in arrays)
+    found = []
+    for n, a in enumerate(arrays):
+        label = f"{name}[{n}]"
+        a = _real(label, a)
+        if flat:
+            a = a[:, None]
+        if a.ndim != 2:
+            want = "(T, F)" if layout == "NTC" else "(F, T)"
+            raise ValueError(f"{label}: got shape {arrays[n].shape}, must be {want}: one sequence, time by features"
+                             + ("; make it (T, 1) for one feature" if a.ndim == 1 else ""))  # fmt: skip
+        a = a if flat or layout == "NTC" else a.T
+        if found and a.shape[1] != found[0].shape[1]:
+            raise ValueError(
+                f"{label}: got {a.shape[1]} features, but {name}[0] has {found[0].shape[1]}; features come "
+                f"{'last' if layout == 'NTC' else 'first'}"
+            )
+        lengths = _lengths(a[None], label, first=n)
+        found.append(a[: lengths[0]])
+    if found[0].shape[1] == 0:
+        raise ValueError(f"{name}[0]: has no features (shape {found[0].shape})")
+    return Panel(found, np.array([len(a) for a in found], np.int64), flat, layout)
+
+
+def _read_array(X, layout, name, features):
+    x = _real(name, validate.rectangular(name, X))
+    if x.ndim not in (2, 3):
+        raise ValueError(f"{name}: got shape {x.shape}, {_dimensions(x, name, features)}")
+    flat = x.ndim == 2
+    if flat and features not in (None, 1):
+        raise ValueError(f"{name}: got shape {x.shape}, {_two_readings(x, name, features)}")
+    x = x[:, :, None] if flat else x.swapaxes(1, 2) if layout == "NCT" else x
+    if 0 in x.shape:
+        raise ValueError(f"{name}: got shape {np.shape(X)}, which holds no numbers; sequences, steps and features must "
+                         "each be at least 1")  # fmt: skip
+    return Panel(x, _lengths(x, name), flat, layout)
+
+
+def _dimensions(x, name, features):
+    if x.ndim == 1:
+        return (
+            f"expected (n, T, F), (n, T) or a list of (T_i, F) arrays. Reshape your data: one sequence of {len(x)} "
+            f"steps is {name}.reshape(1, -1); {len(x)} sequences of one step are {name}.reshape(-1, 1)"
+        )
+    return "expected at most 3 dimensions: (n, T, F), sequences by time by features"
+
+
+def _two_readings(x, name, features):
+    one = f"one sequence of {x.shape[0]} steps and {x.shape[1]} features, {name}[None]"
+    many = f"{x.shape[0]} sequences of {x.shape[1]} steps and one feature, {name}[:, :, None]"
+    return (
+        f"but the model takes {features} features, so (n, T, {features}) is expected. Two readings are possible: "
+        f"{one}; or {many}, for a model of one feature"
+    )
+
+
+def _lengths(x, name, first=None):
+    """Steps of each sequence of x (n, T, F) without trailing NaN; NaN elsewhere, infinite values and empty sequences
+    are errors.
+    """
+    lengths = np.full(len(x), x.shape[1], np.int64)
+    step = max(1, _BLOCK // max(1, x.shape[1] * x.shape[2]))
+    for start in range(0, len(x), step):
+        part = x[start : start + step]
+        if np.isfinite(part).all():
+            continue
+        if np.isinf(part).any():
+            raise ValueError(f"{name}: contains infinity or a value too large for {x.dtype}, in sequence "
+                             f"{_where(np.isinf(part), start, first)}; remove it, or clip")  # fmt: skip
+        missing = np.isnan(part)
+        there = ~missing.all(axis=2)
+        found = np.where(there.any(axis=1), x.shape[1] - there[:, ::-1].argmax(axis=1), 0)
+        inside = missing & (np.arange(x.shape[1]) < found[:, None])[:, :, None]
+        if inside.any():
+            raise ValueError(
+                f"{name}: contains NaN inside sequence {_where(inside, start, first)}; only NaN at the end is padding. "
+                "Fill it (forward fill, interpolation), or cut the sequence there"
+            )
+        lengths[start : start + step] = found
+    if lengths.size and lengths.min() < 1:
+        n = int(np.argmin(lengths)) if first is None else first
+        raise ValueError(f"{name}: sequence {n} has no steps{'' if x.shape[1] == 0 else ', only NaN'}; leave it out")
+    return lengths
+
+
+def _where(bad, start, first):
+    n, t, k = (int(i[0]) for i in np.nonzero(bad))
+    return f"{start + n if first is None else first}, step {t}, feature {k}"
+
+
+def statistics(panel, weight=None):
+    """Mean and standard deviation of every feature over all steps, each sequence with its weight.
+
+    Sums run in float64, in two passes. A feature that does not vary gets the deviation 1.
+
+    Parameters
+    ----------
+    panel : Panel
+    weight : ndarray (n,), optional
+
+    Returns
+    -------
+    mean, deviation : ndarray of float64 (F,)
+    """
+    weight = np.ones(len(panel)) if weight is None else np.asarray(weight, np.float64)
+    total = (weight * panel.lengths).sum()
+    mean = sum((w * x).sum(axis=0) for x, w in _rows(panel, weight)) / total
+    variance = sum((w * (x - mean) ** 2).sum(axis=0) for x, w in _rows(panel, weight)) / total
+    return mean, usable(np.sqrt(variance), mean)
+
+
+def _rows(panel, weight):
+    """(rows (S, F) in float64, weights (S, 1)) of all steps, some sequences at a time."""
+    widest = max(1, int(panel.lengths.max()) * panel.features)
+    step = max(1, _BLOCK // widest)
+    for start in range(0, len(panel), step):
+        part, lengths = panel.x[start : start + step], panel.lengths[start : start + step]
+        rows = np.concatenate(part) if panel.ragged else part[np.arange(part.shape[1]) < lengths[:, None]]
+        yield rows.astype(np.float64), np.repeat(weight[start : start + step], lengths)[:, None]
+
+
+def usable(deviation, mean):
+    """1 in place of deviations that are nothing but the rounding of the mean."""
+    return np.where(deviation > 10 * np.finfo(np.float64).eps * np.abs(mean), deviation, 1.0)

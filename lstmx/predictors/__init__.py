@@ -1,0 +1,21 @@
+"""What fitted estimators know, without scikit-learn: what `lstmx.load` gives for a file that an estimator saved.
+
+An estimator hands its predictions to the predictor that it holds, so both give the same bits.
+"""
+
+from lstmx.predictors.base import PREDICTORS, Predictor, build_model
+from lstmx.predictors.forecaster import Forecaster
+from lstmx.predictors.nextstep import AnomalyDetector, NextStep, Transformer
+from lstmx.predictors.supervised import Classifier, Regressor
+
+__all__ = [
+    "PREDICTORS",
+    "AnomalyDetector",
+    "Classifier",
+    "Forecaster",
+    "NextStep",
+    "Predictor",
+    "Regressor",
+    "Transformer",
+    "build_model",
+]

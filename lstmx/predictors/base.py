@@ -1,0 +1,113 @@
+"""What every predictor is: a configuration of plain JSON values, plain arrays, and a model."""
+
+from lstmx import panel
+from lstmx.functional import validate
+from lstmx.layers import REGISTRY
+from lstmx.model import Sequential
+
+PREDICTORS = {}  # name in a file -> class
+
+
+def build_model(config, parameters):
+    """A `Sequential` from what its `config` gave and its parameters by name ("0.weight_ih_l0")."""
+    layers = []
+    for k, layer in enumerate(config["layers"]):
+        rest = {name: value for name, value in layer.items() if name != "class"}
+        own = {name.partition(".")[2]: p for name, p in parameters.items() if name.startswith(f"{k}.")}
+        layers.append(REGISTRY[layer["class"]].from_config(rest, own))
+    return Sequential(layers)
+
+
+class Predictor:
+    """A fitted model with what stands before and after it.
+
+    Parameters
+    ----------
+    config : dict
+        Plain JSON values: ``features`` (F), ``steps`` (T where sequences came as (n, T), else None), ``layout``,
+        ``standardize``, and what a subclass adds.
+    arrays : dict of str to ndarray
+        Those that `array_shapes` names.
+    model : Sequential
+    """
+
+    def __init_subclass__(cls):
+        PREDICTORS[cls.__name__] = cls
+
+    def __init__(self, config, arrays, model):
+        self.check(config)
+        self.config, self.arrays, self.model = config, arrays, model
+        if model.input_size != self.inputs(config):
+            raise ValueError(f"model: takes {model.input_size} features, must take {self.inputs(config)}")
+        if model.output_size != self.outputs(config):
+            raise ValueError(f"model: gives {model.output_size} outputs, must give {self.outputs(config)}")
+
+    @classmethod
+    def check(cls, config):
+        """Raise ValueError, TypeError or KeyError for a configuration that is not right."""
+        validate.count("features", config["features"])
+        if config["steps"] is not None:
+            validate.count("steps", config["steps"])
+        validate.choice("layout", config["layout"], panel.LAYOUTS)
+        validate.flag("standardize", config["standardize"])
+
+    @classmethod
+    def inputs(cls, config):
+        """Features that the model must take."""
+        return config["features"]
+
+    @classmethod
+    def array_shapes(cls, config):
+        """(name, shape, dtype) of every array beside the model's parameters."""
+        if config["standardize"]:
+            yield "x_mean", (config["features"],), "float64"
+            yield "x_scale", (config["features"],), "float64"
+
+    @classmethod
+    def from_state(cls, config, arrays):
+        """A predictor from what `state` gave."""
+        own = {name: a for name, a in arrays.items() if not name.startswith("model.")}
+        parameters = {name[len("model.") :]: a for name, a in arrays.items() if name.startswith("model.")}
+        return cls(config, own, build_model(config["model"], parameters))
+
+    def state(self):
+        """(configuration, arrays): all there is, as plain JSON values and plain arrays."""
+        parameters = {f"model.{name}": p for name, p in self.model.parameters().items()}
+        return self.config | {"model": self.model.config()}, self.arrays | parameters
+
+    def __reduce__(self):
+        return _rebuild, (type(self).__name__, *self.state())
+
+    def save(self, path):
+        """Write everything to one safetensors file, atomically; `lstmx.load` reads it."""
+        from lstmx.interop.files import save_predictor
+
+        save_predictor(self, path)
+
+    def read(self, X):
+        """A `panel.Panel` of X, checked against what the model was fitted with."""
+        return panel.read(X, self.config["layout"], features=self.config["features"])
+
+    def sequences(self, data):
+        """Standardised sequences of a panel."""
+        return data.sequences(self.model.dtype, self.arrays.get("x_mean"), self.arrays.get("x_scale"))
+
+    def trace(self, X):
+        """What the gates did.
+
+        Returns
+        -------
+        dict of int to Trace
+            By the layer's index in ``model.layers``; (n, T, H) arrays that are 0 behind a sequence's end, or lists.
+        """
+        data = self.read(X)
+        inputs = self.sequences(data)
+        rows, context = self.model.pack(inputs)
+        return self.model.trace_rows(rows, context)
+
+    def __repr__(self):
+        return f"<{type(self).__name__}: {self.model!r}>"
+
+
+def _rebuild(name, config, arrays):
+    return PREDICTORS[name].from_state(config, arrays)

@@ -1,0 +1,289 @@
+"""Forecasts of series: differencing, scaling and windows around a model that sees a window and gives a block of steps.
+
+The model reads, at step t of its window, the differenced and scaled y_t and, where there are exogenous variables, those
+of the next B steps, x_{t+1} .. x_{t+B}; from its last step it gives y_{t+1} .. y_{t+B}. The direct strategy has B = the
+horizon, the recursive one B = 1; a longer forecast goes on from its own results, block by block, in both.
+"""
+
+import numpy as np
+
+from lstmx.functional import validate
+from lstmx.predictors.base import Predictor
+from lstmx.sequences import Sequences
+
+
+def difference(y, lags):
+    """Levels [y, then after each lag]: y_t - y_{t-lag} along the second axis from the end, each `lag` rows shorter."""
+    levels = [y]
+    for lag in lags:
+        y = y[..., lag:, :] - y[..., :-lag, :]
+        levels.append(y)
+    return levels
+
+
+def integrate(steps, levels, lags):
+    """The next values of the first of `levels` (from `difference`), given the next `steps` (n, B, O) of the last."""
+    for lag, level in zip(reversed(lags), reversed(levels[:-1]), strict=True):
+        ends = level[..., -lag:, :]
+        out = np.empty_like(steps)
+        for j in range(steps.shape[-2]):
+            out[..., j, :] = steps[..., j, :] + (ends[..., j, :] if j < lag else out[..., j - lag, :])
+        steps = out
+    return steps
+
+
+def lead(x, count):
+    """(.., T - count, count * E) from (.., T, E): in row t the rows t + 1 to t + count."""
+    rows = x.shape[-2] - count
+    return np.concatenate([x[..., k : k + rows, :] for k in range(1, count + 1)], axis=-1)
+
+
+class Forecaster(Predictor):
+    """What comes next in series that it has seen the end of."""
+
+    @classmethod
+    def check(cls, config):
+        super().check(config)
+        for name in ("window", "block", "horizon", "series"):
+            validate.count(name, config[name])
+        for name in ("exogenous", "calibrated"):
+            validate.count(name, config[name], 0)
+        for name in ("single", "many"):
+            validate.flag(name, config[name])
+        if not isinstance(config["lags"], list) or len(config["lags"]) > 100:
+            raise ValueError("lags: must be a list of at most 100 integers")
+        for lag in config["lags"]:
+            validate.count("lags", lag)
+
+    @classmethod
+    def inputs(cls, config):
+        """Features that the model must take."""
+        return config["features"] + config["block"] * config["exogenous"]
+
+    @classmethod
+    def outputs(cls, config):
+        """Outputs that the model must have."""
+        return config["features"] * config["block"]
+
+    @classmethod
+    def kept(cls, config):
+        """Rows of each series that a forecast needs."""
+        return config["window"] + sum(config["lags"])
+
+    @classmethod
+    def array_shapes(cls, config):
+        series, outputs, exogenous = config["series"], config["features"], config["exogenous"]
+        for name, shape in (
+            ("y_mean", (series, outputs)),
+            ("y_scale", (series, outputs)),
+            ("x_mean", (exogenous,)),
+            ("x_scale", (exogenous,)),
+            ("history", (series, cls.kept(config), outputs)),
+            ("history_x", (series, cls.kept(config), exogenous)),
+            ("errors", (config["calibrated"], config["block"], outputs)),
+            ("residuals", (config["calibrated"], config["horizon"], outputs)),
+        ):
+            yield name, shape, "float64"
+
+    def rows(self, y, x, mean, scale):
+        """What the model reads (n, window, features): from the last rows y (n, K, O) and x (n, K + block, E)."""
+        z = (difference(y, self.config["lags"])[-1] - mean[:, None]) / scale[:, None]
+        if self.config["exogenous"]:
+            ahead = lead((x - self.arrays["x_mean"]) / self.arrays["x_scale"], self.config["block"])
+            z = np.concatenate([z, ahead[:, -z.shape[1] :]], axis=2)
+        return np.ascontiguousarray(z[:, -self.config["window"] :])
+
+    def roll(self, y, x, mean, scale, horizon, draw=None):
+        """Forecasts (n, horizon, O) from the last rows y (n, K, O) of n series, with x (n, K + the future, E).
+
+        `draw(n)`, if given, draws errors (n, block, O) that are added to what the model gives, in its own units.
+        """
+        block, lags, kept = self.config["block"], self.config["lags"], y.shape[1]
+        found = []
+        for start in range(0, horizon, block):
+            rows = self.rows(y, x[:, start : start + kept + block], mean, scale)
+            inputs = Sequences(rows, dtype=self.model.dtype)
+            steps = self.model.predict_sequences(inputs).astype(np.float64).reshape(len(y), block, -1)
+            if draw is not None:
+                steps += draw(len(y))
+            steps = integrate(steps * scale[:, None] + mean[:, None], difference(y, lags), lags)
+            found.append(steps)
+            y = np.concatenate([y, steps], axis=1)[:, -kept:]
+        return np.concatenate(found, axis=1)[:, :horizon]
+
+    def _future(self, horizon, X):
+        """(horizon, exogenous variables (series, kept + future, E))."""
+        config = self.config
+        horizon = config["horizon"] if horizon is None else validate.count("horizon", horizon)
+        need = -(-horizon // config["block"]) * config["block"]
+        if not config["exogenous"]:
+            if X is not None:
+                raise ValueError("X: got exogenous variables, but the model was fitted without; leave X out")
+            return horizon, np.zeros((config["series"], self.kept(config) + need, 0))
+        what = f"the exogenous variables of the next {need} steps, ({need}, {config['exogenous']})"
+        if X is None:
+            raise ValueError(f"X: must be {what}: the model was fitted with such variables")
+        found = []
+        for n, x in enumerate(as_series(X, "X", config["many"], config["series"])):
+            if x.shape[1] != config["exogenous"] or len(x) < need:
+                label = f"X[{n}]" if config["many"] else "X"
+                block = f"a block of {config['block']} steps is forecast at once"
+                raise ValueError(f"{label}: got shape {x.shape}, must be {what}; {block}")
+            found.append(x[:need])
+        return horizon, np.concatenate([self.arrays["history_x"], np.stack(found)], axis=1)
+
+    def _scales(self):
+        return self.arrays["y_mean"], self.arrays["y_scale"]
+
+    def forecast(self, horizon=None, X=None):
+        """The next steps.
+
+        Parameters
+        ----------
+        horizon : int, optional
+            How many; by default as many as in training.
+        X : array (H, E), or a list of them for several series
+            Exogenous variables of the steps to come, if the model was fitted with such; H is the horizon, rounded up to
+            whole blocks for the direct strategy.
+
+        Returns
+        -------
+        ndarray (horizon,) or (horizon, O), or a list of them for several series
+        """
+        horizon, x = self._future(horizon, X)
+        return self._give(self.roll(self.arrays["history"], x, *self._scales(), horizon))
+
+    def predict(self, horizon=None, X=None):
+        """`forecast`."""
+        return self.forecast(horizon, X)
+
+    def predict_interval(
+        self, horizon=None, X=None, *, coverage=0.9, method="residuals", n_paths=500, random_state=None
+    ):
+        """Lower and upper bounds between which each step lies with probability `coverage`.
+
+        Parameters
+        ----------
+        horizon, X : as in `forecast`
+        coverage : float in (0, 1)
+        method : {"residuals", "paths"}
+            Quantiles of the errors that forecasts of that many steps made on the data held out (without early stopping,
+            on the training data: then the bounds are too narrow); or of sample paths, for any horizon.
+        n_paths : int
+        random_state : None, int, SeedSequence or Generator
+            Of the paths.
+
+        Returns
+        -------
+        lower, upper : each as `forecast` gives
+        """
+        coverage = validate.number("coverage", coverage, 0, 1, open_low=True, open_high=True)
+        validate.choice("method", method, ("residuals", "paths"))
+        tails = (1 - coverage) / 2, (1 + coverage) / 2
+        if method == "paths":
+            lower, upper = np.quantile(self._paths(horizon, X, n_paths, random_state), tails, axis=1)
+            return self._give(lower), self._give(upper)
+        horizon, x = self._future(horizon, X)
+        if horizon > self.config["horizon"]:
+            raise ValueError(
+                f"horizon: got {horizon}, but errors are known up to {self.config['horizon']} steps ahead; fit with a "
+                'larger horizon, or use method="paths"'
+            )
+        middle = self.roll(self.arrays["history"], x, *self._scales(), horizon)
+        scale = self.arrays["y_scale"][:, None]
+        lower, upper = np.quantile(self.arrays["residuals"][:, :horizon], tails, axis=0)
+        return self._give(middle + scale * lower), self._give(middle + scale * upper)
+
+    def sample(self, horizon=None, X=None, *, n_paths=100, random_state=None):
+        """Sample paths: forecasts plus errors drawn from those on the held-out data; each path goes on from itself.
+
+        Returns
+        -------
+        ndarray (n_paths, horizon) or (n_paths, horizon, O), or a list of them for several series
+        """
+        return self._give(self._paths(horizon, X, n_paths, random_state))
+
+    def _paths(self, horizon, X, n_paths, random_state):
+        """(series, n_paths, horizon, O)."""
+        horizon, x = self._future(horizon, X)
+        n_paths = validate.count("n_paths", n_paths)
+        rng = validate.random_generator("random_state", random_state)
+        errors = self.arrays["errors"]
+
+        def draw(count):
+            return errors[rng.integers(len(errors), size=count)]
+
+        repeated = [np.repeat(a, n_paths, axis=0) for a in (self.arrays["history"], x, *self._scales())]
+        found = self.roll(*repeated, horizon, draw)
+        return found.reshape(-1, n_paths, *found.shape[1:])
+
+    def update(self, y, X=None):
+        """Take new observations into account, without training.
+
+        Parameters
+        ----------
+        y : array (K,) or (K, O), or a list of them for several series
+            What followed the series' ends.
+        X : array (K, E), or a list of them
+            The exogenous variables of the same steps, if the model was fitted with such.
+
+        Returns
+        -------
+        self
+        """
+        config = self.config
+        new = as_series(y, "y", config["many"], config["series"])
+        exogenous = [np.zeros((len(a), 0)) for a in new]
+        if config["exogenous"]:
+            if X is None:
+                raise ValueError("X: must be the exogenous variables of the steps of y: the model was fitted with such")
+            exogenous = as_series(X, "X", config["many"], config["series"])
+        elif X is not None:
+            raise ValueError("X: got exogenous variables, but the model was fitted without; leave X out")
+        for n, (a, x) in enumerate(zip(new, exogenous, strict=True)):
+            label = f"[{n}]" if config["many"] else ""
+            if a.shape[1] != config["features"]:
+                raise ValueError(f"y{label}: got {a.shape[1]} variables, must be {config['features']}")
+            if x.shape != (len(a), config["exogenous"]):
+                want = (len(a), config["exogenous"])
+                raise ValueError(f"X{label}: got shape {x.shape}, must be {want}, a row for each step of y")
+        kept = self.kept(config)
+        joined = {
+            name: np.stack([np.concatenate([old, a])[-kept:] for old, a in zip(self.arrays[name], more, strict=True)])
+            for name, more in (("history", new), ("history_x", exogenous))
+        }
+        self.arrays = self.arrays | joined
+        return self
+
+    def _give(self, found):
+        """(series, .., O) as the caller gave series."""
+        dtype = self.model.dtype
+        found = found[..., 0].astype(dtype) if self.config["single"] else found.astype(dtype)
+        return list(found) if self.config["many"] else found[0]
+
+
+def are_several(y):
+    """Whether y is several series, not one."""
+    return (isinstance(y, list | tuple) and len(y) > 0 and np.ndim(y[0]) > 0) or getattr(y, "ndim", 0) == 3
+
+
+def as_series(y, name, many=None, count=None):
+    """A list of (T_i, O) arrays of float64 from one series, (T,) or (T, O), or from several: a list, or (n, T, O)."""
+    several = are_several(y)
+    if many is not None and several != many:
+        want = f"a list of {count} arrays, one per series" if many else "one array: the model was fitted to one series"
+        raise ValueError(f"{name}: got {type(y).__name__}, must be {want}")
+    found = []
+    for n, a in enumerate(y if several else [y]):
+        label = f"{name}[{n}]" if several else name
+        a = validate.real_array(label, a, np.float64)
+        a = a[:, None] if a.ndim == 1 else a
+        if a.ndim != 2 or a.shape[1] == 0:
+            raise ValueError(f"{label}: got shape {a.shape}, must be (T,) or (T, variables); several series are a list")
+        if not np.isfinite(a).all():
+            t = int(np.flatnonzero(~np.isfinite(a).all(axis=1))[0])
+            raise ValueError(f"{label}: contains NaN or infinity at step {t}; fill it (interpolation, the last value)")
+        found.append(a)
+    if count is not None and len(found) != count:
+        raise ValueError(f"{name}: got {len(found)} series, must be {count}")
+    return found

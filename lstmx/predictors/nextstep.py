@@ -1,0 +1,176 @@
+"""Models that foretell each step from those before it: what they learn, and what their errors and states tell.
+
+The model reads a row of zeros and then the sequence, one step behind: its t-th output foretells x_t from x_0 to
+x_{t-1}. In packed rows (lstmx.functional.packing) "one step behind" is a shift: the sequences that run at a step are
+the first of those that ran at the step before.
+"""
+
+import numpy as np
+
+from lstmx.functional import validate
+from lstmx.functional.packing import SequenceContext
+from lstmx.layers import Last, MeanPool
+from lstmx.predictors.base import Predictor
+from lstmx.sequences import plan
+
+
+def behind(rows, context):
+    """Rows (S, F) one step later: zeros, then each sequence without its last step."""
+    row, time = context.sorted_places
+    out = np.zeros_like(rows)
+    late = time > 0
+    out[late] = rows[context.offsets[time[late] - 1] + row[late]]
+    return out
+
+
+class NextStep:
+    """Inputs and targets for training, in the form of `training.Data`."""
+
+    def __init__(self, inputs, weight=None):
+        self.inputs, self.weight, self.targets = inputs, weight, self
+        self.per_step = True
+
+    def original(self, chosen):
+        """The caller's indices of these sequences."""
+        return chosen
+
+    def are_classes(self):
+        """Whether the targets are labels."""
+        return False
+
+    def take(self, chosen):
+        """(rows, context, target rows, weight rows) of a batch."""
+        context = self.inputs.context(chosen)
+        rows = self.inputs.take(chosen, context)
+        if self.weight is None:
+            weight = np.ones(len(rows), rows.dtype)
+        else:
+            weight = self.weight[chosen[context.places[0]]].astype(rows.dtype)
+        return behind(rows, context), context, rows, weight
+
+
+class _NextStepPredictor(Predictor):
+    @classmethod
+    def outputs(cls, config):
+        """Outputs that the model must have."""
+        return config["features"]
+
+    def _batches(self, data):
+        """(context, rows) of successive batches of a panel."""
+        inputs = self.sequences(data)
+        for chosen in plan(inputs.lengths, 256, False, None):
+            context = inputs.context(chosen)
+            yield context, inputs.take(chosen, context)
+
+    def errors(self, data):
+        """What was foretold less what came, standardised if the model is: a list of (T_i, F)."""
+        found, layers = [], self.model.now()
+        for context, rows in self._batches(data):
+            foretold, _, _ = self.model.forward_rows(behind(rows, context), context, False, None, layers=layers)
+            found += _list_context(context).unpack(foretold - rows)
+        return found
+
+
+def _list_context(context):
+    """The same sequences, to be unpacked as a list."""
+    return SequenceContext(context.lengths, 0, "list")
+
+
+class AnomalyDetector(_NextStepPredictor):
+    """Sequences, and steps of them, that the model could not foretell.
+
+    The error of a step is measured by its squared Mahalanobis distance from the errors seen in training.
+    """
+
+    @classmethod
+    def check(cls, config):
+        super().check(config)
+        validate.choice("aggregate", config["aggregate"], ("mean", "max"))
+        for name in ("offset", "step_offset"):
+            validate.number(name, config[name])
+
+    @classmethod
+    def array_shapes(cls, config):
+        yield from super().array_shapes(config)
+        yield "location", (config["features"],), "float64"
+        yield "precision", (config["features"], config["features"]), "float64"
+
+    def step_scores(self, data):
+        """The score of every step: a list of (T_i,) for a panel."""
+        return [self._score(e) for e in self.errors(data)]
+
+    def _score(self, errors):
+        d = errors.astype(np.float64) - self.arrays["location"]
+        return -(d[:, :, None] * self.arrays["precision"] * d[:, None, :]).sum(axis=(1, 2))
+
+    def summarise(self, scores):
+        """One score per sequence from those of its steps."""
+        function = np.mean if self.config["aggregate"] == "mean" else np.min
+        return np.array([function(s) for s in scores])
+
+    def score_samples(self, X):
+        """The score of every sequence (n,), the lower, the stranger: minus the mean (or the largest) squared distance
+        of its steps' errors.
+        """
+        return self.summarise(self.step_scores(self.read(X)))
+
+    def decision_function(self, X):
+        """`score_samples` less the offset: negative for outliers."""
+        return self.score_samples(X) - self.config["offset"]
+
+    def predict(self, X):
+        """-1 for sequences that are outliers, 1 for others (n,)."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def score_steps(self, X):
+        """The score of every step, the lower, the stranger: (n, T), NaN where X is padding, or a list of (T_i,)."""
+        data = self.read(X)
+        return _give(data, self.step_scores(data))
+
+    def predict_steps(self, X):
+        """-1 for steps that are outliers, 1 for others, 0 where X is padding: (n, T) or a list of (T_i,)."""
+        data = self.read(X)
+        labels = [np.where(s < self.config["step_offset"], -1, 1) for s in self.step_scores(data)]
+        if data.ragged:
+            return labels
+        return np.nan_to_num(_give(data, labels)).astype(np.int64)
+
+
+def _give(data, arrays):
+    """(n, T) padded with NaN, or a list, of one value per step."""
+    if data.ragged:
+        return arrays
+    out = np.full(data.x.shape[:2], np.nan)
+    for row, a in zip(out, arrays, strict=True):
+        row[: len(a)] = a
+    return out
+
+
+class Transformer(_NextStepPredictor):
+    """The hidden state of a model that has learnt to foretell, as features of a sequence."""
+
+    @classmethod
+    def check(cls, config):
+        super().check(config)
+        validate.choice("pooling", config["pooling"], ("last", "mean"))
+
+    def transform(self, X):
+        """The hidden state after the last step, or its mean over all steps: (n, H)."""
+        data = self.read(X)
+        lstm = self.model.now()[0]
+        found = []
+        for context, rows in self._batches(data):
+            # The zeros that stand first, then all steps: packed rows begin with step 0 of every sequence.
+            after = SequenceContext(context.lengths + 1, 0)
+            rows = np.concatenate([np.zeros((context.batch, rows.shape[1]), rows.dtype), rows])
+            y, after, _ = lstm.forward_rows(rows, after, False, None)
+            found.append(self._pool(y, context, after))
+        return np.concatenate(found)
+
+    def _pool(self, y, context, after):
+
+        if self.config["pooling"] == "last":
+            pooled, place, _ = Last().forward_rows(y, after, False, None)
+        else:
+            pooled, place, _ = MeanPool().forward_rows(y[context.batch :], context, False, None)
+        return place.unpack(pooled)

@@ -1,0 +1,113 @@
+"""Classes and numbers from sequences."""
+
+import numpy as np
+
+from lstmx.functional import validate
+from lstmx.predictors.base import Predictor
+
+
+class Classifier(Predictor):
+    """A class for every sequence.
+
+    Attributes
+    ----------
+    classes_ : ndarray (K,)
+    """
+
+    def __init__(self, config, arrays, model):
+        super().__init__(config, arrays, model)
+        self.classes_ = np.array(config["classes"], config["classes_dtype"])
+
+    @classmethod
+    def check(cls, config):
+        super().check(config)
+        validate.flag("multilabel", config["multilabel"])
+        classes = np.array(config["classes"], config["classes_dtype"])
+        if classes.ndim != 1 or len(classes) < (1 if config["multilabel"] else 2) or classes.dtype.kind not in "biufUO":
+            raise ValueError("classes: must be a list of at least two labels")
+
+    @classmethod
+    def outputs(cls, config):
+        """Outputs that the model must have: one for two classes."""
+        count = len(config["classes"])
+        return 1 if count == 2 and not config["multilabel"] else count
+
+    def predict_proba(self, X):
+        """Probabilities.
+
+        Parameters
+        ----------
+        X : array (n, T, F), list of arrays (T_i, F), or (n, T) for one feature
+
+        Returns
+        -------
+        ndarray (n, K)
+            One column a class, in the order of ``classes_``; for multi-label models the probability of each label.
+        """
+        found = self.model.predict_sequences(self.sequences(self.read(X)))
+        return np.concatenate([1 - found, found], axis=1) if found.shape[1] < len(self.classes_) else found
+
+    def predict_log_proba(self, X):
+        """Logarithms of `predict_proba`."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    def predict(self, X):
+        """The most probable class of every sequence (n,); for multi-label models 0 or 1 for every label (n, K)."""
+        return self.decide(self.predict_proba(X))
+
+    def decide(self, probabilities):
+        """Classes from probabilities (n, K)."""
+        if self.config["multilabel"]:
+            return (probabilities > 0.5).astype(np.int64)
+        return self.classes_[probabilities.argmax(axis=1)]
+
+
+class Regressor(Predictor):
+    """One number or several for every sequence, or for every step."""
+
+    @classmethod
+    def check(cls, config):
+        super().check(config)
+        validate.count("outputs", config["outputs"])
+        validate.flag("single", config["single"])
+        validate.choice("target", config["target"], ("sequence", "step"))
+
+    @classmethod
+    def outputs(cls, config):
+        """Outputs that the model must have."""
+        return config["outputs"]
+
+    @classmethod
+    def array_shapes(cls, config):
+        yield from super().array_shapes(config)
+        if config["standardize"]:
+            yield "y_mean", (config["outputs"],), "float64"
+            yield "y_scale", (config["outputs"],), "float64"
+
+    def predict(self, X):
+        """Predictions.
+
+        Parameters
+        ----------
+        X : array (n, T, F), list of arrays (T_i, F), or (n, T) for one feature
+
+        Returns
+        -------
+        ndarray (n,) or (n, O)
+            With per-step targets (n, T) or (n, T, O), NaN where X is padding, or a list of (T_i,) or (T_i, O).
+        """
+        data = self.read(X)
+        found = self.model.predict_sequences(self.sequences(data))
+        if self.config["target"] == "step" and data.ragged:
+            return [self.finish(a) for a in found]
+        found = self.finish(found)
+        if self.config["target"] == "step":
+            found[np.arange(found.shape[1]) >= data.lengths[:, None]] = np.nan
+        return found
+
+    def finish(self, rows):
+        """Predictions in the units of the targets, from outputs of the model."""
+        if self.config["standardize"]:
+            rows = (rows * self.arrays["y_scale"] + self.arrays["y_mean"]).astype(rows.dtype)
+        return rows[..., 0] if self.config["single"] else rows
