@@ -14,6 +14,7 @@ from lstmx.functional.threads import get_num_threads
 # OpenBLAS's name of its kernels -> the instruction set they use; all others are older than AVX2.
 _CORES = dict.fromkeys(("Haswell", "Zen", "Excavator"), "avx2")
 _CORES |= dict.fromkeys(("SkylakeX", "Cooperlake", "SapphireRapids"), "avx512")
+PACKAGES = ("numpy", "scipy", "safetensors", "scikit-learn", "matplotlib", "tqdm")
 _LEVELS = ["baseline", "avx2", "avx512"]
 
 
@@ -80,7 +81,7 @@ def show_config(mode="stdout"):
         "lstmx": __version__,
         "python": platform.python_version(),
         "machine": f"{platform.machine()} {platform.system()}",
-        **{name: _version(name) for name in ("numpy", "scipy", "safetensors", "matplotlib", "tqdm")},
+        **{name: _version(name) for name in PACKAGES},
         **core,
         "threads": get_num_threads(),
         "cpus": os.cpu_count(),
@@ -90,8 +91,7 @@ def show_config(mode="stdout"):
     if mode == "dicts":
         return config
     print(f"lstmx {config['lstmx']}, Python {config['python']}, {config['machine']}")
-    packages = ("numpy", "scipy", "safetensors", "matplotlib", "tqdm")
-    print("packages:       " + ", ".join(f"{name} {config[name] or 'not installed'}" for name in packages))
+    print("packages:       " + ", ".join(f"{name} {config[name] or 'not installed'}" for name in PACKAGES))
     print(
         f"instructions:   {isa['active']} active, {isa['vector_bytes']}-byte vectors, {'' if isa['fma'] else 'no '}FMA"
     )

@@ -4,6 +4,8 @@ Accepted are arrays (n, T, F); lists of arrays (T_i, F); object arrays of such; 
 one feature; and arrays whose tails are NaN, which is padding. What comes out is an array with lengths, or a list.
 """
 
+from numbers import Real
+
 import numpy as np
 
 from lstmx.functional import validate
@@ -45,8 +47,8 @@ class Panel:
     @property
     def dtype(self):
         """float32 if all of it is, else float64."""
-        kinds = {a.dtype.name for a in self.x} if self.ragged else {self.x.dtype.name}
-        return np.dtype(np.float32) if kinds == {"float32"} else np.dtype(np.float64)
+        sizes = {a.dtype.itemsize for a in self.x} if self.ragged else {self.x.dtype.itemsize}
+        return np.dtype(np.float32) if sizes == {4} else np.dtype(np.float64)
 
     def sequences(self, dtype, shift=None, scale=None):
         """`Sequences` of a type, standardised on the way as (x - shift) / scale."""
@@ -64,6 +66,8 @@ class Panel:
     def give(self, arrays):
         """Results (T_i, F), one per sequence, in the form that the panel came in: NaN stands where padding stood."""
         if self.ragged:
+            if self.flat and arrays[0].shape[1] == 1:
+                return [a[:, 0] for a in arrays]
             return [a.T if self.layout == "NCT" else a for a in arrays]
         out = np.full((*self.x.shape[:2], arrays[0].shape[1]), np.nan, arrays[0].dtype)
         for row, a in zip(out, arrays, strict=True):
@@ -125,10 +129,26 @@ def _swapped(shape, features, layout):
     return f'; if features stand before time, set layout="{other}"' if features in shape[:-1] else ""
 
 
+def _numbers(array):
+    """An object array of nothing but numbers in float64, any other as it is: np.array(list, dtype=object) is such where
+    all sequences have one shape.
+    """
+    if not all(isinstance(v, Real) for v in array.flat):
+        return array
+    try:
+        return array.astype(np.float64)
+    except OverflowError:
+        return array
+
+
 def _real(name, array):
+    array = _numbers(array) if array.dtype.kind == "O" else array
     if array.dtype.kind not in "fiub":
         array = validate.real_array(name, array)
-    return array if array.dtype.name in ("float32", "float64") else array.astype(np.float64)
+    if array.dtype.kind == "f" and array.dtype.itemsize in (4, 8):
+        return array
+    with np.errstate(over="ignore"):  # a long double that becomes infinite is an error with a message of its own
+        return array.astype(np.float64)
 
 
 def _read_list(arrays, layout, name, features):
@@ -149,10 +169,11 @@ def _read_list(arrays, layout, name, features):
                 f"{label}: got {a.shape[1]} features, but {name}[0] has {found[0].shape[1]}; features come "
                 f"{'last' if layout == 'NTC' else 'first'}"
             )
-        lengths = _lengths(a[None], label, first=n)
-        found.append(a[: lengths[0]])
+        found.append(a)
     if found[0].shape[1] == 0:
         raise ValueError(f"{name}[0]: has no features (shape {found[0].shape})")
+    if not all(map(len, found)) or not np.isfinite(np.concatenate(found)).all():
+        found = [a[: _lengths(a[None], f"{name}[{n}]", first=n)[0]] for n, a in enumerate(found)]
     return Panel(found, np.array([len(a) for a in found], np.int64), flat, layout)
 
 
@@ -250,7 +271,7 @@ def _rows(panel, weight):
     for start in range(0, len(panel), step):
         part, lengths = panel.x[start : start + step], panel.lengths[start : start + step]
         rows = np.concatenate(part) if panel.ragged else part[np.arange(part.shape[1]) < lengths[:, None]]
-        yield rows.astype(np.float64), np.repeat(weight[start : start + step], lengths)[:, None]
+        yield np.ascontiguousarray(rows, np.float64), np.repeat(weight[start : start + step], lengths)[:, None]
 
 
 def usable(deviation, mean):

@@ -107,6 +107,8 @@ class Parameters:
 class Trainer:
     """One run of training; callbacks see it."""
 
+    after_failure = "The last finite weights are kept"  # what an error says of them
+
     def __init__(self, model, data, loss, optimizer, *, batch_size, shuffle=True, validation=None, metrics=None,
                  clip_norm=None, clip_value=None, early_stopping=None, callbacks=(), progress=None, rng=None,
                  state=None):  # fmt: skip
@@ -265,7 +267,7 @@ class Trainer:
                     "remove, fill or scale them, and give lengths if it is padding"
                 )
         where = f"epoch {place[0] + 1}, batch {place[1] + 1}"
-        raise FloatingPointError(f"{what} is {value} in {where}: {cause}. The last finite weights are kept")
+        raise FloatingPointError(f"{what} is {value} in {where}: {cause}. {self.after_failure}")
 
     def _update(self, tables, rate, where, batch):
         """Clip, and step. Weights that would not be finite are not kept."""

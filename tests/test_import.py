@@ -247,3 +247,80 @@ def test_a_spawned_worker_predicts(tmp_path):
     env = os.environ | {"PYTHONPATH": PYTHONPATH}
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=env)
     assert done.stdout.strip() == "True", done.stderr
+
+
+# Estimators, and what they save.
+
+SAVED = """
+import sys
+import numpy as np, lstmx
+X = np.random.default_rng(0).normal(size=(12, 5, 2))
+y = np.array(["a", "b", "c"])[np.arange(12) % 3]
+path = {path!r}
+"""
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A saved classifier, and the code that knows where it is."""
+    pytest.importorskip("sklearn")
+    code = SAVED.format(path=str(tmp_path / "model"))
+    fit = """
+        import warnings
+        warnings.simplefilter("ignore", sys.modules["sklearn.exceptions"].ConvergenceWarning)
+        lstmx.LSTMClassifier(hidden_size=3, max_iter=2, random_state=0).fit(X, y).save(path)
+        """
+    run(fit, code, "import sklearn.exceptions")
+    return code
+
+
+def test_an_estimator_loads_scikit_learn_when_it_is_touched():
+    pytest.importorskip("sklearn")
+    code = """
+        import lstmx
+        dir(lstmx)
+        lstmx.predictors
+        assert "sklearn" not in sys.modules and "lstmx.estimators" not in sys.modules
+        lstmx.LSTMClassifier
+        print("sklearn" in sys.modules, "matplotlib" in sys.modules, "tqdm" in sys.modules, "torch" in sys.modules)
+        """
+    assert run(code, "import sys") == "True False False False"
+
+
+ESTIMATORS = ["LSTMAnomalyDetector", "LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "LSTMTransformer",
+              "LossCurveDisplay", "SequenceScaler"]  # fmt: skip
+
+
+def test_without_scikit_learn_the_error_says_what_to_install():
+    code = f"""
+        import lstmx
+        for name in {[*ESTIMATORS, "estimators"]!r} * 2:         # the second time too
+            try:
+                getattr(lstmx, name)
+            except ImportError as error:
+                assert "need scikit-learn: pip install 'lstmx[sklearn]'" in str(error), error
+                print(name)
+        try:
+            from lstmx import LSTMClassifier
+        except ImportError as error:
+            assert "pip install 'lstmx[sklearn]'" in str(error), error
+            print("imported")
+        """
+    assert run(code, block("sklearn")).split() == [*ESTIMATORS, "estimators"] * 2 + ["imported"]
+
+
+def test_a_saved_classifier_is_loaded_and_predicts_with_safetensors_alone(saved):
+    code = """
+        clf = lstmx.load(path)
+        print(loaded())
+        clf.predict(X), clf.predict_proba(X), clf.predict_log_proba([x[:3] for x in X]), clf.trace(X), repr(clf)
+        clf.save(path)
+        print(loaded(), sorted(set(clf.predict(X)) - set(y)), "lstmx.estimators" in sys.modules)
+        """
+    assert run(code, saved, LOADED).splitlines() == ["['safetensors']", "['safetensors'] [] False"]
+
+
+def test_a_saved_classifier_is_loaded_where_scikit_learn_and_scipy_are_missing(saved):
+    code = "print(lstmx.load(path).predict(X).shape)"
+    missing = [name for name in OPTIONAL if name != "safetensors"]
+    assert run(code, block(*missing), saved) == "(12,)"

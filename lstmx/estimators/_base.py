@@ -1,7 +1,10 @@
 """What all estimators share: parameters, the fit from start to end, saving."""
 
+import functools
+import os
 import warnings
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -19,6 +22,29 @@ from lstmx.predictors import PREDICTORS
 POOLINGS = {"last": Last, "mean": MeanPool, "final": FinalState}
 SCHEDULES = ("constant", "invscaling", "adaptive")
 _FREE = {"max_iter", "verbose", "checkpoint", "checkpoint_every", "resume", "random_state"}  # a resumed fit may differ
+
+
+def delegated(method, reads_X=True):
+    """An estimator's method that hands sequences X, or with ``reads_X=False`` whatever it is given, to the same method
+    of its predictor.
+    """
+    if reads_X:
+
+        def call(self, X):
+            check_is_fitted(self)
+            return getattr(self._predictor, method.__name__)(self._read(X))
+
+    else:
+
+        def call(self, *args, **kwargs):
+            check_is_fitted(self)
+            return getattr(self._predictor, method.__name__)(*args, **kwargs)
+
+    return functools.wraps(method)(call)
+
+
+def _as_it_is(predictor):
+    return {"_predictor": predictor}
 
 
 @dataclass
@@ -43,6 +69,8 @@ class Problem:
         The sum of the sample weights of the training data.
     identity : tuple
         Whatever distinguishes these data from others.
+    finish : callable ``predictor -> dict``
+        What is found after training, as attributes of the estimator by name; among them ``_predictor``.
     """
 
     kind: type
@@ -57,6 +85,7 @@ class Problem:
     score: object = None
     total_weight: float | None = None
     identity: tuple = field(default=())
+    finish: object = _as_it_is
 
 
 class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
@@ -133,7 +162,11 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         return read_X(self, X, self.layout, fitted=self._predictor.config)
 
     def _seed(self):
-        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        try:
+            random = check_random_state(self.random_state)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"random_state: {error}") from None
+        return int(random.randint(np.iinfo(np.int32).max))
 
     def _is_first(self, incremental=False):
         return not self.__sklearn_is_fitted__() or not (self.warm_start or incremental)
@@ -143,10 +176,16 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
     def _check_parameters(self):
         for name, least in (("hidden_size", 1), ("num_layers", 1), ("max_iter", 1), ("checkpoint_every", 1)):
             validate.count(name, getattr(self, name), least)
-        for name in ("bidirectional", "standardize", "shuffle", "warm_start", "early_stopping", "resume"):
+        for name in ("bidirectional", "standardize", "shuffle", "warm_start", "early_stopping", "resume",
+                     "nesterovs_momentum"):  # fmt: skip
             if hasattr(self, name):
                 validate.flag(name, getattr(self, name))
-        if self.n_iter_no_change != np.inf:
+        if not isinstance(self.verbose, bool | np.bool_):
+            validate.count("verbose", self.verbose, 0)
+        for name in ("beta_1", "beta_2", "momentum"):
+            validate.number(name, getattr(self, name), 0, 1, open_high=True)
+        validate.number("epsilon", self.epsilon, 0)
+        if not (isinstance(self.n_iter_no_change, float) and self.n_iter_no_change == np.inf):
             validate.count("n_iter_no_change", self.n_iter_no_change)
         validate.number("dropout", self.dropout, 0, 1, open_high=True)
         validate.number("alpha", self.alpha, 0)
@@ -161,10 +200,12 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             validate.choice("pooling", self.pooling, POOLINGS)
         if self.clip_norm is not None:
             validate.number("clip_norm", self.clip_norm, 0, open_low=True)
-        if self.batch_size != "auto":
+        if not (isinstance(self.batch_size, str) and self.batch_size == "auto"):
             validate.count("batch_size", self.batch_size)
         if self.resume and self.checkpoint is None:
             raise ValueError("resume: needs a checkpoint to go on from; set checkpoint to its path")
+        if self.checkpoint is not None:
+            _training.check_path(self.checkpoint)
 
     def _optimizer(self, batch_size, problem, rate):
         samples = len(problem.data.inputs.lengths)
@@ -193,6 +234,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
 
     def _run(self, problem, seed, given, *, incremental=False):
         """Train for `problem`; `given` is what scikit-learn's callbacks are told: X, y, metadata."""
+        problem.kind.check(problem.config)  # what could not be saved is an error now, not after training
         first = self._is_first(incremental)
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
         if first:
@@ -201,15 +243,16 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             model = self._predictor.model.copy()
         samples = len(problem.data.inputs.lengths)
         batch_size = min(32 if self.batch_size == "auto" else self.batch_size, samples)
-        convergence = self._convergence(problem, first, samples)
+        convergence = self._convergence(problem, samples, model, first, incremental)
         rate = self.learning_rate_init if self.learning_rate == "constant" else convergence.learning_rate
-        callbacks, context = self._callbacks(problem, seed, convergence, given)
+        callbacks, context = self._callbacks(problem, seed, convergence, given, incremental)
+        optimizer = self._optimizer(batch_size, problem, rate)
         trainer = training.Trainer(
-            model, problem.data, losses.get_loss(problem.loss, problem.activation),
-            self._optimizer(batch_size, problem, rate), batch_size=batch_size, shuffle=self.shuffle,
-            clip_norm=self.clip_norm, rng=rng, state=self._state(problem, model, seed, convergence, incremental),
-            callbacks=callbacks,
+            model, problem.data, losses.get_loss(problem.loss, problem.activation), optimizer, batch_size=batch_size,
+            shuffle=self.shuffle, clip_norm=self.clip_norm, rng=rng, callbacks=callbacks,
+            state=self._state(problem, model, seed, convergence, incremental, optimizer),
         )  # fmt: skip
+        trainer.after_failure = "What was fitted before, if anything, is as it was"
         done = len(trainer.state.history)
         epochs = 1 if incremental else self.max_iter
         try:
@@ -232,49 +275,80 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             )
         return self
 
-    def _convergence(self, problem, first, samples):
+    def _convergence(self, problem, samples, model, first, incremental):
         convergence = _training.Convergence(
             rate=self.learning_rate_init, schedule=self.learning_rate, power_t=self.power_t, tol=self.tol,
             patience=self.n_iter_no_change, early_stopping=self.early_stopping, validation=problem.validation,
             score=problem.score, samples=samples, seen=0 if first else self.t_,
         )  # fmt: skip
-        if not first:
-            convergence.memory["best_loss"] = np.inf if self.best_loss_ is None else self.best_loss_
+        if first:
+            return convergence
+        convergence.memory["best_loss"] = np.inf if self.best_loss_ is None else self.best_loss_
+        if self.early_stopping and self.best_loss_ is None and self.best_validation_score_ is not None:
+            # What the last fit kept is the best of all until it is beaten, as in MLPClassifier.
+            convergence.memory["best_score"] = self.best_validation_score_
+            convergence.best, _ = training.Parameters(model).read()
+        if incremental and self.learning_rate == "adaptive":
+            convergence.memory |= getattr(self, "_moments", {}).get("schedule", {})
         return convergence
 
-    def _state(self, problem, model, seed, convergence, incremental):
+    def _state(self, problem, model, seed, convergence, incremental, optimizer):
         """Where training goes on, or None to begin."""
         if incremental and hasattr(self, "_moments"):
             values, _ = training.Parameters(model).read()
             rng = np.random.Generator(np.random.PCG64())
             rng.bit_generator.state = self._moments["rng"]
-            moments = {name: m.copy() for name, m in self._moments["moments"].items()}
-            return training.TrainerState(values, {}, moments, {}, rng, 0, self._moments["updates"])
+            moments, updates = self._moments["moments"], self._moments["updates"]
+            if moments.keys() != set(optimizer.moments):  # another solver than before begins anew
+                moments, updates = {name: np.zeros_like(values) for name in optimizer.moments}, 0
+            moments = {name: m.copy() for name, m in moments.items()}
+            return training.TrainerState(values, {}, moments, {}, rng, 0, updates)
         checkpoint = _training.read_checkpoint(self.checkpoint) if self.resume and not incremental else None
         if checkpoint is None:
             return None
-        return _training.restore(checkpoint, self._identity(problem, seed), convergence, problem.dtype)
+        state = _training.restore(checkpoint, self._identity(problem, seed), convergence)
+        if state.values.size != training.Parameters(model).size or state.moments.keys() != set(optimizer.moments):
+            raise ValueError(f"checkpoint: {os.fspath(self.checkpoint)!r} does not hold the parameters and moments of "
+                             "this network; remove it, or give another path")  # fmt: skip
+        return state
 
     def _identity(self, problem, seed):
-        parameters = {name: repr(value) for name, value in self.get_params(deep=False).items() if name not in _FREE}
+        parameters = {
+            name: repr(value.item() if isinstance(value, np.generic) else value)
+            for name, value in self.get_params(deep=False).items()
+            if name not in _FREE
+        }
         return {
             "estimator": type(self).__name__,
             "seed": seed,
             **parameters,
-            "data": _training.digest(*problem.identity),
+            # With warm_start the statistics are those of an earlier fit.
+            "data": _training.digest(problem.dtype.name, *problem.identity, *problem.arrays.values()),
         }
 
     def _resumed_seed(self):
         """The seed of this fit: that of the checkpoint which it goes on from, else from random_state."""
         checkpoint = _training.read_checkpoint(self.checkpoint) if self.resume else None
-        return self._seed() if checkpoint is None else checkpoint[0]["identity"]["seed"]
+        if checkpoint is None:
+            return self._seed()
+        seed = checkpoint[0]["identity"]["seed"]
+        if isinstance(self.random_state, Integral) and self._seed() != seed:
+            raise ValueError(f"resume: the checkpoint was written with another random_state than {self.random_state}; "
+                             "give what it was written with, or fit with resume=False")  # fmt: skip
+        return seed
 
-    def _callbacks(self, problem, seed, convergence, given):
+    def _callbacks(self, problem, seed, convergence, given, incremental):
         callbacks, context = [convergence], None
+        if incremental:  # no fit: neither tasks of scikit-learn's callbacks nor a checkpoint
+            if self.verbose:
+                callbacks.append(_training.ShowProgress(1, int(self.verbose) > 1, convergence))
+            return callbacks, None
         if getattr(self, "_skl_callbacks", None) or hasattr(self, "_parent_callback_ctx"):
             context = self._init_callback_context(max_subtasks=self.max_iter)
             context.call_on_fit_task_begin(estimator=self, **given)
-            callbacks.append(_training.FitTasks(context, self, given, lambda t: self._fitted_now(problem, t)))
+            callbacks.append(
+                _training.FitTasks(context, self, given, lambda t: self._fitted_now(problem, t, convergence))
+            )
         if self.checkpoint is not None:
             identity = self._identity(problem, seed)
             callbacks.append(
@@ -284,10 +358,12 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             callbacks.append(_training.ShowProgress(self.max_iter, int(self.verbose) > 1, convergence))
         return callbacks, context
 
-    def _fitted_now(self, problem, trainer):
+    def _fitted_now(self, problem, trainer, convergence):
         """The attributes of an estimator as if training ended here."""
-        predictor = problem.kind(problem.config, problem.arrays, trainer.model.copy())
-        return {"_predictor": predictor} | self._curves(trainer.state)
+        model = trainer.model.copy()
+        if convergence.best is not None:
+            training.Parameters(model).freeze(convergence.best.copy(), {})
+        return problem.finish(problem.kind(problem.config, problem.arrays, model)) | self._curves(trainer.state)
 
     @staticmethod
     def _curves(state):
@@ -303,6 +379,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         state, model = trainer.state, trainer.model
         if self.early_stopping and convergence.best is not None:
             trainer.parameters.freeze(convergence.best.copy(), {})
+        found = problem.finish(problem.kind(problem.config, problem.arrays, model))
         history = state.history.history
         before = [] if first else self.loss_curve_
         for name, value in self._curves(state).items():
@@ -318,5 +395,6 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         self.t_ = convergence.memory["seen"]
         self._moments = {
             "moments": dict(state.moments), "rng": state.rng.bit_generator.state, "updates": state.updates,
+            "schedule": {name: convergence.memory[name] for name in ("rate", "count")},
         }  # fmt: skip
-        self._predictor = problem.kind(problem.config, problem.arrays, model)
+        vars(self).update(found)

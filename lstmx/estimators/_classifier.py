@@ -5,9 +5,10 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
-from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d
 
 from lstmx import predictors
+from lstmx.estimators._base import delegated
 from lstmx.estimators._supervised import SupervisedEstimator
 
 
@@ -158,6 +159,7 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
             return config
         check_array(y, ensure_2d=False, dtype=None, input_name="y")
         check_classification_targets(y)
+        _check_kind(y if classes is None else np.asarray(classes))
         multilabel = type_of_target(y) == "multilabel-indicator"
         self.classes_ = np.unique(classes) if classes is not None and not multilabel else self._labels(y, multilabel)
         if len(self.classes_) < 2 and not multilabel:
@@ -221,30 +223,16 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
 
         return accuracy
 
-    def predict_proba(self, X):
-        """Probabilities.
+    predict_proba = delegated(predictors.Classifier.predict_proba)
+    predict_log_proba = delegated(predictors.Classifier.predict_log_proba)
+    predict = delegated(predictors.Classifier.predict)
 
-        Parameters
-        ----------
-        X : as in `fit`
 
-        Returns
-        -------
-        ndarray (n, K)
-            One column a class, in the order of ``classes_``; for multi-label targets the probability of each label.
-        """
-        check_is_fitted(self)
-        return self._predictor.predict_proba(self._read(X))
-
-    def predict_log_proba(self, X):
-        """Logarithms of `predict_proba`."""
-        check_is_fitted(self)
-        return self._predictor.predict_log_proba(self._read(X))
-
-    def predict(self, X):
-        """The most probable class of every sequence (n,); for multi-label targets 0 or 1 for every label (n, K)."""
-        check_is_fitted(self)
-        return self._predictor.predict(self._read(X))
+def _check_kind(y):
+    """Labels of other kinds could neither be saved nor loaded."""
+    dtype = np.asarray(y).dtype
+    if dtype.kind not in "biufUO" or (dtype.kind == "f" and dtype.itemsize > 8):
+        raise ValueError(f"y: got labels of dtype {dtype}; convert them to strings or integers: y.astype(str)")
 
 
 def _places(classes, y):

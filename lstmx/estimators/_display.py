@@ -89,5 +89,5 @@ class LossCurveDisplay:
             self.lines_ += self.score_ax_.plot(epochs, self.validation_scores, label="validation score", **line_kw)
             self.score_ax_.set_ylabel("score")
         ax.set(xlabel="epoch", ylabel="loss", title=name)
-        ax.legend(handles=self.lines_)
+        ax.legend(handles=self.lines_, loc="center right")
         return self

@@ -1,15 +1,18 @@
 """LSTMForecaster."""
 
+import bisect
+
 import numpy as np
+from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
 from lstmx import panel, predictors, training
-from lstmx.estimators._base import LSTMEstimator, Problem
+from lstmx.estimators._base import LSTMEstimator, Problem, delegated
 from lstmx.estimators._nextstep import minus_error
 from lstmx.estimators._regressor import LOSSES
-from lstmx.estimators._training import with_callbacks
+from lstmx.estimators._training import fitting
 from lstmx.functional import validate
-from lstmx.predictors.forecaster import are_several, as_series, difference, lead
+from lstmx.predictors.forecaster import are_several, as_series, columns_of, difference, lead
 from lstmx.sequences import Sequences, Weights
 
 MOST_CALIBRATED = 1000  # windows whose errors are kept, spread evenly
@@ -101,7 +104,7 @@ model_, parameters_
         for lag in self.differences:
             validate.count("differences", lag)
 
-    @with_callbacks
+    @fitting
     def fit(self, y, X=None):
         """Learn from the past of one series or of several.
 
@@ -120,8 +123,8 @@ model_, parameters_
         self._check_parameters()
         seed, first = self._resumed_seed(), self._is_first()
         several = are_several(y)
-        single = np.ndim(y[0] if several else y) == 1
         series = as_series(y, "y")
+        single = np.ndim(y[0] if several else y) == 1
         if len({a.shape[1] for a in series}) > 1:
             raise ValueError("y: its series have different numbers of variables; give them the same")
         exogenous = self._read_exogenous(X, series, several)
@@ -129,7 +132,8 @@ model_, parameters_
             "features": series[0].shape[1], "steps": None, "layout": "NTC", "standardize": bool(self.standardize),
             "window": int(self.window), "block": int(self.horizon if self.strategy == "direct" else 1),
             "horizon": int(self.horizon), "lags": [int(lag) for lag in self.differences], "series": len(series),
-            "exogenous": exogenous[0].shape[1], "single": single, "many": several, "calibrated": 0,
+            "exogenous": exogenous[0].shape[1], "single": single, "many": several, "columns": columns_of(X),
+            "calibrated": 0, "drawn": 0,
         }  # fmt: skip
         if not first:
             self._check_same(config)
@@ -141,15 +145,14 @@ model_, parameters_
         problem = Problem(
             self._kind, config, arrays, training.Subset(data, train), LOSSES[self.loss], "linear", False, dtype,
             training.Subset(data, rest) if self.early_stopping else None, minus_error, identity=(*series, *exogenous),
+            finish=lambda predictor: {"_predictor": self._calibrate(predictor, series, exogenous, splits)},
         )  # fmt: skip
-        self._run(problem, seed, {"X": X, "y": y, "metadata": None})
-        self._calibrate(series, exogenous, splits)
-        return self
+        return self._run(problem, seed, {"X": X, "y": y, "metadata": None})
 
     @staticmethod
     def _dtype(y):
         arrays = y if isinstance(y, list | tuple) else [y]
-        single = all(getattr(a, "dtype", None) == np.float32 for a in arrays)
+        single = all(np.asarray(a).dtype.name == "float32" for a in arrays)
         return np.dtype(np.float32) if single else np.dtype(np.float64)
 
     @staticmethod
@@ -175,20 +178,27 @@ model_, parameters_
     def _split(self, n, steps, config):
         """(origins of training, origins held out): the last steps that windows see.
 
-        No target of training lies among the targets held out.
+        The last share of the windows that are followed by the whole horizon is held out, and what comes after them. No
+        target of training lies among the targets held out.
         """
         first, block = self._kind.kept(config) - 1, config["block"]
-        origins = np.arange(first, steps - block)
-        held = max(1, round(self.validation_fraction * len(origins))) if self.early_stopping else 0
-        train = origins[: max(0, len(origins) - held - (block - 1 if held else 0))]
-        if not len(train):
-            need = first + block + 1 + (held and block)
+        ahead = config["horizon"] if self.early_stopping else block
+        train = self._for_training(steps - ahead - first, block)
+        if train < 1:
+            fewest = 1 + bisect.bisect_left(range(1, 2**62), 1, key=lambda count: self._for_training(count, block))
             raise ValueError(
                 f"y: series {n} has {steps} steps; a window of {self.window}, differences of "
-                f"{sum(self.differences)} and a block of {block} need at least {need}: shorten window or horizon"
-                + (", or set early_stopping=False" if held else "")
+                f"{sum(self.differences)} and a horizon of {self.horizon} need at least {first + ahead + fewest}: "
+                "shorten window or horizon" + (", or set early_stopping=False" if self.early_stopping else "")
             )
-        return train, origins[len(origins) - held :]
+        held = first + train + block - 1 if self.early_stopping else steps
+        return np.arange(first, first + train), np.arange(held, steps - block)
+
+    def _for_training(self, count, block):
+        """How many of `count` windows remain: those whose targets overlap with targets held out are left out."""
+        if not self.early_stopping:
+            return count
+        return count - max(1, round(self.validation_fraction * count)) - (block - 1)
 
     def _statistics(self, series, exogenous, splits, config):
         """Means and deviations, of what training sees alone."""
@@ -199,8 +209,14 @@ model_, parameters_
             seen = [train[-1] + config["block"] + 1 for train, _ in splits]
             for k, (a, end) in enumerate(zip(series, seen, strict=True)):
                 z = difference(a[:end], config["lags"])[-1]
-                arrays["y_mean"][k] = z.mean(axis=0)
-                arrays["y_scale"][k] = panel.usable(z.std(axis=0), z.mean(axis=0))
+                with np.errstate(over="ignore", invalid="ignore"):
+                    arrays["y_mean"][k], deviation = z.mean(axis=0), z.std(axis=0)
+                if not np.isfinite(deviation).all():
+                    raise ValueError(f"y: series {k} has values up to {np.abs(a).max():.3g}, too large to scale; "
+                                     "divide them by a constant")  # fmt: skip
+                # What is nothing but rounding stays so: what the network says then adds no more than that.
+                rounding = np.finfo(np.float64).eps * np.maximum(np.abs(a[:end]).max(axis=0), 1)
+                arrays["y_scale"][k] = np.maximum(deviation, rounding)
             if variables:
                 x = np.concatenate([x[:end] for x, end in zip(exogenous, seen, strict=True)])
                 arrays["x_mean"], arrays["x_scale"] = x.mean(axis=0), panel.usable(x.std(axis=0), x.mean(axis=0))
@@ -238,95 +254,69 @@ model_, parameters_
         data = training.Data(windows, blocks, Weights(None, None, dtype))
         return data, np.flatnonzero(~held), np.flatnonzero(held)
 
-    def _calibrate(self, series, exogenous, splits):
-        """Keep the errors on the windows held out, or without such on those of training."""
-        predictor = self._predictor
-        config, arrays, kept = predictor.config, predictor.arrays, predictor.kept(predictor.config)
-        block, horizon = config["block"], config["horizon"]
-        reach = -(-max(horizon, block) // block) * block
-        places = [(k, t) for k, (train, rest) in enumerate(splits) for t in (rest if len(rest) else train)
-                  if t + reach < len(series[k])]  # fmt: skip
-        if not places:  # too near the end for the whole horizon: earlier windows, as far as they go
-            places = [(k, t) for k, (train, _) in enumerate(splits) for t in train if t + reach < len(series[k])]
-        places = (
-            [places[i] for i in np.unique(np.linspace(0, len(places) - 1, MOST_CALIBRATED).astype(int))]
-            if places
-            else []
-        )
-        if not places:
-            return
-        which = np.array([k for k, _ in places])
-        past = np.stack([series[k][t + 1 - kept : t + 1] for k, t in places])
-        x = np.stack([exogenous[k][t + 1 - kept : t + 1 + reach] for k, t in places])
-        future = np.stack([series[k][t + 1 : t + 1 + reach] for k, t in places])
-        mean, scale = arrays["y_mean"][which], arrays["y_scale"][which]
-        found = predictor.roll(past, x, mean, scale, horizon)
-        residuals = (future[:, :horizon] - found) / scale[:, None]
-        # In the model's own units: the differenced truth of the first block less what the model gives.
-        one = (
-            difference(np.concatenate([past, future[:, :block]], axis=1), config["lags"])[-1][:, -block:]
-            - mean[:, None]
-        )
-        given = predictor.model.predict_sequences(
-            Sequences(predictor.rows(past, x[:, : kept + block], mean, scale), dtype=predictor.model.dtype)
-        )
-        errors = one / scale[:, None] - given.astype(np.float64).reshape(one.shape)
-        self._predictor = self._kind(
-            config | {"calibrated": len(places)}, arrays | {"errors": errors, "residuals": residuals}, predictor.model
-        )
+    def _calibrate(self, predictor, series, exogenous, splits):
+        """The predictor with its errors on the windows held out, or without such on those of training."""
+        config, arrays = predictor.config, predictor.arrays
+        origins = [(k, t) for k, (train, rest) in enumerate(splits) for t in (rest if len(rest) else train)]
+        followed = [(k, t) for k, t in origins if t + config["horizon"] < len(series[k])]
+        past, future, x, mean, scale = self._around(origins, series, exogenous, predictor, config["block"])
+        # In the model's own units: the differenced truth of a block less what the model gives for it.
+        true = difference(np.concatenate([past, future], axis=1), config["lags"])[-1][:, -config["block"] :]
+        inputs = Sequences(predictor.rows(past, x, mean, scale), dtype=predictor.model.dtype)
+        given = predictor.model.predict_sequences(inputs).astype(np.float64)
+        errors = (true - mean[:, None]) / scale[:, None] - given.reshape(true.shape)
+        residuals = arrays["residuals"]
+        if followed:
+            past, future, x, mean, scale = self._around(followed, series, exogenous, predictor, config["horizon"])
+            residuals = (future - predictor.roll(past, x, mean, scale, config["horizon"])) / scale[:, None]
+        counts = {"drawn": len(errors), "calibrated": len(residuals)}
+        return self._kind(config | counts, arrays | {"errors": errors, "residuals": residuals}, predictor.model)
 
-    def predict(self, horizon=None, X=None):
-        """The next steps.
+    @staticmethod
+    def _around(origins, series, exogenous, predictor, ahead):
+        """Past and future of at most MOST_CALIBRATED origins: y before, y after, X of both, means and scales."""
+        kept = predictor.kept(predictor.config)
+        chosen = np.unique(np.linspace(0, len(origins) - 1, MOST_CALIBRATED).astype(int))
+        origins = [origins[k] for k in chosen]
+        which = np.array([k for k, _ in origins])
+        past = np.stack([series[k][t + 1 - kept : t + 1] for k, t in origins])
+        future = np.stack([series[k][t + 1 : t + 1 + ahead] for k, t in origins])
+        x = np.stack([exogenous[k][t + 1 - kept : t + 1 + ahead] for k, t in origins])
+        return past, future, x, predictor.arrays["y_mean"][which], predictor.arrays["y_scale"][which]
+
+    def score(self, y, X=None):
+        """R² of the forecast of the steps that follow those known so far; of several series the mean.
+
+        So a search with ``cv=TimeSeriesSplit()`` works: each part is forecast by what was fitted to those before it.
 
         Parameters
         ----------
-        horizon : int, optional
-            How many; by default as many as in training. More than that goes on from the forecast itself.
-        X : array (H, E), or a list of them for several series
-            Exogenous variables of the steps to come, if `fit` had such; H is the horizon, rounded up to a multiple of
-            the fitted horizon for the direct strategy.
+        y : array (H,) or (H, O), or a list of them for several series
+            What came.
+        X : array (H, E), or a list of them
+            The exogenous variables of the same steps, if `fit` had such; the score is that of whole blocks then.
 
         Returns
         -------
-        ndarray (horizon,) or (horizon, O), or a list of them for several series
+        float
         """
         check_is_fitted(self)
-        return self._predictor.forecast(horizon, X)
+        config = self._predictor.config
+        true = as_series(y, "y", config["many"], config["series"])
+        steps = min(map(len, true)) if config["exogenous"] else max(map(len, true))
+        if config["exogenous"]:
+            steps -= steps % config["block"]
+        if not steps:
+            raise ValueError(f"y: got {min(map(len, true))} steps, must be at least one block of {config['block']}")
+        found = self.predict(steps, X)
+        found = as_series(found, "y", config["many"])
+        pairs = [(a[:steps], f[: min(len(a), steps)]) for a, f in zip(true, found, strict=True)]
+        return float(np.mean([r2_score(a, f) for a, f in pairs]))
 
-    def predict_interval(
-        self, horizon=None, X=None, *, coverage=0.9, method="residuals", n_paths=500, random_state=None
-    ):
-        """Lower and upper bounds between which each step lies with probability `coverage`.
-
-        Parameters
-        ----------
-        horizon, X : as in `predict`
-        coverage : float in (0, 1)
-        method : {"residuals", "paths"}
-            Quantiles of the errors that forecasts of that many steps made on the data held out (without early stopping,
-            on the training data: then the bounds are too narrow); or of sample paths, for any horizon.
-        n_paths : int
-        random_state : None, int, SeedSequence or Generator
-            Of the paths.
-
-        Returns
-        -------
-        lower, upper : each as `predict` gives
-        """
-        check_is_fitted(self)
-        return self._predictor.predict_interval(
-            horizon, X, coverage=coverage, method=method, n_paths=n_paths, random_state=random_state
-        )
-
-    def sample(self, horizon=None, X=None, *, n_paths=100, random_state=None):
-        """Sample paths: forecasts plus errors drawn from those on the held-out data; each path goes on from itself.
-
-        Returns
-        -------
-        ndarray (n_paths, horizon) or (n_paths, horizon, O), or a list of them for several series
-        """
-        check_is_fitted(self)
-        return self._predictor.sample(horizon, X, n_paths=n_paths, random_state=random_state)
+    predict = delegated(predictors.Forecaster.predict, reads_X=False)
+    predict_interval = delegated(predictors.Forecaster.predict_interval, reads_X=False)
+    sample = delegated(predictors.Forecaster.sample, reads_X=False)
+    trace = delegated(predictors.Forecaster.trace, reads_X=False)
 
     def update(self, y, X=None):
         """Take new observations into account, without training: forecasts then begin after them.

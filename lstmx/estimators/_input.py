@@ -18,7 +18,8 @@ def read_X(estimator, X, layout, *, fitted=None, name="X"):
     if isinstance(X, panel.Panel):
         return panel.read(X, features=None if fitted is None else fitted["features"])
     arrays = panel.as_list(X)
-    if arrays is None and getattr(X, "ndim", None) != 3:
+    # scikit-learn's checks would drop a mask, and know neither sequences nor their shapes.
+    if arrays is None and getattr(X, "ndim", None) not in (1, 3) and not isinstance(X, np.ma.MaskedArray):
         if fitted is None and name == "X":
             X = validate_data(estimator, X, reset=True, **ANY)
         elif fitted is not None and fitted["steps"] is not None and np.asarray(X).ndim == 2:

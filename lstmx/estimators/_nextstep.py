@@ -1,14 +1,15 @@
 """LSTMAnomalyDetector and LSTMTransformer: both learn to foretell the next step."""
 
+import warnings
+
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
 from sklearn.covariance import MinCovDet
-from sklearn.utils.validation import check_is_fitted
 
 from lstmx import panel, predictors, training
-from lstmx.estimators._base import LSTMEstimator, Problem
+from lstmx.estimators._base import LSTMEstimator, Problem, delegated
 from lstmx.estimators._input import is_table, read_weight, read_X
-from lstmx.estimators._training import with_callbacks
+from lstmx.estimators._training import fitting
 from lstmx.functional import validate
 from lstmx.sequences import Sequences
 
@@ -19,7 +20,6 @@ class _NextStepEstimator(LSTMEstimator):
     """What both share: the network foretells every step of X from those before it."""
 
     def _train(self, X, sample_weight=None):
-        """Returns the panel of X."""
         self._check_parameters()
         seed, first = self._resumed_seed(), self._is_first()
         data = read_X(self, X, self.layout, fitted=None if first else self._predictor.config)
@@ -28,20 +28,52 @@ class _NextStepEstimator(LSTMEstimator):
             table = data.x.shape[1] if is_table(data) else None
             config = {"features": data.features, "steps": table, "layout": self.layout}
             config |= {"standardize": bool(self.standardize)} | self._extra_config()
-            statistics = panel.statistics(data, weight) if self.standardize else ()
-            arrays = dict(zip(("x_mean", "x_scale"), statistics, strict=False)) | self._extra_arrays(data.features)
+            arrays = self._extra_arrays(data.features)
             dtype = data.dtype
         else:
             config, arrays, dtype = self._predictor.config, self._predictor.arrays, self._predictor.model.dtype
-        whole = self._examples(data, weight, arrays, dtype)
-        train, rest = self._split(len(whole.inputs))
+            config = config | self._extra_config()  # which does not change what the network is
+        stretches = self._stretches(data)
+        owner = np.arange(len(data)) if stretches is None else stretches[3]
+        train, rest = self._split(len(owner))
+        each = None if weight is None else weight[owner]
+        total = None if weight is None else float(each[slice(None) if rest is None else train].sum())
+        if total == 0:
+            raise ValueError("sample_weight: all weights of the training part are zero; the others are for validation")
+        if weight is not None and rest is not None and not each[rest].any():
+            raise ValueError("sample_weight: all weights of the validation part, the tail, are zero")
+        if first and self.standardize:
+            arrays |= self._statistics(data, weight, stretches, train)
+        affine = arrays.get("x_mean"), arrays.get("x_scale")
+        if stretches is None:
+            inputs = data.sequences(dtype, *affine)
+        else:
+            inputs = Sequences.stretches(*stretches[:3], dtype, *affine)
+        whole = predictors.NextStep(inputs, each)
         problem = Problem(
             self._kind, config, arrays, whole if rest is None else training.Subset(whole, train), "mse", "linear", True,
             dtype, None if rest is None else training.Subset(whole, rest), minus_error,
-            None if weight is None else float(weight.sum()), identity=(*data.each(), weight),
+            total, identity=(*data.each(), weight), finish=lambda predictor: self._finish(predictor, data),
         )  # fmt: skip
-        self._run(problem, seed, {"X": X, "y": None, "metadata": {"sample_weight": sample_weight}})
-        return data
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        self._run(problem, seed, {"X": X, "y": None, "metadata": metadata})
+        return self
+
+    def _statistics(self, data, weight, stretches, train):
+        """Means and deviations, of what training sees alone."""
+        if train is not None and stretches is None:
+            data, weight = data.select(train), None if weight is None else weight[train]
+        elif train is not None:
+            series, starts, lengths, _ = stretches
+            end = starts[train[-1]] + lengths[train[-1]]
+            lengths = np.clip(end - (np.cumsum(data.lengths) - data.lengths), 0, data.lengths)
+            seen = np.flatnonzero(lengths)
+            pieces = np.split(series[:end], np.cumsum(lengths[seen])[:-1])
+            data, weight = panel.Panel(pieces, lengths[seen], False, "NTC"), None if weight is None else weight[seen]
+        return dict(zip(("x_mean", "x_scale"), panel.statistics(data, weight), strict=True))
+
+    def _finish(self, predictor, data):
+        return {"_predictor": predictor}
 
     def _extra_config(self):
         return {}
@@ -49,22 +81,20 @@ class _NextStepEstimator(LSTMEstimator):
     def _extra_arrays(self, features):
         return {}
 
-    def _examples(self, data, weight, arrays, dtype):
-        shift, scale = arrays.get("x_mean"), arrays.get("x_scale")
-        if self.window is None or data.lengths.max() <= self.window:
-            return predictors.NextStep(data.sequences(dtype, shift, scale), weight)
-        starts, lengths, owner, offset = [], [], [], 0
-        for n, steps in enumerate(data.lengths.tolist()):
-            first = np.unique(
-                np.append(np.arange(0, max(steps - self.window, 0), self.window), max(steps - self.window, 0))
-            )
-            starts.append(offset + first)
-            lengths.append(np.full(len(first), min(self.window, steps)))
-            owner.append(np.full(len(first), n))
-            offset += steps
-        series = np.concatenate(list(data.each()))
-        inputs = Sequences.stretches(series, np.concatenate(starts), np.concatenate(lengths), dtype, shift, scale)
-        return predictors.NextStep(inputs, None if weight is None else weight[np.concatenate(owner)])
+    def _stretches(self, data):
+        """The windows that the network trains on: (all steps (S, F), first rows, lengths, sequences that they are of).
+
+        They stand one after the other; the last of a sequence overlaps with the one before it. None: whole sequences.
+        """
+        window = self.window
+        if window is None or data.lengths.max() <= window:
+            return None
+        offsets = np.cumsum(data.lengths) - data.lengths
+        last = np.maximum(data.lengths - window, 0)
+        firsts = [np.unique(np.append(np.arange(0, n, window), n)) for n in last.tolist()]
+        owner = np.repeat(np.arange(len(data)), [len(f) for f in firsts])
+        starts = offsets[owner] + np.concatenate(firsts)
+        return np.concatenate(list(data.each())), starts, np.minimum(window, data.lengths)[owner], owner
 
     def _split(self, count):
         """(training, validation) indices: the tail is held out; or (None, None)."""
@@ -158,7 +188,7 @@ n_features_in_, model_, parameters_
     def _extra_arrays(self, features):
         return {"location": np.zeros(features), "precision": np.eye(features)}
 
-    @with_callbacks
+    @fitting
     def fit(self, X, y=None):
         """Learn how sequences go on, and how far errors usually are.
 
@@ -171,62 +201,57 @@ n_features_in_, model_, parameters_
         -------
         self
         """
-        data = self._train(X)
-        predictor = self._predictor
+        return self._train(X)
+
+    def _finish(self, predictor, data):
+        """Measure the errors on the training data."""
         errors = np.concatenate(predictor.errors(data)).astype(np.float64)
         if len(errors) > MOST_ERRORS:
             errors = errors[np.random.default_rng(0).choice(len(errors), MOST_ERRORS, replace=False)]
-        self.location_, self.covariance_ = self._robust(errors)
-        arrays = {"location": self.location_, "precision": np.linalg.pinv(self.covariance_, hermitian=True)}
+        location, covariance = self._robust(errors)
+        sizes = np.sqrt(np.diag(covariance))  # a feature of small errors is not nothing beside others
+        sizes = np.outer(sizes, sizes)
+        precision = np.linalg.pinv(covariance / sizes, hermitian=True) / sizes
+        arrays = {"location": location, "precision": precision}
         measured = self._kind(predictor.config, predictor.arrays | arrays, predictor.model)
         steps = measured.step_scores(data)
         percent = 100 * self.contamination
-        self.offset_ = float(np.percentile(measured.summarise(steps), percent))
-        self.step_offset_ = float(np.percentile(np.concatenate(steps), percent))
-        config = measured.config | {
-            "offset": self.offset_,
-            "step_offset": self.step_offset_,
-            "aggregate": self.aggregate,
-        }
-        self._predictor = self._kind(config, measured.arrays, measured.model)
-        return self
+        offset = float(np.percentile(measured.summarise(steps), percent))
+        step_offset = float(np.percentile(np.concatenate(steps), percent))
+        config = measured.config | {"offset": offset, "step_offset": step_offset, "aggregate": self.aggregate}
+        return {
+            "location_": location, "covariance_": covariance, "offset_": offset, "step_offset_": step_offset,
+            "_predictor": self._kind(config, measured.arrays, measured.model),
+        }  # fmt: skip
 
     def _robust(self, errors):
-        """Location and covariance of errors; a little is added to the diagonal, should a feature not vary at all."""
-        count, features = errors.shape
-        floor = np.eye(features) * (1e-12 + 1e-9 * np.square(errors).mean())
-        if count <= 2 * features:  # too few for a robust estimate
-            location = errors.mean(axis=0)
-            return location, np.atleast_2d(np.cov(errors.T, bias=True)) + floor
-        found = MinCovDet(support_fraction=self.support_fraction, random_state=0).fit(errors)
-        return found.location_, found.covariance_ + floor
+        """Location and covariance of errors; a little is added to the diagonal, should a feature not vary at all.
 
-    def score_samples(self, X):
-        """The score of every sequence (n,), the lower, the stranger: minus the mean (or the largest) squared distance
-        of its steps' errors.
+        In units of the median deviation, as MinCovDet takes variances below 1e-8 for nothing.
         """
-        check_is_fitted(self)
-        return self._predictor.score_samples(self._read(X))
+        count, features = errors.shape
+        middle = np.median(errors, axis=0)
+        scale = np.median(np.abs(errors - middle), axis=0)
+        for other in (errors.std(axis=0), 1.0):
+            scale = np.where(scale > 0, scale, other)
+        errors = (errors - middle) / scale
+        location, covariance = errors.mean(axis=0), np.atleast_2d(np.cov(errors.T, bias=True))
+        if count > 2 * features:  # enough for a robust estimate
+            with warnings.catch_warnings():  # a feature that never varies, or twice the same: see above
+                warnings.filterwarnings("ignore", "The covariance matrix associated to your dataset is not full rank")
+                try:
+                    found = MinCovDet(support_fraction=self.support_fraction, random_state=0).fit(errors)
+                    location, covariance = found.location_, found.covariance_
+                except ValueError:  # most errors are the very same
+                    pass
+        covariance = covariance + 1e-9 * np.eye(features)
+        return middle + scale * location, covariance * np.outer(scale, scale)
 
-    def decision_function(self, X):
-        """`score_samples` less ``offset_``: negative for outliers (n,)."""
-        check_is_fitted(self)
-        return self._predictor.decision_function(self._read(X))
-
-    def predict(self, X):
-        """-1 for sequences that are outliers, 1 for others (n,)."""
-        check_is_fitted(self)
-        return self._predictor.predict(self._read(X))
-
-    def score_steps(self, X):
-        """The score of every step, the lower, the stranger: (n, T), NaN where X is padding, or a list of (T_i,)."""
-        check_is_fitted(self)
-        return self._predictor.score_steps(self._read(X))
-
-    def predict_steps(self, X):
-        """-1 for steps that are outliers, 1 for others, 0 where X is padding: (n, T) or a list of (T_i,)."""
-        check_is_fitted(self)
-        return self._predictor.predict_steps(self._read(X))
+    score_samples = delegated(predictors.AnomalyDetector.score_samples)
+    decision_function = delegated(predictors.AnomalyDetector.decision_function)
+    predict = delegated(predictors.AnomalyDetector.predict)
+    score_steps = delegated(predictors.AnomalyDetector.score_steps)
+    predict_steps = delegated(predictors.AnomalyDetector.predict_steps)
 
 
 class LSTMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _NextStepEstimator):
@@ -291,7 +316,7 @@ n_features_in_, model_, parameters_
     def _n_features_out(self):
         return self.model_.layers[0].hidden_size
 
-    @with_callbacks
+    @fitting
     def fit(self, X, y=None, sample_weight=None):
         """Learn how sequences go on.
 
@@ -305,10 +330,6 @@ n_features_in_, model_, parameters_
         -------
         self
         """
-        self._train(X, sample_weight)
-        return self
+        return self._train(X, sample_weight)
 
-    def transform(self, X):
-        """Features (n, hidden_size)."""
-        check_is_fitted(self)
-        return self._predictor.transform(self._read(X))
+    transform = delegated(predictors.Transformer.transform)

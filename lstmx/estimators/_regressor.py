@@ -8,6 +8,7 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
 
 from lstmx import panel, predictors
+from lstmx.estimators._base import delegated
 from lstmx.estimators._input import read_weight
 from lstmx.estimators._supervised import SupervisedEstimator
 from lstmx.functional import validate
@@ -85,23 +86,27 @@ n_features_in_, model_, parameters_
     def _form(self, y, data):
         """(whether there is no axis of outputs, the number of outputs)."""
         lead = 1 if self.target == "sequence" else 2
-        if self.target == "step" and isinstance(y, list | tuple):
+        if self.target == "step" and isinstance(y, list | tuple) and len(y):
             lead, y = 1, y[0]
-        shape = np.shape(y)
-        if len(shape) == lead + 1:
+        try:
+            shape = np.shape(y)
+        except ValueError:
+            shape = None
+        if shape is not None and len(shape) == lead + 1:
             return False, shape[-1]
-        if len(shape) == lead:
+        if shape is not None and len(shape) == lead:
             return True, 1
+        got = "arrays of different lengths" if shape is None else f"shape {shape}"
         if self.target == "sequence":
-            raise ValueError(f"y: got shape {shape}, must be (n,) or (n, O): one value or row per sequence; for one "
+            raise ValueError(f"y: got {got}, must be (n,) or (n, O): one value or row per sequence; for one "
                              'per step set target="step"')  # fmt: skip
-        raise ValueError(f"y: got shape {shape}, must be (n, T), (n, T, O) or a list of (T_i,) or (T_i, O): one value "
+        raise ValueError(f"y: got {got}, must be (n, T), (n, T, O) or a list of (T_i,) or (T_i, O): one value "
                          'or row per step; for one per sequence set target="sequence"')  # fmt: skip
 
     def _encode(self, y, data, config, name="y"):
         if config["target"] == "step":
             return _read_steps(y, data, config, name), None
-        if isinstance(y, list | tuple) and len(y) and np.ndim(y[0]) > 1:
+        if isinstance(y, list | tuple) and len(y) and np.ndim(y[0]):
             self._form(y, data)
         y = check_array(y, ensure_2d=False, dtype=[np.float64, np.float32], input_name=name, allow_nd=True)
         check_consistent_length(data.lengths, y)
@@ -146,20 +151,7 @@ n_features_in_, model_, parameters_
 
         return r2
 
-    def predict(self, X):
-        """Predictions.
-
-        Parameters
-        ----------
-        X : as in `fit`
-
-        Returns
-        -------
-        ndarray (n,) or (n, O)
-            For per-step targets (n, T) or (n, T, O), NaN where X is padding, or a list of (T_i,) or (T_i, O).
-        """
-        check_is_fitted(self)
-        return self._predictor.predict(self._read(X))
+    predict = delegated(predictors.Regressor.predict)
 
     def score(self, X, y, sample_weight=None):
         """R² of the predictions, for per-step targets over all steps."""

@@ -6,7 +6,7 @@ from sklearn.model_selection import train_test_split
 from lstmx import panel, training
 from lstmx.estimators._base import LSTMEstimator, Problem
 from lstmx.estimators._input import as_array, is_table, read_weight, read_X
-from lstmx.estimators._training import with_callbacks
+from lstmx.estimators._training import fitting
 from lstmx.functional import validate
 from lstmx.sequences import Targets, Weights
 
@@ -14,7 +14,7 @@ from lstmx.sequences import Targets, Weights
 class SupervisedEstimator(LSTMEstimator):
     """Data with targets, a part of them held out, and incremental fits; leaves read, encode and score the targets."""
 
-    @with_callbacks
+    @fitting
     def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Fit to sequences.
 
@@ -34,9 +34,10 @@ class SupervisedEstimator(LSTMEstimator):
         self._check_parameters()
         seed = self._resumed_seed()
         problem = self._problem(X, y, sample_weight, (X_val, y_val, sample_weight_val), seed, self._is_first())
-        metadata = {"sample_weight": sample_weight, "X_val": X_val, "y_val": y_val}
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         return self._run(problem, seed, {"X": X, "y": y, "metadata": metadata})
 
+    @fitting
     def _partial_fit(self, X, y, sample_weight, classes=None):
         self._check_parameters()
         if self.early_stopping:
@@ -66,13 +67,13 @@ class SupervisedEstimator(LSTMEstimator):
         arrays = self._standardise(data, target, part, config) if first else self._predictor.arrays
         dtype = data.dtype if first else self._predictor.model.dtype
         whole = self._data(data, target, weight, config, arrays, dtype)
-        validation = None if rest is None else training.Subset(whole, rest)
+        validation, given = None if rest is None else training.Subset(whole, rest), ()
         if held[0] is not None:
-            validation = self._held_out(*held, config, arrays, dtype)
+            validation, given = self._held_out(*held, config, arrays, dtype)
         return Problem(
             self._kind, config, arrays, whole if rest is None else training.Subset(whole, train), *self._head(config),
             config.get("target") == "step", dtype, validation, self._scorer(config), float(part.sum()),
-            identity=(*data.each(), *_pieces(y), weight, *(() if held[0] is None else _pieces(held[1]))),
+            identity=(*data.each(), *_pieces(y), weight, *given),
         )  # fmt: skip
 
     def _config(self, data):
@@ -101,7 +102,12 @@ class SupervisedEstimator(LSTMEstimator):
         y = as_array(y)
         data = read_X(self, X, self.layout, fitted=config, name="X_val")
         target, _ = self._encode(y, data, config, "y_val")
-        return self._data(data, target, read_weight(weight, len(data), "sample_weight_val"), config, arrays, dtype)
+        weight = read_weight(weight, len(data), "sample_weight_val")
+        held = self._data(data, target, weight, config, arrays, dtype)
+        rows = held.targets.steps.x if held.targets.per_step else held.targets.values
+        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+            raise ValueError(f"y_val: has values too large for {dtype}; scale them, or give X in float64")
+        return held, (*data.each(), *_pieces(y), weight)
 
     def _split(self, count, label, given, seed):
         """(training, validation) indices, or (None, None)."""

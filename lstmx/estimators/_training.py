@@ -2,12 +2,14 @@
 callbacks.
 """
 
+import functools
 import hashlib
 import os
 import sys
 
 import numpy as np
 
+from lstmx.functional import validate
 from lstmx.monitor import Callback
 from lstmx.training import TrainerState
 
@@ -21,6 +23,23 @@ except ImportError:
     def with_callbacks(method):
         """The method itself, before scikit-learn 1.9."""
         return method
+
+
+def fitting(method):
+    """Makes a method a fit: scikit-learn's callbacks end with it, and if it fails, what was fitted before stays."""
+
+    @functools.wraps(method)
+    def fit(self, *args, **kwargs):
+        before = {name: value for name, value in vars(self).items() if name.endswith("_")}
+        try:
+            return method(self, *args, **kwargs)
+        except BaseException:
+            for name in [name for name in vars(self) if name.endswith("_") and name not in before]:
+                delattr(self, name)
+            vars(self).update(before)
+            raise
+
+    return with_callbacks(fit)
 
 
 class Convergence(Callback):
@@ -174,7 +193,12 @@ class Checkpoint(Callback):
 
     def on_epoch_end(self, trainer, epoch, logs):
         """Write if it is time."""
-        if (epoch + 1) % self.every == 0 or epoch + 1 == self.last or self.convergence.reason:
+        if (epoch + 1) % self.every == 0 or epoch + 1 == self.last:
+            self.write(trainer.state)
+
+    def on_train_end(self, trainer):
+        """Write if a callback, `Convergence` among them, has ended training after an epoch."""
+        if trainer.state.history.stopped == "callback":
             self.write(trainer.state)
 
     def write(self, state):
@@ -197,6 +221,20 @@ class Checkpoint(Callback):
         write(self.path, config, arrays)
 
 
+def check_path(path):
+    """Raise at once what writing a checkpoint would raise after some epochs."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"checkpoint: got {path!r}, must be a path or None")
+    whole = os.path.abspath(os.fsdecode(path))
+    folder = os.path.dirname(whole)
+    if os.path.isdir(whole):
+        raise IsADirectoryError(f"checkpoint: {whole!r} is a folder; give the path of a file in it")
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"checkpoint: there is no folder {folder!r}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"checkpoint: the folder {folder!r} cannot be written to; give another path")
+
+
 def read_checkpoint(path):
     """(configuration, arrays) of a checkpoint; None if there is no such file."""
     from lstmx.interop.files import ModelFileError, read
@@ -207,10 +245,36 @@ def read_checkpoint(path):
     if config.get("class") != "Checkpoint":
         kind = config.get("class")
         raise ModelFileError(f"checkpoint: {os.fspath(path)!r} is a saved {kind}, not a checkpoint; give another path")
+    try:
+        _check_checkpoint(config, arrays)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ModelFileError(f"checkpoint: {os.fspath(path)!r} is damaged ({error!r}); remove it, or give another "
+                             "path") from error  # fmt: skip
     return config, arrays
 
 
-def restore(checkpoint, identity, convergence, dtype):
+def _check_checkpoint(config, arrays):
+    """Raise some error if this is not what `Checkpoint` writes."""
+    validate.count("seed", config["identity"]["seed"], 0)
+    validate.count("epoch", config["epoch"], 0)
+    validate.count("updates", config["updates"], 0)
+    np.random.PCG64().state = config["rng"]
+    if not all(isinstance(config["memory"][name], int | float) for name in
+               ("rate", "count", "best_loss", "best_score", "seen")):  # fmt: skip
+        raise ValueError("memory")
+    if not isinstance(config["reason"], str | None):
+        raise ValueError("reason")
+    values, curve = arrays["values"], arrays["history.loss"]
+    for name, a in arrays.items():
+        if name.startswith("history."):
+            good = a.shape == (config["epoch"],) == curve.shape and a.dtype == np.float64
+        else:
+            good = a.shape == (values.size,) and a.dtype == values.dtype and a.dtype.kind == "f"
+        if not good:
+            raise ValueError(f"{name}: {a.dtype} {a.shape}")
+
+
+def restore(checkpoint, identity, convergence):
     """The `TrainerState` of a checkpoint whose identity is this one; `convergence` becomes what it was."""
     config, arrays = checkpoint
     was = config["identity"]
@@ -225,9 +289,7 @@ def restore(checkpoint, identity, convergence, dtype):
     rng.bit_generator.state = config["rng"]
     prefixed = {part: {n[len(part) :]: a for n, a in arrays.items() if n.startswith(part)}
                 for part in ("moments.", "history.")}  # fmt: skip
-    state = TrainerState(
-        arrays["values"].astype(dtype), {}, prefixed["moments."], {}, rng, config["epoch"], config["updates"]
-    )
+    state = TrainerState(arrays["values"], {}, prefixed["moments."], {}, rng, config["epoch"], config["updates"])
     state.history.history = {name: a.tolist() for name, a in prefixed["history."].items()}
     convergence.memory, convergence.reason = config["memory"], config["reason"]
     convergence.best = arrays.get("best")

@@ -37,7 +37,7 @@ def count(name, value, least=1):
 def number(name, value, low=None, high=None, *, open_low=False, open_high=False):
     """A finite real number within [low, high]; an end is excluded where `open_` says so."""
     try:
-        if isinstance(value, str | bytes):
+        if isinstance(value, str | bytes) or np.ndim(value):
             raise TypeError
         found = float(value)
     except OverflowError:

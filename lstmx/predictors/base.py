@@ -41,6 +41,9 @@ class Predictor:
             raise ValueError(f"model: takes {model.input_size} features, must take {self.inputs(config)}")
         if model.output_size != self.outputs(config):
             raise ValueError(f"model: gives {model.output_size} outputs, must give {self.outputs(config)}")
+        if model.per_step != self.per_step(config) or model.embedding is not None:
+            what = "step" if self.per_step(config) else "sequence"
+            raise ValueError(f"model: must give an output for every {what} of numbers, got {model!r}")
 
     @classmethod
     def check(cls, config):
@@ -55,6 +58,11 @@ class Predictor:
     def inputs(cls, config):
         """Features that the model must take."""
         return config["features"]
+
+    @classmethod
+    def per_step(cls, config):
+        """Whether the model must give an output for every step."""
+        return False
 
     @classmethod
     def array_shapes(cls, config):

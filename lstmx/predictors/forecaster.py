@@ -5,11 +5,15 @@ of the next B steps, x_{t+1} .. x_{t+B}; from its last step it gives y_{t+1} .. 
 horizon, the recursive one B = 1; a longer forecast goes on from its own results, block by block, in both.
 """
 
+import warnings
+
 import numpy as np
 
 from lstmx.functional import validate
 from lstmx.predictors.base import Predictor
 from lstmx.sequences import Sequences
+
+LONGEST = 10**6  # horizon
 
 
 def difference(y, lags):
@@ -46,14 +50,22 @@ class Forecaster(Predictor):
         super().check(config)
         for name in ("window", "block", "horizon", "series"):
             validate.count(name, config[name])
-        for name in ("exogenous", "calibrated"):
+        for name in ("exogenous", "calibrated", "drawn"):
             validate.count(name, config[name], 0)
+        if config["horizon"] > LONGEST:
+            raise ValueError(f"horizon: got {config['horizon']}, must be at most {LONGEST}")
+        columns = config["columns"]
+        names = isinstance(columns, list) and all(isinstance(c, str) for c in columns)
+        if columns is not None and not (names and len(columns) == config["exogenous"] > 0):
+            raise ValueError("columns: must be a list of the names of the exogenous variables, or null")
         for name in ("single", "many"):
             validate.flag(name, config[name])
         if not isinstance(config["lags"], list) or len(config["lags"]) > 100:
             raise ValueError("lags: must be a list of at most 100 integers")
         for lag in config["lags"]:
             validate.count("lags", lag)
+        if (config["single"] and config["features"] != 1) or (config["series"] != 1 and not config["many"]):
+            raise ValueError("single, many: must say whether there is one variable, and whether several series")
 
     @classmethod
     def inputs(cls, config):
@@ -80,7 +92,7 @@ class Forecaster(Predictor):
             ("x_scale", (exogenous,)),
             ("history", (series, cls.kept(config), outputs)),
             ("history_x", (series, cls.kept(config), exogenous)),
-            ("errors", (config["calibrated"], config["block"], outputs)),
+            ("errors", (config["drawn"], config["block"], outputs)),
             ("residuals", (config["calibrated"], config["horizon"], outputs)),
         ):
             yield name, shape, "float64"
@@ -124,7 +136,7 @@ class Forecaster(Predictor):
         if X is None:
             raise ValueError(f"X: must be {what}: the model was fitted with such variables")
         found = []
-        for n, x in enumerate(as_series(X, "X", config["many"], config["series"])):
+        for n, x in enumerate(self._exogenous(X)):
             if x.shape[1] != config["exogenous"] or len(x) < need:
                 label = f"X[{n}]" if config["many"] else "X"
                 block = f"a block of {config['block']} steps is forecast at once"
@@ -132,10 +144,13 @@ class Forecaster(Predictor):
             found.append(x[:need])
         return horizon, np.concatenate([self.arrays["history_x"], np.stack(found)], axis=1)
 
+    def _exogenous(self, X):
+        return as_series(X, "X", self.config["many"], self.config["series"], self.config["columns"])
+
     def _scales(self):
         return self.arrays["y_mean"], self.arrays["y_scale"]
 
-    def forecast(self, horizon=None, X=None):
+    def predict(self, horizon=None, X=None):
         """The next steps.
 
         Parameters
@@ -153,9 +168,7 @@ class Forecaster(Predictor):
         horizon, x = self._future(horizon, X)
         return self._give(self.roll(self.arrays["history"], x, *self._scales(), horizon))
 
-    def predict(self, horizon=None, X=None):
-        """`forecast`."""
-        return self.forecast(horizon, X)
+    forecast = predict
 
     def predict_interval(
         self, horizon=None, X=None, *, coverage=0.9, method="residuals", n_paths=500, random_state=None
@@ -164,23 +177,25 @@ class Forecaster(Predictor):
 
         Parameters
         ----------
-        horizon, X : as in `forecast`
+        horizon, X : as in `predict`
         coverage : float in (0, 1)
         method : {"residuals", "paths"}
-            Quantiles of the errors that forecasts of that many steps made on the data held out (without early stopping,
-            on the training data: then the bounds are too narrow); or of sample paths, for any horizon.
+            Order statistics of the errors that forecasts of that many steps made on the data held out, chosen so that
+            a share of `coverage` of exchangeable errors lies between them (split conformal prediction: Papadopoulos and
+            others 2002); or quantiles of sample paths, for any horizon. Without early stopping the errors are those on
+            the training data: then the bounds are too narrow.
         n_paths : int
         random_state : None, int, SeedSequence or Generator
             Of the paths.
 
         Returns
         -------
-        lower, upper : each as `forecast` gives
+        lower, upper : each as `predict` gives
         """
         coverage = validate.number("coverage", coverage, 0, 1, open_low=True, open_high=True)
         validate.choice("method", method, ("residuals", "paths"))
-        tails = (1 - coverage) / 2, (1 + coverage) / 2
         if method == "paths":
+            tails = (1 - coverage) / 2, (1 + coverage) / 2
             lower, upper = np.quantile(self._paths(horizon, X, n_paths, random_state), tails, axis=1)
             return self._give(lower), self._give(upper)
         horizon, x = self._future(horizon, X)
@@ -189,9 +204,9 @@ class Forecaster(Predictor):
                 f"horizon: got {horizon}, but errors are known up to {self.config['horizon']} steps ahead; fit with a "
                 'larger horizon, or use method="paths"'
             )
+        lower, upper = _bounds(self.arrays["residuals"][:, :horizon], coverage)
         middle = self.roll(self.arrays["history"], x, *self._scales(), horizon)
         scale = self.arrays["y_scale"][:, None]
-        lower, upper = np.quantile(self.arrays["residuals"][:, :horizon], tails, axis=0)
         return self._give(middle + scale * lower), self._give(middle + scale * upper)
 
     def sample(self, horizon=None, X=None, *, n_paths=100, random_state=None):
@@ -237,7 +252,7 @@ class Forecaster(Predictor):
         if config["exogenous"]:
             if X is None:
                 raise ValueError("X: must be the exogenous variables of the steps of y: the model was fitted with such")
-            exogenous = as_series(X, "X", config["many"], config["series"])
+            exogenous = self._exogenous(X)
         elif X is not None:
             raise ValueError("X: got exogenous variables, but the model was fitted without; leave X out")
         for n, (a, x) in enumerate(zip(new, exogenous, strict=True)):
@@ -255,6 +270,21 @@ class Forecaster(Predictor):
         self.arrays = self.arrays | joined
         return self
 
+    def trace(self, X=None):
+        """What the gates did on the windows from which the next forecast is made.
+
+        Parameters
+        ----------
+        X : as in `predict`
+
+        Returns
+        -------
+        dict of int to Trace
+            By the layer's index in ``model.layers``; (series, window, H) arrays.
+        """
+        _, x = self._future(self.config["block"], X)
+        return self.model.trace(self.rows(self.arrays["history"], x, *self._scales()))
+
     def _give(self, found):
         """(series, .., O) as the caller gave series."""
         dtype = self.model.dtype
@@ -262,13 +292,46 @@ class Forecaster(Predictor):
         return list(found) if self.config["many"] else found[0]
 
 
+def _bounds(errors, coverage):
+    """(lower, upper), each (horizon, O), of errors (n, horizon, O)."""
+    count = len(errors)
+    below = (count + 1) * (1 - coverage) / 2
+    if below < 1 - 1e-9:
+        need = int(np.ceil(2 / (1 - coverage) - 1e-9)) - 1
+        if not count:
+            raise ValueError("method: no window was followed by the whole horizon of fit, so its errors are not known; "
+                             'use method="paths", or fit to longer series or with early_stopping=True')  # fmt: skip
+        warnings.warn(
+            f"coverage: {coverage:g} needs the errors of {need} windows or more, there are {count}: the bounds are the "
+            "largest errors and may be too narrow. Fit to longer series, or raise validation_fraction",
+            stacklevel=4,
+        )
+    place = max(int(below + 1e-9), 1)
+    ordered = np.sort(errors, axis=0)
+    return ordered[place - 1], ordered[count - place]
+
+
 def are_several(y):
     """Whether y is several series, not one."""
-    return (isinstance(y, list | tuple) and len(y) > 0 and np.ndim(y[0]) > 0) or getattr(y, "ndim", 0) == 3
+    if isinstance(y, np.ndarray) and y.dtype == object and y.ndim == 1:
+        y = list(y)
+    if isinstance(y, list | tuple):
+        return len(y) > 0 and (isinstance(y[0], list | tuple) or np.ndim(y[0]) > 0)
+    return getattr(y, "ndim", 0) == 3
 
 
-def as_series(y, name, many=None, count=None):
-    """A list of (T_i, O) arrays of float64 from one series, (T,) or (T, O), or from several: a list, or (n, T, O)."""
+def columns_of(X):
+    """The names of a frame's columns, or of those of the first of several frames; None if they are not strings."""
+    X = X[0] if are_several(X) and len(X) else X
+    names = list(getattr(X, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def as_series(y, name, many=None, count=None, columns=None):
+    """A list of (T_i, O) arrays of float64 from one series, (T,) or (T, O), or from several: a list, or (n, T, O).
+
+    Frames must have the `columns` named, if any are.
+    """
     several = are_several(y)
     if many is not None and several != many:
         want = f"a list of {count} arrays, one per series" if many else "one array: the model was fitted to one series"
@@ -276,6 +339,8 @@ def as_series(y, name, many=None, count=None):
     found = []
     for n, a in enumerate(y if several else [y]):
         label = f"{name}[{n}]" if several else name
+        if columns is not None and columns_of(a) not in (None, columns):
+            raise ValueError(f"{label}: has the columns {columns_of(a)}, must have those of fit, in order: {columns}")
         a = validate.real_array(label, a, np.float64)
         a = a[:, None] if a.ndim == 1 else a
         if a.ndim != 2 or a.shape[1] == 0:
@@ -283,7 +348,9 @@ def as_series(y, name, many=None, count=None):
         if not np.isfinite(a).all():
             t = int(np.flatnonzero(~np.isfinite(a).all(axis=1))[0])
             raise ValueError(f"{label}: contains NaN or infinity at step {t}; fill it (interpolation, the last value)")
-        found.append(a)
+        found.append(np.ascontiguousarray(a))  # sums have other bits in another order
+    if not found:
+        raise ValueError(f"{name}: holds no series")
     if count is not None and len(found) != count:
         raise ValueError(f"{name}: got {len(found)} series, must be {count}")
     return found

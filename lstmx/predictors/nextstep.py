@@ -9,7 +9,7 @@ import numpy as np
 
 from lstmx.functional import validate
 from lstmx.functional.packing import SequenceContext
-from lstmx.layers import Last, MeanPool
+from lstmx.layers import LSTM, Last, MeanPool
 from lstmx.predictors.base import Predictor
 from lstmx.sequences import plan
 
@@ -54,6 +54,11 @@ class _NextStepPredictor(Predictor):
     def outputs(cls, config):
         """Outputs that the model must have."""
         return config["features"]
+
+    @classmethod
+    def per_step(cls, config):
+        """Whether the model must give an output for every step."""
+        return True
 
     def _batches(self, data):
         """(context, rows) of successive batches of a panel."""
@@ -101,7 +106,12 @@ class AnomalyDetector(_NextStepPredictor):
 
     def _score(self, errors):
         d = errors.astype(np.float64) - self.arrays["location"]
-        return -(d[:, :, None] * self.arrays["precision"] * d[:, None, :]).sum(axis=(1, 2))
+        weighed, score = np.zeros_like(d), np.zeros(len(d))
+        for column, row in zip(d.T, self.arrays["precision"], strict=True):  # the same bits for any number of steps
+            weighed += column[:, None] * row
+        for column, other in zip(d.T, weighed.T, strict=True):
+            score -= column * other
+        return score
 
     def summarise(self, scores):
         """One score per sequence from those of its steps."""
@@ -148,6 +158,11 @@ def _give(data, arrays):
 
 class Transformer(_NextStepPredictor):
     """The hidden state of a model that has learnt to foretell, as features of a sequence."""
+
+    def __init__(self, config, arrays, model):
+        super().__init__(config, arrays, model)
+        if not isinstance(model.layers[0], LSTM):
+            raise ValueError(f"model: must begin with an LSTM, got {model!r}")
 
     @classmethod
     def check(cls, config):

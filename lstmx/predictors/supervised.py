@@ -1,9 +1,15 @@
 """Classes and numbers from sequences."""
 
+import re
+
 import numpy as np
 
 from lstmx.functional import validate
 from lstmx.predictors.base import Predictor
+
+# By the kind of an array's type, what its labels are in JSON.
+_LABELS = {"b": bool, "i": int, "u": int, "f": int | float, "U": str, "O": str | int | float}
+_MOST_CHARACTERS = 2**22  # of an array of labels, which has as many for each as the longest needs
 
 
 class Classifier(Predictor):
@@ -16,15 +22,21 @@ class Classifier(Predictor):
 
     def __init__(self, config, arrays, model):
         super().__init__(config, arrays, model)
+        activation = "softmax" if self.outputs(config) > 1 and not config["multilabel"] else "sigmoid"
+        if getattr(model.layers[-1], "activation", None) != activation:
+            raise ValueError(f"model: must end with {activation}, got {model!r}")
         self.classes_ = np.array(config["classes"], config["classes_dtype"])
 
     @classmethod
     def check(cls, config):
         super().check(config)
         validate.flag("multilabel", config["multilabel"])
-        classes = np.array(config["classes"], config["classes_dtype"])
-        if classes.ndim != 1 or len(classes) < (1 if config["multilabel"] else 2) or classes.dtype.kind not in "biufUO":
-            raise ValueError("classes: must be a list of at least two labels")
+        classes, dtype = config["classes"], config["classes_dtype"]
+        least = 1 if config["multilabel"] else 2
+        if not isinstance(classes, list) or len(classes) < least or not _are_labels(classes, dtype):
+            raise ValueError(f"classes: must be a list of at least {least} different labels of the type classes_dtype")
+        if config["multilabel"] and classes != list(range(len(classes))):
+            raise ValueError("classes: must be 0, 1, 2, .. for multi-label targets")
 
     @classmethod
     def outputs(cls, config):
@@ -63,6 +75,20 @@ class Classifier(Predictor):
         return self.classes_[probabilities.argmax(axis=1)]
 
 
+def _are_labels(classes, dtype):
+    """Whether an array of `dtype`, such as "<i8", holds these labels exactly; and not much else: a file may ask for
+    strings of a billion characters.
+    """
+    if not isinstance(dtype, str) or not re.fullmatch(r"\|b1|\|[iu]1|[<>]([iu][248]|f[248]|U[0-9]{1,6})|\|O", dtype):
+        return False
+    if not all(isinstance(c, _LABELS[dtype[1]]) for c in classes) or len(set(classes)) < len(classes):
+        return False
+    if dtype[1] == "U" and len(classes) * int(dtype[2:]) > _MOST_CHARACTERS:
+        return False
+    with np.errstate(over="ignore"):
+        return np.array(classes, dtype).tolist() == classes
+
+
 class Regressor(Predictor):
     """One number or several for every sequence, or for every step."""
 
@@ -72,6 +98,13 @@ class Regressor(Predictor):
         validate.count("outputs", config["outputs"])
         validate.flag("single", config["single"])
         validate.choice("target", config["target"], ("sequence", "step"))
+        if config["single"] and config["outputs"] != 1:
+            raise ValueError("single: must be False for more than one output")
+
+    @classmethod
+    def per_step(cls, config):
+        """Whether the model must give an output for every step."""
+        return config["target"] == "step"
 
     @classmethod
     def outputs(cls, config):

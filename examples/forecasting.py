@@ -1,0 +1,65 @@
+"""A year of carbon dioxide ahead, with intervals: weekly means at Mauna Loa, the last six years unseen.
+
+    python examples/forecasting.py [--output FOLDER]
+
+The network forecasts the changes from week to week, 52 of them at once. Every four weeks of the test years it is told
+what was measured since, and forecasts anew. Draws yearly forecasts with their intervals and some sample paths.
+"""
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import lstmx
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--output", type=Path, default=Path("lstmx-examples"))
+output = parser.parse_args().output
+output.mkdir(parents=True, exist_ok=True)
+
+dates, co2 = lstmx.datasets.load_co2()
+YEAR, begin = 52, len(co2) - 6 * 52
+
+# The last tenth of the training weeks is held out: it ends training, and its errors make the intervals.
+forecaster = lstmx.LSTMForecaster(
+    window=60, horizon=YEAR, differences=(1,), hidden_size=64, batch_size=64, random_state=0, verbose=True
+)
+forecaster.fit(co2[:begin])
+
+figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 9), layout="constrained")
+top.plot(dates[begin - 2 * YEAR :], co2[begin - 2 * YEAR :], color="0.2", label="measured")
+errors, naive_errors, inside = [], [], []
+for now in range(begin, len(co2) - YEAR + 1, 4):
+    found = forecaster.predict()
+    lower, upper = forecaster.predict_interval(coverage=0.9)
+    true = co2[now : now + YEAR]
+    growth = (co2[now - 1] - co2[now - 1 - 10 * YEAR]) / 10  # ppm a year
+    errors.append(found - true)
+    naive_errors.append(co2[now - YEAR : now] + growth - true)
+    inside.append((lower <= true) & (true <= upper))
+    if (now - begin) % YEAR == 0:
+        ahead = dates[now : now + YEAR]
+        top.plot(ahead, found, color="tab:red", label="forecast" if now == begin else None)
+        top.fill_between(ahead, lower, upper, color="tab:red", alpha=0.2,
+                         label="9 of 10 should lie here" if now == begin else None)  # fmt: skip
+    forecaster.update(co2[now : now + 4])
+
+rmse = [np.sqrt(np.mean(np.square(e), axis=0)) for e in (errors, naive_errors)]
+overall = [float(np.sqrt(np.mean(np.square(e)))) for e in (errors, naive_errors)]
+print(f"root mean square error over a year: LSTM {overall[0]:.3f} ppm, seasonal naive with drift {overall[1]:.3f} ppm")
+print(f"inside the 90 % interval: {np.mean(inside):.1%}")
+
+top.set(ylabel="CO2, ppm", title="Forecasts made once a year")
+top.legend(loc="upper left")
+for error, name, colour in zip(rmse, ("LSTM", "seasonal naive with drift"), ("tab:red", "tab:blue"), strict=True):
+    bottom.plot(np.arange(1, YEAR + 1), error, color=colour, label=name)
+bottom.set(xlabel="weeks ahead", ylabel="RMSE, ppm", ylim=(0, None), title=f"Error of {len(errors)} forecasts")
+bottom.legend(loc="lower left")
+paths = forecaster.sample(n_paths=30, random_state=0)
+inset = bottom.inset_axes([0.62, 0.08, 0.36, 0.42])
+inset.plot(np.arange(1, YEAR + 1), paths.T, color="tab:red", alpha=0.2, linewidth=0.7)
+inset.set_title("30 sample paths of the year to come", fontsize=9)
+figure.savefig(output / "forecasting.png", dpi=110)
+print(f"the picture is {output / 'forecasting.png'}")

@@ -1,0 +1,183 @@
+"""scikit-learn's own checks on every estimator but the forecaster, whose fit and predict have other meanings.
+
+The whole suite runs, for 2-D and 3-D data, and nothing in it is expected to fail. SCIPY_ARRAY_API must be set before
+SciPy loads, so the check that needs it runs in a process of its own.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import ConvergenceWarning, SkipTestWarning
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
+from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator, parametrize_with_checks
+
+from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMRegressor, LSTMTransformer, SequenceScaler
+
+QUICK = {"hidden_size": 16, "max_iter": 60, "tol": 1e-3, "random_state": 0}
+ESTIMATORS = [
+    LSTMClassifier(**QUICK),
+    LSTMRegressor(**QUICK),
+    LSTMAnomalyDetector(**QUICK),
+    LSTMTransformer(**QUICK),
+    SequenceScaler(),
+]
+# Estimator -> check -> the reason why it must fail.
+EXPECTED_FAILURES = {
+    "LSTMClassifier": {},
+    "LSTMRegressor": {},
+    "LSTMAnomalyDetector": {},
+    "LSTMTransformer": {},
+    "SequenceScaler": {},
+}
+# What an estimator need not pass since it does not apply: check -> the reason.
+NOT_FOR_US = {
+    "check_sample_weight_equivalence_on_sparse_data": "sequences are dense",
+    "check_array_api_mixed_inputs": "not for estimators that compute in NumPy",
+    "check_array_api_same_namespace": "not for estimators that compute in NumPy",
+    "check_array_api_input_and_values": "not for estimators that compute in NumPy",
+    "check_array_api_input": "see test_array_api_inputs_are_taken",
+}
+PEERS = [
+    (ESTIMATORS[0], MLPClassifier()),
+    (ESTIMATORS[1], MLPRegressor()),
+    (ESTIMATORS[2], IsolationForest()),
+    (ESTIMATORS[3], PCA()),
+    (ESTIMATORS[4], StandardScaler()),
+]
+
+# Most of the checks' data are noise in 60 epochs, and the checks of scikit-learn 1.6 and 1.7 use NumPy, pandas and
+# themselves in ways that newer versions warn of.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def name_of(estimator):
+    return type(estimator).__name__
+
+
+def expected_failures(estimator):
+    return EXPECTED_FAILURES[name_of(estimator)]
+
+
+def strictly(cases):
+    """The same cases as a list, which pytest 9 wants, where what must fail and does not is a failure: scikit-learn can
+    say so from 1.8 on.
+    """
+    return [
+        pytest.param(*case.values, marks=[pytest.mark.xfail(strict=True, **mark.kwargs) for mark in case.marks])
+        if getattr(case, "marks", ())
+        else case
+        for case in cases
+    ]
+
+
+every = parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
+
+
+@pytest.mark.parametrize(every.args[0], strictly(every.args[1]), **every.kwargs)
+def test_the_contract_of_scikit_learn_holds(estimator, check):
+    check(estimator)
+
+
+def checks(estimator):
+    """Names of the checks that are made, one for each time."""
+    return [getattr(check, "func", check).__name__ for _, check in estimator_checks_generator(estimator)]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
+def test_tags_promise_both_two_and_three_dimensions(estimator):
+    tags = get_tags(estimator).input_tags
+    assert tags.two_d_array and tags.three_d_array
+    assert not (tags.sparse or tags.categorical or tags.string or tags.positive_only or tags.one_d_array)
+    assert not get_tags(estimator).no_validation and not get_tags(estimator).non_deterministic
+
+
+@pytest.mark.parametrize("estimator, peer", PEERS, ids=lambda e: name_of(e))
+def test_no_check_of_a_peer_is_left_out(estimator, peer):
+    """A tag set wrongly makes the suite skip checks, and then it passes more easily."""
+    lacking = set(checks(peer)) - set(checks(estimator)) - set(NOT_FOR_US)
+    if isinstance(estimator, LSTMAnomalyDetector):  # its fit takes no weights
+        lacking = {name for name in lacking if "sample_weight" not in name}
+    assert not lacking
+    if isinstance(estimator, LSTMClassifier | LSTMRegressor):
+        assert len(checks(estimator)) >= len([name for name in checks(peer) if name not in NOT_FOR_US]) > 40
+
+
+def test_only_what_needs_another_library_is_skipped():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SkipTestWarning)
+        # The scaler takes a tenth of a second for nearly all of the checks that there are.
+        results = check_estimator(SequenceScaler(), on_fail=None)
+    skipped = {result["check_name"] for result in results if result["status"] == "skipped"}
+    assert {result["status"] for result in results} <= {"passed", "skipped"}
+    assert skipped <= {
+        "check_sample_weights_pandas_series",
+        "check_array_api_input",  # see below
+    }
+
+
+@pytest.mark.skipif(os.environ.get("SCIPY_ARRAY_API") == "1", reason="this is the process of its own")
+def test_array_api_inputs_are_taken():
+    """scikit-learn 1.9 has the check for every estimator; before, only for those that compute in other libraries."""
+    expected = sum("check_array_api_input" in checks(estimator) for estimator in ESTIMATORS)
+    if not expected:
+        pytest.skip("no such check in this version of scikit-learn")
+    command = [sys.executable, "-m", "pytest", __file__, "-k", "test_the_contract and array_api", "-rA", "-p",
+               "no:cacheprovider"]  # fmt: skip
+    environment = os.environ | {"SCIPY_ARRAY_API": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"^PASSED .*check_array_api_input", done.stdout, re.MULTILINE)) == expected == len(ESTIMATORS)
+
+
+# Three dimensions: the suite makes 3-D data only where 2-D are not taken, so its checks that tell most are made here.
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
+def test_three_dimensional_data_keep_the_contract(estimator):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 6, 3)), np.arange(30) % 2
+    before = X.tobytes(), y.tobytes(), estimator.get_params()
+    one = clone(estimator).fit(X, y)
+    other = clone(estimator).fit(rng.normal(size=(9, 2, 5)), y[:9]).fit(X, y)  # nothing of an earlier fit remains
+    assert (X.tobytes(), y.tobytes(), estimator.get_params()) == before == (*before[:2], one.get_params())
+    assert one.n_features_in_ == other.n_features_in_ == 3
+    methods = [m for m in ("predict", "predict_proba", "transform", "score_samples") if hasattr(one, m)]
+    assert methods
+    order = rng.permutation(30)
+    for method in methods:
+        whole = getattr(one, method)(X)
+        assert np.array_equal(whole, getattr(other, method)(X))
+        assert np.array_equal(whole, getattr(one, method)(X))
+        # A sequence's result depends on nothing but it: not on the others, nor on its place.
+        assert np.array_equal(whole[order], getattr(one, method)(X[order]))
+        assert np.array_equal(whole[7:8], getattr(one, method)(X[7:8]))
+        with pytest.raises(ValueError, match=r"^X: got 2 features .* fitted with 3"):
+            getattr(one, method)(X[:, :, :2])
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
+def test_a_short_training_warns_as_convergence_warning_says(estimator):
+    if not hasattr(estimator, "max_iter"):
+        pytest.skip("does not iterate")
+    estimator = clone(estimator).set_params(max_iter=2)
+    X = np.random.default_rng(0).normal(size=(20, 5, 1))
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(2\) reached") as caught:
+        estimator.fit(X, np.arange(20) % 2)
+    assert len(caught) == 1
+    assert estimator.n_iter_ == 2
