@@ -2,7 +2,6 @@
 
 import functools
 import os
-import warnings
 from dataclasses import dataclass, field
 from numbers import Integral
 
@@ -261,17 +260,16 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             else:
                 trainer.parameters.freeze(trainer.state.values.copy(), {})
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=3)
+            _training.warn("Training interrupted by user.")
         self._keep(problem, trainer, convergence, first)
         if context is not None:
             context.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=dict)
         exhausted = trainer.state.history.stopped is None and convergence.reason is None
         if exhausted and not incremental and done < epochs:
-            warnings.warn(
+            _training.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                 "converged yet. Raise max_iter, or tol",
                 ConvergenceWarning,
-                stacklevel=3,
             )
         return self
 

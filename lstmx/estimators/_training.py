@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import sys
+import warnings
 
 import numpy as np
 
@@ -25,16 +26,28 @@ except ImportError:
         return method
 
 
+def warn(message, category=UserWarning):
+    """A warning that names the caller's line, outside of lstmx and scikit-learn."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_back.f_globals.get("__name__", "").partition(".")[0] in ("lstmx", "sklearn"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _is_fitted_state(name):
+    return name.endswith("_") or name in ("_predictor", "_moments")
+
+
 def fitting(method):
     """Makes a method a fit: scikit-learn's callbacks end with it, and if it fails, what was fitted before stays."""
 
     @functools.wraps(method)
     def fit(self, *args, **kwargs):
-        before = {name: value for name, value in vars(self).items() if name.endswith("_")}
+        before = {name: value for name, value in vars(self).items() if _is_fitted_state(name)}
         try:
             return method(self, *args, **kwargs)
         except BaseException:
-            for name in [name for name in vars(self) if name.endswith("_") and name not in before]:
+            for name in [name for name in vars(self) if _is_fitted_state(name) and name not in before]:
                 delattr(self, name)
             vars(self).update(before)
             raise

@@ -71,7 +71,8 @@ def rectangular(name, value):
     """Any array or nested sequence as an array."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"{name}: got a masked array, whose mask would be lost; fill it (x.filled(0)) and give lengths for padding"
+            f"{name}: got a masked array, whose mask would be lost; fill it (x.filled(0)). Padding is marked by "
+            "lengths, or for estimators by NaN at the end"
         )
     try:
         return np.asarray(value)
