@@ -319,15 +319,32 @@ def rows_of(name, setting, data, rounds):
         }  # fmt: skip
 
 
-def table(rows, markdown):
+def table(rows):
     """The rows as text, in columns of equal width."""
     titles = list(rows[0])
     lines = [titles, *([row[title] for title in titles] for row in rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(titles))]
     lines.insert(1, ["-" * width for width in widths])
-    between, edge = (" | ", "|") if markdown else ("  ", "")
-    text = [between.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(f"{edge} {line} {edge}" if markdown else line.rstrip() for line in text)
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(line.rstrip() for line in text)
+
+
+def summary(rows):
+    """The rows as a Markdown table of one line for each data set and number of threads."""
+    groups, engines = {}, list(dict.fromkeys(row["engine"] for row in rows))
+    for row in rows:
+        groups.setdefault((row["data"], row["threads"]), {})[row["engine"]] = row
+    peers = [engine for engine in engines if engine != "lstmx"]
+    times = [("fit", "peer / lstmx"), ("to target", "median: peer / lstmx")]
+    titles = ["data, score", "threads", "published", "no network", *engines,
+              *(f"{what}: {peer} / lstmx" for what, _ in times for peer in peers)]  # fmt: skip
+    lines = [titles, ["---"] * len(titles)]
+    for (data, threads), found in groups.items():
+        first = next(iter(found.values()))
+        lines.append([data, threads, first["published"], first["without a network"],
+                      *(found[engine]["test score"] for engine in engines),
+                      *(found[peer][column] for _, column in times for peer in peers)])  # fmt: skip
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def measured(settings, engines, seeds, threads):
@@ -368,7 +385,7 @@ def main():
                         help="of every engine; 2 by default; with 1,2 all run with both")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="does it run? Two data sets, few epochs, one seed")
     parser.add_argument("--json", type=Path, help="write all that was measured to this file")
-    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--markdown", action="store_true", help="print a shorter table, as Markdown")
     parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -384,7 +401,7 @@ def main():
     versions, found = measured(settings, options.engines, seeds, options.threads)
     machine = environment.describe()
     rows = [row for name in names for row in rows_of(name, settings[name], LOADERS[name](), found[name])]
-    print(table(rows, options.markdown))
+    print(summary(rows) if options.markdown else table(rows))
     print(f"\n{SOURCES}\n")
     print(f"{machine['cpu']}, {machine['cpus']} CPUs; {seeds} seeds; "
           + ", ".join(f"{name} {version}" for part in versions.values() for name, version in part.items()))  # fmt: skip

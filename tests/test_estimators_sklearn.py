@@ -31,7 +31,7 @@ from sklearn.model_selection import (
     cross_val_predict,
     cross_val_score,
 )
-from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.class_weight import compute_sample_weight
@@ -1001,3 +1001,15 @@ def test_the_callers_arrays_may_change_after_a_fit():
     y[:] = 1
     file.seek(0)
     assert said(estimator, np.load(file)) == want
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_attributes_are_those_of_mlp_classifier():
+    X = np.random.default_rng(0).normal(size=(30, 5))
+    targets = {"two": np.arange(30) % 2, "three": np.arange(30) % 3, "labels": np.eye(3, dtype=int)[np.arange(30) % 3]}
+    for y in targets.values():
+        ours, theirs = LSTMClassifier(4, max_iter=2).fit(X, y), MLPClassifier(4, max_iter=2).fit(X, y)
+        for name in ("n_layers_", "n_outputs_", "out_activation_", "n_iter_", "t_", "n_features_in_"):
+            assert getattr(ours, name) == getattr(theirs, name), name
+    ours, theirs = (kind(max_iter=2).fit(X, X[:, :2]) for kind in (LSTMRegressor, MLPRegressor))
+    assert (ours.n_outputs_, ours.out_activation_) == (theirs.n_outputs_, theirs.out_activation_) == (2, "identity")

@@ -93,6 +93,8 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
         Sequences that training has seen.
     n_features_in_ : int
         F; for (n, T) data T.
+    n_layers_, n_outputs_, out_activation_ : int, int, str
+        Of the network, as in MLPClassifier.
     model_ : lstmx.Sequential
     parameters_ : dict of str to ndarray
 

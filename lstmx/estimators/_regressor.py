@@ -35,9 +35,8 @@ checkpoint, checkpoint_every, resume
 
     Attributes
     ----------
-    n_outputs_ : int
     n_iter_, loss_, best_loss_, loss_curve_, validation_scores_, validation_loss_curve_, best_validation_score_, t_, \
-n_features_in_, model_, parameters_
+n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
         As in `LSTMClassifier`.
 
     Examples
@@ -80,7 +79,6 @@ n_features_in_, model_, parameters_
         if not first:
             return self._predictor.config
         single, outputs = self._form(y, data)
-        self.n_outputs_ = outputs
         return self._config(data) | {"target": self.target, "outputs": outputs, "single": single}
 
     def _form(self, y, data):

@@ -14,6 +14,21 @@ from lstmx.sequences import Targets, Weights
 class SupervisedEstimator(LSTMEstimator):
     """Data with targets, a part of them held out, and incremental fits; leaves read, encode and score the targets."""
 
+    @property
+    def n_layers_(self):
+        """Layers of the network, those of its inputs and outputs among them, as MLPClassifier counts."""
+        return self.model_.layers[0].num_layers + 2
+
+    @property
+    def n_outputs_(self):
+        """Outputs of the network: one for two classes."""
+        return self.model_.output_size
+
+    @property
+    def out_activation_(self):
+        """In the words of MLPClassifier: "softmax", "logistic" or "identity"."""
+        return {"sigmoid": "logistic", "linear": "identity"}.get(*[self.model_.layers[-1].activation] * 2)
+
     @fitting
     def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Fit to sequences.
