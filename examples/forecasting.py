@@ -2,7 +2,7 @@
 
     python examples/forecasting.py [--output FOLDER]
 
-The network forecasts the changes from week to week, 52 of them at once. Every four weeks of the test years it is told
+The network forecasts the changes from week to week, 52 of them at once. Every week of the test years it is told
 what was measured since, and forecasts anew. Draws yearly forecasts with their intervals and some sample paths.
 """
 
@@ -31,7 +31,7 @@ forecaster.fit(co2[:begin])
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 9), layout="constrained")
 top.plot(dates[begin - 2 * YEAR :], co2[begin - 2 * YEAR :], color="0.2", label="measured")
 errors, naive_errors, inside = [], [], []
-for now in range(begin, len(co2) - YEAR + 1, 4):
+for now in range(begin, len(co2) - YEAR + 1):
     found = forecaster.predict()
     lower, upper = forecaster.predict_interval(coverage=0.9)
     true = co2[now : now + YEAR]
@@ -44,7 +44,7 @@ for now in range(begin, len(co2) - YEAR + 1, 4):
         top.plot(ahead, found, color="tab:red", label="forecast" if now == begin else None)
         top.fill_between(ahead, lower, upper, color="tab:red", alpha=0.2,
                          label="9 of 10 should lie here" if now == begin else None)  # fmt: skip
-    forecaster.update(co2[now : now + 4])
+    forecaster.update(co2[now : now + 1])
 
 rmse = [np.sqrt(np.mean(np.square(e), axis=0)) for e in (errors, naive_errors)]
 overall = [float(np.sqrt(np.mean(np.square(e)))) for e in (errors, naive_errors)]
@@ -60,6 +60,6 @@ bottom.legend(loc="lower left")
 paths = forecaster.sample(n_paths=30, random_state=0)
 inset = bottom.inset_axes([0.62, 0.08, 0.36, 0.42])
 inset.plot(np.arange(1, YEAR + 1), paths.T, color="tab:red", alpha=0.2, linewidth=0.7)
-inset.set_title("30 sample paths of the year to come", fontsize=9)
+inset.set_title("30 sample paths of the year to come, ppm", fontsize=9)
 figure.savefig(output / "forecasting.png", dpi=110)
 print(f"the picture is {output / 'forecasting.png'}")

@@ -83,17 +83,16 @@ def as_list(X):
     """
     if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1 and len(X) and np.ndim(X[0]):
         X = list(X)
-    if not isinstance(X, list | tuple) or not X:
+    if not isinstance(X, list | tuple):
         return None
+    if not X:
+        raise ValueError("X: holds no sequences")
     numbers = isinstance(X[0], list | tuple) and not any(hasattr(v, "__len__") for v in X[0])
     if numbers and all(isinstance(a, list | tuple) and len(a) == len(X[0]) for a in X):
         return None
     if np.ndim(X[0]) == 0 or isinstance(X[0], str):
         return None
-    arrays = [validate.rectangular(f"X[{n}]", a) for n, a in enumerate(X)]
-    same = all(a.ndim == 1 and isinstance(x, np.ndarray) and a.shape == arrays[0].shape
-               for a, x in zip(arrays, X, strict=True))  # fmt: skip
-    return None if same else arrays
+    return [validate.rectangular(f"X[{n}]", a) for n, a in enumerate(X)]
 
 
 def read(X, layout="NTC", name="X", features=None):
@@ -195,7 +194,7 @@ def _dimensions(x, name, features):
     if x.ndim == 1:
         return (
             f"expected (n, T, F), (n, T) or a list of (T_i, F) arrays. Reshape your data: one sequence of {len(x)} "
-            f"steps is {name}.reshape(1, -1); {len(x)} sequences of one step are {name}.reshape(-1, 1)"
+            f"steps is {name}[None, :, None]; {len(x)} sequences of one step are {name}[:, None, None]"
         )
     return "expected at most 3 dimensions: (n, T, F), sequences by time by features"
 
@@ -228,8 +227,8 @@ def _lengths(x, name, first=None):
         inside = missing & (np.arange(x.shape[1]) < found[:, None])[:, :, None]
         if inside.any():
             raise ValueError(
-                f"{name}: contains NaN inside sequence {_where(inside, start, first)}; only NaN at the end is padding. "
-                "Fill it (forward fill, interpolation), or cut the sequence there"
+                f"{name}: contains NaN inside sequence {_where(inside, start, first)}; only NaN at the end, in all "
+                "features of a step, is padding. Fill it (forward fill, interpolation), or cut the sequence there"
             )
         lengths[start : start + step] = found
     if lengths.size and lengths.min() < 1:

@@ -118,7 +118,7 @@ def test_parameters_of_mlp_classifier_have_its_names_and_meaning_of_kind():
     without = {"activation", "hidden_layer_sizes", "max_fun"}  # of other nets, and of L-BFGS
     assert set(theirs) - without <= set(ours)
     different = {name for name in set(theirs) - without if ours[name] != theirs[name]}
-    assert different == {"learning_rate_init"}
+    assert different == {"learning_rate_init", "n_iter_no_change"}
 
 
 @pytest.mark.parametrize("cls", EVERY)
@@ -1013,3 +1013,9 @@ def test_attributes_are_those_of_mlp_classifier():
             assert getattr(ours, name) == getattr(theirs, name), name
     ours, theirs = (kind(max_iter=2).fit(X, X[:, :2]) for kind in (LSTMRegressor, MLPRegressor))
     assert (ours.n_outputs_, ours.out_activation_) == (theirs.n_outputs_, theirs.out_activation_) == (2, "identity")
+
+
+def test_validation_targets_without_sequences_are_an_error():
+    X = np.random.default_rng(0).normal(size=(30, 5))
+    with pytest.raises(ValueError, match=r"^X_val: y_val or sample_weight_val is given without it"):
+        LSTMRegressor(4, max_iter=2).fit(X, X[:, 0], y_val=X[:, 0])

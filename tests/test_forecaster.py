@@ -43,7 +43,7 @@ def generator(seed=0):
 
 def make(**parameters):
     """A forecaster that trains in some milliseconds."""
-    small = {"window": 6, "horizon": 3, "hidden_size": 4, "max_iter": 2, "random_state": 0}
+    small = {"window": 6, "horizon": 3, "hidden_size": 4, "max_iter": 2, "random_state": 0, "differences": ()}
     return LSTMForecaster(**(small | parameters))
 
 
@@ -515,7 +515,7 @@ def test_sample_shapes_and_seeds():
 )
 def test_arguments_of_intervals(name, value, error):
     forecaster = fit(make(), walk(70))
-    arguments = {"method": "paths"} | {name: value}
+    arguments = {"method": "paths", "coverage": 0.5} | {name: value}
     with pytest.raises(error, match=rf"^{name}:"):
         forecaster.predict_interval(**arguments)
     if name == "horizon":
@@ -528,7 +528,7 @@ def test_an_interval_beyond_the_residuals_names_the_remedies():
     forecaster = fit(make(), walk(70))
     with pytest.raises(ValueError, match=r'^horizon: got 4, .* up to 3 steps .* larger horizon.*method="paths"'):
         forecaster.predict_interval(4)
-    lower, upper = forecaster.predict_interval(40, method="paths")
+    lower, upper = forecaster.predict_interval(40, method="paths", coverage=0.5)
     assert lower.shape == upper.shape == (40,)
 
 
@@ -682,7 +682,7 @@ def test_update_of_several_series_with_too_few_loses_nothing():
         (np.r_[walk(40), np.nan, walk(40)], None, ValueError, "^y: contains NaN or infinity at step 40; fill it"),
         ([walk(70), np.r_[walk(40), np.inf]], None, ValueError, r"^y\[1\]: contains NaN or infinity at step 40"),
         (walk(70), np.r_[np.zeros(69), np.nan], ValueError, "^X: contains NaN or infinity at step 69"),
-        (None, None, TypeError, "^y: got dtype object"),
+        (None, None, TypeError, "^y: got NoneType of objects, must be numbers"),
         (3.0, None, ValueError, r"^y: got shape \(\)"),
         ("series", None, TypeError, "^y: got dtype"),
         (np.zeros(70, complex), None, TypeError, "^y: got dtype complex"),
@@ -840,7 +840,7 @@ def frozen(y):
 
 
 def test_clone_parameters_and_repr():
-    parameters = {"window": 7, "horizon": 2, "strategy": "recursive", "differences": (1,), "loss": "huber"}
+    parameters = {"window": 7, "horizon": 2, "strategy": "recursive", "differences": (3, 1), "loss": "huber"}
     forecaster = LSTMForecaster(**parameters)
     assert {name: forecaster.get_params()[name] for name in parameters} == parameters
     assert repr(forecaster).startswith("LSTMForecaster(")

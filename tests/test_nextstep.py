@@ -460,7 +460,7 @@ def test_the_same_feature_twice():
 
 @pytest.mark.parametrize(
     ("count", "steps", "features"),
-    [(1, 1, 1), (1, 2, 1), (1, 3, 1), (2, 1, 1), (3, 1, 1), (1, 1, 3), (2, 2, 3), (7, 1, 3), (5, 1, 4), (2, 3, 2)],
+    [(1, 2, 1), (1, 3, 1), (2, 2, 1), (1, 2, 3), (2, 2, 3), (7, 2, 3), (5, 2, 4), (2, 3, 2)],
 )
 def test_very_few_steps(count, steps, features):
     X = sequences(count, steps, features)
@@ -468,6 +468,15 @@ def test_very_few_steps(count, steps, features):
     scores = estimator.score_samples(X)
     assert scores.shape == (count,) and np.isfinite(scores).all() and (scores <= 0).all()
     assert np.linalg.eigvalsh(estimator.covariance_).min() > 0
+
+
+@pytest.mark.parametrize("kind", [detector, transformer])
+def test_sequences_of_one_step_foretell_nothing(kind):
+    with pytest.raises(
+        ValueError, match=r"^X: got 30 sequences of one step.*one series of shape \(T, F\) is X\[None\]"
+    ):
+        kind().fit(sequences(1, 30)[0][:, None])
+    fit(kind(), [*sequences(3, 4), *sequences(2, 1)])  # among longer ones they may be
 
 
 def test_covariance_of_many_steps_is_from_some_of_them(monkeypatch):

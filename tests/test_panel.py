@@ -381,11 +381,11 @@ def nan_at(*place, shape=(4, 5, 2)):
 
 ERRORS = {
     "one dimension": (np.zeros(6), ValueError,
-                      r"^X: got shape \(6,\), .*one sequence of 6 steps is X.reshape\(1, -1\); 6 sequences of one step "
-                      r"are X.reshape\(-1, 1\)"),
+                      r"^X: got shape \(6,\), .*one sequence of 6 steps is X\[None, :, None\]; 6 sequences of one step "
+                      r"are X\[:, None, None\]"),
     "four dimensions": (np.zeros((2, 3, 4, 5)), ValueError, r"^X: got shape \(2, 3, 4, 5\), .*\(n, T, F\)"),
     "a number": (3.0, ValueError, r"^X: got shape \(\)"),
-    "nothing": ([], ValueError, r"^X: got shape \(0,\)"),
+    "nothing": ([], ValueError, r"^X: holds no sequences"),
     "no sequences": (np.zeros((0, 4, 2)), ValueError, r"^X: got shape \(0, 4, 2\), which holds no numbers"),
     "no steps": (np.zeros((3, 0, 2)), ValueError, r"^X: got shape \(3, 0, 2\), which holds no numbers"),
     "no features": (np.zeros((3, 4, 0)), ValueError, r"^X: got shape \(3, 4, 0\), which holds no numbers"),
@@ -521,8 +521,15 @@ def test_per_step_targets_need_target_step():
             LSTMRegressor(**QUICK).fit(X, y)
     # A model of one output per sequence, too: warm_start keeps that.
     estimator = fitted(LSTMRegressor, x, steps[:, -1, 0], warm_start=True)
-    with pytest.raises(ValueError, match=r'^y: got shape \(20, 7\), must be \(20,\).* set target="step"'):
+    with (
+        pytest.raises(ValueError, match=r'^y: got shape \(20, 7\), must be \(20,\).* set target="step"'),
+        pytest.warns(UserWarning, match=r'^y: has as many columns as X has steps, 7.*set target="step"'),
+    ):
         estimator.fit(x, steps[:, :, 0])
+    with pytest.warns(UserWarning, match=r"^y: has as many columns as X has steps, 7; .* not as one for each step$"):
+        LSTMClassifier(**QUICK | {"tol": 9.0, "n_iter_no_change": 1, "max_iter": 3}).fit(x, (steps[:, :, 0] > 0) * 1)
+    with pytest.raises(ValueError, match=r"^y: got shape \(20, 3\), must be \(20,\), one class per sequence"):
+        LSTMClassifier(**QUICK).fit(x, np.arange(60).reshape(20, 3) % 4)
 
 
 def test_targets_per_sequence_need_target_sequence():

@@ -69,7 +69,7 @@ FORECASTS = [
     ("forecast", {}),
     ("predict", {"horizon": 7}),
     ("predict_interval", {"coverage": 0.5}),
-    ("predict_interval", {"horizon": 5, "method": "paths", "n_paths": 20, "random_state": 3}),
+    ("predict_interval", {"horizon": 5, "coverage": 0.5, "method": "paths", "n_paths": 20, "random_state": 3}),
     ("sample", {"n_paths": 5, "random_state": 3}),
 ]
 CASES = {

@@ -69,12 +69,14 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
     beta_1, beta_2, epsilon : float
         Of "adam" and "adamw"; "rmsprop" uses beta_2.
     n_iter_no_change : int
-        Epochs in a row without improvement after which training stops.
+        Epochs in a row without improvement after which training stops: more than in MLPClassifier, as LSTMs can stay on
+        a plateau for long. Where training stops at a poor score, raise it.
     clip_norm : float or None
         Gradients longer than this are shortened to it.
     class_weight : None, "balanced", or dict of label to weight
     checkpoint : str, path or None
-        A file to which all that training needs is written every `checkpoint_every` epochs and at the end.
+        A file to which all that training needs is written every `checkpoint_every` epochs and at the end. Not for the
+        fits of a search or a cross-validation, which would share it.
     checkpoint_every : int
     resume : bool
         Go on from `checkpoint` where that file exists. The result has the same bits as a fit without interruption.
@@ -120,7 +122,7 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
                  learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True,
                  random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True,
                  early_stopping=False, validation_fraction=0.1, validation_from="random", beta_1=0.9, beta_2=0.999,
-                 epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0, class_weight=None, checkpoint=None,
+                 epsilon=1e-8, n_iter_no_change=30, clip_norm=1.0, class_weight=None, checkpoint=None,
                  checkpoint_every=10, resume=False):  # fmt: skip
         self._store(locals())
 
@@ -160,13 +162,16 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
                 )
             return config
         check_array(y, ensure_2d=False, dtype=None, input_name="y")
+        if np.ndim(y) == 2 and np.shape(y)[1] > 1 and not type_of_target(y).startswith("multilabel"):
+            raise ValueError(f"y: got shape {np.shape(y)}, must be ({len(data)},), one class per sequence, or 0 and 1 "
+                             "in one column per label; steps are not classified one by one")  # fmt: skip
         check_classification_targets(y)
         _check_kind(y if classes is None else np.asarray(classes))
         multilabel = type_of_target(y) == "multilabel-indicator"
         self.classes_ = np.unique(classes) if classes is not None and not multilabel else self._labels(y, multilabel)
         if len(self.classes_) < 2 and not multilabel:
             raise ValueError(
-                f"y: holds 1 class, {self.classes_[0]!r}; at least 2 classes are needed to tell them apart"
+                f"y: holds 1 class, {self.classes_.tolist()[0]!r}; at least 2 classes are needed to tell them apart"
             )
         return self._config(data) | {
             "multilabel": multilabel,

@@ -66,7 +66,8 @@ class LossCurveDisplay:
         display = cls(
             estimator.loss_curve_,
             validation_loss_curve=estimator.validation_loss_curve_,
-            validation_scores=estimator.validation_scores_,
+            # The score of those without labels is minus the loss, which is drawn already.
+            validation_scores=estimator.validation_scores_ if hasattr(estimator, "n_outputs_") else None,
             estimator_name=type(estimator).__name__ if name is None else name,
         )
         return display.plot(ax=ax, **line_kw)
@@ -75,7 +76,7 @@ class LossCurveDisplay:
         """Draw; parameters as in `from_estimator`."""
         from lstmx.inspect import pyplot
 
-        ax = pyplot().subplots()[1] if ax is None else ax
+        ax = pyplot().subplots(layout="constrained")[1] if ax is None else ax
         name = self.estimator_name if name is None else name
         self.ax_, self.figure_, self.score_ax_, self.lines_ = ax, ax.figure, None, []
         curves = [("training loss", self.loss_curve), ("validation loss", self.validation_loss_curve)]
@@ -89,5 +90,5 @@ class LossCurveDisplay:
             self.lines_ += self.score_ax_.plot(epochs, self.validation_scores, label="validation score", **line_kw)
             self.score_ax_.set_ylabel("score")
         ax.set(xlabel="epoch", ylabel="loss", title=name)
-        ax.legend(handles=self.lines_, loc="center right")
+        ax.legend(handles=self.lines_, loc="best")
         return self

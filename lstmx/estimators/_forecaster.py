@@ -36,7 +36,10 @@ class LSTMForecaster(LSTMEstimator):
     """Forecast one series or several with a Long Short-Term Memory network.
 
     The network sees a window of the past and gives the next steps. Differencing and scaling are done, and undone,
-    inside; windows overlap and are not copied.
+    inside; windows overlap and are not copied. Note the order ``fit(y, X)``: first the series to forecast.
+
+    To begin with, where there is a season of m steps: ``differences=(m,)`` and a window of 2 m or more. Compare
+    settings with `score`, by ``GridSearchCV(LSTMForecaster(...), {...}, cv=TimeSeriesSplit(...))``.
 
     Parameters
     ----------
@@ -48,7 +51,9 @@ class LSTMForecaster(LSTMEstimator):
         Whether the network gives all steps of the horizon at once, or one step, from which the next is forecast.
     differences : tuple of int
         Lags of differences to forecast instead of the values, applied one after the other: ``(1,)`` the change from
-        step to step, ``(12, 1)`` the change of the change from a year before of monthly data.
+        step to step, which takes out a trend; ``(12,)`` the change from a year before in monthly data, which takes out
+        the season and the trend with it; ``(12, 1)`` both, for trends that bend; ``()`` the values themselves, best
+        where they come back to a level of their own.
     loss : {"squared_error", "absolute_error", "huber"}
     standardize : bool
         Scale each series' (differenced) variables, and exogenous variables over all series, to mean 0 and deviation 1.
@@ -71,7 +76,7 @@ model_, parameters_
     >>> import numpy as np
     >>> from lstmx import LSTMForecaster
     >>> y = np.sin(np.arange(400) / 5)
-    >>> forecaster = LSTMForecaster(window=40, horizon=20, hidden_size=16, max_iter=60, tol=1e-3, random_state=0)
+    >>> forecaster = LSTMForecaster(40, 20, differences=(), hidden_size=16, max_iter=60, tol=1e-3, random_state=0)
     >>> forecaster = forecaster.fit(y[:300])
     >>> bool(np.abs(forecaster.predict() - y[300:320]).max() < 0.2)
     True
@@ -85,7 +90,7 @@ model_, parameters_
     _kind = predictors.Forecaster
     layout, pooling = "NTC", "last"
 
-    def __init__(self, window=32, horizon=1, *, strategy="direct", differences=(), hidden_size=64, num_layers=1,
+    def __init__(self, window=32, horizon=1, *, strategy="direct", differences=(1,), hidden_size=64, num_layers=1,
                  loss="squared_error", dropout=0.0, standardize=True, solver="adam", alpha=0.0001, batch_size="auto",
                  learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True,
                  random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True,
@@ -189,7 +194,13 @@ model_, parameters_
             raise ValueError(
                 f"y: series {n} has {steps} steps; a window of {self.window}, differences of "
                 f"{sum(self.differences)} and a horizon of {self.horizon} need at least {first + ahead + fewest}: "
-                "shorten window or horizon" + (", or set early_stopping=False" if self.early_stopping else "")
+                "shorten window or horizon"
+                + (", or set early_stopping=False" if self.early_stopping else "")
+                + (
+                    f". It was read as {config['features']} variables; {steps} series are a list of arrays, list(y)"
+                    if config["features"] > steps
+                    else ""
+                )
             )
         held = first + train + block - 1 if self.early_stopping else steps
         return np.arange(first, first + train), np.arange(held, steps - block)

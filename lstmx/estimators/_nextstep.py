@@ -23,6 +23,11 @@ class _NextStepEstimator(LSTMEstimator):
         self._check_parameters()
         seed, first = self._resumed_seed(), self._is_first()
         data = read_X(self, X, self.layout, fitted=None if first else self._predictor.config)
+        if data.lengths.max() < 2:
+            raise ValueError(
+                f"X: got {len(data)} sequences of one step (for a table n_features = 1), which foretell nothing; one "
+                "series of shape (T, F) is X[None], and one of shape (T,) is X[None, :, None]"
+            )
         weight = read_weight(sample_weight, len(data))
         if first:
             table = data.x.shape[1] if is_table(data) else None

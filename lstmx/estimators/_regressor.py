@@ -22,7 +22,8 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SupervisedEstimator):
     Parameters
     ----------
     target : {"sequence", "step"}
-        Whether y holds one value (or row) for each sequence, or one for each step. It is never guessed.
+        Whether y holds one value (or row) for each sequence, or one for each step: then it is (n, T), (n, T, O),
+        whatever the layout of X, or a list of (T_i,) or (T_i, O). It is never guessed.
     loss : {"squared_error", "absolute_error", "huber"}
     standardize : bool
         Scale each feature and each target to mean 0 and deviation 1, as found in the training data; predictions are
@@ -59,9 +60,14 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
                  batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200,
                  shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
                  nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1, validation_from="random",
-                 beta_1=0.9, beta_2=0.999, epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0, checkpoint=None,
+                 beta_1=0.9, beta_2=0.999, epsilon=1e-8, n_iter_no_change=30, clip_norm=1.0, checkpoint=None,
                  checkpoint_every=10, resume=False):  # fmt: skip
         self._store(locals())
+
+    _steps_hint = ', for which set target="step"'
+
+    def _reads_rows(self):
+        return self.target == "sequence"
 
     def _check_parameters(self):
         super()._check_parameters()

@@ -6,13 +6,19 @@ from sklearn.model_selection import train_test_split
 from lstmx import panel, training
 from lstmx.estimators._base import LSTMEstimator, Problem
 from lstmx.estimators._input import as_array, is_table, read_weight, read_X
-from lstmx.estimators._training import fitting
+from lstmx.estimators._training import fitting, warn
 from lstmx.functional import validate
 from lstmx.sequences import Targets, Weights
 
 
 class SupervisedEstimator(LSTMEstimator):
     """Data with targets, a part of them held out, and incremental fits; leaves read, encode and score the targets."""
+
+    _steps_hint = ""
+
+    def _reads_rows(self):
+        """Whether rows of y belong to whole sequences."""
+        return True
 
     @property
     def n_layers_(self):
@@ -37,7 +43,7 @@ class SupervisedEstimator(LSTMEstimator):
         ----------
         X : array (n, T, F), list of n arrays (T_i, F), or array or frame (n, T) of one feature
             NaN at the end of a sequence is padding.
-        y : array (n,), (n, O), or per step
+        y : array (n,), or (n, K) of 0 and 1 for several labels; for a regressor numbers (n,), (n, O), or per step
         sample_weight : array (n,), optional
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
             Scored after every epoch; with ``early_stopping`` they take the place of a part of X.
@@ -66,6 +72,10 @@ class SupervisedEstimator(LSTMEstimator):
         if y is None:
             raise ValueError(f"y: {type(self).__name__} requires y to be passed, but the target y is None")
         y = as_array(y)
+        steps = None if data.ragged else data.x.shape[1]
+        if steps is not None and steps > 1 and np.shape(y) == (len(data), steps) and self._reads_rows():
+            warn(f"y: has as many columns as X has steps, {steps}; they are read as {steps} targets of each whole "
+                 f"sequence, not as one for each step{self._steps_hint}")  # fmt: skip
         config = self._read_targets(y, data, first, incremental, classes)
         target, label = self._encode(y, data, config)
         weight = read_weight(sample_weight, len(data))
@@ -83,6 +93,8 @@ class SupervisedEstimator(LSTMEstimator):
         dtype = data.dtype if first else self._predictor.model.dtype
         whole = self._data(data, target, weight, config, arrays, dtype)
         validation, given = None if rest is None else training.Subset(whole, rest), ()
+        if held[0] is None and (held[1] is not None or held[2] is not None):
+            raise ValueError("X_val: y_val or sample_weight_val is given without it; give all or none")
         if held[0] is not None:
             validation, given = self._held_out(*held, config, arrays, dtype)
         return Problem(
@@ -132,7 +144,15 @@ class SupervisedEstimator(LSTMEstimator):
         if self.validation_from == "tail":
             train, rest = train_test_split(every, test_size=self.validation_fraction, shuffle=False)
         else:
-            train, rest = train_test_split(every, test_size=self.validation_fraction, stratify=label, random_state=seed)
+            try:
+                train, rest = train_test_split(
+                    every, test_size=self.validation_fraction, stratify=label, random_state=seed
+                )
+            except ValueError as error:
+                raise ValueError(
+                    f"early_stopping: no part can be held out with its share of each class ({error}); change "
+                    'validation_fraction, or set validation_from="tail" or early_stopping=False'
+                ) from None
         if len(rest) < 2:
             raise ValueError(
                 f"validation_fraction: {self.validation_fraction} of {count} sequences leaves {len(rest)} for "

@@ -182,8 +182,9 @@ class Forecaster(Predictor):
         method : {"residuals", "paths"}
             Order statistics of the errors that forecasts of that many steps made on the data held out, chosen so that
             a share of `coverage` of exchangeable errors lies between them (split conformal prediction: Papadopoulos and
-            others 2002); or quantiles of sample paths, for any horizon. Without early stopping the errors are those on
-            the training data: then the bounds are too narrow.
+            others 2002); or quantiles of sample paths, for any horizon. Both are as good as the errors held out are
+            like those to come: they are too narrow where a trend bends, after few windows, and without early stopping,
+            when the errors are those on the training data.
         n_paths : int
         random_state : None, int, SeedSequence or Generator
             Of the paths.
@@ -196,6 +197,7 @@ class Forecaster(Predictor):
         validate.choice("method", method, ("residuals", "paths"))
         if method == "paths":
             tails = (1 - coverage) / 2, (1 + coverage) / 2
+            _check_count(len(self.arrays["errors"]), coverage)
             lower, upper = np.quantile(self._paths(horizon, X, n_paths, random_state), tails, axis=1)
             return self._give(lower), self._give(upper)
         horizon, x = self._future(horizon, X)
@@ -294,21 +296,24 @@ class Forecaster(Predictor):
 
 def _bounds(errors, coverage):
     """(lower, upper), each (horizon, O), of errors (n, horizon, O)."""
-    count = len(errors)
-    below = (count + 1) * (1 - coverage) / 2
-    if below < 1 - 1e-9:
-        need = int(np.ceil(2 / (1 - coverage) - 1e-9)) - 1
-        if not count:
-            raise ValueError("method: no window was followed by the whole horizon of fit, so its errors are not known; "
-                             'use method="paths", or fit to longer series or with early_stopping=True')  # fmt: skip
+    if not len(errors):
+        raise ValueError("method: no window was followed by the whole horizon of fit, so its errors are not known; "
+                         'use method="paths", or fit to longer series or with early_stopping=True')  # fmt: skip
+    _check_count(len(errors), coverage)
+    place = max(int((len(errors) + 1) * (1 - coverage) / 2 + 1e-9), 1)
+    ordered = np.sort(errors, axis=0)
+    return ordered[place - 1], ordered[len(errors) - place]
+
+
+def _check_count(count, coverage):
+    """Warn where so few errors cannot bound such a share."""
+    need = int(np.ceil(2 / (1 - coverage) - 1e-9)) - 1
+    if count < need:
         warnings.warn(
-            f"coverage: {coverage:g} needs the errors of {need} windows or more, there are {count}: the bounds are the "
-            "largest errors and may be too narrow. Fit to longer series, or raise validation_fraction",
+            f"coverage: {coverage:g} needs the errors of {need} windows or more, there are {count}: the bounds may be "
+            "too narrow. Fit to longer series, or raise validation_fraction",
             stacklevel=4,
         )
-    place = max(int(below + 1e-9), 1)
-    ordered = np.sort(errors, axis=0)
-    return ordered[place - 1], ordered[count - place]
 
 
 def are_several(y):
@@ -341,6 +346,9 @@ def as_series(y, name, many=None, count=None, columns=None):
         label = f"{name}[{n}]" if several else name
         if columns is not None and columns_of(a) not in (None, columns):
             raise ValueError(f"{label}: has the columns {columns_of(a)}, must have those of fit, in order: {columns}")
+        if validate.rectangular(label, a).dtype.kind == "O":
+            raise TypeError(f"{label}: got {type(a).__name__} of objects, must be numbers; several series are a list, "
+                            "from a long frame [g.to_numpy() for _, g in frame.groupby(name)[value]]")  # fmt: skip
         a = validate.real_array(label, a, np.float64)
         a = a[:, None] if a.ndim == 1 else a
         if a.ndim != 2 or a.shape[1] == 0:
