@@ -1019,3 +1019,19 @@ def test_validation_targets_without_sequences_are_an_error():
     X = np.random.default_rng(0).normal(size=(30, 5))
     with pytest.raises(ValueError, match=r"^X_val: y_val or sample_weight_val is given without it"):
         LSTMRegressor(4, max_iter=2).fit(X, X[:, 0], y_val=X[:, 0])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("monitor", ["score", "loss"])
+def test_early_stopping_keeps_the_best_of_what_it_watches(monitor):
+    """Noise: the loss on other data soon rises, while the accuracy wanders, so the two are best at other epochs."""
+    rng = np.random.default_rng(3)
+    X, y, X_val, y_val = rng.normal(size=(60, 5)), np.arange(60) % 3, rng.normal(size=(40, 5)), np.arange(40) % 3
+    estimator = LSTMClassifier(8, early_stopping=True, monitor=monitor, max_iter=25, learning_rate_init=0.02,
+                               random_state=0).fit(X, y, X_val=X_val, y_val=y_val)  # fmt: skip
+    losses, scores = estimator.validation_loss_curve_, estimator.validation_scores_
+    epoch = int(np.argmin(losses) if monitor == "loss" else np.argmax(scores))
+    assert np.argmin(losses) != np.argmax(scores)
+    assert estimator.score(X_val, y_val) == scores[epoch] == estimator.best_validation_score_
+    # float64 sums of 40 terms in another order
+    np.testing.assert_allclose(log_loss(y_val, estimator.predict_proba(X_val)), losses[epoch], rtol=1e-12, atol=0)

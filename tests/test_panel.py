@@ -634,3 +634,11 @@ def test_nan_is_padding_exactly_where_all_that_follows_is_nan(x):
     else:
         assert good and found.lengths.tolist() == lengths
         assert panel.read(list(x)).lengths.tolist() == lengths
+
+
+def test_dates_are_not_numbers():
+    pandas = pytest.importorskip("pandas")
+    dates = np.array([["2020-01-01", "2021-01-01"]] * 4, "M8[ns]")
+    for X in (dates, pandas.DataFrame(dates), pandas.DataFrame({"a": [1.0] * 4, "b": dates[:, 0]})):
+        with pytest.raises(TypeError, match=r"^X: holds dates or durations, must be numbers"):
+            SequenceScaler().fit(X)

@@ -91,6 +91,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
     """Base class: leaves say what their targets and scores are (`_problem`), and what a prediction is."""
 
     _uses_pooling = True
+    monitor = "score"  # a parameter of some
 
     def _store(self, arguments):
         """What __init__ was given, as attributes."""
@@ -277,14 +278,15 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         convergence = _training.Convergence(
             rate=self.learning_rate_init, schedule=self.learning_rate, power_t=self.power_t, tol=self.tol,
             patience=self.n_iter_no_change, early_stopping=self.early_stopping, validation=problem.validation,
-            score=problem.score, samples=samples, seen=0 if first else self.t_,
+            score=problem.score, watch_loss=self.monitor == "loss", samples=samples, seen=0 if first else self.t_,
         )  # fmt: skip
         if first:
             return convergence
         convergence.memory["best_loss"] = np.inf if self.best_loss_ is None else self.best_loss_
         if self.early_stopping and self.best_loss_ is None and self.best_validation_score_ is not None:
             # What the last fit kept is the best of all until it is beaten, as in MLPClassifier.
-            convergence.memory["best_score"] = self.best_validation_score_
+            watched = self.best_validation_score_ if self.monitor == "score" else -min(self.validation_loss_curve_)
+            convergence.memory["best_score"] = watched
             convergence.best, _ = training.Parameters(model).read()
         if incremental and self.learning_rate == "adaptive":
             convergence.memory |= getattr(self, "_moments", {}).get("schedule", {})
@@ -388,7 +390,12 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         losses_before = [] if first or self.validation_loss_curve_ is None else self.validation_loss_curve_
         self.validation_scores_ = scores + history.get("val_score", []) if watched else None
         self.validation_loss_curve_ = losses_before + history.get("val_loss", []) if watched else None
-        self.best_validation_score_ = max(self.validation_scores_, default=None) if watched else None
+        self.best_validation_score_ = None
+        if self.validation_scores_:
+            best = (
+                np.argmin(self.validation_loss_curve_) if self.monitor == "loss" else np.argmax(self.validation_scores_)
+            )
+            self.best_validation_score_ = self.validation_scores_[best]
         self.best_loss_ = None if self.early_stopping else convergence.memory["best_loss"]
         self.t_ = convergence.memory["seen"]
         self._moments = {

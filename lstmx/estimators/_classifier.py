@@ -66,6 +66,9 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
     validation_fraction : float in (0, 1)
     validation_from : {"random", "tail"}
         Whether the part is drawn at random, for a classifier from each class its share, or is the end of the data.
+    monitor : {"score", "loss"}
+        What early stopping watches on the part held out: the score (accuracy, for a regressor R²), or the loss, which
+        tells more where classes are rare.
     beta_1, beta_2, epsilon : float
         Of "adam" and "adamw"; "rmsprop" uses beta_2.
     n_iter_no_change : int
@@ -121,9 +124,9 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
                  standardize=True, layout="NTC", solver="adam", alpha=0.0001, batch_size="auto",
                  learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True,
                  random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True,
-                 early_stopping=False, validation_fraction=0.1, validation_from="random", beta_1=0.9, beta_2=0.999,
-                 epsilon=1e-8, n_iter_no_change=30, clip_norm=1.0, class_weight=None, checkpoint=None,
-                 checkpoint_every=10, resume=False):  # fmt: skip
+                 early_stopping=False, validation_fraction=0.1, validation_from="random",
+                 monitor="score", beta_1=0.9, beta_2=0.999, epsilon=1e-8, n_iter_no_change=30, clip_norm=1.0,
+                 class_weight=None, checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
         self._store(locals())
 
     def __sklearn_tags__(self):

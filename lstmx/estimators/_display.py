@@ -90,5 +90,6 @@ class LossCurveDisplay:
             self.lines_ += self.score_ax_.plot(epochs, self.validation_scores, label="validation score", **line_kw)
             self.score_ax_.set_ylabel("score")
         ax.set(xlabel="epoch", ylabel="loss", title=name)
-        ax.legend(handles=self.lines_, loc="best")
+        # "best" does not look at the lines of the other axis; both kinds of curve are flat at their ends.
+        ax.legend(handles=self.lines_, loc="center right" if self.validation_scores else "best")
         return self

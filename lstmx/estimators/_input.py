@@ -20,6 +20,7 @@ def read_X(estimator, X, layout, *, fitted=None, name="X"):
     arrays = panel.as_list(X)
     # scikit-learn's checks would drop a mask, and know neither sequences nor their shapes.
     if arrays is None and getattr(X, "ndim", None) not in (1, 3) and not isinstance(X, np.ma.MaskedArray):
+        _refuse_dates(X, name)
         if fitted is None and name == "X":
             X = validate_data(estimator, X, reset=True, **ANY)
         elif fitted is not None and fitted["steps"] is not None and np.asarray(X).ndim == 2:
@@ -32,6 +33,15 @@ def read_X(estimator, X, layout, *, fitted=None, name="X"):
         if hasattr(estimator, "feature_names_in_"):
             del estimator.feature_names_in_
     return found
+
+
+def _refuse_dates(X, name):
+    """scikit-learn would take them for nanoseconds."""
+    kinds = {np.dtype(t).kind for t in getattr(X, "dtypes", ()) if isinstance(t, np.dtype)}
+    kinds.add(getattr(getattr(X, "dtype", None), "kind", ""))
+    if kinds & {"M", "m"}:
+        raise TypeError(f"{name}: holds dates or durations, must be numbers; convert them, such as "
+                        f"({name} - {name}.min()) / np.timedelta64(1, 'D')")  # fmt: skip
 
 
 def as_array(y):

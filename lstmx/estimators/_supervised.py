@@ -163,6 +163,7 @@ class SupervisedEstimator(LSTMEstimator):
     def _check_parameters(self):
         super()._check_parameters()
         validate.choice("validation_from", self.validation_from, ("random", "tail"))
+        validate.choice("monitor", self.monitor, ("score", "loss"))
 
 
 def _pieces(y):

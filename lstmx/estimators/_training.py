@@ -70,10 +70,11 @@ class Convergence(Callback):
         The flat parameters of the best epoch.
     """
 
-    def __init__(self, *, rate, schedule, power_t, tol, patience, early_stopping, validation, score, samples, seen=0):
+    def __init__(self, *, rate, schedule, power_t, tol, patience, early_stopping, validation, score, samples,
+                 watch_loss=False, seen=0):  # fmt: skip
         self.schedule, self.power_t, self.first_rate = schedule, power_t, rate
         self.tol, self.patience, self.early_stopping = tol, patience, early_stopping
-        self.validation, self.score, self.samples = validation, score, samples
+        self.validation, self.score, self.samples, self.watch_loss = validation, score, samples, watch_loss
         self.memory = {"rate": rate, "count": 0, "best_loss": np.inf, "best_score": -np.inf, "seen": seen}
         self.best, self.reason = None, None
         self._schedule()
@@ -96,9 +97,10 @@ class Convergence(Callback):
             trainer.state.history.append({"val_loss": loss, "val_score": score})
             logs |= {"val_loss": loss, "val_score": score}
         if self.early_stopping:
-            better = score >= memory["best_score"] + self.tol
-            if score > memory["best_score"]:
-                memory["best_score"], self.best = score, trainer.state.values.copy()
+            watched = -loss if self.watch_loss else score
+            better = watched >= memory["best_score"] + self.tol
+            if watched > memory["best_score"]:
+                memory["best_score"], self.best = watched, trainer.state.values.copy()
         else:
             better = logs["loss"] <= memory["best_loss"] - self.tol
         memory["best_loss"] = min(memory["best_loss"], logs["loss"])
@@ -113,7 +115,9 @@ class Convergence(Callback):
         if self.schedule == "adaptive" and memory["rate"] > 1e-6:
             memory["rate"], memory["count"] = memory["rate"] / 5, 0
             return False
-        what = "Validation score" if self.early_stopping else "Training loss"
+        what = (
+            ("Validation loss" if self.watch_loss else "Validation score") if self.early_stopping else "Training loss"
+        )
         self.reason = f"{what} did not improve more than tol={self.tol:g} for {self.patience} consecutive epochs."
         return True
 
