@@ -616,3 +616,13 @@ def test_a_warm_start_sees_new_parameters_of_the_measure():
     fit(pooled.set_params(pooling="mean"), X)
     states = states_by_hand(pooled, X, *moments(X))
     np.testing.assert_allclose(pooled.transform(X), np.mean(states, axis=1), **STANDARDISED["float64"])
+
+
+@pytest.mark.parametrize("kind", [detector, transformer])
+def test_trace_shows_what_the_network_did_when_it_foretold(kind):
+    X = ragged()
+    estimator = fit(kind(standardize=False), X)
+    trace = estimator.trace(X)[0]
+    for f, x in zip(trace.f[0, 0], X, strict=True):
+        late = np.concatenate([np.zeros((1, x.shape[1])), x[:-1]])
+        np.testing.assert_array_equal(f, estimator.model_.trace(late[None])[0].f[0, 0][0])

@@ -108,10 +108,12 @@ class Predictor:
         dict of int to Trace
             By the layer's index in ``model.layers``; (n, T, H) arrays that are 0 behind a sequence's end, or lists.
         """
-        data = self.read(X)
-        inputs = self.sequences(data)
-        rows, context = self.model.pack(inputs)
-        return self.model.trace_rows(rows, context)
+        rows, context = self.model.pack(self.sequences(self.read(X)))
+        return self.model.trace_rows(self.fed(rows, context), context)
+
+    def fed(self, rows, context):
+        """What the model is fed, of standardised packed rows."""
+        return rows
 
     def __repr__(self):
         return f"<{type(self).__name__}: {self.model!r}>"

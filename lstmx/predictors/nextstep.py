@@ -34,10 +34,6 @@ class NextStep:
         """The caller's indices of these sequences."""
         return chosen
 
-    def are_classes(self):
-        """Whether the targets are labels."""
-        return False
-
     def take(self, chosen):
         """(rows, context, target rows, weight rows) of a batch."""
         context = self.inputs.context(chosen)
@@ -60,6 +56,10 @@ class _NextStepPredictor(Predictor):
         """Whether the model must give an output for every step."""
         return True
 
+    def fed(self, rows, context):
+        """What the model is fed, of standardised packed rows: the same one step later."""
+        return behind(rows, context)
+
     def _batches(self, data):
         """(context, rows) of successive batches of a panel."""
         inputs = self.sequences(data)
@@ -71,7 +71,7 @@ class _NextStepPredictor(Predictor):
         """What was foretold less what came, standardised if the model is: a list of (T_i, F)."""
         found, layers = [], self.model.now()
         for context, rows in self._batches(data):
-            foretold, _, _ = self.model.forward_rows(behind(rows, context), context, False, None, layers=layers)
+            foretold, _, _ = self.model.forward_rows(self.fed(rows, context), context, False, None, layers=layers)
             found += _list_context(context).unpack(foretold - rows)
         return found
 
