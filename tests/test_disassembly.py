@@ -300,7 +300,7 @@ def tile_bits(folder, compiler, isa, *options, run=()):
     ("name", "compiler", "isa", "options"),
     [
         ("avx512", "gcc", "avx512", []),
-        ("avx512", "gcc", "avx512", ["-DLSTMX_EMULATE", "-Wno-psabi"]),
+        pytest.param("avx512", "gcc", "avx512", ["-DLSTMX_EMULATE", "-Wno-psabi"], marks=pytest.mark.long),
         ("neon", ARM_GCC, "baseline", []),
     ],
     ids=["avx512", "avx512 in pairs of registers", "neon"],

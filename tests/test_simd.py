@@ -958,6 +958,7 @@ def avx2(tmp_path_factory):
     return compiled(tmp_path_factory.mktemp("avx2"), "gcc", "avx2")
 
 
+@pytest.mark.long
 @needs_gcc
 @needs_avx2
 def test_the_64_byte_source_run_on_avx2_gives_the_bits_of_avx2(avx2, tmp_path):
