@@ -632,7 +632,7 @@ def test_kill_9_leaves_a_checkpoint_that_is_gone_on_from(path):
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_kill_9_many_times(seed, path):
-    kill(path, 200, seed)
+    kill(path, 60, seed)
 
 
 # Ctrl-C.

@@ -392,7 +392,7 @@ def test_kill_9_in_a_save_loop_leaves_one_file_or_the_other(path):
 
 @pytest.mark.long
 def test_kill_9_in_a_save_loop_many_times(path):
-    kill(path, 1000)
+    kill(path, 300)
 
 
 # Bad files.
