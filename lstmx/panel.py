@@ -63,15 +63,20 @@ class Panel:
         x = [self.x[k] for k in chosen] if self.ragged else self.x[chosen]
         return Panel(x, self.lengths[chosen], self.flat, self.layout)
 
+    def padded(self, arrays):
+        """(n, T, ..) of arrays (T_i, ..), one per sequence, with NaN behind each; of a panel that is no list."""
+        out = np.full((*self.x.shape[:2], *arrays[0].shape[1:]), np.nan, arrays[0].dtype)
+        for row, a in zip(out, arrays, strict=True):
+            row[: len(a)] = a
+        return out
+
     def give(self, arrays):
         """Results (T_i, F), one per sequence, in the form that the panel came in: NaN stands where padding stood."""
         if self.ragged:
             if self.flat and arrays[0].shape[1] == 1:
                 return [a[:, 0] for a in arrays]
             return [a.T if self.layout == "NCT" else a for a in arrays]
-        out = np.full((*self.x.shape[:2], arrays[0].shape[1]), np.nan, arrays[0].dtype)
-        for row, a in zip(out, arrays, strict=True):
-            row[: len(a)] = a
+        out = self.padded(arrays)
         if self.flat and out.shape[2] == 1:
             return out[:, :, 0]
         return np.ascontiguousarray(out.swapaxes(1, 2)) if self.layout == "NCT" else out

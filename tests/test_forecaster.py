@@ -780,7 +780,8 @@ def test_type_follows_the_data_in_every_form():
     pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
     y = walk(70).astype(np.float32)
     forms = [y, y.astype(">f4"), pandas.Series(y), pandas.DataFrame({"a": y}), polars.Series(y),
-             polars.DataFrame({"a": y}), [y, y[:50]], [pandas.Series(y), polars.Series(y)]]  # fmt: skip
+             polars.DataFrame({"a": y}), [y, y[:50]],
+             np.array([y, y[:50]], dtype=object), [pandas.Series(y), polars.Series(y)]]  # fmt: skip
     for form in forms:
         found = fit(make(max_iter=1), form).predict()
         assert all(a.dtype == np.float32 for a in found), type(form)

@@ -1,6 +1,7 @@
 """LSTMForecaster."""
 
 import bisect
+import functools
 
 import numpy as np
 from sklearn.metrics import r2_score
@@ -156,7 +157,7 @@ model_, parameters_
 
     @staticmethod
     def _dtype(y):
-        arrays = y if isinstance(y, list | tuple) else [y]
+        arrays = list(y) if are_several(y) else [y]
         single = all(np.asarray(a).dtype.name == "float32" for a in arrays)
         return np.dtype(np.float32) if single else np.dtype(np.float64)
 
@@ -329,20 +330,8 @@ model_, parameters_
     sample = delegated(predictors.Forecaster.sample, reads_X=False)
     trace = delegated(predictors.Forecaster.trace, reads_X=False)
 
+    @functools.wraps(predictors.Forecaster.update)
     def update(self, y, X=None):
-        """Take new observations into account, without training: forecasts then begin after them.
-
-        Parameters
-        ----------
-        y : array (K,) or (K, O), or a list of them for several series
-            What followed the series' ends.
-        X : array (K, E), or a list of them
-            The exogenous variables of the same steps, if `fit` had such.
-
-        Returns
-        -------
-        self
-        """
         check_is_fitted(self)
         self._predictor.update(y, X)
         return self

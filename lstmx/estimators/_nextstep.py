@@ -210,7 +210,8 @@ n_features_in_, model_, parameters_
 
     def _finish(self, predictor, data):
         """Measure the errors on the training data."""
-        errors = np.concatenate(predictor.errors(data)).astype(np.float64)
+        found = predictor.errors(data)
+        errors = np.concatenate(found).astype(np.float64)
         if len(errors) > MOST_ERRORS:
             errors = errors[np.random.default_rng(0).choice(len(errors), MOST_ERRORS, replace=False)]
         location, covariance = self._robust(errors)
@@ -219,7 +220,7 @@ n_features_in_, model_, parameters_
         precision = np.linalg.pinv(covariance / sizes, hermitian=True) / sizes
         arrays = {"location": location, "precision": precision}
         measured = self._kind(predictor.config, predictor.arrays | arrays, predictor.model)
-        steps = measured.step_scores(data)
+        steps = [measured.score_errors(e) for e in found]
         percent = 100 * self.contamination
         offset = float(np.percentile(measured.summarise(steps), percent))
         step_offset = float(np.percentile(np.concatenate(steps), percent))

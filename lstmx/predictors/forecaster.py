@@ -235,7 +235,7 @@ class Forecaster(Predictor):
         return found.reshape(-1, n_paths, *found.shape[1:])
 
     def update(self, y, X=None):
-        """Take new observations into account, without training.
+        """Take new observations into account, without training: forecasts then begin after them.
 
         Parameters
         ----------

@@ -102,9 +102,10 @@ class AnomalyDetector(_NextStepPredictor):
 
     def step_scores(self, data):
         """The score of every step: a list of (T_i,) for a panel."""
-        return [self._score(e) for e in self.errors(data)]
+        return [self.score_errors(e) for e in self.errors(data)]
 
-    def _score(self, errors):
+    def score_errors(self, errors):
+        """The scores (T,) of errors (T, F)."""
         d = errors.astype(np.float64) - self.arrays["location"]
         weighed, score = np.zeros_like(d), np.zeros(len(d))
         for column, row in zip(d.T, self.arrays["precision"], strict=True):  # the same bits for any number of steps
@@ -135,25 +136,15 @@ class AnomalyDetector(_NextStepPredictor):
     def score_steps(self, X):
         """The score of every step, the lower, the stranger: (n, T), NaN where X is padding, or a list of (T_i,)."""
         data = self.read(X)
-        return _give(data, self.step_scores(data))
+        scores = self.step_scores(data)
+        return scores if data.ragged else data.padded(scores)
 
     def predict_steps(self, X):
         """-1 for steps that are outliers, 1 for others, 0 where X is padding: (n, T) or a list of (T_i,)."""
-        data = self.read(X)
-        labels = [np.where(s < self.config["step_offset"], -1, 1) for s in self.step_scores(data)]
-        if data.ragged:
-            return labels
-        return np.nan_to_num(_give(data, labels)).astype(np.int64)
-
-
-def _give(data, arrays):
-    """(n, T) padded with NaN, or a list, of one value per step."""
-    if data.ragged:
-        return arrays
-    out = np.full(data.x.shape[:2], np.nan)
-    for row, a in zip(out, arrays, strict=True):
-        row[: len(a)] = a
-    return out
+        scores = self.score_steps(X)
+        if isinstance(scores, list):
+            return [np.where(s < self.config["step_offset"], -1, 1) for s in scores]
+        return np.where(np.isnan(scores), 0, np.where(scores < self.config["step_offset"], -1, 1))
 
 
 class Transformer(_NextStepPredictor):
@@ -183,7 +174,6 @@ class Transformer(_NextStepPredictor):
         return np.concatenate(found)
 
     def _pool(self, y, context, after):
-
         if self.config["pooling"] == "last":
             pooled, place, _ = Last().forward_rows(y, after, False, None)
         else:
