@@ -2,12 +2,11 @@
 
 import contextlib
 import copy
-import threading
 
 import numpy as np
 
 from lstmx import sequences
-from lstmx.functional import Gradients, Tape, allocate, kernels, own_rows, read_gradient, read_tape, validate
+from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, read_tape, validate
 from lstmx.functional.engine import get_engine
 from lstmx.functional.threads import Lock
 from lstmx.layers import LSTM, Dense, Embedding, Layer
@@ -63,7 +62,7 @@ class Sequential:
                     f"layers[{k}]: this {type(layer).__name__} is already part of a model; give each its own (.copy())"
                 )
         self.layers = layers
-        self._fitting = threading.Lock()
+        self._fitting = Lock()
         self.history_ = None
         self._rng = None if seeds is None else np.random.default_rng(seeds.pop())
         for k, layer in enumerate(layers):
@@ -206,7 +205,7 @@ class Sequential:
         RuntimeError
             If another fit of this model is running.
         """
-        with self._training():
+        with self.only_fit():
             epochs, batch_size = validate.count("epochs", epochs, 0), validate.count("batch_size", batch_size)
             if random_state is None and self._rng is not None:
                 rng = self._rng
@@ -243,9 +242,14 @@ class Sequential:
             self.history_ = trainer.state.history
             return trainer.run(epochs)
 
+    @property
+    def fitting(self):
+        """Whether a fit of this model is running."""
+        return self._fitting.locked()
+
     @contextlib.contextmanager
-    def _training(self):
-        """One fit at a time."""
+    def only_fit(self):
+        """One fit at a time: an error where another is running."""
         if not self._fitting.acquire(blocking=False):
             raise RuntimeError("fit: this model is already being trained by another call; train a copy (.copy())")
         try:
@@ -283,8 +287,8 @@ class Sequential:
 
         return training.Data(inputs, targets, weights)
 
-    def _read(self, X, lengths):
-        """(rows, context) of a whole batch, or of one sequence without a batch axis."""
+    def _read(self, X, lengths, own=False):
+        """(rows, context) of a whole batch, or of one sequence without a batch axis; `own`: never X's memory."""
         if not isinstance(X, list | tuple):
             embedding = self.embedding
             array = embedding.check_tokens("X", X) if embedding else validate.real_array("X", X, self.dtype)
@@ -292,18 +296,18 @@ class Sequential:
                 if lengths is not None:
                     raise ValueError(f"lengths: X is one sequence of shape {array.shape}; cut it to its length instead")
                 context = sequences.SequenceContext(np.array([len(array)], np.int64), len(array), "single")
-                return context.pack(array), context
+                return context.pack(array, own), context
         return self.pack(sequences.read_inputs(X, self, lengths))
 
-    def pack(self, inputs):
-        """(rows, context) of all sequences."""
+    def pack(self, inputs, share=False):
+        """(rows, context) of all sequences. With `share` the rows may be `Windows`, which inference alone can read."""
         every = np.arange(len(inputs))
         context = inputs.context(every)
         if not inputs.ragged:
             context.steps = inputs.x.shape[1]
         if inputs.ragged and not len(inputs):
             return np.empty(0, np.int64) if self.embedding else np.empty((0, self.input_size), self.dtype), context
-        return inputs.take(every, context, self._shares()), context
+        return inputs.take(every, context, share and self._shares()), context
 
     def _shares(self):
         """Whether the first layer shares what it sums of overlapping windows: of fewer features it gains nothing."""
@@ -328,7 +332,7 @@ class Sequential:
         inputs = sequences.read_inputs(X, self, lengths) if many else None
         if many and len(inputs) > batch_size:
             return self.predict_sequences(inputs, batch_size)
-        rows, context = self.pack(inputs) if many else self._read(X, lengths)
+        rows, context = self.pack(inputs, True) if many else self._read(X, lengths)
         rows, context, _ = self.forward_rows(rows, context, False, None, layers=self.now())
         return context.unpack(rows)
 
@@ -357,8 +361,7 @@ class Sequential:
         -------
         y, tape
         """
-        rows, context = self._read(X, lengths)
-        rows = own_rows(rows, X)
+        rows, context = self._read(X, lengths, own=True)
         rng = validate.random_generator("rng", rng)
         keys = rng.integers(2**64, size=len(self.layers), dtype=np.uint64)
         y, after, tape = self.forward_rows(rows, context, True, keys)

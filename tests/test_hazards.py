@@ -297,7 +297,6 @@ def test_the_control_word_is_unchanged_in_worker_threads():
 GUARD = """
 import ctypes, math, mmap
 from lstmx.functional import allocate
-from test_same_bits import COVER
 libc = ctypes.CDLL(None)
 PAGE = mmap.PAGESIZE
 def at_the_end(shape, dtype, alignment=1):
@@ -317,15 +316,21 @@ def moved(array):
     found[...] = array
     return found
 plain = allocate.empty, allocate.aligned
+def guard(on):
+    allocate.empty, allocate.aligned = (at_the_end, lambda shape, dtype: at_the_end(shape, dtype, 64)) if on else plain
+"""
+
+GUARD_KERNELS = """
+from test_same_bits import COVER
 for dtype in ("float32", "float64"):
     for I, H in COVER:
         lstm = lstmx.LSTM(I, H, 1 + I % 2, bidirectional=H % 2 == 0, dtype=dtype, random_state=0)
         for N in (1, 2, 13):
             p = problem(lstm, N, 3)
-            allocate.empty, allocate.aligned = plain
+            guard(False)
             lstm.weights_changed()
             wanted = everything(lstm, p)
-            allocate.empty, allocate.aligned = at_the_end, lambda shape, dtype: at_the_end(shape, dtype, 64)
+            guard(True)
             lstm.weights_changed()                            # panels before a guard page too
             for cut in ("serial", "mixed"):
                 with cutting(cut, 3):
@@ -340,12 +345,56 @@ print("done", flush=True)
 os._exit(0)
 """
 
+GUARD_CALLS = """
+import test_ownership as calls
+copied = calls.copied
+def at_pages(value):
+    value = copied(value)
+    if isinstance(value, np.ndarray):
+        return value if 0 in value.strides or value.base is not None else moved(value)
+    if isinstance(value, dict):
+        return {k: at_pages(v) for k, v in value.items()}
+    return type(value)(map(at_pages, value)) if type(value) in (list, tuple) else value
+def both(program):
+    results = []
+    for on in (False, True):
+        guard(on)
+        calls.copied = at_pages if on else copied
+        user = calls.User(False)
+        program(user)
+        results.append(user.results)
+    same(*results)
+calls.both = both
+calls.HIDDEN = int(sys.argv[1])
+small = calls.HIDDEN < 64
+for form in calls.FORMS if small else ("batch", "one", "one step", "one row", "wide one row", "lengths"):
+    calls.test_an_lstm(form, 1, False)
+    calls.test_the_functions(form)
+    if small:
+        calls.test_an_lstm(form, 2, True)
+    for head in calls.HEADS if small else ("softmax",):
+        calls.test_a_model(head, form)
+for shape in ((4, 3), (1, 3), (3,)):
+    calls.test_a_stream(shape)
+print("done", flush=True)
+os._exit(0)
+"""
+
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages by mprotect")
 @pytest.mark.parametrize("isa", simd.isa()["usable"])
 def test_nothing_is_read_or_written_behind_an_array(isa):
     """Parameters' panels, slabs, scratch, inputs and outputs end where a page begins that may not be touched."""
-    assert child(GUARD, LSTMX_ISA=isa) == ["done"]
+    assert child(GUARD + GUARD_KERNELS, LSTMX_ISA=isa) == ["done"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages by mprotect")
+@pytest.mark.parametrize("isa", [pytest.param(i, marks=() if i == simd.isa()["active"] else pytest.mark.long)
+                                 for i in simd.isa()["usable"]])  # fmt: skip
+@pytest.mark.parametrize("hidden", [7, 65, 255])
+def test_no_public_call_reads_or_writes_behind_an_array(isa, hidden):
+    """The calls of test_ownership, one row and one step among them, with what they are given and what they allocate."""
+    assert child(GUARD + GUARD_CALLS, hidden, LSTMX_ISA=isa) == ["done"]
 
 
 # ------------------------------------------------------------------------------------------ parameters set meanwhile

@@ -12,6 +12,7 @@ import pytest
 
 import lstmx
 from lstmx._core import sequence
+from lstmx.functional import threads
 
 LIMIT = 20  # seconds until a run counts as hanging
 
@@ -73,6 +74,7 @@ def test_wrong_thread_counts(bad):
 CHILD = """
 import numpy as np, threading, lstmx
 from lstmx._core import sequence
+from lstmx.functional import threads
 sequence.set_grain(1)
 x = np.random.default_rng(0).normal(size=(8, 6, 3)).astype("f4")
 lstm = lstmx.LSTM(3, 16, random_state=0)
@@ -103,6 +105,7 @@ def test_eight_concurrent_callers_finish_whatever_openmp_gives(setting):
 FORK = """
 import numpy as np, os, signal, lstmx
 from lstmx._core import sequence
+from lstmx.functional import threads
 sequence.set_grain(1)
 lstmx.set_num_threads(2)
 x = np.random.default_rng(0).normal(size=(32, 20, 8)).astype("f4")
@@ -126,6 +129,74 @@ def test_a_forked_child_predicts_serially_after_training_in_the_parent():
         [sys.executable, "-W", "ignore", "-c", FORK % LIMIT], capture_output=True, text=True, timeout=3 * LIMIT
     )
     assert run.stdout == "done\n", run.stderr
+
+
+FORK_IN_A_FIT = """
+import numpy as np, os, signal, threading, lstmx
+from lstmx.functional.threads import Lock
+lstmx.set_num_threads(1)
+x = np.random.default_rng(0).normal(size=(8, 5, 2)).astype("f4")
+make = lambda: lstmx.Sequential([lstmx.LSTM(2, 4), lstmx.Last(), lstmx.Dense(4, 1)], random_state=0)
+begun, end = threading.Event(), threading.Event()
+def pause(epoch, logs):
+    begun.set()
+    end.wait(%(limit)d)
+def fit(model, **more):
+    return model.fit(x, x.sum(axis=(1, 2)), epochs=2, verbose=0, random_state=0, **more)
+model, other, nested = make(), make(), make()
+thread = threading.Thread(target=fit, args=(model,), kwargs={"callbacks": [pause]})
+thread.start()
+begun.wait(%(limit)d)
+held = Lock()
+held.acquire()
+def in_child(check):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(%(limit)d)
+        try:
+            check()
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), flush=True)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+def alone():    # the thread that fitted the model is not in the child
+    assert not model.fitting
+    model.set_parameters({k: p * 1 for k, p in other.parameters().items()})
+    assert fit(model).history["loss"] == fit(other).history["loss"]
+    assert held.locked()    # by the thread that forked, which goes on here
+    held.release()
+in_child(alone)
+assert model.fitting and held.locked()
+def refused():  # but a fit that forks goes on in the child
+    try:
+        fit(nested)
+    except RuntimeError:
+        return
+    raise AssertionError
+fit(nested, callbacks=[lambda epoch, logs: in_child(refused)])
+end.set()
+thread.join()
+fit(model)
+print("done")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_during_a_fit_fits_that_model():
+    code = FORK_IN_A_FIT % {"limit": LIMIT}
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=3 * LIMIT
+    )
+    assert run.stdout == "done\n", run.stdout + run.stderr
+
+
+def test_locks_are_not_kept_alive():
+    before = len(threads.Lock._all)
+    for _ in range(10):
+        lstmx.Sequential([lstmx.LSTM(1, 1)])
+    gc.collect()
+    assert len(threads.Lock._all) <= before
 
 
 @pytest.mark.long

@@ -257,7 +257,8 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         epochs = 1 if incremental else self.max_iter
         try:
             if convergence.reason is None:
-                trainer.run(epochs)
+                with model.only_fit():
+                    trainer.run(epochs)
             else:
                 trainer.parameters.freeze(trainer.state.values.copy(), {})
         except KeyboardInterrupt:

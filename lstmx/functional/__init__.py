@@ -54,11 +54,6 @@ def read_tape(tape, owner):
     return tape
 
 
-def own_rows(rows, x):
-    """Rows that a tape can keep: a copy where they are the caller's memory."""
-    return rows.copy() if not isinstance(x, list | tuple) and np.may_share_memory(rows, np.asarray(x)) else rows
-
-
 def _weights(weight_ih, weight_hh, bias, dtype):
     weight_ih = validate.real_array("weight_ih", weight_ih, dtype)
     weight_hh = validate.real_array("weight_hh", weight_hh, dtype)
@@ -177,10 +172,10 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     dtype = _dtype_of(weight_ih, weight_hh, bias)
     weights = _weights(weight_ih, weight_hh, bias, dtype)
     reverse = validate.flag("reverse", reverse)
-    rows, context = read_sequences(x, weights.weight_ih.shape[1], dtype, lengths)
+    rows, context = read_sequences(x, weights.weight_ih.shape[1], dtype, lengths, own=True)
     hidden = weights.weight_hh.shape[1]
     h, c = read_state("state", state, (context.batch, hidden), context, dtype, "(N, H)")
-    rows, weights = own_rows(rows, x), Weights(*(None if w is None else w.copy() for w in weights))
+    weights = Weights(*(None if w is None else w.copy() for w in weights))
     y = allocate.empty((len(rows), hidden), dtype)
     slabs = get_engine().forward(rows, weights, context, reverse, h, c, y, True)
     tape = Tape(lstm_forward, context, x=rows, weights=weights, reverse=reverse, slabs=slabs)
@@ -221,8 +216,7 @@ def lstm_backward(tape, dy, dstate=None, *, retain=False):
 def kept(slabs):
     """Slabs whose gates a backward pass may overwrite."""
     gates = slabs["gates"]
-    packed = gates.flags.c_contiguous  # rows of the tile engine are padded
-    copy = allocate.empty(gates.shape, gates.dtype) if packed else allocate.padded(*gates.shape, gates.dtype)
+    copy = get_engine().rows(*gates.shape, gates.dtype)
     copy[:] = gates
     return slabs | {"gates": copy}
 

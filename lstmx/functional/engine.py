@@ -22,6 +22,7 @@ class TileEngine:
 
     name = "tile"
     plain = True  # whether inference on plain arrays needs no packed copies
+    rows = staticmethod(allocate.padded)  # an array (rows, columns) in the form that its slabs have
 
     @staticmethod
     def layout(rows, batch, steps, inputs, hidden, dtype, *, training):
@@ -62,8 +63,8 @@ class TileEngine:
         slabs = {}
         if training:
             slabs = {
-                "gates": allocate.padded(rows, 4 * hidden, x.dtype),
-                "h_prev": allocate.padded(rows, hidden, x.dtype),
+                "gates": self.rows(rows, 4 * hidden, x.dtype),
+                "h_prev": self.rows(rows, hidden, x.dtype),
                 "c_prev": allocate.empty((rows, hidden), x.dtype),
             }
         tile.forward(
@@ -117,6 +118,11 @@ class BlasEngine:
 
     name = "blas"
     plain = False
+
+    @staticmethod
+    def rows(rows, columns, dtype):
+        """As `TileEngine.rows`."""
+        return allocate.empty((rows, columns), dtype)
 
     def __init__(self):
         try:
@@ -180,6 +186,7 @@ class ReferenceEngine:
 
     name = "reference"
     plain = False
+    rows = staticmethod(BlasEngine.rows)
     layout = staticmethod(BlasEngine.layout)
     stack = staticmethod(BlasEngine.stack)
 

@@ -98,8 +98,8 @@ class SequenceContext:
         out[self.order] = per_sequence
         return out
 
-    def pack(self, x):
-        """Packed rows (S, ...) of (N, T, ...) arrays or of a list of (T_n, ...) arrays."""
+    def pack(self, x, own=False):
+        """Packed rows (S, ...) of (N, T, ...) arrays or of a list of (T_n, ...) arrays; `own`: never x's memory."""
         if self.form == "list":
             if self.batch == 0:
                 return None
@@ -107,8 +107,9 @@ class SequenceContext:
             return Source(np.concatenate(x)[None]).take(self, start=self.sort(starts))
         if self.form == "single":
             x = x[None]
-        if self.batch == 1 and self.uniform:  # perhaps without a copy
-            return np.ascontiguousarray(x[0, : len(self.offsets) - 1])
+        if self.batch == 1 and self.uniform:
+            rows = x[0, : len(self.offsets) - 1]
+            return np.array(rows, order="C") if own else np.ascontiguousarray(rows)  # the latter perhaps x itself
         sequence = np.arange(self.batch, dtype=np.intp) if self.order is None else self.order
         return Source(x).take(self, sequence)
 
@@ -182,7 +183,7 @@ class Source:
             return np.ascontiguousarray(self.x[0 if sequence is None else sequence[row], time], self.dtype)
 
 
-def read_sequences(x, features, dtype, lengths=None, name="x"):
+def read_sequences(x, features, dtype, lengths=None, name="x", own=False):
     """Validate a batch of sequences in any of its forms.
 
     Parameters
@@ -193,6 +194,8 @@ def read_sequences(x, features, dtype, lengths=None, name="x"):
     dtype : numpy.dtype
     lengths : array of int (N,) or None
         Only with an (N, T, I) array.
+    own : bool
+        Whether rows must have memory of their own, for a tape to keep; else they may lie in x.
 
     Returns
     -------
@@ -221,7 +224,7 @@ def read_sequences(x, features, dtype, lengths=None, name="x"):
         context = SequenceContext(np.array([len(array)], np.int64), len(array), "single")
     else:
         context = array_context(array, lengths)
-    return context.pack(array), context
+    return context.pack(array, own), context
 
 
 def array_context(array, lengths):
@@ -266,9 +269,8 @@ class PooledContext:
         return np.ascontiguousarray(self.sequences.sort(per_sequence))
 
     def unpack(self, rows):
-        """(N, ...) in the caller's order; without N if the caller gave one sequence."""
-        out = self.sequences.unsort(rows)
-        out = out if out.base is None else out.copy()  # it may be a small part of all steps
+        """(N, ...) in the caller's order, a copy; without N if the caller gave one sequence."""
+        out = rows.copy() if self.sequences.order is None else self.sequences.unsort(rows)
         return out[0] if self.sequences.form == "single" else out
 
 

@@ -4,6 +4,8 @@ import contextlib
 import contextvars
 import os
 import threading
+import weakref
+from typing import ClassVar
 
 from lstmx._core import sequence
 from lstmx.functional import validate
@@ -15,21 +17,41 @@ _serial = False  # whether it is the fork of one that had
 
 
 class Lock:
-    """A lock that a forked child finds open, whoever held it in the parent."""
+    """A `threading.Lock` that a forked child finds open, unless the thread that forked holds it: it goes on."""
+
+    _all: ClassVar = weakref.WeakSet()
 
     def __init__(self):
-        self._renew()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew)
+        self._lock, self._holder = threading.Lock(), None
+        self._all.add(self)
 
-    def _renew(self):
-        self._lock = threading.Lock()
+    @classmethod
+    def _renew_all(cls):
+        for lock in list(cls._all):
+            if lock._holder != threading.get_ident():
+                lock._lock = threading.Lock()
+
+    def acquire(self, blocking=True):
+        """As `threading.Lock.acquire`."""
+        taken = self._lock.acquire(blocking)
+        if taken:
+            self._holder = threading.get_ident()
+        return taken
+
+    def release(self):
+        """As `threading.Lock.release`."""
+        self._holder = None
+        self._lock.release()
+
+    def locked(self):
+        """As `threading.Lock.locked`."""
+        return self._lock.locked()
 
     def __enter__(self):
-        return self._lock.__enter__()
+        return self.acquire()
 
     def __exit__(self, *error):
-        return self._lock.__exit__(*error)
+        self.release()
 
 
 def _cgroup_quota():
@@ -53,6 +75,7 @@ def _after_fork():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=Lock._renew_all)
 
 
 def set_num_threads(n):

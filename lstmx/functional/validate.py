@@ -81,7 +81,7 @@ def rectangular(name, value):
 
 
 def real_array(name, value, dtype=None):
-    """Any real array or nested sequence as a native array of `dtype`; the input itself where it already is one.
+    """Any real array or nested sequence as a native, aligned array of `dtype`; the input itself where it is one.
 
     Without a `dtype` it is checked but not converted.
 
@@ -90,7 +90,7 @@ def real_array(name, value, dtype=None):
     array = rectangular(name, value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name}: got dtype {array.dtype}, must be real numbers" + _object_hint(name, array))
-    return array if dtype is None else array.astype(dtype, copy=False)
+    return array if dtype is None else array.astype(dtype, copy=not array.flags.aligned)
 
 
 def _object_hint(name, array):
@@ -106,7 +106,7 @@ def shaped(name, value, shape, dtype, meaning):
 
 
 def integers(name, value):
-    """An array of integers as int64."""
+    """An array of integers as aligned int64."""
     array = rectangular(name, value)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)
@@ -116,7 +116,7 @@ def integers(name, value):
         raise TypeError(f"{name}: got dtype {array.dtype}, must be integers; {hint}")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: got a value of {array.max()}, which does not fit into int64")
-    return array.astype(np.int64, copy=False)
+    return array.astype(np.int64, copy=not array.flags.aligned)
 
 
 def lengths(value, batch, steps, name="lengths"):

@@ -108,7 +108,7 @@ class Layer:
 
     def check_parameters(self, parameters, prefix=""):
         """Frozen copies of `parameters`, or an error."""
-        if any(writable(p) for p in self._params.values()):
+        if self._owner is not None and self._owner.fitting:
             raise RuntimeError("parameters: a fit is changing them; set them before or after it")
         if not isinstance(parameters, dict):
             raise TypeError(f"parameters: got {type(parameters).__name__}, must be a dict of name to array")

@@ -10,7 +10,6 @@ from lstmx.functional import (
     give_state,
     kept,
     kernels,
-    own_rows,
     read_gradient,
     read_state,
     read_tape,
@@ -238,8 +237,8 @@ class LSTM(Layer):
     def _state_shape(self, context):
         return self.num_layers * self.directions, context.batch, self.hidden_size
 
-    def _read(self, x, state, lengths):
-        rows, context = read_sequences(x, self.input_size, self.dtype, lengths)
+    def _read(self, x, state, lengths, own=False):
+        rows, context = read_sequences(x, self.input_size, self.dtype, lengths, own=own)
         return (
             rows,
             context,
@@ -294,10 +293,10 @@ class LSTM(Layer):
         -------
         y, (h_n, c_n), tape
         """
-        rows, context, h, c = self._read(x, state, lengths)
+        rows, context, h, c = self._read(x, state, lengths, own=True)
         rng = self._rng if rng is None else validate.random_generator("rng", rng)
         key = rng.integers(2**64, dtype=np.uint64) if self.dropout else 0
-        y, tape = self.run(own_rows(rows, x), context, h, c, training=True, key=key)
+        y, tape = self.run(rows, context, h, c, training=True, key=key)
         return context.unpack(y), give_state((h, c), context), Tape(self, context, self._version, layers=tape)
 
     def backward(self, tape, dy, dstate=None, *, retain=False):

@@ -2,7 +2,7 @@
  *
  * Conventions. Matrices are row-major. `rows` counts sequences (or packed time steps), `n` columns, `hidden` the units H.
  * Gates lie in a row as four blocks of H: i, f, g, o. Kernels own nothing, allocate nothing and keep no pointer. They run
- * with subnormals flushed to zero and leave the control word as they found it. All pointers may be unaligned. */
+ * with subnormals flushed to zero and leave the control word as they found it. Pointers are aligned to their type, no more. */
 #ifndef LSTMX_CORE_H
 #define LSTMX_CORE_H
 

@@ -1,6 +1,7 @@
 /* Forgets what variant.h defined for one REAL. */
 #undef REAL
 #undef INT
+#undef UINT
 #undef KERNELS
 #undef SUFFIX
 #undef SQRT

@@ -67,6 +67,7 @@ GCC_TARGET(ISA_TARGET)
 
 #define REAL float
 #define INT int32_t
+#define UINT uint32_t
 #define KERNELS lstmx_kernels_float
 #define SUFFIX _f32
 #define SQRT sqrtf
@@ -96,6 +97,7 @@ static const float q_f32[] = {0.5f, 0.16666576989698776f, 0.041666554617204574f,
 
 #define REAL double
 #define INT int64_t
+#define UINT uint64_t
 #define KERNELS lstmx_kernels_double
 #define SUFFIX _f64
 #define SQRT sqrt

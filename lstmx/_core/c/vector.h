@@ -2,12 +2,13 @@
  *
  * With GCC or Clang the vector is a vector-extension type and the compiler emits the instructions of the target that
  * variant.h has set. Elsewhere (or with LSTMX_NO_VECTOR) a vector is one value and the same source still compiles.
- * Expects REAL, INT (the signed integer of the same size), FN(name) and VECTOR_BYTES. */
+ * Expects REAL, INT and UINT (the integers of the same size), FN(name) and VECTOR_BYTES. */
 
 #if defined(LSTMX_NO_VECTOR) || !defined(__GNUC__)
 #define LANES 1
 typedef REAL FN(vec);
 typedef INT FN(ivec);
+typedef UINT FN(uvec);
 INLINE FN(ivec) FN(bits)(FN(vec) v) { FN(ivec) i; memcpy(&i, &v, sizeof i); return i; }
 INLINE FN(vec) FN(from_bits)(FN(ivec) i) { FN(vec) v; memcpy(&v, &i, sizeof v); return v; }
 INLINE FN(ivec) FN(less)(FN(vec) a, FN(vec) b) { return -(INT)(a < b); }
@@ -17,6 +18,7 @@ INLINE FN(vec) FN(vfma)(FN(vec) a, FN(vec) b, FN(vec) c) { return a * b + c; }
 #define LANES ((int)(VECTOR_BYTES / sizeof(REAL)))
 typedef REAL FN(vec) __attribute__((vector_size(VECTOR_BYTES)));
 typedef INT FN(ivec) __attribute__((vector_size(VECTOR_BYTES)));
+typedef UINT FN(uvec) __attribute__((vector_size(VECTOR_BYTES)));
 INLINE FN(ivec) FN(bits)(FN(vec) v) { return (FN(ivec))v; }
 INLINE FN(vec) FN(from_bits)(FN(ivec) i) { return (FN(vec))i; }
 INLINE FN(ivec) FN(less)(FN(vec) a, FN(vec) b) { return a < b; }

@@ -15,7 +15,7 @@ INLINE void FN(exp_parts)(const int M, const FN(vec) *x, FN(vec) *p, FN(vec) *sc
     const FN(vec) shift = FN(splat)(ROUND_SHIFT);
     FN(vec) k[FN(MOST)], r[FN(MOST)], q[FN(MOST)];
     EACH k[m] = FN(vfma)(x[m], FN(splat)(LOG2_E), shift);   /* adding 1.5 * 2^mantissa leaves the rounded k in the low bits */
-    EACH scale[m] = FN(from_bits)((FN(bits)(k[m]) << MANTISSA_BITS) + FN(bits)(FN(splat)(1)));
+    EACH scale[m] = FN(from_bits)((FN(ivec))(((FN(uvec))FN(bits)(k[m]) << MANTISSA_BITS) + (FN(uvec))FN(bits)(FN(splat)(1))));
     EACH k[m] = k[m] - shift;
     EACH r[m] = FN(vfma)(k[m], FN(splat)(-LN2_HIGH), x[m]);   /* exact: LN2_HIGH has few bits */
     EACH r[m] = FN(vfma)(k[m], FN(splat)(-LN2_LOW), r[m]);
