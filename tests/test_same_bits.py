@@ -330,9 +330,9 @@ def test_these_tests_really_use_threads(cut, more, what):
 # ------------------------------------------------------------------------------------------ the sums as documented
 
 
-def chain(start, a, b):
-    """start + sum over k of a[k] b[k], one multiply-add after the other; float32."""
-    total = start.astype(np.float32)
+def chain(shape, a, b):
+    """The sum over k of a[k] b[k], one multiply-add after the other; float32."""
+    total = np.zeros(shape, np.float32)
     for x, y in zip(a, b, strict=True):
         if simd.isa()["fma"]:  # exact in float64 but for the sum's last bits, far below those of float32
             total = (x.astype(np.float64) * y.astype(np.float64) + total).astype(np.float32)
@@ -342,11 +342,10 @@ def chain(start, a, b):
 
 
 def blocked(start, a, b, terms=64):
-    """As `chain`, in blocks whose sums are added in order."""
-    total = chain(start, a[:terms], b[:terms])
-    for k in range(terms, len(a), terms):
-        total = total + chain(np.zeros_like(total), a[k : k + terms], b[k : k + terms])
-    return total
+    """start + the sum over k of a[k] b[k], in chains over blocks of k that are added in order."""
+    for k in range(0, len(a), terms):
+        start = start + chain(start.shape, a[k : k + terms], b[k : k + terms])
+    return start
 
 
 @pytest.mark.parametrize("K", [1, 63, 64, 65, 128, 130, 200])
@@ -400,7 +399,7 @@ def test_weight_gradients_are_sums_over_blocks_of_steps_added_last_to_first(N, T
             if other is None:
                 part = functools.reduce(np.add, dz[a:b], np.zeros(4 * H, np.float32))
             else:
-                part = chain(np.zeros_like(found), dz[a:b, :, None], other[a:b, None, :])
+                part = chain(found.shape, dz[a:b, :, None], other[a:b, None, :])
             wanted = part if wanted is None else wanted + part
         same(found, wanted)
 

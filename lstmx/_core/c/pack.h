@@ -71,7 +71,7 @@ static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const REAL *a,
             const ptrdiff_t height = rows - r < CHUNK ? rows - r : CHUNK;
             const int direct = columns == width && !add;
             REAL *to_z = direct ? out + r * ldo + j : z;
-            FN(sum_blocks)((int)(width / LANES), height, (FN(start)){NULL, 0, 0}, NULL,
+            FN(sum_blocks)((int)(width / LANES), height, (FN(start)){NULL, 0},
                            &(FN(operand)){a + r * ar, ar, 1, b, width, K}, to_z, direct ? ldo : width);
             if (direct) continue;
             for (ptrdiff_t i = 0; i < height; i++) {

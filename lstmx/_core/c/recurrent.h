@@ -35,7 +35,7 @@ static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptr
             REAL *z = (REAL *)sums + (l->windows ? 0 : (t - t0) * l->batch + n) * width + at;
             for (ptrdiff_t r = 0; r < count; r += CHUNK)
                 FN(sum_blocks)((int)(4 * lanes / LANES), count - r < CHUNK ? count - r : CHUNK,
-                               (FN(start)){(const REAL *)l->bias + at, 0, 0}, NULL,
+                               (FN(start)){(const REAL *)l->bias + at, 0},
                                &(FN(operand)){FN(x_at)(l, t, n) + r * a_row, a_row, 1, (const REAL *)l->w_ih + at * I,
                                              4 * lanes, I},
                                z + r * z_row, z_row);
@@ -133,23 +133,23 @@ static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, pt
             REAL *z = own ? sums + r * width + at : scratch;
             FN(operand) px = {x + r * l->x_row, l->x_row, 1, w_ih + at * I, 4 * lanes, I};
             FN(operand) ph = {h + r * hr, hr, 1, w_hh + at * H, 4 * lanes, H};
-            FN(start) start = sums ? (FN(start)){sums + r * width + at, width, 0} : (FN(start)){bias + at, 0, 0};
+            FN(start) start = sums ? (FN(start)){sums + r * width + at, width} : (FN(start)){bias + at, 0};
             FN(results) here = o;
             FN(advance)(&here, r);
             if (rows == 1 && p + 1 < p1 && (p + 2) * LANES <= H) {   /* two panels side by side */
                 if (!sums) {
-                    FN(pair_panels)(start, px, 4 * LANES * I, z);
+                    FN(pair_panels)(start.from, px, 4 * LANES * I, z);
                     start.from = z;
                 }
-                FN(pair_panels)(start, ph, 4 * LANES * H, z);
+                FN(pair_panels)(start.from, ph, 4 * LANES * H, z);
                 FN(finish_panel)(1, H, p, z, zr, &here);
                 FN(finish_panel)(1, H, ++p, z + 4 * LANES, zr, &here);
             } else {
-                if (sums || I <= TERMS) FN(sum_blocks)(C, count, start, sums ? NULL : &px, &ph, z, zr);
-                else {
-                    FN(sum_blocks)(C, count, start, NULL, &px, z, zr);
-                    FN(sum_blocks)(C, count, (FN(start)){z, zr, 0}, NULL, &ph, z, zr);
+                if (!sums) {
+                    FN(sum_blocks)(C, count, start, &px, z, zr);
+                    start = (FN(start)){z, zr};
                 }
+                FN(sum_blocks)(C, count, start, &ph, z, zr);
                 FN(finish_panel)(count, H, p, z, zr, &here);
             }
         }
@@ -173,14 +173,16 @@ INLINE void FN(step_short)(const lstmx_layer *l, const REAL *x, REAL *h, const R
     ALIGNED REAL z[4 * TERMS + 5 * LANES];
     const ptrdiff_t H = l->hidden, I = sums ? 0 : l->inputs, full = H / LANES, tail = H % LANES;
     const ptrdiff_t lanes = tail ? FN(tail_lanes)(H) : 0;
-    const REAL *w_ih = l->w_ih, *w_hh = l->w_hh, *start = sums ? sums : (const REAL *)l->bias;
+    const REAL *w_ih = l->w_ih, *w_hh = l->w_hh, *bias = l->bias;
 #define SUMS(F, T)                                                                                                       \
     do {                                                                                                                 \
-        FN(vec) acc[F + T];                                                                                              \
-        UNROLL for (int c = 0; c < F + T; c++) acc[c] = FN(load)(start + at + c * LANES);                                \
-        FN(short_chain)(F, T, acc, I, x, w_ih + at * I, 4 * LANES * I, w_ih + (at + F * LANES) * I);                     \
+        FN(vec) acc[F + T], before[F + T];                                                                               \
+        UNROLL for (int c = 0; c < F + T; c++) before[c] = acc[c] = FN(splat)(0);                                        \
+        FN(short_chain)(F, T, before, I, x, w_ih + at * I, 4 * LANES * I, w_ih + (at + F * LANES) * I);                  \
+        UNROLL for (int c = 0; c < F + T; c++)                                                                           \
+            before[c] = sums ? FN(load)(sums + at + c * LANES) : FN(load)(bias + at + c * LANES) + before[c];            \
         FN(short_chain)(F, T, acc, H, h, w_hh + at * H, 4 * LANES * H, w_hh + (at + F * LANES) * H);                     \
-        UNROLL for (int c = 0; c < F + T; c++) FN(store)(z + at + c * LANES, acc[c]);                                    \
+        UNROLL for (int c = 0; c < F + T; c++) FN(store)(z + at + c * LANES, before[c] + acc[c]);                        \
     } while (0)
 #define SUMS_WITH_TAIL(F)                                                                                                \
     do {                                                                                                                 \
@@ -327,13 +329,13 @@ static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n0, 
         const ptrdiff_t tall = TALLEST(C), groups = (m1 - m0 + tall - 1) / tall;
         for (ptrdiff_t g = 0; g < groups; g++) {
             const ptrdiff_t m = m0 + (m1 - m0) * g / groups, height = m0 + (m1 - m0) * (g + 1) / groups - m;
-            const FN(start) fresh = {NULL, 0, 0};
+            const FN(start) fresh = {NULL, 0};
             p.a = a + m;
             switch (C) {
-            case 4: FN(tiles_4)((int)height, fresh, &p, NULL, z, width); break;
-            case 3: FN(tiles_3)((int)height, fresh, &p, NULL, z, width); break;
-            case 2: FN(tiles_2)((int)height, fresh, &p, NULL, z, width); break;
-            default: FN(tiles_1)((int)height, fresh, &p, NULL, z, width);
+            case 4: FN(tiles_4)((int)height, fresh, &p, z, width); break;
+            case 3: FN(tiles_3)((int)height, fresh, &p, z, width); break;
+            case 2: FN(tiles_2)((int)height, fresh, &p, z, width); break;
+            default: FN(tiles_1)((int)height, fresh, &p, z, width);
             }
             for (ptrdiff_t r = 0; r < height; r++) {
                 REAL *row = out + (m + r) * ldo + j;

@@ -2,9 +2,10 @@
  *
  *     z(r, c) := start(r, c) + sum over k of a(r, k) b(k, c)          0 <= r < R, 0 <= c < C * LANES
  *
- * Every sum is a chain of fused multiply-adds in the order of k, whatever R, C and LANES are, so an output has the same bits
- * in every tile. A long sum is cut into blocks of TERMS terms: the first block's chain goes on from `start` (a bias, or what
- * an earlier operand has summed), each later one begins at 0 and is added to z when it ends.
+ * A sum is cut into blocks of TERMS terms. A block is a chain of fused multiply-adds in the order of k that begins at 0; when
+ * it ends it is added to what there is: `start` (a bias, or what an earlier operand has summed), then z. That is the same
+ * whatever R, C and LANES are, so an output has the same bits in every tile. (A chain that went on from `start` would round
+ * every term at the size of the bias: outputs of whole networks were then half as far again from the exact ones.)
  *
  * a(r, k) = a[r * ar + k * ak]: activations are read where they lie. b(k, c) = b[k * bk + c] is a panel of packed weights, or
  * rows of an activation. Expects vector.h and REGISTERS, the number of vector registers. */
@@ -26,46 +27,36 @@ typedef struct {
     ptrdiff_t count;
 } FN(operand);
 
-/* Where a chain begins: at `from` (0 if that is NULL); and whether its end is added to z or replaces it. */
+/* What a chain's end is added to: rows at `from`, `row` apart; NULL for nothing. It may be z itself. */
 typedef struct {
     const REAL *from;
-    ptrdiff_t row;   /* stride of from */
-    int add;
+    ptrdiff_t row;
 } FN(start);
 
-/* p's chain, then q's as its continuation. */
-INLINE void FN(tile)(const int R, const int C, FN(start) start, const FN(operand) *p, const FN(operand) *q, REAL *z,
-                     ptrdiff_t zr) {
+INLINE void FN(tile)(const int R, const int C, FN(start) start, const FN(operand) *p, REAL *z, ptrdiff_t zr) {
     FN(vec) acc[12][4];
     UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int c = 0; c < C; c++)
-            acc[r][c] = start.from ? FN(load)(start.from + r * start.row + c * LANES) : FN(splat)(0);
-    for (;;) {
-        const REAL *a = p->a, *b = p->b;
-        const ptrdiff_t ar = p->ar, ak = p->ak, bk = p->bk;
-        for (ptrdiff_t k = p->count; k > 0; k--, a += ak, b += bk) {
-            FN(vec) row[4];
-            UNROLL for (int c = 0; c < C; c++) row[c] = FN(load)(b + c * LANES);
-            UNROLL for (int r = 0; r < R; r++) {
-                const FN(vec) x = FN(splat)(a[r * ar]);
-                UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(vfma)(x, row[c], acc[r][c]);
-            }
+        UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(splat)(0);
+    const REAL *a = p->a, *b = p->b;
+    const ptrdiff_t ar = p->ar, ak = p->ak, bk = p->bk;
+    for (ptrdiff_t k = p->count; k > 0; k--, a += ak, b += bk) {
+        FN(vec) row[4];
+        UNROLL for (int c = 0; c < C; c++) row[c] = FN(load)(b + c * LANES);
+        UNROLL for (int r = 0; r < R; r++) {
+            const FN(vec) x = FN(splat)(a[r * ar]);
+            UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(vfma)(x, row[c], acc[r][c]);
         }
-        if (!q) break;
-        p = q;
-        q = NULL;
     }
-    if (start.add)
+    if (start.from)
         UNROLL for (int r = 0; r < R; r++)
-            UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(load)(z + r * zr + c * LANES) + acc[r][c];
+            UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(load)(start.from + r * start.row + c * LANES) + acc[r][c];
     UNROLL for (int r = 0; r < R; r++)
         UNROLL for (int c = 0; c < C; c++) FN(store)(z + r * zr + c * LANES, acc[r][c]);
 }
 
-#define CASE(R, C) case R: FN(tile)(R, C, start, p, q, z, zr); break;
+#define CASE(R, C) case R: FN(tile)(R, C, start, p, z, zr); break;
 #define TILES(C, ...)                                                                                                    \
-    static NOINLINE void FN(tiles_##C)(int rows, FN(start) start, const FN(operand) *p, const FN(operand) *q, REAL *z,   \
-                                       ptrdiff_t zr) {                                                                   \
+    static NOINLINE void FN(tiles_##C)(int rows, FN(start) start, const FN(operand) *p, REAL *z, ptrdiff_t zr) {         \
         switch (rows) { __VA_ARGS__ }                                                                                    \
     }
 #if REGISTERS >= 32
@@ -84,14 +75,11 @@ TILES(1, CASE(1, 1) CASE(2, 1) CASE(3, 1) CASE(4, 1) CASE(5, 1) CASE(6, 1) CASE(
 #undef TILES
 
 /* One row has too few sums to hide the latency of an addition, so two chains that do not depend on each other run side by
- * side: (a, b) into z, and (a2, b2) into z2 or, if that is NULL, added after the first. */
-INLINE void FN(pair)(const int C, FN(start) start, const REAL *from2, const FN(operand) *p, const REAL *a2, const REAL *b2,
-                     REAL *z, REAL *z2) {
+ * side: (a, b) into z, and (a2, b2) into z2, `next` behind in `from` too; or, if z2 is NULL, added after the first. */
+INLINE void FN(pair)(const int C, const REAL *from, const FN(operand) *p, const REAL *a2, const REAL *b2, REAL *z, REAL *z2,
+                     ptrdiff_t next) {
     FN(vec) acc[4], other[4];
-    UNROLL for (int c = 0; c < C; c++) {
-        acc[c] = start.from ? FN(load)(start.from + c * LANES) : FN(splat)(0);
-        other[c] = from2 ? FN(load)(from2 + c * LANES) : FN(splat)(0);
-    }
+    UNROLL for (int c = 0; c < C; c++) acc[c] = other[c] = FN(splat)(0);
     const REAL *a = p->a, *b = p->b;
     const ptrdiff_t ak = p->ak, bk = p->bk;
     for (ptrdiff_t k = p->count; k > 0; k--, a += ak, a2 += ak, b += bk, b2 += bk) {
@@ -102,15 +90,15 @@ INLINE void FN(pair)(const int C, FN(start) start, const REAL *from2, const FN(o
         }
     }
     UNROLL for (int c = 0; c < C; c++) {
-        if (start.add) acc[c] = FN(load)(z + c * LANES) + acc[c];
-        if (z2) FN(store)(z2 + c * LANES, start.add ? FN(load)(z2 + c * LANES) + other[c] : other[c]);
+        if (from) acc[c] = FN(load)(from + c * LANES) + acc[c];
+        if (z2) FN(store)(z2 + c * LANES, from ? FN(load)(from + next + c * LANES) + other[c] : other[c]);
         FN(store)(z + c * LANES, z2 ? acc[c] : acc[c] + other[c]);
     }
 }
 #define PAIR(C)                                                                                                          \
-    static NOINLINE void FN(pair_##C)(FN(start) start, const REAL *from2, const FN(operand) *p, const REAL *a2,          \
-                                      const REAL *b2, REAL *z, REAL *z2) {                                               \
-        FN(pair)(C, start, from2, p, a2, b2, z, z2);                                                                     \
+    static NOINLINE void FN(pair_##C)(const REAL *from, const FN(operand) *p, const REAL *a2, const REAL *b2, REAL *z,   \
+                                      REAL *z2, ptrdiff_t next) {                                                        \
+        FN(pair)(C, from, p, a2, b2, z, z2, next);                                                                       \
     }
 PAIR(4)
 PAIR(3)
@@ -118,55 +106,47 @@ PAIR(2)
 PAIR(1)
 #undef PAIR
 
-/* z (rows, C * LANES) := start + a b, summed over all K terms of p, block by block. `first`, if given, comes before p's
- * first block, in one chain with it. */
-static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(operand) *first, const FN(operand) *p, REAL *z,
-                           ptrdiff_t zr) {
+/* z (rows, C * LANES) := start + a b, summed over all K terms of p, block by block. */
+static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(operand) *p, REAL *z, ptrdiff_t zr) {
     const int tall = TALLEST(C);
     const ptrdiff_t groups = (rows + tall - 1) / tall, K = p->count;
-    FN(operand) q = *p, head;
-    if (first) head = *first;
+    FN(operand) q = *p;
     for (ptrdiff_t k = 0; k < K || k == 0; k += TERMS) {
         q.a = p->a + k * p->ak;
         q.b = p->b + k * p->bk;
         q.count = K - k < TERMS ? K - k : TERMS;
-        if (rows == 1 && !first && K - k >= 2 * TERMS) {
+        if (rows == 1 && K - k >= 2 * TERMS) {
             const REAL *a2 = q.a + TERMS * q.ak, *b2 = q.b + TERMS * q.bk;
             switch (C) {
-            case 4: FN(pair_4)(start, NULL, &q, a2, b2, z, NULL); break;
-            case 3: FN(pair_3)(start, NULL, &q, a2, b2, z, NULL); break;
-            case 2: FN(pair_2)(start, NULL, &q, a2, b2, z, NULL); break;
-            default: FN(pair_1)(start, NULL, &q, a2, b2, z, NULL);
+            case 4: FN(pair_4)(start.from, &q, a2, b2, z, NULL, 0); break;
+            case 3: FN(pair_3)(start.from, &q, a2, b2, z, NULL, 0); break;
+            case 2: FN(pair_2)(start.from, &q, a2, b2, z, NULL, 0); break;
+            default: FN(pair_1)(start.from, &q, a2, b2, z, NULL, 0);
             }
             k += TERMS;
         } else
             for (ptrdiff_t left = rows, group = groups, r = 0; group > 0; group--) {   /* groups of about equal height */
                 const ptrdiff_t height = left / group;
-                const FN(operand) *one = first ? &head : &q, *two = first ? &q : NULL;
                 switch (C) {
-                case 4: FN(tiles_4)((int)height, start, one, two, z + r * zr, zr); break;
-                case 3: FN(tiles_3)((int)height, start, one, two, z + r * zr, zr); break;
-                case 2: FN(tiles_2)((int)height, start, one, two, z + r * zr, zr); break;
-                default: FN(tiles_1)((int)height, start, one, two, z + r * zr, zr);
+                case 4: FN(tiles_4)((int)height, start, &q, z + r * zr, zr); break;
+                case 3: FN(tiles_3)((int)height, start, &q, z + r * zr, zr); break;
+                case 2: FN(tiles_2)((int)height, start, &q, z + r * zr, zr); break;
+                default: FN(tiles_1)((int)height, start, &q, z + r * zr, zr);
                 }
                 q.a += height * q.ar;
-                if (first) head.a += height * head.ar;
                 if (start.from) start.from += height * start.row;
                 left -= height;
                 r += height;
             }
-        start.from = NULL;
-        start.add = 1;
-        first = NULL;
+        start = (FN(start)){z, zr};
     }
 }
 
 /* One row, two panels of 4 vectors: the second panel's weights lie `next` behind the first one's, its sums behind z's. */
-static void FN(pair_panels)(FN(start) start, FN(operand) p, ptrdiff_t next, REAL *z) {
+static void FN(pair_panels)(const REAL *from, FN(operand) p, ptrdiff_t next, REAL *z) {
     const ptrdiff_t K = p.count;
-    for (ptrdiff_t k = 0; k < K; k += TERMS) {
+    for (ptrdiff_t k = 0; k < K; k += TERMS, from = z) {
         FN(operand) q = {p.a + k * p.ak, 0, p.ak, p.b + k * p.bk, p.bk, K - k < TERMS ? K - k : TERMS};
-        FN(pair_4)(start, start.from ? start.from + 4 * LANES : NULL, &q, q.a, q.b + next, z, z + 4 * LANES);
-        start = (FN(start)){NULL, 0, 1};
+        FN(pair_4)(from, &q, q.a, q.b + next, z, z + 4 * LANES, 4 * LANES);
     }
 }
