@@ -12,6 +12,7 @@ from lstmx.functional.threads import Lock
 from lstmx.layers import LSTM, Dense, Embedding, Layer
 from lstmx.layers.chain import check_chain
 
+MOST_LAYERS = 1000  # a file of so many is still read at once
 _setting = Lock()  # held for microseconds: while the parameters of several layers are replaced or picked up
 
 
@@ -21,7 +22,7 @@ class Sequential:
     Parameters
     ----------
     layers : list of LSTM, Embedding, Dense, Dropout, Last, FinalState, MeanPool
-        A layer belongs to one model. Without a pooling layer the model gives one output per step.
+        At most 1,000. A layer belongs to one model. Without a pooling layer the model gives one output per step.
     random_state : None, int, SeedSequence or Generator
         Seeds the initial parameters of the layers that have no random_state of their own.
 
@@ -54,6 +55,8 @@ class Sequential:
             raise TypeError(
                 "layers: must be a list of at least one lstmx layer, such as [lstmx.LSTM(4, 32), lstmx.Last()]"
             )
+        if len(layers) > MOST_LAYERS:
+            raise ValueError(f"layers: got {len(layers)} layers, must be at most {MOST_LAYERS}; an LSTM has num_layers")
         check_chain(layers)
         seeds = validate.random_children(random_state, len(layers) + 1)
         for k, layer in enumerate(layers):
@@ -462,13 +465,20 @@ class Sequential:
         """The parameters by name ("0.weight_ih_l0": layer index, then the layer's name), read-only."""
         return {f"{k}.{name}": p for k, layer in enumerate(self.layers) for name, p in layer.parameters().items()}
 
-    def set_parameters(self, parameters):
+    def set_parameters(self, parameters, *, allow_nonfinite=False):
         """Replace some or all parameters; all are checked before the first is set.
 
         Parameters
         ----------
         parameters : dict of str to array
             Names as in `parameters`.
+        allow_nonfinite : bool
+            Whether values may be NaN or infinite, or become so in the model's type.
+
+        Raises
+        ------
+        KeyError, ValueError, TypeError, RuntimeError
+            As that of a layer.
         """
         if not isinstance(parameters, dict):
             raise TypeError(f"parameters: got {type(parameters).__name__}, must be a dict of name to array")
@@ -478,7 +488,7 @@ class Sequential:
             if not index.isdecimal() or int(index) >= len(self.layers):
                 raise KeyError(f"parameters: no {name!r} here; there are {list(self.parameters())}")
             groups.setdefault(int(index), {})[rest] = value
-        checked = {k: self.layers[k].check_parameters(group, f"{k}.") for k, group in groups.items()}
+        checked = {k: self.layers[k].check_parameters(group, allow_nonfinite, f"{k}.") for k, group in groups.items()}
         with _setting:
             for k, group in checked.items():
                 self.layers[k]._replace(group)

@@ -247,7 +247,7 @@ def _where(bad, start, first):
     return f"{start + n if first is None else first}, step {t}, feature {k}"
 
 
-def statistics(panel, weight=None):
+def statistics(panel, weight=None, name="X"):
     """Mean and standard deviation of every feature over all steps, each sequence with its weight.
 
     Sums run in float64, in two passes. A feature that does not vary gets the deviation 1.
@@ -260,11 +260,20 @@ def statistics(panel, weight=None):
     Returns
     -------
     mean, deviation : ndarray of float64 (F,)
+
+    Raises
+    ------
+    ValueError
+        If the values of a feature are so large that their squares are not finite.
     """
     weight = np.ones(len(panel)) if weight is None else np.asarray(weight, np.float64)
     total = (weight * panel.lengths).sum()
-    mean = sum((w * x).sum(axis=0) for x, w in _rows(panel, weight)) / total
-    variance = sum((w * (x - mean) ** 2).sum(axis=0) for x, w in _rows(panel, weight)) / total
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = sum((w * x).sum(axis=0) for x, w in _rows(panel, weight)) / total
+        variance = sum((w * (x - mean) ** 2).sum(axis=0) for x, w in _rows(panel, weight)) / total
+    if not np.isfinite(variance).all():
+        feature = int(np.flatnonzero(~np.isfinite(variance))[0])
+        raise ValueError(f"{name}: the values of feature {feature} are too large to scale; divide them by a constant")
     return mean, usable(np.sqrt(variance), mean)
 
 

@@ -493,6 +493,24 @@ def test_a_cut_checkpoint_is_an_error(path):
             make(checkpoint=path, resume=True).fit(RAGGED, NUMBERS)
 
 
+def test_a_parameter_that_is_no_longer_known_is_an_error(path, monkeypatch):
+    fit(make(max_iter=1, checkpoint=path), RAGGED, NUMBERS)
+    damage(path, lambda config, arrays: config["identity"].update(extra="3"))
+    monkeypatch.setattr(training.Trainer, "run", lambda *_: pytest.fail("trained before it raised"))
+    with pytest.raises(ValueError, match="the checkpoint was written with extra=3, now it is None; give what it was"):
+        make(max_iter=4, checkpoint=path, resume=True).fit(RAGGED, NUMBERS)
+
+
+def test_a_damaged_checkpoint_is_an_error(path, monkeypatch):
+    fit(make(max_iter=1, checkpoint=path), RAGGED, NUMBERS)
+    monkeypatch.setattr(training.Trainer, "run", lambda *_: pytest.fail("trained before it raised"))
+    data = bytearray(path.read_bytes())
+    data[-200:-100] = b"?" * 100
+    path.write_bytes(data)
+    with pytest.raises(files.ModelFileError, match="damaged: the file does not hold what was written to it; take"):
+        make(max_iter=4, checkpoint=path, resume=True).fit(RAGGED, NUMBERS)
+
+
 def damage(path, change):
     config, arrays = files.read(path)
     change(config, arrays)
@@ -506,6 +524,10 @@ def damage(path, change):
           for name in ("identity", "epoch", "updates", "rng", "memory", "reason")),
         *(lambda config, arrays, name=name: config.update({name: "junk"})
           for name in ("identity", "epoch", "updates", "rng", "memory")),
+        lambda config, arrays: config.update(extra=1),
+        lambda config, arrays: config["memory"].update(extra=1),
+        lambda config, arrays: config["rng"].update(extra=1),
+        lambda config, arrays: arrays.update(extra=arrays["values"]),
         lambda config, arrays: config["identity"].pop("seed"),
         lambda config, arrays: config["memory"].pop("rate"),
         lambda config, arrays: config["rng"].update(state={"state": -1, "inc": "x"}),
@@ -536,6 +558,13 @@ def test_a_place_that_takes_no_file_is_an_error_at_once(resume, tmp_path, no_tra
         estimator.set_params(checkpoint=tmp_path / "none" / "x").fit(RAGGED, NUMBERS)
     with pytest.raises(OSError, match=r"checkpoint: .* is a folder; give the path of a file in it"):
         estimator.set_params(checkpoint=tmp_path).fit(RAGGED, NUMBERS)
+    with pytest.raises(OSError, match=r"checkpoint: .* names a folder; give the path of a file in it"):
+        estimator.set_params(checkpoint=f"{tmp_path}/new/").fit(RAGGED, NUMBERS)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match=r"checkpoint: .* is not a file but a pipe"):
+        estimator.set_params(checkpoint=tmp_path / "pipe").fit(RAGGED, NUMBERS)
+    with pytest.raises(ValueError, match=r"checkpoint: is empty; give the path of a file"):
+        estimator.set_params(checkpoint="").fit(RAGGED, NUMBERS)
     for wrong in (3, 1.5, True, object()):
         with pytest.raises(TypeError, match=r"checkpoint: got .*, must be a path"):
             estimator.set_params(checkpoint=wrong).fit(RAGGED, NUMBERS)

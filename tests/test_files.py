@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -82,8 +83,34 @@ def test_a_round_trip_gives_the_same_bits(make, path):
     again = lstmx.load(path)
     assert type(again) is type(model) and again.config() == model.config() and repr(again) == repr(model)
     assert same(model, again)
+    before = path.read_bytes()
     files.save(again, path)
-    assert same(model, lstmx.load(path))
+    assert same(model, lstmx.load(path)) and path.read_bytes() == before
+
+
+def test_equal_models_give_equal_files_in_any_process(tmp_path):
+    """Though the orders of sets, and of safetensors's metadata, differ from one process to the next."""
+    model = "lstmx.Sequential([lstmx.LSTM(3, 4, random_state=0), lstmx.Last(), lstmx.Dense(4, 2, random_state=1)])"
+    code = f"import sys, lstmx; {model}.save(sys.argv[1])"
+    for seed in ("0", "1"):
+        command = [sys.executable, "-P", "-c", code, str(tmp_path / seed)]
+        subprocess.run(command, check=True, timeout=60, env=CHILD | {"PYTHONHASHSEED": seed})
+    eval(model).save(tmp_path / "here")
+    found = {path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(found) == 1
+    data = found.pop()
+    size = struct.unpack("<Q", data[:8])[0]
+    assert size % 8 == 0 and list(json.loads(data[8 : 8 + size])["__metadata__"]) == [
+        "digest", "format", "model", "schema", "version"
+    ]  # fmt: skip
+
+
+def test_other_byte_orders_and_layouts_give_the_same_file(tmp_path):
+    a = np.arange(12.0).reshape(3, 4)
+    files.write(tmp_path / "plain", {}, {"a": a})
+    files.write(tmp_path / "other", {}, {"a": np.asfortranarray(a).astype(">f8")})
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "other").read_bytes()
+    np.testing.assert_array_equal(files.read(tmp_path / "other")[1]["a"], a)
 
 
 @pytest.mark.parametrize("name", ["lstm", "lstm64", "every layer", "every layer 64"])
@@ -104,9 +131,30 @@ def test_a_loaded_model_predicts_the_same_bits_and_trains(name, path):
 
 def test_special_values_survive(path):
     model = Dense(4, 1)
-    model.set_parameters({"weight": [[np.nan, np.inf, -0.0, 1e-45]], "bias": [np.float32(0.1)]})
+    model.set_parameters({"weight": [[np.nan, np.inf, -0.0, 1e-45]], "bias": [np.float32(0.1)]}, allow_nonfinite=True)
     files.save(model, path)
-    assert same(model, lstmx.load(path))
+    assert same(model, lstmx.load(path, allow_nonfinite=True))
+
+
+@pytest.mark.parametrize("schema", ["1", "3"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_parameters_that_are_not_finite_are_refused_unless_allowed(bad, schema, path):
+    value = np.ones((16, 3), np.float32)
+    value[2, 1] = value[7, 0] = bad
+    if schema == "1":
+        write(path, tensors=tensors(weight_ih_l0=value))
+    else:
+        model = lstm()
+        model.set_parameters({"weight_ih_l0": value}, allow_nonfinite=True)
+        model.save(path)
+    what = r"weight_ih_l0: 2 of 48 values are NaN or infinite, the first at index \(2, 1\) .*; load with allow_non"
+    with pytest.raises(files.ModelFileError, match=what) as error:
+        lstmx.load(path)
+    assert str(path) in str(error.value)
+    found = lstmx.load(path, allow_nonfinite=True)
+    np.testing.assert_array_equal(found.parameters()["weight_ih_l0"], value)
+    with pytest.raises(TypeError, match="allow_nonfinite: got 'yes', must be True or False"):
+        lstmx.load(path, allow_nonfinite="yes")
 
 
 def test_a_loaded_layer_may_become_part_of_a_model(path):
@@ -134,7 +182,7 @@ def test_the_file_is_readable_by_safetensors_alone(path):
         np.testing.assert_array_equal(tensors[name], value)
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
-    assert metadata["format"] == "lstmx" and metadata["schema"] == "1"
+    assert metadata["format"] == "lstmx" and metadata["schema"] == "3"
     assert metadata["version"] == lstmx.__version__
     config = json.loads(metadata["model"])
     assert config["class"] == "Sequential" and [c["class"] for c in config["layers"]][:3] == [
@@ -158,19 +206,53 @@ def test_any_kind_of_path(kind, path):
 
 def test_a_relative_path_and_a_strange_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("plain", "with space.safetensors", "ünï.safetensors", ".hidden", "n" * 200):
+    for name in (
+        "plain",
+        "with space.safetensors",
+        "ünï.safetensors",
+        ".hidden",
+        "n" * 255,
+        "ü" * 127,
+        "l" * 251 + ".pt",
+        "[a]*?",
+    ):
         lstm().save(name)
         assert same(lstm(), lstmx.load(name))
-    assert len(list(tmp_path.iterdir())) == 5
+    assert len(list(tmp_path.iterdir())) == 8
 
 
-def test_a_link_to_a_file_is_followed_or_replaced_but_never_broken(tmp_path):
-    target, link = tmp_path / "target", tmp_path / "link"
-    files.save(MODELS["dense"](), target)
-    link.symlink_to(target)
-    lstm().save(link)
-    assert same(lstm(), lstmx.load(link))
-    lstmx.load(target)
+@pytest.mark.parametrize("dangling", [False, True])
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_save_goes_through_links(relative, dangling, tmp_path):
+    folder, link, first = tmp_path / "folder", tmp_path / "link", tmp_path / "first"
+    folder.mkdir()
+    target = folder / "target"
+    if not dangling:
+        files.save(MODELS["dense"](), target)
+        target.chmod(0o640)
+    link.symlink_to("folder/target" if relative else target)
+    first.symlink_to("link" if relative else link)
+    lstm().save(first)
+    assert first.is_symlink() and link.is_symlink() and not target.is_symlink()
+    assert same(lstm(), lstmx.load(link)) and same(lstm(), lstmx.load(target)) and os.listdir(folder) == ["target"]
+    assert dangling or stat.S_IMODE(target.stat().st_mode) == 0o640
+
+
+def test_a_link_to_itself_is_an_error(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.symlink_to(two)
+    two.symlink_to(one)
+    with pytest.raises(OSError, match=r"^path: .*one' is a symbolic link that leads back to itself; remove it"):
+        lstm().save(one)
+    with pytest.raises(FileNotFoundError, match=r"^path: there is no folder"):
+        lstm().save(one / "model")
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"] and one.is_symlink() and two.is_symlink()
+
+
+def test_a_link_into_a_missing_folder_is_an_error(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "none" / "model")
+    with pytest.raises(FileNotFoundError, match=r"^path: there is no folder .*none'; make it first"):
+        lstm().save(tmp_path / "link")
 
 
 # Whole or not at all.
@@ -231,6 +313,126 @@ def test_kill_9_in_a_save_loop_leaves_a_file_that_loads(path):
         process.stdout.close()
         found = lstmx.load(path)
         assert any(same(found, model) for model in wanted)
+        assert len(os.listdir(path.parent)) <= 2
+    wanted[0].save(path)
+    assert os.listdir(path.parent) == [path.name]
+
+
+KILLED = """
+import os, signal, sys, lstmx
+setattr(os, sys.argv[2], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+lstmx.LSTM(3, 4).save(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("where", ["fsync", "chmod", "replace"])
+@pytest.mark.parametrize("name", ["model.safetensors", "ü" * 127, "a+b"])
+def test_what_a_killed_save_leaves_is_removed_by_the_next(name, where, tmp_path):
+    path = tmp_path / name
+    for _ in range(2):  # which also removes what the first leaves
+        command = [sys.executable, "-P", "-c", KILLED, str(path), where]
+        assert subprocess.run(command, timeout=60, env=CHILD).returncode == -signal.SIGKILL
+        assert len(os.listdir(tmp_path)) == 1 and not path.exists()
+    assert os.listdir(tmp_path)[0].startswith("." + name[:50]) and os.listdir(tmp_path)[0].endswith(".lstmx")
+    lstm().save(path)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_other_files_are_not_taken_for_leftovers(path):
+    keep = [
+        f".{path.name}.abcdefgh",  # what it holds could be anything
+        f".{path.name}.abcdefg.lstmx",
+        f".{path.name}.abcdefghi.lstmx",
+        f".{path.name}.ABCDEFGH.lstmx",
+        f"{path.name}.abcdefgh.lstmx",
+        f".x{path.name}.abcdefgh.lstmx",
+        ".other.abcdefgh.lstmx",
+        ".modelXsafetensors.abcdefgh.lstmx",
+    ]
+    for name in keep:
+        path.with_name(name).write_bytes(b"")
+    folder, link = path.with_name(f".{path.name}.aaaaaaaa.lstmx"), path.with_name(f".{path.name}.bbbbbbbb.lstmx")
+    folder.mkdir()
+    link.symlink_to(path.with_name(keep[0]))
+    lstm().save(path)
+    assert set(os.listdir(path.parent)) == {path.name, folder.name, link.name, *keep}
+
+
+def test_a_running_save_keeps_its_temporary_file(path, monkeypatch):
+    """Another save of the same name, while one is about to rename, removes nothing of it."""
+    replace, seen = os.replace, []
+
+    def replace_late(temporary, target):
+        monkeypatch.setattr(os, "replace", replace)
+        MODELS["dense"]().save(path)
+        seen.extend(sorted(os.listdir(path.parent)))
+        replace(temporary, target)
+
+    monkeypatch.setattr(os, "replace", replace_late)
+    lstm().save(path)
+    assert len(seen) == 2 and seen[0].endswith(".lstmx") and seen[1] == path.name
+    assert same(lstm(), lstmx.load(path)) and os.listdir(path.parent) == [path.name]
+
+
+def test_a_save_whose_temporary_file_was_taken_for_a_leftover_makes_another(path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    flock, taken = fcntl.flock, []
+
+    def late(handle, operation):
+        if not taken:  # another save is quicker
+            taken.extend(path.parent.iterdir())
+            taken[0].unlink()
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    lstm().save(path)
+    assert len(taken) == 1 and same(lstm(), lstmx.load(path)) and os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("missing", ["module", "support"])
+def test_without_locks_a_save_works(missing, path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    leftover = path.with_name(f".{path.name}.abcdefgh.lstmx")
+    leftover.write_bytes(b"")
+    if missing == "module":
+        monkeypatch.setattr(files, "fcntl", None)
+    else:
+        monkeypatch.setattr(files.fcntl, "flock", unsupported)
+    lstm().save(path)
+    assert same(lstm(), lstmx.load(path)) and leftover.exists() == (missing == "support")
+
+
+def test_leftovers_of_older_versions_are_removed_if_they_are_no_use(path):
+    """What was cut short and is old; a whole model could be anybody's."""
+    data = lstm_bytes(path)
+    size = 8 + struct.unpack("<Q", data[:8])[0]
+    useless = {"header00": data[: size - 9], "in_data1": data[:-1], "no_data_": data[:size]}
+    keep = {
+        "complete": data,
+        "too_long": data + b"x",
+        "empty_00": b"",
+        "notes000": b"about the format lstmx",
+        "zeros000": b"\0" * 100,
+        "other000": serialise({"a": np.zeros(3)}, {"format": "pt"})[:-1],
+        "no_json0": struct.pack("<Q", 18) + b'["format":"lstmx"]',
+        "no_shape": struct.pack("<Q", 18) + b'{"format":"lstmx"}',
+    }
+    for name, content in (useless | keep).items():
+        leftover = path.with_name(f".{path.name}.{name}")
+        leftover.write_bytes(content)
+        os.utime(leftover, (0, 0))
+    path.with_name(f".{path.name}.new_new_").write_bytes(data[:-1])
+    lstm().save(path)
+    assert {name[-8:] for name in os.listdir(path.parent) if name[0] == "."} == {*keep, "new_new_"}
+
+
+def lstm_bytes(path):
+    """A file as versions before schema 3 wrote it."""
+    data = write(path).read_bytes()
+    path.unlink()
+    return data
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
@@ -271,15 +473,60 @@ def test_a_missing_file_is_named(tmp_path):
 def test_saving_onto_a_folder_is_an_error_and_leaves_it_alone(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
-    with pytest.raises(OSError):
-        lstm().save(folder)
+    for path in (folder, f"{folder}/", f"{folder}/.", folder / ".."):
+        with pytest.raises(IsADirectoryError, match=r"^path: .* a folder; give the path of a file in it"):
+            lstm().save(path)
     assert folder.is_dir() and os.listdir(tmp_path) == ["folder"] and not os.listdir(folder)
 
 
-@pytest.mark.parametrize("path", [None, 3, 1.5, b"\0", "a\0b"])
-def test_a_path_must_be_a_path(path):
-    for call in (lstm().save, lstmx.load):
-        with pytest.raises((TypeError, ValueError, OSError)):
+def test_a_path_that_ends_in_a_separator_is_an_error(tmp_path):
+    for end in ("/", "/.", "//"):
+        with pytest.raises(IsADirectoryError, match=r"^path: .*new/.* names a folder; give the path of a file in it"):
+            lstm().save(f"{tmp_path}/new{end}")
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "link to a device"])
+def test_what_is_not_a_file_is_not_replaced(kind, tmp_path):
+    """All in a folder of its own: a save that did replace /dev/null would break the machine it is tested on."""
+    path = target = tmp_path / "odd"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        made = socket.socket(socket.AF_UNIX)
+        made.bind(str(path))
+        made.close()
+    else:
+        if kind != "device":
+            target = tmp_path / "target"
+            path.symlink_to(target)
+        try:
+            os.mknod(target, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        except PermissionError:
+            pytest.skip("only root makes devices")
+    before = os.stat(path)
+    with pytest.raises(
+        OSError, match=f"^path: .* is not a file but a {kind.split()[-1]}, which would be lost; give anot"
+    ):
+        lstm().save(path)
+    after = os.stat(path)
+    assert (after.st_mode, after.st_ino) == (before.st_mode, before.st_ino)
+    assert set(os.listdir(tmp_path)) == {path.name, target.name}
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        (None, TypeError, "got None, must be a path of str"),
+        (3, TypeError, "got 3, must be a path of str"),
+        (b"model", TypeError, "got b'model', must be a path of str"),
+        ("", ValueError, "is empty; give the path of a file"),
+        ("a\0b", ValueError, r"'a\\x00b' holds a null character; give the path of a file"),
+    ],
+)
+def test_a_path_must_be_a_path(path, error, message):
+    for call in (lstm().save, lstmx.load, files.read):
+        with pytest.raises(error, match=f"^path: {message}"):
             call(path)
 
 
@@ -336,7 +583,18 @@ def test_the_file_to_be_spoilt_is_good(path):
         ({"drop": ["format"]}, "not a model saved by lstmx"),
         ({"drop": ["format", "schema", "version", "model"]}, "not a model saved by lstmx"),
         ({"metadata": {"format": "pt"}}, "not a model saved by lstmx"),
-        ({"metadata": {"schema": "3", "version": "9.9"}}, "written by lstmx 9.9 with schema '3'.*upgrade lstmx"),
+        ({"metadata": {"schema": "4", "version": "9.9"}}, "written by lstmx 9.9 with schema '4'.*upgrade lstmx"),
+        ({"metadata": {"schema": "3"}}, "damaged: the file lacks the digest of its contents; take another copy"),
+        ({"metadata": {"schema": "3", "digest": "0" * 64}}, "damaged: the file does not hold what was written to it"),
+        ({"metadata": {"digest": "0" * 64}}, "damaged: the file does not hold what was written to it"),
+        ({"config": '{"class": "LSTM", "hidden_size": 3, "hidden_size": 4}'}, "the key 'hidden_size' comes twice"),
+        ({"config": '{"class": "Sequential", "layers": [{"class": "Dropout", "p": 0, "p": 0}]}'}, "the key 'p' comes"),
+        ({"config": '{"class": "LSTM", "class": "LSTM"}'}, "the key 'class' comes twice"),
+        ({"config": {"class": "Sequential", "layers": [changed()], "extra": 1}}, "of Sequential: 'extra' is unknown"),
+        ({"config": {"class": "Sequential", "layers": [], "x" * 5000: 1}}, "of Sequential: 'x*'? is unknown; leave it"),
+        ({"config": {k: v for k, v in changed().items() if k != "dropout"}}, "of LSTM is not valid .*'dropout' is"),
+        ({"config": json.dumps(changed(dropout="@")).replace('"@"', "1e999")}, "dropout: got inf"),
+        ({"config": json.dumps(changed(dropout="@")).replace('"@"', "-Infinity")}, "dropout: got -inf"),
         ({"metadata": {"schema": "0"}}, "schema '0'"),
         ({"metadata": {"schema": "-1"}}, "schema '-1'"),
         ({"metadata": {"schema": "one"}}, "schema 'one'"),
@@ -395,7 +653,7 @@ def test_the_file_to_be_spoilt_is_good(path):
         ({"tensors": tensors(bias_l0=np.zeros(16))}, "'bias_l0' is F64"),
         ({"tensors": tensors(bias_l0=np.zeros(16, np.int32))}, "'bias_l0' is I32"),
         ({"tensors": tensors(bias_l0=np.zeros(16, np.float16))}, "'bias_l0' is F16"),
-        ({"config": {"class": "Sequential"}}, "layers is not a list"),
+        ({"config": {"class": "Sequential"}}, "the configuration of Sequential: 'layers' is missing"),
         ({"config": {"class": "Sequential", "layers": {}}}, "layers is not a list"),
         ({"config": {"class": "Sequential", "layers": [3]}}, "layers is not a list of JSON objects"),
         ({"config": {"class": "Sequential", "layers": []}, "tensors": {}}, "layers: must be a list of at least one"),
@@ -416,7 +674,7 @@ def test_a_bad_file_is_explained(options, message, path):
 
 
 def test_a_chain_that_does_not_fit_is_explained(path):
-    config = {"class": "Sequential", "layers": [changed(), {"class": "Dense", "input_size": 5, "output_size": 1}]}
+    config = {"class": "Sequential", "layers": [changed(), {"class": "Dense"} | Dense(5, 1).config()]}
     given = {f"0.{name}": value for name, value in lstm().parameters().items()}
     given |= {"1.weight": np.zeros((1, 5), np.float32), "1.bias": np.zeros(1, np.float32)}
     with pytest.raises(
@@ -441,15 +699,43 @@ def test_huge_sizes_allocate_nothing(size, value, path):
 
 @pytest.mark.parametrize("number", [10**9, 2**63])
 def test_huge_embeddings_allocate_nothing(number, path):
-    config = {"class": "Embedding", "num_embeddings": number, "size": number}
+    config = {"class": "Embedding"} | Embedding(1, 1).config() | {"num_embeddings": number, "size": number}
     with pytest.raises(files.ModelFileError, match="the tensor 'weight' is"):
         lstmx.load(write(path, config, {"weight": np.zeros((1, 1), np.float32)}))
 
 
-def test_many_layers_in_a_small_file_are_read_or_refused_quickly(path):
+def test_many_layers_in_a_small_file_are_refused_before_any_is_built(path, monkeypatch):
     layers = [{"class": "Last"}] * 40_000
-    with pytest.raises(files.ModelFileError):
-        lstmx.load(write(path, {"class": "Sequential", "layers": layers}, {}))
+    write(path, {"class": "Sequential", "layers": layers}, {})
+    monkeypatch.setattr(Last, "without_parameters", lambda config: pytest.fail("built"))
+    with pytest.raises(files.ModelFileError, match="a model of 40000 layers; the most allowed are 1000"):
+        lstmx.load(path)
+
+
+def test_the_largest_model_is_saved_and_loaded(path):
+    model = Sequential([LSTM(1, 1), *(Dropout(0.5) for _ in range(999))])
+    model.save(path)
+    assert same(model, lstmx.load(path))
+    with pytest.raises(ValueError, match="got 1001 layers"):
+        Sequential([*(layer.copy() for layer in model.layers), Dropout(0.5)])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"format":', '"model":"{}","format":'),
+        ('"bias_l0":', '"bias_l0":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"bias_l0":'),
+    ],
+    ids=["metadata", "tensor"],
+)
+def test_a_key_that_comes_twice_in_the_header_is_an_error(old, new, path):
+    """safetensors takes the last."""
+    data = write(path).read_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = data[8 : 8 + size].decode().replace(old, new).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + size :])
+    with pytest.raises(files.ModelFileError, match=r"the header is not JSON .*the key '(model|bias_l0)' comes twice"):
+        lstmx.load(path)
 
 
 @pytest.mark.parametrize("where", ["hidden_size", "dropout", "dtype", "bias", "class", "unknown"])
@@ -528,10 +814,15 @@ def test_truncated_files_are_refused(fraction, tmp_path):
 @fuzz(150)
 @given(places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=4),
        header=st.booleans())  # fmt: skip
-def test_flipped_bytes_give_an_error_or_a_model_of_the_same_shape(places, header, tmp_path):
-    """A flipped byte among the numbers gives other numbers; safetensors has no checksum. Never anything else."""
+@pytest.mark.parametrize("schema", [1, 3])
+def test_flipped_bytes_give_an_error_or_a_model_of_the_same_shape(schema, places, header, tmp_path):
+    """Before the digest, a flipped byte among the numbers gave other numbers. Never anything else."""
     path = tmp_path / "flipped"
-    data = bytearray(write(path).read_bytes())
+    if schema == 1:
+        write(path)
+    else:
+        lstm().save(path)
+    data = bytearray(path.read_bytes())
     size = 8 + struct.unpack("<Q", data[:8])[0]
     for fraction, flip in places:
         data[int(fraction * (size if header else len(data)))] ^= flip
@@ -543,6 +834,24 @@ def test_flipped_bytes_give_an_error_or_a_model_of_the_same_shape(places, header
     assert isinstance(found, LSTM)
     shapes = {name: p.shape for name, p in found.parameters().items()}
     assert shapes == {name: p.shape for name, p in lstm().parameters().items()}
+    assert schema == 1 or same(found, lstm())  # what changed was the version, say
+
+
+@pytest.mark.parametrize("kind", ["overwritten", "one bit", "two tensors for each other"])
+def test_damaged_numbers_are_found(kind, path):
+    Sequential([LSTM(8, 8, 3), Last(), Dense(8, 1)]).save(path)
+    data = bytearray(path.read_bytes())
+    if kind == "overwritten":
+        data[-300:-200] = b"\x3f" * 100  # finite all of them
+    elif kind == "one bit":
+        data[-1] ^= 1
+    else:
+        data = data.replace(b"weight_hh_l1", b"weight_hh_lX")
+        data = data.replace(b"weight_hh_l2", b"weight_hh_l1").replace(b"weight_hh_lX", b"weight_hh_l2")
+    path.write_bytes(data)
+    for call in (lstmx.load, lambda path: lstmx.load(path, allow_nonfinite=True), files.read):
+        with pytest.raises(files.ModelFileError, match="damaged: the file does not hold what was written to it; take"):
+            call(path)
 
 
 JSON = st.recursive(

@@ -591,6 +591,8 @@ def test_frames_of_exogenous_variables_are_checked_by_name():
 def test_values_too_large_to_scale_are_an_error():
     with pytest.raises(ValueError, match=r"^y: series 0 has values up to .*e\+1\d\d, too large to scale; divide"):
         make().fit(walk(70) * 1e160)
+    with pytest.raises(ValueError, match=r"^X: has values up to .*e\+1\d\d, too large to scale; divide"):
+        make().fit(walk(70), walk(70) * 1e160)
 
 
 # update.

@@ -1,8 +1,11 @@
 """Model files of every release load for ever, and predict the same."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 
 import lstmx
 
@@ -36,3 +39,23 @@ def test_schema_2_holds_what_an_estimator_learnt():
     np.testing.assert_allclose(classifier.predict_proba(data["x"]), data["y"], **CLOSE)
     assert np.array_equal(classifier.predict(data["x"]), data["labels"])
     assert np.ptp(data["y"], axis=0).min() > 1e-3
+
+
+def test_schema_3_holds_a_digest_too():
+    forecaster, data = golden(FILES[2])
+    np.testing.assert_allclose(forecaster.predict(6, data["X"]), data["y"], **CLOSE)
+    for found, wanted in zip(
+        forecaster.predict_interval(3, data["X"][:3], coverage=0.5), ("lower", "upper"), strict=True
+    ):
+        np.testing.assert_allclose(found, data[wanted], **CLOSE)
+    assert np.ptp(data["y"], axis=0).min() > 1e-3
+
+
+def test_the_digest_is_what_the_module_says():
+    """Anybody can compute it, with safetensors alone."""
+    with safe_open(FILES[2], "numpy") as file:
+        metadata, arrays = file.metadata(), {name: file.get_tensor(name) for name in sorted(file.keys())}
+    found = hashlib.sha256(metadata["model"].encode())
+    for name, a in arrays.items():
+        found.update(json.dumps([name, str(a.dtype), list(a.shape)]).encode() + a.astype(a.dtype, order="C").tobytes())
+    assert found.hexdigest() == metadata["digest"] and "model.0.weight_ih_l0" in arrays

@@ -1014,6 +1014,36 @@ def test_set_parameters_checks_all_before_it_sets_any(wrong, error):
     lstm.backward(tape, None)  # nothing was set, so the tape still holds
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@dtypes
+def test_values_that_are_not_finite_are_refused_unless_allowed(dtype, bad):
+    lstm = make(3, 4, dtype=dtype)
+    before, value = lstm.parameters(), np.ones((16, 3))
+    value[2, 1] = value[5, 0] = bad
+    what = r"^weight_ih_l0: 2 of 48 values are NaN or infinite, the first at index \(2, 1\) .*allow_nonfinite=True"
+    with pytest.raises(ValueError, match=what):
+        lstm.set_parameters({"bias_l0": np.zeros(16), "weight_ih_l0": value})
+    assert_equal(lstm.parameters(), before)
+    lstm.set_parameters({"weight_ih_l0": value}, allow_nonfinite=True)
+    np.testing.assert_array_equal(lstm.parameters()["weight_ih_l0"], value.astype(dtype))
+    for clone in CLONES.values():  # what is there may be copied
+        assert_equal(clone(lstm).parameters(), lstm.parameters())
+    with pytest.raises(TypeError, match=r"^allow_nonfinite: got 1, must be True or False"):
+        lstm.set_parameters({"weight_ih_l0": value}, allow_nonfinite=1)
+
+
+def test_values_too_large_for_float32_are_refused_as_that():
+    lstm, value = make(3, 4, dtype="float32"), np.ones(16)
+    value[[3, 4]] = -1e39
+    what = r"^bias_l0: 2 of 16 values are too large for float32, the first at index \(3,\) \(-1e\+39\);.*float64"
+    with pytest.raises(ValueError, match=what):
+        lstm.set_parameters({"bias_l0": value})
+    make(3, 4, dtype="float64").set_parameters({"bias_l0": value})
+    with np.errstate(over="ignore"):
+        lstm.set_parameters({"bias_l0": value}, allow_nonfinite=True)
+    assert lstm.parameters()["bias_l0"][3] == -np.inf
+
+
 CLONES = {"copy": LSTM.copy, "copy.copy": copy.copy, "deepcopy": copy.deepcopy, "astype": lambda a: a.astype(a.dtype),
           "pickle": lambda a: pickle.loads(pickle.dumps(a))}  # fmt: skip
 

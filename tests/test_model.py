@@ -540,6 +540,8 @@ def test_set_parameters_copies_and_takes_any_subset():
         ({"-1.bias": np.zeros(3)}, KeyError, r"no '-1\.bias' here"),
         ({6: np.zeros(3)}, KeyError, "no"),
         ({"6": np.zeros(3)}, KeyError, "no"),
+        ({"6.bias": [0, np.nan, np.inf]}, ValueError, r"^6\.bias: 2 of 3 values are NaN or infinite, the first at"),
+        ({"6.bias": [0, 0, 1e39]}, ValueError, r"^6\.bias: 1 of 3 values are too large for float32, the first at"),
     ],
 )
 def test_set_parameters_sets_all_or_nothing(bad, error, message):
@@ -549,6 +551,21 @@ def test_set_parameters_sets_all_or_nothing(bad, error, message):
     with pytest.raises(error, match=message):
         model.set_parameters(good | bad)
     same_parameters(model, before)
+
+
+def test_values_that_are_not_finite_are_taken_where_allowed():
+    model, bias = everything(), [np.nan, -np.inf, 0]
+    model.set_parameters({"6.bias": bias}, allow_nonfinite=True)
+    np.testing.assert_array_equal(model.parameters()["6.bias"], np.float32(bias))
+    for clone in (model.copy(), model.astype("float64"), copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(clone.parameters()["6.bias"], bias)
+
+
+def test_a_model_has_at_most_1000_layers():
+    layers = [lstmx.Dense(1, 1), *(lstmx.Dropout(0.5) for _ in range(999))]
+    Sequential(layers)
+    with pytest.raises(ValueError, match=r"^layers: got 1001 layers, must be at most 1000"):
+        Sequential([*layers, lstmx.Dropout(0.5)])
 
 
 def test_set_parameters_needs_a_dict():

@@ -359,6 +359,16 @@ def test_a_feature_that_hardly_varies_is_not_constant():
     assert 5e-13 < deviation[1] < 2e-12
 
 
+@pytest.mark.parametrize("large", [1e155, -1e300, 1e308])
+def test_values_whose_squares_overflow_are_an_error(large):
+    """Not an infinite deviation, by which every value would become 0."""
+    x = data()[0]
+    x[0, 0, 1], x[1, 0, 1] = large, -large
+    for name in ("X", "y"):
+        with pytest.raises(ValueError, match=f"^{name}: the values of feature 1 are too large to scale; divide"):
+            panel.statistics(panel.read(x), name=name)
+
+
 def test_statistics_do_not_depend_on_how_many_sequences_are_looked_at_together(monkeypatch):
     x, lengths, _ = data()
     want = panel.statistics(panel.read(ragged(x, lengths)))

@@ -200,6 +200,8 @@ def test_what_is_saved_predicts_the_same_bits(name, path):
     thawed = pickle.loads(pickle.dumps(loaded))
     loaded.save(path.with_name("again"))
     again = lstmx.load(path.with_name("again"))
+    thawed.save(path.with_name("thawed"))
+    assert path.read_bytes() == path.with_name("again").read_bytes() == path.with_name("thawed").read_bytes()
     wanted = answers(estimator, calls)
     for one in (loaded, thawed, again):
         for call, found, want in zip(calls, answers(one, calls), wanted, strict=True):
@@ -573,6 +575,8 @@ def test_odd_types_of_classes_are_refused(dtype, path):
         ([0, 1, 1e300], "<f4"),
         ([0, 1, 10**400], "<f8"),
         ([0, 1, float("nan")], "<f8"),
+        ([0.5, float("nan"), 2.5], "|O"),
+        ([0.5, float("inf"), 2.5], "<f8"),
         ([0, 1, 2], "|b1"),
         ("abc", "<U1"),
         ({"a": 1, "b": 2, "c": 3}, "<U1"),
@@ -649,21 +653,94 @@ def test_models_that_a_predictor_cannot_use_are_refused(path):
     assert load_or_refuse(path, plain | {"model": layers(first, lstm, dense)}, shifted)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0])
-@pytest.mark.parametrize("name", ["regressor", "forecaster", "detector by mean"])
-def test_numbers_in_tensors_are_taken_as_they_are(bad, name, path):
-    """As weights are: a file with other numbers is another model, whose predictions are what they are. No crash."""
+SCALES = {"x_scale", "y_scale"}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0, -1.0])
+@pytest.mark.parametrize("name", KINDS)
+def test_numbers_that_give_no_predictions_are_refused(bad, name, path):
+    """In a file and in a pickle; such predictions were NaN."""
     for tensor in [n for n in contents(name)[1] if not n.startswith("model.")]:
         config, arrays = contents(name)
+        if not arrays[tensor].size or (np.isfinite(bad) and tensor not in SCALES):
+            continue
+        arrays[tensor] = arrays[tensor].copy()
+        arrays[tensor].flat[-1] = bad
+        assert load_or_refuse(path, config, arrays), tensor
+        what = (
+            rf"{tensor}: 1 of \d+ values, the first {bad}, are not (finite|above 0|finite and above 0).*; fit again, or"
+        )
+        with pytest.raises(files.ModelFileError, match=what):
+            lstmx.load(path, allow_nonfinite=True)  # which is about parameters
+        del config["class"]
+        with pytest.raises(ValueError, match=f"^{what}"):
+            type(fitted(name)._predictor).from_state(config, arrays)
+
+
+@pytest.mark.parametrize(("tensor", "bad"), [("x_mean", 1e39), ("x_scale", 1e-39), ("x_scale", 1e39)])
+def test_numbers_that_the_type_of_the_model_does_not_hold_are_refused(tensor, bad, path):
+    for name in ("detector by mean", "regressor"):
+        config, arrays = contents(name)
         arrays[tensor] = np.full_like(arrays[tensor], bad)
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            assert not load_or_refuse(path, config, arrays), tensor
-    if np.isnan(bad):
-        config, arrays = contents("regressor")
-        arrays["x_mean"] = np.full(2, np.nan)
+        assert not load_or_refuse(path, config, arrays)  # in float64
+        layers = config["model"]["layers"]
+        config["model"] = {"layers": [c | ({"dtype": "float32"} if "dtype" in c else {}) for c in layers]}
+        arrays = {n: a.astype(np.float32) if n.startswith("model.") else a for n, a in arrays.items()}
         files.write(path, config, arrays)
-        assert np.isnan(lstmx.load(path).predict(EVEN)).all()
+        with pytest.raises(files.ModelFileError, match=f"{tensor}: 2 of 2 values, .*finite in the model's type"):
+            lstmx.load(path)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_parameters_that_are_not_finite_are_refused_unless_allowed(name, path):
+    config, arrays = contents(name)
+    tensor = next(n for n in arrays if n.startswith("model."))
+    arrays[tensor] = arrays[tensor].copy()
+    arrays[tensor].flat[0] = np.nan
+    files.write(path, config, arrays)
+    with pytest.raises(files.ModelFileError, match=rf"{tensor}: 1 of \d+ values are NaN .*allow_nonfinite=True"):
+        lstmx.load(path)
+    found = lstmx.load(path, allow_nonfinite=True)
+    assert np.isnan(found.model.parameters()[tensor[len("model.") :]].flat[0])
+    pickle.loads(pickle.dumps(found))  # what is there may be copied
+    found.save(path)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_keys_that_are_unknown_or_missing_are_named_at_every_level(name, path):
+    def refused(change, message):
+        config, arrays = contents(name)
+        change(config)
+        files.write(path, config, arrays)
+        with pytest.raises(files.ModelFileError, match=message) as error:
+            lstmx.load(path)
+        assert str(path) in str(error.value)
+
+    config = contents(name)[0]
+    refused(lambda c: c.update(extra=1), f"the configuration of {config['class']}: 'extra' is unknown; leave it out")
+    refused(lambda c: c["model"].update(extra=1), "the configuration of Sequential: 'extra' is unknown; leave it out")
+    refused(lambda c: c["model"].pop("layers"), "the configuration of Sequential: 'layers' is missing")
+    for key in config:
+        if key != "class":
+            refused(lambda c, key=key: c.pop(key), f"the configuration of {config['class']}: '{key}' is missing")
+    for k, layer in enumerate(config["model"]["layers"]):
+        refused(lambda c, k=k: c["model"]["layers"][k].update(extra=1), f"{layer['class']} is not valid .*'extra'")
+        for key in layer:
+            refused(lambda c, k=k, key=key: c["model"]["layers"][k].pop(key), f"'{key}'|no layer class None")
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda arrays: arrays.pop("x_mean"), lambda arrays: arrays.update(other=np.zeros(2)),
+    lambda arrays: arrays.update(x_mean=np.zeros(3)), lambda arrays: arrays.update(x_mean=np.zeros(2, np.float32)),
+    lambda arrays: arrays.update(x_mean=[0.0, 0.0]),
+])  # fmt: skip
+def test_a_predictor_checks_its_arrays_wherever_they_come_from(spoil):
+    config, arrays = fitted("regressor")._predictor.state()
+    spoil(arrays)
+    with pytest.raises((ValueError, TypeError), match=r"^(arrays: '(x_mean|other)'|x_mean: got)"):
+        lstmx.predictors.Regressor.from_state(config, arrays)
+    with pytest.raises(ValueError, match=r"^config: 'extra' is unknown"):
+        lstmx.predictors.Regressor.from_state(config | {"extra": 1}, arrays)
 
 
 def fuzz(examples):

@@ -231,7 +231,12 @@ model_, parameters_
                 arrays["y_scale"][k] = np.maximum(deviation, rounding)
             if variables:
                 x = np.concatenate([x[:end] for x, end in zip(exogenous, seen, strict=True)])
-                arrays["x_mean"], arrays["x_scale"] = x.mean(axis=0), panel.usable(x.std(axis=0), x.mean(axis=0))
+                with np.errstate(over="ignore", invalid="ignore"):
+                    mean, deviation = x.mean(axis=0), x.std(axis=0)
+                if not np.isfinite(deviation).all():
+                    raise ValueError(f"X: has values up to {np.abs(x).max():.3g}, too large to scale; divide them by a "
+                                     "constant")  # fmt: skip
+                arrays["x_mean"], arrays["x_scale"] = mean, panel.usable(deviation, mean)
         return arrays
 
     def _ends(self, series, exogenous, config):

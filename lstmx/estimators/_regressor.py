@@ -132,7 +132,7 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
                 rows = panel.Panel(target, lengths, False, "NTC")
             else:
                 rows = panel.Panel(target[:, None], np.ones(len(target), np.int64), False, "NTC")
-            arrays["y_mean"], arrays["y_scale"] = panel.statistics(rows, weight)
+            arrays["y_mean"], arrays["y_scale"] = panel.statistics(rows, weight, "y")
         return arrays
 
     def _rows(self, target, data, config, arrays, dtype):

@@ -242,12 +242,9 @@ def check_path(path):
     """Raise at once what writing a checkpoint would raise after some epochs."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"checkpoint: got {path!r}, must be a path or None")
-    whole = os.path.abspath(os.fsdecode(path))
-    folder = os.path.dirname(whole)
-    if os.path.isdir(whole):
-        raise IsADirectoryError(f"checkpoint: {whole!r} is a folder; give the path of a file in it")
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"checkpoint: there is no folder {folder!r}; make it first")
+    from lstmx.interop.files import check_target
+
+    folder = os.path.dirname(check_target(path, "checkpoint")[0])
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"checkpoint: the folder {folder!r} cannot be written to; give another path")
 
@@ -272,17 +269,22 @@ def read_checkpoint(path):
 
 def _check_checkpoint(config, arrays):
     """Raise some error if this is not what `Checkpoint` writes."""
+    generator = np.random.PCG64()
+    validate.keys("its configuration", config, ("class", "identity", "epoch", "updates", "rng", "memory", "reason"))
+    validate.keys("memory", config["memory"], ("rate", "count", "best_loss", "best_score", "seen"))
+    validate.keys("rng", config["rng"], generator.state)
     validate.count("seed", config["identity"]["seed"], 0)
     validate.count("epoch", config["epoch"], 0)
     validate.count("updates", config["updates"], 0)
-    np.random.PCG64().state = config["rng"]
-    if not all(isinstance(config["memory"][name], int | float) for name in
-               ("rate", "count", "best_loss", "best_score", "seen")):  # fmt: skip
+    generator.state = config["rng"]
+    if not all(isinstance(value, int | float) for value in config["memory"].values()):
         raise ValueError("memory")
     if not isinstance(config["reason"], str | None):
         raise ValueError("reason")
     values, curve = arrays["values"], arrays["history.loss"]
     for name, a in arrays.items():
+        if not name.startswith(("history.", "moments.")) and name not in ("values", "best"):
+            raise ValueError(f"{name}: unknown")
         if name.startswith("history."):
             good = a.shape == (config["epoch"],) == curve.shape and a.dtype == np.float64
         else:
@@ -295,10 +297,10 @@ def restore(checkpoint, identity, convergence):
     """The `TrainerState` of a checkpoint whose identity is this one; `convergence` becomes what it was."""
     config, arrays = checkpoint
     was = config["identity"]
-    different = [name for name in identity if identity[name] != was.get(name)]
+    different = [name for name in identity | was if identity.get(name) != was.get(name)]
     if different:
         name = different[0]
-        what = "other data" if name == "data" else f"{name}={was.get(name)}, now it is {identity[name]}"
+        what = "other data" if name == "data" else f"{name}={was.get(name)}, now it is {identity.get(name)}"
         raise ValueError(
             f"resume: the checkpoint was written with {what}; give what it was written with, or fit with resume=False"
         )

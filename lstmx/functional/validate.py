@@ -67,6 +67,19 @@ def choice(name, value, choices):
     return value
 
 
+def keys(name, value, names):
+    """A dict that has exactly the keys `names`."""
+    if not isinstance(value, dict):
+        raise TypeError(f"{name}: got {type(value).__name__}, must be a dict with the keys {', '.join(names)}")
+    for key in value:
+        if key not in names:
+            raise ValueError(f"{name}: {key!r:.60} is unknown; leave it out: there are {', '.join(names) or 'none'}")
+    for key in names:
+        if key not in value:
+            raise ValueError(f"{name}: {key!r} is missing; there must be {', '.join(names)}")
+    return value
+
+
 def rectangular(name, value):
     """Any array or nested sequence as an array."""
     if isinstance(value, np.ma.MaskedArray):
@@ -103,6 +116,39 @@ def shaped(name, value, shape, dtype, meaning):
     if array.shape != tuple(shape):
         raise ValueError(f"{name}: got shape {array.shape}, must be {meaning} = {tuple(shape)}")
     return array
+
+
+def finite(name, array, remedy):
+    """An array of floats that are neither NaN nor infinite."""
+    good = np.isfinite(array)
+    if not good.all():
+        first = _first(~good)
+        raise ValueError(f"{name}: {good.size - np.count_nonzero(good)} of {good.size} values are NaN or infinite, the "
+                         f"first at index {first} ({array[first]}); {remedy}")  # fmt: skip
+    return array
+
+
+def parameter(name, value, shape, dtype, allow_nonfinite):
+    """A real array of exactly `shape` and of finite numbers."""
+    if allow_nonfinite:
+        return shaped(name, value, shape, dtype, "the shape of the parameter")
+    with np.errstate(over="ignore"):  # in the conversion
+        array = shaped(name, value, shape, dtype, "the shape of the parameter")
+    if not np.isfinite(array).all():
+        given = real_array(name, value)
+        large = np.isfinite(given) & np.isinf(array)
+        if large.any():
+            first = _first(large)
+            raise ValueError(f"{name}: {np.count_nonzero(large)} of {large.size} values are too large for {dtype}, the "
+                             f"first at index {first} ({given[first]}); make them smaller"
+                             + (', or the model .astype("float64")' if dtype == np.float32 else ""))  # fmt: skip
+        finite(name, array, "set finite values, or say allow_nonfinite=True")
+    return array
+
+
+def _first(where):
+    """The index of the first True."""
+    return tuple(int(k) for k in np.unravel_index(where.argmax(), where.shape))
 
 
 def integers(name, value):

@@ -3,28 +3,43 @@
 Tensors have PyTorch-like names ("weight_ih_l0"; in a Sequential "0.weight_ih_l0"). The metadata hold the format
 "lstmx", the ``schema`` number of this layout, the ``version`` that wrote it, and ``model``, a JSON object with
 ``class`` and the configuration. Reading a file never runs code from it: no pickle, no class but those registered
-here, and every name, type and shape is compared with what the configuration asks for before a parameter is read.
+here, and every key of the configuration, every name, type and shape is compared with what there must be before a
+parameter is read. Equal models give equal files.
 
 Schema 1 holds a layer or a Sequential; schema 2 also what an estimator has learnt: a predictor with its own arrays
-beside those of its model ("model.0.weight_ih_l0"); and checkpoints.
+beside those of its model ("model.0.weight_ih_l0"); and checkpoints. Schema 3 adds ``digest`` to the metadata: the
+SHA-256, in hexadecimal digits, of the text of ``model`` and of each tensor in the order of their names: the JSON list
+of its name, type ("float32") and shape, then its numbers, little-endian and C-contiguous.
 """
 
 import contextlib
+import errno
 import json
 import os
+import re
+import stat
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 
 from lstmx._version import __version__
+from lstmx.functional import validate
 from lstmx.layers import REGISTRY
-from lstmx.model import Sequential
+from lstmx.model import MOST_LAYERS, Sequential
 from lstmx.predictors import PREDICTORS
 
-SCHEMA = 2
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+SCHEMA = 3
 LARGEST_CONFIG = 2**20  # characters of JSON
+LARGEST_HEADER = 10**8  # bytes: what safetensors allows
 _DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}
+_TEMPORARY = ".lstmx"  # how the names of the files end that `write` renames once they are whole
 
 
 class ModelFileError(ValueError):
@@ -38,8 +53,16 @@ def save(model, path):
     ----------
     model : LSTM, another layer, or Sequential
     path : str or path-like
+        A symbolic link stays one: the file that it leads to is written.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `path` is no path, or empty.
+    OSError
+        If there is no such folder, or something there that is not a file, such as a device.
     """
-    write(path, {"class": type(model).__name__} | model.config(), model.parameters(), schema=1)
+    write(path, {"class": type(model).__name__} | model.config(), model.parameters())
 
 
 def save_predictor(predictor, path):
@@ -48,33 +71,174 @@ def save_predictor(predictor, path):
     write(path, {"class": type(predictor).__name__} | config, arrays)
 
 
-def write(path, config, arrays, schema=SCHEMA):
+def write(path, config, arrays):
     """Write a configuration and arrays by name to a safetensors file, atomically."""
-    from safetensors.numpy import save as serialise
-
-    metadata = {"format": "lstmx", "schema": str(schema), "version": __version__, "model": json.dumps(config)}
-    if len(metadata["model"]) > LARGEST_CONFIG:
-        raise ValueError(f"path: the configuration has {len(metadata['model'])} characters of JSON, more than "
-                         f"{LARGEST_CONFIG}, which load would refuse")  # fmt: skip
-    data = serialise({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata)
-    path = Path(os.fspath(path)).absolute()
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"path: there is no folder {str(path.parent)!r}; make it first")
+    target, mode = check_target(path)
+    header, numbers = _serialise(config, arrays)
     # A file beside the old one, flushed to disk and then renamed: a reader sees the old model or the new one.
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    file, temporary = _open_temporary(*os.path.split(target))
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
+        file.write(header)
+        file.write(numbers)
+        file.flush()
+        os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask() if mode is None else mode)
+        if fcntl is None:
+            file.close()  # Windows renames no open file; elsewhere its lock is needed until the name has changed
+        os.replace(temporary, target)
     except BaseException:
+        with contextlib.suppress(OSError):  # of a full disk, again
+            file.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _sync_folder(path.parent)
+    file.close()
+    _sync_folder(os.path.dirname(target))
+
+
+def _serialise(config, arrays):
+    """What a file begins with, and the bytes of the tensors. The same for the same model, always."""
+    from safetensors.numpy import save as serialise
+
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    if len(text) > LARGEST_CONFIG:
+        raise ValueError(f"path: the configuration has {len(text)} characters of JSON, more than {LARGEST_CONFIG}, "
+                         "which load would refuse")  # fmt: skip
+    arrays = {name: np.asarray(a, a.dtype.newbyteorder("="), order="C") for name, a in arrays.items()}
+    metadata = {"digest": _digest(text, arrays), "format": "lstmx", "model": text, "schema": str(SCHEMA),
+                "version": __version__}  # fmt: skip
+    data = memoryview(serialise(arrays, metadata))
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(bytes(data[8 : 8 + size]))
+    del header["__metadata__"]  # safetensors writes it in another order each time
+    header = {"__metadata__": metadata} | dict(sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item)))
+    line = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    line += b" " * (-len(line) % 8)
+    return len(line).to_bytes(8, "little") + line, data[8 + size :]
+
+
+def _digest(text, arrays):
+    import hashlib
+
+    found = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        a = arrays[name]
+        found.update(json.dumps([name, a.dtype.name, a.shape]).encode())
+        found.update(np.asarray(a, a.dtype.newbyteorder("<"), order="C").reshape(-1).view(np.uint8))
+    return found.hexdigest()
+
+
+def _check_path(path, name="path"):
+    """A path as a str that is not empty."""
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise TypeError(f'{name}: got {path!r}, must be a path of str, such as "model.safetensors"')
+    if not text or "\0" in text:
+        raise ValueError(
+            f"{name}: {repr(text) + ' holds a null character' if text else 'is empty'}; give the path of a file, such "
+            'as "model.safetensors"'
+        )
+    return text
+
+
+def check_target(path, name="path"):
+    """The file that a save to `path` writes, and its mode; or an error that calls the path `name`.
+
+    Returns
+    -------
+    target : str
+        Absolute, symbolic links followed.
+    mode : int or None
+        Permission bits of the file that is there; None if there is none.
+    """
+    text = _check_path(path, name)
+    if os.path.basename(text) in ("", os.curdir, os.pardir):
+        raise IsADirectoryError(f"{name}: {text!r} names a folder; give the path of a file in it")
+    target = os.path.realpath(text)
+    try:
+        found = os.stat(text).st_mode
+    except OSError as error:
+        if os.path.islink(target):
+            raise OSError(f"{name}: {text!r} is a symbolic link that leads back to itself; remove it, or give another "
+                          "path") from error  # fmt: skip
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        found = None
+    if found is not None and stat.S_ISDIR(found):
+        raise IsADirectoryError(f"{name}: {text!r} is a folder; give the path of a file in it")
+    if found is not None and not stat.S_ISREG(found):
+        raise OSError(f"{name}: {text!r} is not a file but {_kind(found)}, which would be lost; give another path")
+    folder = os.path.dirname(target)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{name}: there is no folder {folder!r}; make it first")
+    return target, None if found is None else found & 0o777
+
+
+def _kind(mode):
+    kinds = {"a device": (stat.S_ISCHR, stat.S_ISBLK), "a pipe": (stat.S_ISFIFO,), "a socket": (stat.S_ISSOCK,)}
+    return next((kind for kind, tests in kinds.items() if any(test(mode) for test in tests)), "something else")
+
+
+def _open_temporary(folder, name):
+    """(file, path) of a new file in `folder` that will be renamed to `name`.
+
+    It is locked until it is closed, so that other saves can tell it from what killed ones have left, which is removed.
+    """
+    start = "." + name
+    while len(os.fsencode(start)) > 255 - len("." + 8 * "x" + _TEMPORARY):
+        start = start[:-1]
+    _remove_leftovers(folder, start, name)
+    while True:
+        handle, path = tempfile.mkstemp(_TEMPORARY, start + ".", folder)
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks: then nobody removes it
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(path):
+            return os.fdopen(handle, "wb"), path
+        os.close(handle)  # another save took it for a leftover before it was locked
+
+
+def _remove_leftovers(folder, start, name):
+    """Remove the temporary files of killed saves to `name`; what cannot be removed stays."""
+    ours = re.compile(re.escape(start) + r"\.[a-z0-9_]{8}" + re.escape(_TEMPORARY))
+    older = re.compile(re.escape("." + name) + r"\.[a-z0-9_]{8}")  # before schema 3: could be a user's file as well
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if ours.fullmatch(entry.name) or (older.fullmatch(entry.name) and _is_cut_short(entry)):
+                with contextlib.suppress(OSError):
+                    _remove_unlocked(entry.path)
+
+
+def _remove_unlocked(path):
+    """Remove a file, unless a running save holds it: an OSError then."""
+    if fcntl is None:  # Windows itself refuses to remove an open file
+        os.unlink(path)
+        return
+    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    finally:
+        os.close(handle)
+
+
+def _is_cut_short(entry):
+    """Whether a file is the beginning of a model file, of no use, and nobody has written to it for an hour."""
+    try:
+        found = entry.stat(follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode) or time.time() - found.st_mtime < 3600:
+            return False
+        with open(entry.path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            line = file.read(size) if size <= LARGEST_HEADER else b""
+        if b'"format":"lstmx"' not in line:
+            return False
+        if len(line) < size:
+            return True
+        ends = [tensor["data_offsets"][1] for name, tensor in json.loads(line).items() if name != "__metadata__"]
+        return found.st_size < 8 + size + max(ends, default=0)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):  # it is something else
+        return False
 
 
 def _umask():
@@ -92,12 +256,14 @@ def _sync_folder(folder):
             os.close(descriptor)
 
 
-def load(path):
+def load(path, *, allow_nonfinite=False):
     """Read what `save` wrote.
 
     Parameters
     ----------
     path : str or path-like
+    allow_nonfinite : bool
+        Whether parameters may be NaN or infinite, to look into a model that diverged, say.
 
     Returns
     -------
@@ -108,7 +274,7 @@ def load(path):
     ------
     FileNotFoundError
     ValueError
-        If the file is not such a model, saying what is wrong with it.
+        If the file is not such a model, or damaged, or holds parameters that are not finite, saying what is wrong.
 
     Examples
     --------
@@ -121,30 +287,67 @@ def load(path):
     >>> bool((lstm(x)[0] == again(x)[0]).all())
     True
     """
-    return _read(path, _build)
+    allow_nonfinite = validate.flag("allow_nonfinite", allow_nonfinite)
+    path = Path(_check_path(path))
+    (layers, finish), arrays = _read(path, _plan)
+    with _explained(path):
+        for prefix, layer in layers.items():
+            own = {n: arrays.pop(prefix + n) for n, _ in layer.parameter_shapes(layer.config())}
+            if not allow_nonfinite:
+                for name, value in own.items():
+                    validate.finite(prefix + name, value, "load with allow_nonfinite=True to look at such a model")
+            layer.fill(own)
+        return finish(arrays)
 
 
 def read(path):
-    """(configuration, arrays) of a file that `write` wrote."""
-    return _read(path, lambda path, config, file: (config, {name: file.get_tensor(name) for name in file.keys()}))  # noqa: SIM118
+    """(configuration, arrays) of a file that `write` wrote; the numbers may be anything."""
+    return _read(Path(_check_path(path)), lambda path, config, file: config)
 
 
-def _read(path, build):
+def _read(path, plan):
+    """What ``plan(path, config, file)`` makes of the configuration and the header, and then the arrays by name."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(os.fspath(path))
     if not path.is_file():
         raise FileNotFoundError(f"path: there is no file {str(path)!r}")
     try:
         with safe_open(path, framework="numpy") as file:
-            config = _read_config(path, file.metadata())
-            return build(path, config, file)
+            metadata = file.metadata() or {}
+            config = _read_config(path, metadata)
+            planned = plan(path, config, file)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ModelFileError(f"{path}: not a safetensors file ({error})") from error
+    wanted = metadata.get("digest")
+    if (wanted is not None or int(metadata["schema"]) >= 3) and wanted != _digest(metadata["model"], arrays):
+        what = "lacks the digest of its contents" if wanted is None else "does not hold what was written to it"
+        raise ModelFileError(f"{path}: damaged: the file {what}; take another copy of it, or make it again")
+    return planned, arrays
+
+
+@contextlib.contextmanager
+def _explained(path):
+    """Makes what a bad file may cause a ModelFileError that names the file."""
+    try:
+        yield
+    except ModelFileError:
+        raise
+    except (TypeError, ValueError, KeyError, RecursionError, MemoryError, OverflowError) as error:
+        raise ModelFileError(f"{path}: {error!r}" if isinstance(error, KeyError) else f"{path}: {error}") from error
+
+
+def _unique(pairs):
+    """A dict of pairs; a key that comes twice is an error, as programs differ in which of its values they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {twice!r:.60} comes twice; leave one out")
+    return found
 
 
 def _read_config(path, metadata):
-    metadata = metadata or {}
     if metadata.get("format") != "lstmx":
         raise ModelFileError(
             f"{path}: a safetensors file, but not a model saved by lstmx (its metadata lack format=lstmx)"
@@ -161,61 +364,69 @@ def _read_config(path, metadata):
             f"{path}: a configuration of {len(text)} characters; the largest allowed is {LARGEST_CONFIG}"
         )
     try:
-        config = json.loads(text)
+        with open(path, "rb") as file:  # safetensors takes the last of two metadata, or tensors, of one name
+            json.loads(file.read(int.from_bytes(file.read(8), "little")), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path}: the configuration is not JSON ({error})") from None
+        raise ModelFileError(f"{path}: the header is not JSON as it must be ({error})") from None
+    try:
+        config = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: the configuration is not JSON as it must be ({error})") from None
     if not isinstance(config, dict):
         raise ModelFileError(f"{path}: the configuration is not a JSON object")
     return config
 
 
-def _build(path, config, file):
+def _plan(path, config, file):
+    """Check all but the numbers.
+
+    Returns
+    -------
+    layers : dict of str to Layer
+        Without parameters, by what stands before the names of theirs.
+    finish : callable
+        Gives the model once the layers are filled; it takes the arrays that are no parameters.
+    """
     names = set(file.keys())
     kind = config.pop("class", None)
     if kind == "Checkpoint":
         raise ModelFileError(f"{path}: a checkpoint of a training; fit an estimator with checkpoint=path, resume=True")
-    try:
+    with _explained(path):
         if isinstance(kind, str) and kind in PREDICTORS:
-            return _build_predictor(path, PREDICTORS[kind], config, file, names)
-        if kind == "Sequential":
-            return _build_sequential(path, config, file, names, "")
-        layer = _empty_layer(path, config | {"class": kind})
-        tensors = _check_tensors(path, layer, "", file, names)
-        _check_nothing_left(path, names)
-        return layer.fill({name: file.get_tensor(full) for name, full in tensors.items()})
-    except ModelFileError:
-        raise
-    except (TypeError, ValueError, KeyError, RecursionError, MemoryError, OverflowError) as error:
-        raise ModelFileError(f"{path}: {error!r}" if isinstance(error, KeyError) else f"{path}: {error}") from error
+            found = _plan_predictor(path, PREDICTORS[kind], config, file, names)
+        elif kind == "Sequential":
+            found = _plan_sequential(path, config, file, names)
+        else:
+            layer = _empty_layer(path, config | {"class": kind})
+            _check_tensors(path, layer, "", file, names)
+            found = {"": layer}, lambda arrays: layer
+        if names:
+            raise ModelFileError(f"{path}: tensors that no layer has: {sorted(names)[:5]}")
+        return found
 
 
-def _check_nothing_left(path, names):
-    if names:
-        raise ModelFileError(f"{path}: tensors that no layer has: {sorted(names)[:5]}")
-
-
-def _build_sequential(path, config, file, names, prefix):
-    configs = config.get("layers") if isinstance(config, dict) else None
+def _plan_sequential(path, config, file, names, prefix=""):
+    validate.keys("the configuration of Sequential", config, ("layers",))
+    configs = config["layers"]
     if not isinstance(configs, list) or not all(isinstance(layer, dict) for layer in configs):
         raise ModelFileError(f"{path}: layers is not a list of JSON objects")
-    layers, tensors = [], []
+    if len(configs) > MOST_LAYERS:
+        raise ModelFileError(f"{path}: a model of {len(configs)} layers; the most allowed are {MOST_LAYERS}")
+    layers = {}
     for k, layer_config in enumerate(configs):
-        layers.append(_empty_layer(path, layer_config))
-        tensors.append(_check_tensors(path, layers[-1], f"{prefix}{k}.", file, names))
-    _check_nothing_left(path, names)
-    for layer, full_names in zip(layers, tensors, strict=True):
-        layer.fill({name: file.get_tensor(full) for name, full in full_names.items()})
-    return Sequential(layers)
+        layer = layers[f"{prefix}{k}."] = _empty_layer(path, layer_config)
+        _check_tensors(path, layer, f"{prefix}{k}.", file, names)
+    return layers, lambda arrays: Sequential(layers.values())
 
 
-def _build_predictor(path, kind, config, file, names):
+def _plan_predictor(path, kind, config, file, names):
+    validate.keys(f"the configuration of {kind.__name__}", config, (*kind.fields, "model"))
+    model = config.pop("model")
     kind.check(config)
-    arrays = {}
-    for name, shape, dtype in kind.array_shapes(config):
+    for name, shape, dtype, _ in kind.array_shapes(config):
         _check_tensor(path, name, file, names, shape, dtype)
-        arrays[name] = name
-    model = _build_sequential(path, config.get("model"), file, names, "model.")
-    return kind(config, {name: file.get_tensor(name) for name in arrays}, model)
+    layers, finish = _plan_sequential(path, model, file, names, "model.")
+    return layers, lambda arrays: kind(config, arrays, finish(arrays))
 
 
 def _empty_layer(path, config):
@@ -225,18 +436,17 @@ def _empty_layer(path, config):
     if not isinstance(kind, str) or kind not in REGISTRY:
         raise ModelFileError(f"{path}: there is no layer class {kind!r} in lstmx {__version__}")
     try:
-        return REGISTRY[kind].without_parameters(config)
+        layer = REGISTRY[kind].without_parameters(config)
+        validate.keys("its keys", config, layer.config())
+        return layer
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path}: the configuration of {kind} is not valid ({error})") from error
 
 
 def _check_tensors(path, layer, prefix, file, names):
-    """Compare the file's header with what a layer needs; returns {name: full name} and takes those from `names`."""
-    tensors = {}
+    """Compare the file's header with what a layer needs, and take those from `names`."""
     for name, shape in layer.parameter_shapes(layer.config()):
-        tensors[name] = prefix + name
-        _check_tensor(path, tensors[name], file, names, shape, layer.dtype.name)
-    return tensors
+        _check_tensor(path, prefix + name, file, names, shape, layer.dtype.name)
 
 
 def _check_tensor(path, name, file, names, shape, dtype):

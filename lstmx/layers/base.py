@@ -89,38 +89,39 @@ class Layer:
         """
         return {name: p if not writable(p) else frozen(p, self.dtype) for name, p in self._params.items()}
 
-    def set_parameters(self, parameters):
+    def set_parameters(self, parameters, *, allow_nonfinite=False):
         """Replace some or all parameters.
 
         Parameters
         ----------
         parameters : dict of str to array
             Any subset. Values are copied; all are checked before the first is set.
+        allow_nonfinite : bool
+            Whether values may be NaN or infinite, or become so in the layer's type.
 
         Raises
         ------
         KeyError, ValueError, TypeError
-            For a name that does not exist, another shape, or values that are not real numbers.
+            For a name that does not exist, another shape, or values that are not real numbers or not finite.
         RuntimeError
             While a fit is changing them.
         """
-        self._replace(self.check_parameters(parameters))
+        self._replace(self.check_parameters(parameters, allow_nonfinite))
 
-    def check_parameters(self, parameters, prefix=""):
+    def check_parameters(self, parameters, allow_nonfinite, prefix=""):
         """Frozen copies of `parameters`, or an error."""
         if self._owner is not None and self._owner.fitting:
             raise RuntimeError("parameters: a fit is changing them; set them before or after it")
         if not isinstance(parameters, dict):
             raise TypeError(f"parameters: got {type(parameters).__name__}, must be a dict of name to array")
+        validate.flag("allow_nonfinite", allow_nonfinite)
         checked = {}
         for name, value in parameters.items():
             if name not in self._params:
                 raise KeyError(
                     f"parameters: no {prefix + str(name)!r} here; there are {[prefix + n for n in self._params]}"
                 )
-            array = validate.shaped(
-                prefix + name, value, self._params[name].shape, self.dtype, "the shape of the parameter"
-            )
+            array = validate.parameter(prefix + name, value, self._params[name].shape, self.dtype, allow_nonfinite)
             checked[name] = frozen(array, self.dtype)
         return checked
 

@@ -1,5 +1,7 @@
 """What every predictor is: a configuration of plain JSON values, plain arrays, and a model."""
 
+import numpy as np
+
 from lstmx import panel
 from lstmx.functional import validate
 from lstmx.layers import REGISTRY
@@ -7,11 +9,21 @@ from lstmx.model import Sequential
 
 PREDICTORS = {}  # name in a file -> class
 
+# What the numbers of an array must be, in a model of a type: from here `array_shapes` takes its words.
+FINITE, POSITIVE = "finite", "finite and above 0"
+SHIFT, DIVISOR = "finite in the model's type", "above 0, and finite in the model's type as is their inverse"
+_NEEDS = {
+    FINITE: lambda a, dtype: np.isfinite(a),
+    POSITIVE: lambda a, dtype: np.isfinite(a) & (a > 0),
+    SHIFT: lambda a, dtype: np.isfinite(a.astype(dtype)),
+    DIVISOR: lambda a, dtype: (a > 0) & np.isfinite(a.astype(dtype)) & np.isfinite((1 / a).astype(dtype)),
+}
+
 
 def build_model(config, parameters):
     """A `Sequential` from what its `config` gave and its parameters by name ("0.weight_ih_l0")."""
     layers = []
-    for k, layer in enumerate(config["layers"]):
+    for k, layer in enumerate(validate.keys("model", config, ("layers",))["layers"]):
         rest = {name: value for name, value in layer.items() if name != "class"}
         own = {name.partition(".")[2]: p for name, p in parameters.items() if name.startswith(f"{k}.")}
         layers.append(REGISTRY[layer["class"]].from_config(rest, own))
@@ -25,11 +37,18 @@ class Predictor:
     ----------
     config : dict
         Plain JSON values: ``features`` (F), ``steps`` (T where sequences came as (n, T), else None), ``layout``,
-        ``standardize``, and what a subclass adds.
+        ``standardize``, and what a subclass adds: exactly the keys in `fields`.
     arrays : dict of str to ndarray
         Those that `array_shapes` names.
     model : Sequential
+
+    Raises
+    ------
+    ValueError, TypeError
+        If one of them is not as it must be, or they do not belong together.
     """
+
+    fields = ("features", "steps", "layout", "standardize")
 
     def __init_subclass__(cls):
         PREDICTORS[cls.__name__] = cls
@@ -37,6 +56,7 @@ class Predictor:
     def __init__(self, config, arrays, model):
         self.check(config)
         self.config, self.arrays, self.model = config, arrays, model
+        self._check_arrays()
         if model.input_size != self.inputs(config):
             raise ValueError(f"model: takes {model.input_size} features, must take {self.inputs(config)}")
         if model.output_size != self.outputs(config):
@@ -45,9 +65,25 @@ class Predictor:
             what = "step" if self.per_step(config) else "sequence"
             raise ValueError(f"model: must give an output for every {what} of numbers, got {model!r}")
 
+    def _check_arrays(self):
+        shapes = {name: rest for name, *rest in self.array_shapes(self.config)}
+        validate.keys("arrays", self.arrays, shapes)
+        for name, (shape, dtype, need) in shapes.items():
+            a = self.arrays[name]
+            if not isinstance(a, np.ndarray) or a.shape != shape or a.dtype != dtype:
+                got = f"{a.dtype} {a.shape}" if isinstance(a, np.ndarray) else type(a).__name__
+                raise ValueError(f"{name}: got {got}, must be an array of {dtype} {shape}")
+            with np.errstate(all="ignore"):
+                good = _NEEDS[need](a, self.model.dtype)
+            if not good.all():
+                bad = a[~good]
+                raise ValueError(f"{name}: {bad.size} of {a.size} values, the first {bad[0]}, are not {need}; fit "
+                                 "again, or take another copy of the file")  # fmt: skip
+
     @classmethod
     def check(cls, config):
-        """Raise ValueError, TypeError or KeyError for a configuration that is not right."""
+        """Raise ValueError or TypeError for a configuration that is not right."""
+        validate.keys("config", config, cls.fields)
         validate.count("features", config["features"])
         if config["steps"] is not None:
             validate.count("steps", config["steps"])
@@ -66,17 +102,19 @@ class Predictor:
 
     @classmethod
     def array_shapes(cls, config):
-        """(name, shape, dtype) of every array beside the model's parameters."""
+        """(name, shape, dtype, what its numbers must be) of every array beside the model's parameters."""
         if config["standardize"]:
-            yield "x_mean", (config["features"],), "float64"
-            yield "x_scale", (config["features"],), "float64"
+            yield "x_mean", (config["features"],), "float64", SHIFT
+            yield "x_scale", (config["features"],), "float64", DIVISOR
 
     @classmethod
     def from_state(cls, config, arrays):
         """A predictor from what `state` gave."""
+        config = dict(config)
+        model = config.pop("model")
         own = {name: a for name, a in arrays.items() if not name.startswith("model.")}
         parameters = {name[len("model.") :]: a for name, a in arrays.items() if name.startswith("model.")}
-        return cls(config, own, build_model(config["model"], parameters))
+        return cls(config, own, build_model(model, parameters))
 
     def state(self):
         """(configuration, arrays): all there is, as plain JSON values and plain arrays."""

@@ -10,7 +10,7 @@ import warnings
 import numpy as np
 
 from lstmx.functional import validate
-from lstmx.predictors.base import Predictor
+from lstmx.predictors.base import FINITE, POSITIVE, Predictor
 from lstmx.sequences import Sequences
 
 LONGEST = 10**6  # horizon
@@ -44,6 +44,9 @@ def lead(x, count):
 
 class Forecaster(Predictor):
     """What comes next in series that it has seen the end of."""
+
+    fields = (*Predictor.fields, "window", "block", "horizon", "lags", "series", "exogenous", "single", "many",
+              "columns", "calibrated", "drawn")  # fmt: skip
 
     @classmethod
     def check(cls, config):
@@ -85,17 +88,17 @@ class Forecaster(Predictor):
     @classmethod
     def array_shapes(cls, config):
         series, outputs, exogenous = config["series"], config["features"], config["exogenous"]
-        for name, shape in (
-            ("y_mean", (series, outputs)),
-            ("y_scale", (series, outputs)),
-            ("x_mean", (exogenous,)),
-            ("x_scale", (exogenous,)),
-            ("history", (series, cls.kept(config), outputs)),
-            ("history_x", (series, cls.kept(config), exogenous)),
-            ("errors", (config["drawn"], config["block"], outputs)),
-            ("residuals", (config["calibrated"], config["horizon"], outputs)),
+        for name, shape, need in (
+            ("y_mean", (series, outputs), FINITE),
+            ("y_scale", (series, outputs), POSITIVE),
+            ("x_mean", (exogenous,), FINITE),
+            ("x_scale", (exogenous,), POSITIVE),
+            ("history", (series, cls.kept(config), outputs), FINITE),
+            ("history_x", (series, cls.kept(config), exogenous), FINITE),
+            ("errors", (config["drawn"], config["block"], outputs), FINITE),
+            ("residuals", (config["calibrated"], config["horizon"], outputs), FINITE),
         ):
-            yield name, shape, "float64"
+            yield name, shape, "float64", need
 
     def rows(self, y, x, mean, scale):
         """What the model reads (n, window, features): from the last rows y (n, K, O) and x (n, K + block, E)."""

@@ -10,7 +10,7 @@ import numpy as np
 from lstmx.functional import validate
 from lstmx.functional.packing import SequenceContext
 from lstmx.layers import LSTM, Last, MeanPool
-from lstmx.predictors.base import Predictor
+from lstmx.predictors.base import FINITE, Predictor
 from lstmx.sequences import plan
 
 
@@ -87,6 +87,8 @@ class AnomalyDetector(_NextStepPredictor):
     The error of a step is measured by its squared Mahalanobis distance from the errors seen in training.
     """
 
+    fields = (*_NextStepPredictor.fields, "aggregate", "offset", "step_offset")
+
     @classmethod
     def check(cls, config):
         super().check(config)
@@ -97,8 +99,8 @@ class AnomalyDetector(_NextStepPredictor):
     @classmethod
     def array_shapes(cls, config):
         yield from super().array_shapes(config)
-        yield "location", (config["features"],), "float64"
-        yield "precision", (config["features"], config["features"]), "float64"
+        yield "location", (config["features"],), "float64", FINITE
+        yield "precision", (config["features"], config["features"]), "float64", FINITE
 
     def step_scores(self, data):
         """The score of every step: a list of (T_i,) for a panel."""
@@ -149,6 +151,8 @@ class AnomalyDetector(_NextStepPredictor):
 
 class Transformer(_NextStepPredictor):
     """The hidden state of a model that has learnt to foretell, as features of a sequence."""
+
+    fields = (*_NextStepPredictor.fields, "pooling")
 
     def __init__(self, config, arrays, model):
         super().__init__(config, arrays, model)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from lstmx.functional import validate
-from lstmx.predictors.base import Predictor
+from lstmx.predictors.base import FINITE, POSITIVE, Predictor
 
 # By the kind of an array's type, what its labels are in JSON.
 _LABELS = {"b": bool, "i": int, "u": int, "f": int | float, "U": str, "O": str | int | float}
@@ -19,6 +19,8 @@ class Classifier(Predictor):
     ----------
     classes_ : ndarray (K,)
     """
+
+    fields = (*Predictor.fields, "multilabel", "classes", "classes_dtype")
 
     def __init__(self, config, arrays, model):
         super().__init__(config, arrays, model)
@@ -83,6 +85,8 @@ def _are_labels(classes, dtype):
         return False
     if not all(isinstance(c, _LABELS[dtype[1]]) for c in classes) or len(set(classes)) < len(classes):
         return False
+    if not all(np.isfinite(c) for c in classes if isinstance(c, float)):
+        return False
     if dtype[1] == "U" and len(classes) * int(dtype[2:]) > _MOST_CHARACTERS:
         return False
     with np.errstate(over="ignore"):
@@ -91,6 +95,8 @@ def _are_labels(classes, dtype):
 
 class Regressor(Predictor):
     """One number or several for every sequence, or for every step."""
+
+    fields = (*Predictor.fields, "outputs", "single", "target")
 
     @classmethod
     def check(cls, config):
@@ -115,8 +121,8 @@ class Regressor(Predictor):
     def array_shapes(cls, config):
         yield from super().array_shapes(config)
         if config["standardize"]:
-            yield "y_mean", (config["outputs"],), "float64"
-            yield "y_scale", (config["outputs"],), "float64"
+            yield "y_mean", (config["outputs"],), "float64", FINITE
+            yield "y_scale", (config["outputs"],), "float64", POSITIVE
 
     def predict(self, X):
         """Predictions.

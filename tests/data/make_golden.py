@@ -1,7 +1,7 @@
 """Makes model files as this release writes them, and what they predict: ``python tests/data/make_golden.py``.
 
 Run once for each schema number; the files stay in the repository, because old files load for ever. Schema 2 brought
-what estimators save.
+what estimators save, schema 3 the digest.
 """
 
 from pathlib import Path
@@ -13,11 +13,10 @@ import lstmx
 HERE = Path(__file__).parent
 
 rng = np.random.default_rng(5)
-x = [rng.normal(size=(n, 2)) for n in (4, 9, 1, 6, 7, 5)]
-y = np.array(["low", "high", "none", "low", "high", "none"])
-classifier = lstmx.LSTMClassifier(hidden_size=5, bidirectional=True, pooling="mean", max_iter=5, random_state=0)
-classifier.fit(x, y).save(HERE / "golden_2.safetensors")
-padded = np.full((6, 9, 2), np.nan)
-for row, a in zip(padded, x, strict=True):
-    row[: len(a)] = a
-np.savez(HERE / "golden_2.npz", x=padded, y=classifier.predict_proba(padded), labels=classifier.predict(x))
+X = rng.normal(size=(60, 2))
+y = np.cumsum(X[:, :1] + 0.1 * rng.normal(size=(60, 2)), axis=0)
+forecaster = lstmx.LSTMForecaster(6, 3, hidden_size=5, differences=(1,), max_iter=5, random_state=0)
+forecaster.fit(y, X).save(HERE / "golden_3.safetensors")
+ahead = rng.normal(size=(6, 2))
+lower, upper = forecaster.predict_interval(3, ahead[:3], coverage=0.5)
+np.savez(HERE / "golden_3.npz", X=ahead, y=forecaster.predict(6, ahead), lower=lower, upper=upper)
