@@ -1,7 +1,8 @@
-"""scikit-learn's own checks on every estimator but the forecaster, whose fit and predict have other meanings.
+"""scikit-learn's own checks on every estimator, as it comes and with quick parameters.
 
-The whole suite runs, for 2-D and 3-D data, and nothing in it is expected to fail. SCIPY_ARRAY_API must be set before
-SciPy loads, so the check that needs it runs in a process of its own.
+Of the forecaster, whose fit and predict have other meanings, only what needs no data is checked. For the others the
+whole suite runs, for 2-D and 3-D data. One check is expected to fail, for the reason that stands with it and is tested.
+SCIPY_ARRAY_API must be set before SciPy loads, so the check that needs it runs in a process of its own.
 """
 
 import os
@@ -14,16 +15,36 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn")
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import ConvergenceWarning, SkipTestWarning
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
-from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator, parametrize_with_checks
+from sklearn.utils.estimator_checks import (
+    check_do_not_raise_errors_in_init_or_set_params,
+    check_estimator,
+    check_get_params_invariance,
+    check_mixin_order,
+    check_no_attributes_set_in_init,
+    check_parameters_default_constructible,
+    check_sample_weight_equivalence_on_dense_data,
+    check_set_params,
+    check_valid_tag_types,
+    estimator_checks_generator,
+    parametrize_with_checks,
+)
 
-from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMRegressor, LSTMTransformer, SequenceScaler
+from lstmx import (
+    LSTMAnomalyDetector,
+    LSTMClassifier,
+    LSTMForecaster,
+    LSTMRegressor,
+    LSTMTransformer,
+    SequenceScaler,
+    estimators,
+)
 
 QUICK = {"hidden_size": 16, "max_iter": 60, "tol": 1e-3, "random_state": 0}
 ESTIMATORS = [
@@ -33,14 +54,16 @@ ESTIMATORS = [
     LSTMTransformer(**QUICK),
     SequenceScaler(),
 ]
+DEFAULTS = [LSTMClassifier(), LSTMRegressor(), LSTMAnomalyDetector(), LSTMTransformer()]  # and the scaler, above
 # Estimator -> check -> the reason why it must fail.
 EXPECTED_FAILURES = {
-    "LSTMClassifier": {},
-    "LSTMRegressor": {},
-    "LSTMAnomalyDetector": {},
-    "LSTMTransformer": {},
-    "SequenceScaler": {},
+    "LSTMTransformer()": {
+        "check_sample_weight_equivalence_on_dense_data": "200 epochs on noise make rounding as large as the results: "
+        "see test_what_is_expected_to_fail_fails_by_rounding"
+    },
 }
+# Checks that take more than a second with default parameters.
+SLOW = ("check_classifiers_train", "check_regressors_train", "check_regressor_data_not_an_array")
 # What an estimator need not pass since it does not apply: check -> the reason.
 NOT_FOR_US = {
     "check_sample_weight_equivalence_on_sparse_data": "sequences are dense",
@@ -70,33 +93,63 @@ def name_of(estimator):
     return type(estimator).__name__
 
 
+def name_of_check(check):
+    return getattr(check, "func", check).__name__
+
+
 def expected_failures(estimator):
-    return EXPECTED_FAILURES[name_of(estimator)]
+    return EXPECTED_FAILURES.get(repr(estimator), {})
 
 
-def strictly(cases):
-    """The same cases as a list, which pytest 9 wants, where what must fail and does not is a failure: scikit-learn can
-    say so from 1.8 on.
+def marked(cases):
+    """The same cases as a list, which pytest 9 wants. What must fail and does not is a failure: scikit-learn can say so
+    from 1.8 on.
     """
-    return [
-        pytest.param(*case.values, marks=[pytest.mark.xfail(strict=True, **mark.kwargs) for mark in case.marks])
-        if getattr(case, "marks", ())
-        else case
-        for case in cases
-    ]
+    for case in cases:
+        estimator, check = getattr(case, "values", case)
+        marks = [pytest.mark.xfail(strict=True, **mark.kwargs) for mark in getattr(case, "marks", ())]
+        if repr(estimator) in map(repr, DEFAULTS) and name_of_check(check) in SLOW:
+            marks.append(pytest.mark.long)
+        yield pytest.param(estimator, check, marks=marks)
 
 
-every = parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
+every = parametrize_with_checks(ESTIMATORS + DEFAULTS, expected_failed_checks=expected_failures)
 
 
-@pytest.mark.parametrize(every.args[0], strictly(every.args[1]), **every.kwargs)
+@pytest.mark.parametrize(every.args[0], list(marked(every.args[1])), **every.kwargs)
 def test_the_contract_of_scikit_learn_holds(estimator, check):
     check(estimator)
 
 
+def test_what_is_expected_to_fail_fails_by_rounding():
+    """Sums in another order change the last bits of a gradient, and training makes that larger by and by, with or
+    without weights; what converges forgets it.
+    """
+    check_sample_weight_equivalence_on_dense_data("LSTMTransformer", LSTMTransformer(max_iter=40))
+    X = np.random.default_rng(0).random((27, 30))  # one batch
+    for epochs, close in ((40, True), (200, False)):
+        one, other = (LSTMTransformer(max_iter=epochs, random_state=0).fit(x) for x in (X, X[::-1]))
+        assert np.allclose(one.transform(X), other.transform(X), rtol=1e-7, atol=1e-9) == close
+
+
+@pytest.mark.parametrize("check", [
+    check_no_attributes_set_in_init, check_get_params_invariance, check_set_params,
+    check_do_not_raise_errors_in_init_or_set_params, check_parameters_default_constructible, check_valid_tag_types,
+    check_mixin_order,
+])  # fmt: skip
+def test_the_forecaster_keeps_what_needs_no_data(check):
+    check("LSTMForecaster", LSTMForecaster())
+
+
+def test_no_estimator_is_left_out():
+    found = {name for name in estimators.__all__ if issubclass(getattr(estimators, name), BaseEstimator)}
+    assert found == set(map(name_of, ESTIMATORS)) | {"LSTMForecaster"}
+    assert {name_of(e) for e in ESTIMATORS + DEFAULTS if repr(e) == name_of(e) + "()"} == set(map(name_of, ESTIMATORS))
+
+
 def checks(estimator):
     """Names of the checks that are made, one for each time."""
-    return [getattr(check, "func", check).__name__ for _, check in estimator_checks_generator(estimator)]
+    return [name_of_check(check) for _, check in estimator_checks_generator(estimator)]
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=name_of)
@@ -134,7 +187,8 @@ def test_only_what_needs_another_library_is_skipped():
 @pytest.mark.skipif(os.environ.get("SCIPY_ARRAY_API") == "1", reason="this is the process of its own")
 def test_array_api_inputs_are_taken():
     """scikit-learn 1.9 has the check for every estimator; before, only for those that compute in other libraries."""
-    expected = sum("check_array_api_input" in checks(estimator) for estimator in ESTIMATORS)
+    expected = sum("check_array_api_input" in checks(estimator) for estimator in ESTIMATORS + DEFAULTS)
+    assert expected in (0, len(ESTIMATORS + DEFAULTS))
     if not expected:
         pytest.skip("no such check in this version of scikit-learn")
     command = [sys.executable, "-m", "pytest", __file__, "-k", "test_the_contract and array_api", "-rA", "-p",
@@ -142,7 +196,7 @@ def test_array_api_inputs_are_taken():
     environment = os.environ | {"SCIPY_ARRAY_API": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(re.findall(r"^PASSED .*check_array_api_input", done.stdout, re.MULTILINE)) == expected == len(ESTIMATORS)
+    assert len(re.findall(r"^PASSED .*check_array_api_input", done.stdout, re.MULTILINE)) == expected
 
 
 # Three dimensions: the suite makes 3-D data only where 2-D are not taken, so its checks that tell most are made here.

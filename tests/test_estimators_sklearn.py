@@ -11,9 +11,11 @@ import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
+import hypothesis
 import joblib
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 pytest.importorskip("sklearn")
 import sklearn
@@ -415,18 +417,56 @@ def test_only_the_ratios_of_weights_matter(cls, solver):
 GRADIENT = {"solver": "sgd", "shuffle": False, "max_iter": 5, "momentum": 0.5, "learning_rate_init": 0.3}
 
 
-@pytest.mark.parametrize("cls", SUPERVISED)
-def test_a_sequence_of_weight_zero_is_left_out(cls):
-    X, _, ragged, y = data()
+@pytest.mark.parametrize("settings", [
+    {},  # batches of 8
+    {"dropout": 0.3, "learning_rate": "invscaling", "alpha": 0.5},
+    {"early_stopping": True, "validation_fraction": 0.3},
+    {"early_stopping": True, "validation_fraction": 0.3, "validation_from": "tail", "class_weight": "balanced"},
+    {"class_weight": {1: 3.0}},
+    {"window": 3, "early_stopping": True},
+    {"target": "step"},
+    {"warm_start": True},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("cls", [LSTMClassifier, LSTMRegressor, LSTMTransformer])
+def test_a_sequence_of_weight_zero_is_left_out_to_the_bit(cls, settings):
+    X, padded, ragged, y = data()
+    settings = {name: value for name, value in settings.items() if name in cls().get_params()}
     weight = np.random.default_rng(0).integers(0, 3, size=40).astype(float)
     keep = np.flatnonzero(weight)
     assert 5 < len(keep) < 35
-    for given, kept in ((X, X[keep]), (ragged, [ragged[k] for k in keep])):
-        one = cls(**QUICK | GRADIENT | {"batch_size": 40, "alpha": 0.5}).fit(given, y, weight)
-        other = cls(**QUICK | GRADIENT | {"batch_size": 40, "alpha": 0.5}).fit(kept, y[keep], weight[keep])
-        for a, b in zip(one.parameters_.values(), other.parameters_.values(), strict=True):
-            np.testing.assert_allclose(a, b, **SUMS)
-        np.testing.assert_allclose(one.loss_curve_, other.loss_curve_, **SUMS)
+    for given in (X, 1e300 * (weight == 0)[:, None, None] + X, padded, ragged):
+        target = y
+        if settings.get("target") == "step":
+            target = [x[:, :1] for x in given] if isinstance(given, list) else X[:, :, :1]
+        kept = [[a[k] for k in keep] if isinstance(a, list) else a[keep] for a in (given, target)]
+        one, other = make(cls, **settings), make(cls, **settings)
+        for _ in range(1 + ("warm_start" in settings)):
+            one.fit(given, target, sample_weight=weight)
+            other.fit(*kept, sample_weight=weight[keep])
+        assert said(one, X) == said(other, X) and weights(one) == weights(other)
+        assert one.loss_curve_ == other.loss_curve_ and one.t_ == other.t_
+        assert one.validation_scores_ == other.validation_scores_
+
+
+@pytest.mark.parametrize("cls", SUPERVISED)
+def test_a_part_leaves_out_what_has_weight_zero(cls):
+    X, _, _, y = data()
+    weight = np.random.default_rng(0).integers(0, 3, size=40).astype(float)
+    keep, first = np.flatnonzero(weight), {"classes": [0, 1]} if cls is LSTMClassifier else {}
+    one, other = make(cls), make(cls)
+    for _ in range(3):
+        one.partial_fit(X, y, sample_weight=weight, **first)
+        other.partial_fit(X[keep], y[keep], sample_weight=weight[keep], **first)
+    assert weights(one) == weights(other) and one.t_ == other.t_
+
+
+def test_a_class_whose_sequences_are_left_out_is_known():
+    X, _, _, y = data()
+    classifier = make(LSTMClassifier).fit(X, y, sample_weight=y)
+    assert classifier.classes_.tolist() == [0, 1] and classifier.predict_proba(X).shape == (40, 2)
+    assert weights(classifier) == weights(make(LSTMClassifier, class_weight={0: 0.0}).fit(X, y))
+    with pytest.raises(ValueError, match=r"^class_weight: is 0 for every sequence whose sample_weight is not"):
+        make(LSTMClassifier, class_weight={0: 0.0}).fit(X, y, sample_weight=1 - y)
 
 
 @pytest.mark.parametrize("cls", SUPERVISED)
@@ -440,16 +480,26 @@ def test_a_weight_of_two_is_a_sequence_given_twice(cls):
         np.testing.assert_allclose(a, b, **SUMS)
 
 
-def test_the_transformer_and_the_scaler_take_weights():
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_weight_of_the_transformer_is_a_number_of_repeats(window):
     X, _, ragged, _ = data()
-    weight = np.random.default_rng(0).integers(0, 3, size=40).astype(float)
-    keep = np.flatnonzero(weight)
-    for given, kept in ((X, X[keep]), (ragged, [ragged[k] for k in keep])):
-        one = LSTMTransformer(**QUICK | GRADIENT | {"batch_size": 40}).fit(given, sample_weight=weight)
-        other = LSTMTransformer(**QUICK | GRADIENT | {"batch_size": 40}).fit(kept, sample_weight=weight[keep])
+    weight = np.random.default_rng(0).integers(0, 4, size=40)
+    again = np.repeat(np.arange(40), weight)
+    settings = QUICK | GRADIENT | {"batch_size": 1000, "window": window, "alpha": 0.5}
+    for given, repeated in ((X, X[again]), (ragged, [ragged[k] for k in again])):
+        one = LSTMTransformer(**settings).fit(given, sample_weight=weight)
+        other = LSTMTransformer(**settings).fit(repeated)
         np.testing.assert_allclose(one.transform(X), other.transform(X), **SUMS)
-        one = SequenceScaler().fit(given, sample_weight=weight)
-        other = SequenceScaler().fit(kept, sample_weight=weight[keep])
+        np.testing.assert_allclose(one.loss_curve_, other.loss_curve_, **SUMS)
+
+
+@hypothesis.given(weight=st.lists(st.integers(0, 4), min_size=6, max_size=6).filter(any), seed=st.integers(0, 99))
+def test_a_weight_of_the_scaler_is_a_number_of_repeats(weight, seed):
+    weight, again = np.array(weight), np.repeat(np.arange(6), weight)
+    X, _, ragged, _ = data(6, seed=seed)
+    huge = 1e300 * (weight == 0)[:, None, None] + X
+    for given, repeated in ((X, X[again]), (ragged, [ragged[k] for k in again]), (huge, huge[again])):
+        one, other = SequenceScaler().fit(given, sample_weight=weight), SequenceScaler().fit(repeated)
         np.testing.assert_allclose(one.mean_, other.mean_, **SUMS)
         np.testing.assert_allclose(one.scale_, other.scale_, **SUMS)
 
@@ -476,10 +526,31 @@ def test_class_weights_are_sample_weights(labels):
     for given in ("balanced", dict(zip(labels, (0.5, 3.0, 1.5), strict=True)), {labels[1]: 4.0}):
         per_class = compute_sample_weight(given, y)
         assert len(np.unique(per_class)) > 1
-        one = make(LSTMClassifier, class_weight=given).fit(X, y, weight)
-        assert weights(one) == weights(make(LSTMClassifier).fit(X, y, weight * per_class))
         one = make(LSTMClassifier, class_weight=given).fit(X, y)
         assert weights(one) == weights(make(LSTMClassifier).fit(X, y, per_class))
+        if given == "balanced":  # with sample weights their sums count
+            sums = [weight[y == label].sum() for label in labels]
+            per_class = sum(sums) / (3 * np.array(sums))[np.searchsorted(labels, y)]
+        one = make(LSTMClassifier, class_weight=given).fit(X, y, weight)
+        other = make(LSTMClassifier).fit(X, y, weight * per_class)
+        for a, b in zip(one.parameters_.values(), other.parameters_.values(), strict=True):
+            np.testing.assert_allclose(a, b, **SUMS)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_balanced_classes_count_weights_as_repeats(several):
+    X, _, _, _ = data()
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, size=(40, 3)).astype(float) if several else np.minimum(np.arange(40) // 12, 2)
+    weight = rng.integers(0, 4, size=40)
+    again = np.repeat(np.arange(40), weight)
+    settings = QUICK | GRADIENT | {"batch_size": 200, "class_weight": "balanced"}
+    one, other = LSTMClassifier(**settings).fit(X, y, weight), LSTMClassifier(**settings).fit(X[again], y[again])
+    for a, b in zip(one.parameters_.values(), other.parameters_.values(), strict=True):
+        np.testing.assert_allclose(a, b, **SUMS)
+    # A class that has no weight is known all the same, and takes nothing from the others.
+    one = LSTMClassifier(**settings).fit(X, np.arange(40) % 3, np.arange(40) % 3 > 0)
+    assert one.classes_.tolist() == [0, 1, 2] and np.isfinite(one.loss_)
 
 
 def test_balanced_classes_give_a_rare_class_its_due():

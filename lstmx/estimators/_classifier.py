@@ -77,6 +77,7 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
     clip_norm : float or None
         Gradients longer than this are shortened to it.
     class_weight : None, "balanced", or dict of label to weight
+        Times the sample weights. "balanced" makes the classes' sums of sample weights the same.
     checkpoint : str, path or None
         A file to which all that training needs is written every `checkpoint_every` epochs and at the end. Not for the
         fits of a search or a cross-validation, which would share it.
@@ -210,14 +211,17 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
             return target.astype(dtype)
         return target.astype(dtype)[:, None] if len(config["classes"]) == 2 else target.astype(np.int64)
 
-    def _weigh(self, weight, y, incremental):
+    def _weigh(self, weight, y, target, incremental):
         if self.class_weight is None:
             return weight
         if incremental and self.class_weight == "balanced":
             raise ValueError(
                 'class_weight: "balanced" needs all of y, which partial_fit does not see; give a dict of weights'
             )
-        per_class = compute_sample_weight(self.class_weight, y)
+        if isinstance(self.class_weight, str) and self.class_weight == "balanced":
+            per_class = _balanced(target, weight)
+        else:
+            per_class = compute_sample_weight(self.class_weight, y)
         return per_class if weight is None else weight * per_class
 
     def _head(self, config):
@@ -236,6 +240,19 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
     predict_proba = delegated(predictors.Classifier.predict_proba)
     predict_log_proba = delegated(predictors.Classifier.predict_log_proba)
     predict = delegated(predictors.Classifier.predict)
+
+
+def _balanced(target, weight):
+    """(n,) weights under which all classes count the same, as scikit-learn's "balanced", which counts sequences where
+    this adds up their weights: repeats and weights are the same.
+    """
+    found = np.ones(len(target))
+    for column in target.reshape(len(target), -1).T.astype(np.int64):
+        counts = np.bincount(column, weight)
+        there = counts > 0
+        share = np.divide(counts.sum(), there.sum() * counts, out=np.zeros(len(counts)), where=there)
+        found *= share[column]
+    return found
 
 
 def _check_kind(y):

@@ -70,3 +70,11 @@ def read_weight(sample_weight, count, name="sample_weight"):
     if not weight.any():
         raise ValueError(f"{name}: all weights are zero, so there is nothing to learn")
     return weight
+
+
+def weighed(data, weight):
+    """(places, panel, weights) of the sequences whose weight is not 0: the others are as if they had not been given."""
+    chosen = np.arange(len(data)) if weight is None else np.flatnonzero(weight)
+    if len(chosen) == len(data):
+        return chosen, data, weight
+    return chosen, data.select(chosen), weight[chosen]

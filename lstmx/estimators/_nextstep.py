@@ -8,7 +8,7 @@ from sklearn.covariance import MinCovDet
 
 from lstmx import panel, predictors, training
 from lstmx.estimators._base import LSTMEstimator, Problem, delegated
-from lstmx.estimators._input import is_table, read_weight, read_X
+from lstmx.estimators._input import is_table, read_weight, read_X, weighed
 from lstmx.estimators._training import fitting
 from lstmx.functional import validate
 from lstmx.sequences import Sequences
@@ -23,12 +23,14 @@ class _NextStepEstimator(LSTMEstimator):
         self._check_parameters()
         seed, first = self._resumed_seed(), self._is_first()
         data = read_X(self, X, self.layout, fitted=None if first else self._predictor.config)
+        weight = read_weight(sample_weight, len(data))
+        identity = (*data.each(), weight)
+        _, data, weight = weighed(data, weight)
         if data.lengths.max() < 2:
             raise ValueError(
                 f"X: got {len(data)} sequences of one step (for a table n_features = 1), which foretell nothing; one "
                 "series of shape (T, F) is X[None], and one of shape (T,) is X[None, :, None]"
             )
-        weight = read_weight(sample_weight, len(data))
         if first:
             table = data.x.shape[1] if is_table(data) else None
             config = {"features": data.features, "steps": table, "layout": self.layout}
@@ -43,10 +45,6 @@ class _NextStepEstimator(LSTMEstimator):
         train, rest = self._split(len(owner))
         each = None if weight is None else weight[owner]
         total = None if weight is None else float(each[slice(None) if rest is None else train].sum())
-        if total == 0:
-            raise ValueError("sample_weight: all weights of the training part are zero; the others are for validation")
-        if weight is not None and rest is not None and not each[rest].any():
-            raise ValueError("sample_weight: all weights of the validation part, the tail, are zero")
         if first and self.standardize:
             arrays |= self._statistics(data, weight, stretches, train)
         affine = arrays.get("x_mean"), arrays.get("x_scale")
@@ -58,7 +56,7 @@ class _NextStepEstimator(LSTMEstimator):
         problem = Problem(
             self._kind, config, arrays, whole if rest is None else training.Subset(whole, train), "mse", "linear", True,
             dtype, None if rest is None else training.Subset(whole, rest), minus_error,
-            total, identity=(*data.each(), weight), finish=lambda predictor: self._finish(predictor, data),
+            total, identity=identity, finish=lambda predictor: self._finish(predictor, data),
         )  # fmt: skip
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
         self._run(problem, seed, {"X": X, "y": None, "metadata": metadata})
@@ -331,6 +329,7 @@ n_features_in_, model_, parameters_
         X : array (n, T, F), list of n arrays (T_i, F), or array or frame (n, T) of one feature
         y : ignored
         sample_weight : array (n,), optional
+            Sequences of weight 0 are left out.
 
         Returns
         -------

@@ -141,7 +141,7 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
             return [((a - shift) / scale).astype(dtype) for a in target]
         return ((target - shift) / scale).astype(dtype)
 
-    def _weigh(self, weight, y, incremental):
+    def _weigh(self, weight, y, target, incremental):
         return weight
 
     def _head(self, config):

@@ -4,7 +4,7 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from lstmx import panel
-from lstmx.estimators._input import is_table, read_weight, read_X
+from lstmx.estimators._input import is_table, read_weight, read_X, weighed
 from lstmx.functional import validate
 
 
@@ -61,7 +61,7 @@ class SequenceScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X : array (n, T, F), list of n arrays (T_i, F), or array or frame (n, T) of one feature
         y : ignored
         sample_weight : array (n,), optional
-            Of the sequences.
+            Of the sequences; those of weight 0 are left out.
 
         Returns
         -------
@@ -71,7 +71,7 @@ class SequenceScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         validate.flag("with_std", self.with_std)
         validate.choice("layout", self.layout, panel.LAYOUTS)
         data = read_X(self, X, self.layout)
-        mean, scale = panel.statistics(data, read_weight(sample_weight, len(data)))
+        mean, scale = panel.statistics(*weighed(data, read_weight(sample_weight, len(data)))[1:])
         self.mean_ = mean if self.with_mean else None
         self.scale_ = scale if self.with_std else None
         self._form = {"features": data.features, "steps": data.x.shape[1] if is_table(data) else None}

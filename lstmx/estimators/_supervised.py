@@ -5,7 +5,7 @@ from sklearn.model_selection import train_test_split
 
 from lstmx import panel, training
 from lstmx.estimators._base import LSTMEstimator, Problem
-from lstmx.estimators._input import as_array, is_table, read_weight, read_X
+from lstmx.estimators._input import as_array, is_table, read_weight, read_X, weighed
 from lstmx.estimators._training import fitting, warn
 from lstmx.functional import validate
 from lstmx.sequences import Targets, Weights
@@ -45,6 +45,7 @@ class SupervisedEstimator(LSTMEstimator):
             NaN at the end of a sequence is padding.
         y : array (n,), or (n, K) of 0 and 1 for several labels; for a regressor numbers (n,), (n, O), or per step
         sample_weight : array (n,), optional
+            Sequences of weight 0 are left out; a classifier knows their classes all the same.
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
             Scored after every epoch; with ``early_stopping`` they take the place of a part of X.
 
@@ -79,16 +80,20 @@ class SupervisedEstimator(LSTMEstimator):
         config = self._read_targets(y, data, first, incremental, classes)
         target, label = self._encode(y, data, config)
         weight = read_weight(sample_weight, len(data))
-        weight = self._weigh(weight, y, incremental)
+        weight = self._weigh(weight, y, target, incremental)
+        identity = (*data.each(), *_pieces(y), weight)
+        chosen, data, weight = weighed(data, weight)
+        if not len(chosen):
+            raise ValueError("class_weight: is 0 for every sequence whose sample_weight is not, so there is nothing to "
+                             "learn; give a class that y holds a weight")  # fmt: skip
+        if len(chosen) < len(target):
+            target = [target[k] for k in chosen] if isinstance(target, list) else target[chosen]
+            label = None if label is None else label[chosen]
         train, rest = self._split(len(data), label, held[0] is not None, seed)
         part = np.ones(len(data)) if weight is None else weight
         if rest is not None:
             part = part.copy()
             part[rest] = 0
-            if not part.any():
-                raise ValueError(
-                    "sample_weight: all weights of the training part are zero; the others are for validation"
-                )
         arrays = self._standardise(data, target, part, config) if first else self._predictor.arrays
         dtype = data.dtype if first else self._predictor.model.dtype
         whole = self._data(data, target, weight, config, arrays, dtype)
@@ -100,7 +105,7 @@ class SupervisedEstimator(LSTMEstimator):
         return Problem(
             self._kind, config, arrays, whole if rest is None else training.Subset(whole, train), *self._head(config),
             config.get("target") == "step", dtype, validation, self._scorer(config), float(part.sum()),
-            identity=(*data.each(), *_pieces(y), weight, *given),
+            identity=(*identity, *given),
         )  # fmt: skip
 
     def _config(self, data):
