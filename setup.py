@@ -1,7 +1,9 @@
 """Builds the compiled core.
 
 Environment variables: ``LSTMX_NO_OPENMP=1`` leaves OpenMP out; ``LSTMX_DEBUG=1`` builds with bounds checks, without
-optimisation, and with workspaces that start as NaN; ``LSTMX_NO_VECTOR=1`` leaves the compiler's vector extensions out.
+optimisation, and with workspaces that start as NaN; ``LSTMX_NO_VECTOR=1`` leaves the compiler's vector extensions out;
+``LSTMX_SANITIZE=1`` builds with GCC's address and undefined-behaviour sanitizers, whose libraries a run must preload
+(``.ci/run`` does). They can be combined.
 """
 
 import importlib.util
@@ -20,9 +22,13 @@ from setuptools.command.build_ext import build_ext
 DEBUG = os.environ.get("LSTMX_DEBUG") == "1"
 NO_OPENMP = os.environ.get("LSTMX_NO_OPENMP") == "1"
 NO_VECTOR = os.environ.get("LSTMX_NO_VECTOR") == "1"
+SANITIZE = os.environ.get("LSTMX_SANITIZE") == "1"
 
 CORE = Path("lstmx/_core")
-FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-O1" if DEBUG else "-O3"]
+FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS += ["-O1", "-g", "-fno-omit-frame-pointer"] if DEBUG or SANITIZE else ["-O3", "-g0"]
+# Python's own flags make signed overflow legal, which would hide it; the core does not build on that.
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-wrapv"] if SANITIZE else []
 
 
 class BuildCore(build_ext):
@@ -39,8 +45,8 @@ class BuildCore(build_ext):
         if unix:
             print("lstmx: building", "with OpenMP" if openmp else "without OpenMP", file=sys.stderr)
         for extension in self.extensions:
-            extension.extra_compile_args = (FLAGS + openmp + ["-g" if DEBUG else "-g0"]) if unix else ["/O2"]
-            extension.extra_link_args = openmp
+            extension.extra_compile_args = (FLAGS + openmp + SANITIZERS) if unix else ["/O2"]
+            extension.extra_link_args = openmp + SANITIZERS
         super().build_extensions()
 
     def has_openmp(self):
