@@ -25,8 +25,9 @@ NO_VECTOR = os.environ.get("LSTMX_NO_VECTOR") == "1"
 SANITIZE = os.environ.get("LSTMX_SANITIZE") == "1"
 
 CORE = Path("lstmx/_core")
-FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-FLAGS += ["-O1", "-g", "-fno-omit-frame-pointer"] if DEBUG or SANITIZE else ["-O3", "-g0"]
+FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
+         "-O1" if DEBUG or SANITIZE else "-O3"]  # fmt: skip
+SYMBOLS = ["-g", "-fno-omit-frame-pointer"] if DEBUG or SANITIZE else ["-g0"]
 # Python's own flags make signed overflow legal, which would hide it; the core does not build on that.
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-wrapv"] if SANITIZE else []
 
@@ -45,7 +46,7 @@ class BuildCore(build_ext):
         if unix:
             print("lstmx: building", "with OpenMP" if openmp else "without OpenMP", file=sys.stderr)
         for extension in self.extensions:
-            extension.extra_compile_args = (FLAGS + openmp + SANITIZERS) if unix else ["/O2"]
+            extension.extra_compile_args = (FLAGS + SYMBOLS + openmp + SANITIZERS) if unix else ["/O2"]
             extension.extra_link_args = openmp + SANITIZERS
         super().build_extensions()
 
