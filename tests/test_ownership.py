@@ -43,7 +43,7 @@ def windows(series):
 def copied(value):
     """Nested containers with copies of their arrays; anything else (a tape, a number) as it is."""
     if isinstance(value, np.ndarray):
-        if value.ndim == 3 and value.shape[1] == 6 and value.strides[0] == value.strides[1]:  # windows stay windows
+        if value.ndim == 3 and value.size and value.shape[1] == 6 and value.strides[0] == value.strides[1]:  # windows
             return windows(np.concatenate([value[0], value[1:, -1]]))
         return value.copy()
     if isinstance(value, dict):
