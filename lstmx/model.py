@@ -387,7 +387,7 @@ class Sequential:
         if dy is None:
             raise TypeError("dy: got None, must have the form and shape of y")
         dy = self._read_gradient(dy, context, after, tape.parts["shape"][1])
-        parts = tape.use(False, self._versions())
+        parts = tape.use(None, self._versions())
         out = [{n: allocate.empty(p.shape, p.dtype) for n, p in layer._params.items()} for layer in self.layers]
         dx = self.backward_rows(parts["model"], dy, out, need_dx=not self.embedding)
         params = {f"{k}.{name}": g for k, grads in enumerate(out) for name, g in grads.items()}

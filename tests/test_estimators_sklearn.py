@@ -1106,3 +1106,12 @@ def test_early_stopping_keeps_the_best_of_what_it_watches(monitor):
     assert estimator.score(X_val, y_val) == scores[epoch] == estimator.best_validation_score_
     # float64 sums of 40 terms in another order
     np.testing.assert_allclose(log_loss(y_val, estimator.predict_proba(X_val)), losses[epoch], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf, "a"])
+def test_a_class_weight_that_is_no_weight_is_named(value):
+    X, y = np.zeros((6, 4, 2)), np.arange(6) % 2
+    for fit in ("fit", "partial_fit"):
+        estimator = lstmx.LSTMClassifier(hidden_size=2, class_weight={0: value}, max_iter=1)
+        with pytest.raises((TypeError, ValueError), match=r"class_weight\[0\]: got"):
+            getattr(estimator, fit)(X, y, **({"classes": [0, 1]} if fit == "partial_fit" else {}))

@@ -466,8 +466,12 @@ def test_a_missing_folder_is_named(missing, tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"path: there is no file .*nothing"):
         lstmx.load(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(IsADirectoryError, match="is a folder; give the path of a saved model"):
         lstmx.load(tmp_path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(OSError, match="is not a file but a pipe"):
+            lstmx.load(tmp_path / "pipe")
 
 
 def test_saving_onto_a_folder_is_an_error_and_leaves_it_alone(tmp_path):
@@ -754,6 +758,14 @@ def test_deep_values_are_an_error_at_any_depth(where, path):
 def test_other_files_are_refused(content, path):
     path.write_bytes(content)
     with pytest.raises(files.ModelFileError, match="not a safetensors file"):
+        lstmx.load(path)
+
+
+@pytest.mark.parametrize("end", [1, 7, 8, 100, -1])
+def test_a_file_that_was_cut_short_is_said_to_be(end, path):
+    LSTM(2, 3).save(path)
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(files.ModelFileError, match=r"damaged or cut short .*take another copy"):
         lstmx.load(path)
 
 

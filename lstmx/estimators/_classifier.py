@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, colum
 from lstmx import predictors
 from lstmx.estimators._base import delegated
 from lstmx.estimators._supervised import SupervisedEstimator
+from lstmx.functional import validate
 
 
 class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
@@ -221,6 +222,9 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
         if isinstance(self.class_weight, str) and self.class_weight == "balanced":
             per_class = _balanced(target, weight)
         else:
+            if isinstance(self.class_weight, dict):
+                for label, value in self.class_weight.items():
+                    validate.number(f"class_weight[{label!r}]", value, 0)
             per_class = compute_sample_weight(self.class_weight, y)
         return per_class if weight is None else weight * per_class
 

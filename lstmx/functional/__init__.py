@@ -35,9 +35,10 @@ class Tape:
         self.used = False
 
     def use(self, retain, version=0):
-        """The parts, once; again only after ``retain=True``."""
+        """The parts, once; again only after ``retain=True``. None: the owner's backward has no such argument."""
         if self.used:
-            raise RuntimeError("tape: already used by a backward pass; give that one retain=True, or run forward again")
+            advice = "" if retain is None else "give that one retain=True, or "
+            raise RuntimeError(f"tape: already used by a backward pass; {advice}run forward again")
         if self.version != version:
             raise RuntimeError("tape: the parameters have been set since its forward pass; run forward again")
         self.used = not retain

@@ -272,7 +272,8 @@ def load(path, *, allow_nonfinite=False):
 
     Raises
     ------
-    FileNotFoundError
+    OSError
+        If there is no such file (FileNotFoundError), or something else there, such as a folder.
     ValueError
         If the file is not such a model, or damaged, or holds parameters that are not finite, saying what is wrong.
 
@@ -310,7 +311,13 @@ def _read(path, plan):
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise FileNotFoundError(f"path: there is no file {str(path)!r}")
+        try:
+            found = os.stat(path).st_mode
+        except OSError as error:
+            raise FileNotFoundError(f"path: there is no file {str(path)!r}") from error
+        if stat.S_ISDIR(found):
+            raise IsADirectoryError(f"path: {str(path)!r} is a folder; give the path of a saved model")
+        raise OSError(f"path: {str(path)!r} is not a file but {_kind(found)}; give the path of a saved model")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
@@ -318,7 +325,8 @@ def _read(path, plan):
             planned = plan(path, config, file)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ModelFileError(f"{path}: not a safetensors file ({error})") from error
+        raise ModelFileError(f"{path}: not a safetensors file, or one that is damaged or cut short ({error}); take "
+                             "another copy of it") from error  # fmt: skip
     wanted = metadata.get("digest")
     if (wanted is not None or int(metadata["schema"]) >= 3) and wanted != _digest(metadata["model"], arrays):
         what = "lacks the digest of its contents" if wanted is None else "does not hold what was written to it"
