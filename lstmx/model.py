@@ -422,7 +422,7 @@ class Sequential:
         embedding = self.embedding
         x_t = embedding.check_tokens("x_t", x_t) if embedding else validate.real_array("x_t", x_t, self.dtype)
         single = x_t.ndim == (0 if embedding else 1)
-        rows = x_t[None] if single else x_t
+        rows = np.ascontiguousarray(x_t[None] if single else x_t)  # kernels read features that lie side by side
         if rows.ndim != (1 if embedding else 2) or (not embedding and rows.shape[1] != self.input_size):
             want = "(N,) integers or one" if embedding else f"(N, {self.input_size}) or ({self.input_size},)"
             raise ValueError(f"x_t: got shape {x_t.shape}, must be {want}")

@@ -366,6 +366,21 @@ def model_case(draw):
         near(grads.x, in_form(x, dx, lengths), draw.dtype, "dx")
     with cutting(draw.one(*CUTS), 3):
         same([call(model.predict, x, lengths=given, batch_size=int(draw.one(1, 2, 7, 256)))], [y])
+    if T and not lstm.bidirectional and not isinstance(x, list) and given is None:
+        step_case(draw, model, x, y, head, tokens)
+
+
+def step_case(draw, model, x, y, head, tokens):
+    """A model streamed step by step, each step in another layout, gives what it gives for the whole."""
+    state, found, axis = None, [], x.ndim - (1 if tokens else 2)
+    for t in range(min(x.shape[axis], 20)):
+        x_t = x.take(t, axis)
+        y_t, state = model.step(draw.laid(x_t) if np.ndim(x_t) else x_t, state)
+        found.append(y_t)
+    if head is None:
+        same(np.stack(found, axis=y.ndim - 2), y.take(range(len(found)), axis=y.ndim - 2))
+    elif len(found) == x.shape[axis]:
+        near(found[-1], y, draw.dtype, "step") if head is MeanPool else same(found[-1], y)
 
 
 CASES = [lstm_case, lstm_case, model_case, function_case]

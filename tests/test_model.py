@@ -751,3 +751,30 @@ def test_models_are_the_same_bits_for_any_number_of_threads():
     for one, two in zip(*results, strict=True):
         assert (one != 0).any()
         np.testing.assert_array_equal(one, two)
+
+
+LAYOUTS = {
+    "fortran": np.asfortranarray,
+    "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "reversed": lambda a: a[..., ::-1].copy()[..., ::-1],
+    "every second row": lambda a: np.repeat(a, 2, axis=0)[::2] if a.ndim > 1 else a,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "first",
+    [[], [Dropout(0.5)], [Last()], [MeanPool()], [LSTM(17, 17)]],
+    ids=lambda f: str([type(a).__name__ for a in f]),
+)
+def test_a_step_reads_any_layout(first, layout):
+    model = Sequential([*(layer.copy() for layer in first), Dense(17, 3)], random_state=0)
+    x = np.random.default_rng(0).normal(size=(4, 17)).astype(np.float32)
+    for x_t in (x, x[0]):
+        state, given = None, LAYOUTS[layout](x_t)
+        wanted_state = None
+        for _ in range(2):
+            y, state = model.step(given, state)
+            wanted, wanted_state = model.step(x_t.copy(), wanted_state)
+            np.testing.assert_array_equal(y, wanted)
+    np.testing.assert_array_equal(model.step(LAYOUTS[layout](x))[0], model.predict(x[:, None]).reshape(4, 3))

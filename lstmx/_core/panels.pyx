@@ -83,9 +83,17 @@ cdef void multiply(const Matrices *j, bint outer, int wanted) noexcept:
         lstmx_release(threads)
 
 
+cdef int check_contiguous(cnp.ndarray a, cnp.ndarray b, cnp.ndarray out) except -1:
+    """Rows are read and written one after the other: anything else would be read beyond its end."""
+    if not (cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b) and cnp.PyArray_IS_C_CONTIGUOUS(out)):
+        raise ValueError("a, b and out must be C-contiguous")
+    return 0
+
+
 def product(cnp.ndarray a, cnp.ndarray panels, cnp.ndarray out, int threads):
-    """out (m, n) := a (m, K) B, B in column panels, on up to `threads` threads."""
+    """out (m, n) := a (m, K) B, B in column panels, on up to `threads` threads. All are C-contiguous."""
     cdef Matrices j
+    check_contiguous(a, panels, out)
     j.itemsize = cnp.PyArray_ITEMSIZE(a)
     j.kernels = table_for(j.itemsize)
     j.m, j.n, j.rows = cnp.PyArray_DIM(out, 0), cnp.PyArray_DIM(out, 1), cnp.PyArray_DIM(a, 1)
@@ -95,11 +103,12 @@ def product(cnp.ndarray a, cnp.ndarray panels, cnp.ndarray out, int threads):
 
 
 def outer(cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, cnp.ndarray strips):
-    """out (m, n) := a (rows, m)^T b (rows, n), in blocks of 256 rows, last to first.
+    """out (m, n) := a (rows, m)^T b (rows, n), all C-contiguous, in blocks of 256 rows, last to first.
 
     strips (threads, 256 * 4 * lanes) is scratch for the threads there may be.
     """
     cdef Matrices j
+    check_contiguous(a, b, out)
     j.itemsize = cnp.PyArray_ITEMSIZE(a)
     j.kernels = table_for(j.itemsize)
     j.rows, j.m, j.n = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1), cnp.PyArray_DIM(b, 1)
