@@ -4,6 +4,9 @@ Each program below runs twice: as it is, and with a user who writes into everyth
 that was given, right after each call. Both must give the same bits.
 """
 
+import copy
+import warnings
+
 import numpy as np
 import pytest
 
@@ -52,11 +55,26 @@ def copied(value):
         return type(value)(*map(copied, value))
     if isinstance(value, list | tuple):
         return type(value)(map(copied, value))
-    return value
+    return copy.deepcopy(value) if isinstance(value, lstmx.layers.Trace) else value
 
 
-def changeable(array):
-    return array.flags.writeable or (array.base is not None and array.base.flags.writeable)
+def observed(function, given, options):
+    """(result, arrays given, arrays that came back) of a call, tapes aside; it must change nothing that it is given."""
+    mine = [a for a in arrays([[g for g in given if not isinstance(g, Tape)], options]) if a.size]
+    before = [a.tobytes() for a in mine]
+    result = function(*given, **options)
+    assert before == [a.tobytes() for a in mine], "an argument was changed"
+    parts = result if isinstance(result, tuple) else [result]
+    return result, mine, [a for part in parts if not isinstance(part, Tape) for a in arrays(part)]
+
+
+def overwrite(found, others):
+    """Writes into arrays that came back, which must lie apart from others; those that never change may be shared."""
+    for array in found:
+        if array.flags.writeable or (array.base is not None and array.base.flags.writeable):
+            assert not any(np.shares_memory(array, other) for other in others), array.shape
+        if array.flags.writeable:
+            array[...] = 0 if array.dtype.kind in "iub" else np.nan
 
 
 class User:
@@ -66,24 +84,13 @@ class User:
         self.spoils, self.results, self.tapes = spoils, [], []
 
     def __call__(self, function, *given, **options):
-        given, options = copied(given), copied(options)
-        mine = [a for a in arrays([[g for g in given if not isinstance(g, Tape)], options]) if a.size]
-        before = [a.tobytes() for a in mine]
-        result = function(*given, **options)
-        assert before == [a.tobytes() for a in mine], "an argument was changed"
-        parts = result if isinstance(result, tuple) else [result]
-        self.tapes += [part for part in parts if isinstance(part, Tape)]
-        found = [a for part in parts if not isinstance(part, Tape) for a in arrays(part)]
-        kept = copied(result)
+        result, mine, found = observed(function, copied(given), copied(options))
+        self.tapes += [part for part in (result if isinstance(result, tuple) else ()) if isinstance(part, Tape)]
         self.results += [a.copy() for a in found]
+        kept = copied(result)
         if self.spoils:
-            found = [a for a in found if changeable(a)]
-            for other in (*mine, *(a for tape in self.tapes for a in arrays(tape))):
-                for array in found:
-                    assert not np.shares_memory(array, other), (array.shape, other.shape)
-            for array in (*found, *mine):
-                if array.flags.writeable:
-                    array[...] = 0 if array.dtype.kind in "iub" else np.nan
+            overwrite(found, [*mine, *(a for tape in self.tapes for a in arrays(tape))])
+            overwrite(mine, [])
         return kept
 
 
@@ -105,9 +112,8 @@ def forms(features, many=SEVEN):
     }
 
 
-FORMS = forms(3) | {
-    f"wide {name}": value for name, value in forms(17).items()
-}  # from 16 features on windows are shared
+# From 16 features on windows are shared.
+FORMS = forms(3) | {f"wide {name}": value for name, value in forms(17).items()}
 each_form = pytest.mark.parametrize("form", FORMS)
 
 
@@ -236,12 +242,7 @@ def test_estimators():
         for kind, y in ((lstmx.LSTMClassifier, np.arange(8) % 2), (lstmx.LSTMRegressor, np.arange(8) / 8),
                         (lstmx.LSTMTransformer, None), (lstmx.LSTMAnomalyDetector, None)):  # fmt: skip
             estimator = kind(**small)
-            fit = estimator.fit
-
-            def fitted(*data, fit=fit):
-                fit(*data)
-
-            user(fitted, x, *([] if y is None else [y]))
+            user(lambda *data, fit=estimator.fit: fit(*data) and None, x, *([] if y is None else [y]))
             for name in ("predict", "predict_proba", "transform", "score_samples", "decision_function"):
                 if hasattr(estimator, name):
                     user(getattr(estimator, name), x)
@@ -255,8 +256,6 @@ def test_estimators():
         user(lambda a: scaler.fit(a) and None, x)
         user(scaler.transform, x)
         user(scaler.inverse_transform, x)
-
-    import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

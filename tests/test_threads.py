@@ -74,7 +74,6 @@ def test_wrong_thread_counts(bad):
 CHILD = """
 import numpy as np, threading, lstmx
 from lstmx._core import sequence
-from lstmx.functional import threads
 sequence.set_grain(1)
 x = np.random.default_rng(0).normal(size=(8, 6, 3)).astype("f4")
 lstm = lstmx.LSTM(3, 16, random_state=0)
@@ -105,7 +104,6 @@ def test_eight_concurrent_callers_finish_whatever_openmp_gives(setting):
 FORK = """
 import numpy as np, os, signal, lstmx
 from lstmx._core import sequence
-from lstmx.functional import threads
 sequence.set_grain(1)
 lstmx.set_num_threads(2)
 x = np.random.default_rng(0).normal(size=(32, 20, 8)).astype("f4")

@@ -217,7 +217,7 @@ def lstm_backward(tape, dy, dstate=None, *, retain=False):
 def kept(slabs):
     """Slabs whose gates a backward pass may overwrite."""
     gates = slabs["gates"]
-    copy = get_engine().rows(*gates.shape, gates.dtype)
+    copy = get_engine().slab(*gates.shape, gates.dtype)
     copy[:] = gates
     return slabs | {"gates": copy}
 

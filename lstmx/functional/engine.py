@@ -22,7 +22,7 @@ class TileEngine:
 
     name = "tile"
     plain = True  # whether inference on plain arrays needs no packed copies
-    rows = staticmethod(allocate.padded)  # an array (rows, columns) in the form that its slabs have
+    slab = staticmethod(allocate.padded)  # an array (rows, columns) in the form that the tape's have
 
     @staticmethod
     def layout(rows, batch, steps, inputs, hidden, dtype, *, training):
@@ -63,8 +63,8 @@ class TileEngine:
         slabs = {}
         if training:
             slabs = {
-                "gates": self.rows(rows, 4 * hidden, x.dtype),
-                "h_prev": self.rows(rows, hidden, x.dtype),
+                "gates": self.slab(rows, 4 * hidden, x.dtype),
+                "h_prev": self.slab(rows, hidden, x.dtype),
                 "c_prev": allocate.empty((rows, hidden), x.dtype),
             }
         tile.forward(
@@ -120,8 +120,8 @@ class BlasEngine:
     plain = False
 
     @staticmethod
-    def rows(rows, columns, dtype):
-        """As `TileEngine.rows`."""
+    def slab(rows, columns, dtype):
+        """As `TileEngine.slab`."""
         return allocate.empty((rows, columns), dtype)
 
     def __init__(self):
@@ -186,7 +186,7 @@ class ReferenceEngine:
 
     name = "reference"
     plain = False
-    rows = staticmethod(BlasEngine.rows)
+    slab = staticmethod(BlasEngine.slab)
     layout = staticmethod(BlasEngine.layout)
     stack = staticmethod(BlasEngine.stack)
 

@@ -129,21 +129,19 @@ def finite(name, array, remedy):
 
 
 def parameter(name, value, shape, dtype, allow_nonfinite):
-    """A real array of exactly `shape` and of finite numbers."""
-    if allow_nonfinite:
-        return shaped(name, value, shape, dtype, "the shape of the parameter")
+    """A real array of exactly `shape`, and of finite numbers unless others are allowed."""
     with np.errstate(over="ignore"):  # in the conversion
         array = shaped(name, value, shape, dtype, "the shape of the parameter")
-    if not np.isfinite(array).all():
-        given = real_array(name, value)
-        large = np.isfinite(given) & np.isinf(array)
-        if large.any():
-            first = _first(large)
-            raise ValueError(f"{name}: {np.count_nonzero(large)} of {large.size} values are too large for {dtype}, the "
-                             f"first at index {first} ({given[first]}); make them smaller"
-                             + (', or the model .astype("float64")' if dtype == np.float32 else ""))  # fmt: skip
-        finite(name, array, "set finite values, or say allow_nonfinite=True")
-    return array
+    if allow_nonfinite or np.isfinite(array).all():
+        return array
+    given = real_array(name, value)
+    large = np.isfinite(given) & np.isinf(array)
+    if large.any():
+        first = _first(large)
+        raise ValueError(f"{name}: {np.count_nonzero(large)} of {large.size} values are too large for {dtype}, the "
+                         f"first at index {first} ({given[first]}); make them smaller"
+                         + (', or the model .astype("float64")' if dtype == np.float32 else ""))  # fmt: skip
+    return finite(name, array, "set finite values, or say allow_nonfinite=True")
 
 
 def _first(where):
