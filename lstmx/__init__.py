@@ -19,7 +19,7 @@ _ESTIMATORS = (
 
 # Loaded on first use: what needs more than numpy, and what a program that only predicts can do without.
 _LAZY = {
-    **{name: ("lstmx.monitor", name) for name in ("Callback", "EarlyStopping", "History")},
+    **{name: ("lstmx.training", name) for name in ("Callback", "EarlyStopping", "History")},
     **{name: ("lstmx.optim", name) for name in ("SGD", "Adam", "AdamW", "RMSprop")},
     **{name: ("lstmx.optim", name) for name in ("CosineDecay", "ExponentialDecay", "StepDecay", "Warmup")},
     **{name: ("lstmx.estimators", name) for name in _ESTIMATORS},

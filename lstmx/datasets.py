@@ -41,7 +41,7 @@ def load_co2():
     >>> print(dates[6], round(values[6], 2))    # no measurement: halfway between 316.9 and 317.5
     1958-05-10 317.2
     """
-    lines = files("lstmx").joinpath("data/co2_weekly.csv").read_text(encoding="ascii").split()[1:]
+    lines = files("lstmx").joinpath("data/files/co2_weekly.csv").read_text(encoding="ascii").split()[1:]
     columns = np.array([line.split(",") for line in lines])
     dates = columns[:, 0].astype("datetime64[D]")
     measured = columns[:, 1] != ""
@@ -83,7 +83,7 @@ def load_japanese_vowels():
     >>> print(labels[0], labels[-1])
     0 8
     """
-    path = files("lstmx").joinpath("data/japanese_vowels.npz")
+    path = files("lstmx").joinpath("data/files/japanese_vowels.npz")
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
         train, test = (
             (np.split(data[part + "_x"], np.cumsum(data[part + "_lengths"])[:-1]), data[part + "_y"])

@@ -5,9 +5,11 @@ import copy
 
 import numpy as np
 
-from lstmx import sequences
+from lstmx.data import batches, targets
 from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, read_tape, validate
+from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import get_engine
+from lstmx.functional.read import read_inputs
 from lstmx.functional.threads import Lock
 from lstmx.layers import LSTM, Dense, Embedding, Layer
 from lstmx.layers.chain import check_chain
@@ -221,7 +223,7 @@ class Sequential:
             for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
                 if value is not None:
                     validate.number(name, value, 0, open_low=True)
-            from lstmx import losses, monitor, optim, training  # a program that only predicts does without them
+            from lstmx import losses, optim, training  # a program that only predicts does without them
 
             chosen_loss = losses.get_loss(loss, self._final_activation)
             logits = loss == "binary_crossentropy" and self._final_activation == "linear"
@@ -239,8 +241,8 @@ class Sequential:
                 self, data, chosen_loss, optim.get_optimizer(optimizer), batch_size=batch_size, shuffle=shuffle,
                 validation=validation, clip_norm=clip_norm, clip_value=clip_value, rng=rng,
                 metrics=chosen_metrics,
-                early_stopping=monitor.get_early_stopping(early_stopping), callbacks=monitor.get_callbacks(callbacks),
-                progress=monitor.Progress(bar=verbose == 1) if verbose else None,
+                early_stopping=training.get_early_stopping(early_stopping), callbacks=training.get_callbacks(callbacks),
+                progress=training.Progress(bar=verbose == 1) if verbose else None,
             )  # fmt: skip
             self.history_ = trainer.state.history
             return trainer.run(epochs)
@@ -272,23 +274,19 @@ class Sequential:
         if validation_lengths is not None:
             raise ValueError("validation_lengths: given without validation_data")
         if fraction:
-            from lstmx import training
-
-            train, held = sequences.split(len(data.inputs), fraction, where, rng)
-            return training.Subset(data, train), training.Subset(data, held)
+            train, held = batches.split(len(data.inputs), fraction, where, rng)
+            return batches.Subset(data, train), batches.Subset(data, held)
         return data, None
 
     def _data(self, X, y, loss, lengths, sample_weight, class_weight, prefix=""):
-        inputs = sequences.read_inputs(X, self, lengths, prefix)
+        inputs = read_inputs(X, self, lengths, prefix)
         if len(inputs) == 0:
             raise ValueError(f"{prefix}X: holds no sequence")
-        targets = sequences.read_targets(y, inputs, self.output_size, loss, self.per_step, self.dtype, prefix + "y")
-        weights = sequences.read_weights(
-            sample_weight, class_weight, targets, inputs, self.output_size, self.dtype, prefix
+        wanted = targets.read_targets(y, inputs, self.output_size, loss, self.per_step, self.dtype, prefix + "y")
+        weights = targets.read_weights(
+            sample_weight, class_weight, wanted, inputs, self.output_size, self.dtype, prefix
         )
-        from lstmx import training
-
-        return training.Data(inputs, targets, weights)
+        return batches.Data(inputs, wanted, weights)
 
     def _read(self, X, lengths, own=False):
         """(rows, context) of a whole batch, or of one sequence without a batch axis; `own`: never X's memory."""
@@ -298,9 +296,9 @@ class Sequential:
             if array.ndim == (1 if embedding else 2) and (embedding or array.shape[1] == self.input_size):
                 if lengths is not None:
                     raise ValueError(f"lengths: X is one sequence of shape {array.shape}; cut it to its length instead")
-                context = sequences.SequenceContext(np.array([len(array)], np.int64), len(array), "single")
+                context = SequenceContext(np.array([len(array)], np.int64), len(array), "single")
                 return context.pack(array, own), context
-        return self.pack(sequences.read_inputs(X, self, lengths))
+        return self.pack(read_inputs(X, self, lengths))
 
     def pack(self, inputs, share=False):
         """(rows, context) of all sequences. With `share` the rows may be `Windows`, which inference alone can read."""
@@ -332,7 +330,7 @@ class Sequential:
         """
         batch_size = 256 if batch_size is None else validate.count("batch_size", batch_size)
         many = isinstance(X, list | tuple) or np.ndim(X) == (2 if self.embedding else 3)
-        inputs = sequences.read_inputs(X, self, lengths) if many else None
+        inputs = read_inputs(X, self, lengths) if many else None
         if many and len(inputs) > batch_size:
             return self.predict_sequences(inputs, batch_size)
         rows, context = self.pack(inputs, True) if many else self._read(X, lengths)
@@ -340,9 +338,9 @@ class Sequential:
         return context.unpack(rows)
 
     def predict_sequences(self, inputs, batch_size=256):
-        """`predict` for validated `sequences.Sequences`."""
-        outputs, share, layers = sequences.Outputs(inputs), self._shares(), self.now()
-        for chosen in sequences.plan(inputs.lengths, batch_size, False, None):
+        """`predict` for validated `Sequences`."""
+        outputs, share, layers = batches.Outputs(inputs), self._shares(), self.now()
+        for chosen in batches.plan(inputs.lengths, batch_size, False, None):
             context = inputs.context(chosen)
             if not inputs.ragged:
                 context.steps = inputs.x.shape[1]

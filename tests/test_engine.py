@@ -13,9 +13,9 @@ from tolerances import ENGINES
 from lstmx import functional, reference
 from lstmx._core import sequence
 from lstmx.functional.engine import BlasEngine, ReferenceEngine, TileEngine, get_engine
-from lstmx.functional.packing import read_sequences
+from lstmx.functional.panels import Weights
+from lstmx.functional.read import read_sequences
 from lstmx.functional.threads import num_threads
-from lstmx.functional.weights import Weights
 
 DTYPES = ["float32", "float64"]
 EVERY = [TileEngine, BlasEngine, ReferenceEngine]

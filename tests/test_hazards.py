@@ -154,7 +154,7 @@ def test_a_forked_child_predicts_and_trains_with_equal_bits(cut, when):
 
 INTERRUPT = """
 from lstmx.functional.engine import get_engine
-from lstmx.functional.packing import SequenceContext
+from lstmx.functional.context import SequenceContext
 cut, threads, what, times = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 N, T, H = 8, 6000 if what == "backward" else 20000, 512       # seconds of work, of which little is done
 lstm = lstmx.LSTM(1, H, random_state=0)

@@ -10,7 +10,7 @@ import pytest
 import lstmx
 from lstmx import LSTM, reference
 from lstmx.inspect import gradient_flow, plot_history, plot_trace
-from lstmx.monitor import History
+from lstmx.training import History
 
 matplotlib.use("Agg")
 

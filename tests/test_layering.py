@@ -23,17 +23,15 @@ HEIGHT = {
     "functional": 1,
     "layers": 2,
     "losses": 2,
-    "monitor": 2,
     "optim": 2,
-    "sequences": 2,
+    "data": 2,
     "training": 3,
     "model": 4,
-    "panel": 3,
     "predictors": 5,
     "estimators": 6,
 }
 # Leaves import nothing of lstmx, and all may import them.
-LEAVES = {"datasets", "data", "testing", "init", "reference", "_version"}
+LEAVES = {"datasets", "testing", "init", "reference", "_version"}
 # These import anything but _core, and are imported inside functions only.
 BESIDE = {"interop", "inspect", "bench", "cli", "demo", "__main__"}
 PEERS = {"torch", "keras", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "tf2onnx"}

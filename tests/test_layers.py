@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool
-from lstmx.functional.packing import array_context, read_sequences
+from lstmx.functional.read import array_context, read_sequences
 from lstmx.layers import REGISTRY, RowGradient
 from lstmx.testing import finite_difference
 

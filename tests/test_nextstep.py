@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import lstmx
 from lstmx import training
-from lstmx.functional.packing import SequenceContext
+from lstmx.functional.context import SequenceContext
 from lstmx.predictors.nextstep import behind
 
 pytest.importorskip("sklearn")

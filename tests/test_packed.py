@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from lstmx._core import packed
-from lstmx.functional.packing import SequenceContext, Source
-from lstmx.sequences import Sequences
+from lstmx.functional.context import SequenceContext, Source
+from lstmx.functional.read import Sequences
 
 LENGTHS = {
     "none": [],

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstmx.functional.packing import PooledContext, SequenceContext, array_context, read_sequences
+from lstmx.functional.context import PooledContext, SequenceContext
+from lstmx.functional.read import array_context, read_sequences
 
 FEATURES = 3
 lists_of_lengths = st.lists(st.integers(0, 6), max_size=7)

@@ -15,7 +15,8 @@ pytest.importorskip("sklearn")
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
-from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMRegressor, LSTMTransformer, SequenceScaler, panel
+from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMRegressor, LSTMTransformer, SequenceScaler
+from lstmx.data import panel
 
 QUICK = {"hidden_size": 5, "max_iter": 2, "batch_size": 8, "random_state": 0}
 # Sums of some 100 numbers in float64, in another order than NumPy's on the concatenated data: 100 * 1.1e-16.

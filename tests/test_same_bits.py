@@ -23,8 +23,8 @@ from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, S
 from lstmx._core import sequence, simd, tile
 from lstmx.functional import allocate, kernels
 from lstmx.functional import engine as engines
-from lstmx.functional.packing import read_sequences
-from lstmx.functional.weights import Weights
+from lstmx.functional.panels import Weights
+from lstmx.functional.read import read_sequences
 
 pytestmark = pytest.mark.skipif(engines.NAME != "tile", reason="a promise of the tile engine")
 

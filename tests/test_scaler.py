@@ -227,7 +227,7 @@ def test_large_levels_are_exact():
 
 
 def test_many_sequences_are_read_in_parts(monkeypatch):
-    from lstmx import panel
+    from lstmx.data import panel
 
     X = ragged(3, "float64", [3, 8, 1, 5] * 10)
     wanted, padded_wanted = SequenceScaler().fit(X), SequenceScaler().fit(padded(X))

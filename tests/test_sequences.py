@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 import lstmx
-from lstmx.sequences import Targets, plan, read_inputs, read_targets, read_weights, split
+from lstmx.data.batches import plan, split
+from lstmx.data.targets import Targets, read_targets, read_weights
+from lstmx.functional.read import read_inputs
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 

@@ -32,10 +32,11 @@ from lstmx import (
     Sequential,
     reference,
 )
+from lstmx.data.batches import Data
+from lstmx.data.targets import read_targets, read_weights
+from lstmx.functional.read import read_inputs
 from lstmx.losses import get_loss
-from lstmx.monitor import Progress, get_callbacks, get_early_stopping
-from lstmx.sequences import read_inputs, read_targets, read_weights
-from lstmx.training import Data, Trainer, draw_keys
+from lstmx.training import Progress, Trainer, draw_keys, get_callbacks, get_early_stopping
 
 CHILD = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(lstmx.__file__))}  # imports what is tested here
 

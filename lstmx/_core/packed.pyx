@@ -1,4 +1,4 @@
-"""Batches into packed rows, and sums over their steps; lstmx.functional.packing says what packed rows are.
+"""Batches into packed rows, and sums over their steps; lstmx.functional.context says what packed rows are.
 
 Nothing here computes more than a sum in the order of time, so there is one version for every instruction set. The
 arguments are checked by the caller.

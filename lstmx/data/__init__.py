@@ -1,0 +1,1 @@
+"""Data for training: the forms of X, targets and weights, and the batches of a pass."""

@@ -11,7 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from lstmx import losses, optim, panel, training
+from lstmx import losses, optim, training
+from lstmx.data import panel
 from lstmx.estimators import _training
 from lstmx.functional import validate
 from lstmx.layers import LSTM, Dense, Dropout, FinalState, Last, MeanPool
@@ -56,13 +57,13 @@ class Problem:
         The predictor that results.
     config, arrays : dict
         Of the predictor.
-    data : training.Data
+    data : batches.Data
     loss : str
     activation : str
         Of the final Dense layer.
     per_step : bool
     dtype : numpy.dtype
-    validation : training.Data, optional
+    validation : batches.Data, optional
     score : callable ``(targets, outputs, weights) -> float``, the greater the better, optional
     total_weight : float
         The sum of the sample weights of the training data.

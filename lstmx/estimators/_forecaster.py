@@ -7,20 +7,22 @@ import numpy as np
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
-from lstmx import panel, predictors, training
+from lstmx import predictors
+from lstmx.data import batches, panel
+from lstmx.data.targets import Weights
 from lstmx.estimators._base import LSTMEstimator, Problem, delegated
 from lstmx.estimators._nextstep import minus_error
 from lstmx.estimators._regressor import LOSSES
 from lstmx.estimators._training import fitting
 from lstmx.functional import validate
+from lstmx.functional.read import Sequences
 from lstmx.predictors.forecaster import are_several, as_series, columns_of, difference, lead
-from lstmx.sequences import Sequences, Weights
 
 MOST_CALIBRATED = 1000  # windows whose errors are kept, spread evenly
 
 
 class _Blocks:
-    """Targets of windows: the rows that follow them, in the form of `sequences.Targets`; overlapping, not copied."""
+    """Targets of windows: the rows that follow them, in the form of `targets.Targets`; overlapping, not copied."""
 
     per_step = False
 
@@ -149,8 +151,8 @@ model_, parameters_
         dtype = self._dtype(y) if first else self._predictor.model.dtype
         data, train, rest = self._windows(series, exogenous, splits, arrays, config, dtype)
         problem = Problem(
-            self._kind, config, arrays, training.Subset(data, train), LOSSES[self.loss], "linear", False, dtype,
-            training.Subset(data, rest) if self.early_stopping else None, minus_error, identity=(*series, *exogenous),
+            self._kind, config, arrays, batches.Subset(data, train), LOSSES[self.loss], "linear", False, dtype,
+            batches.Subset(data, rest) if self.early_stopping else None, minus_error, identity=(*series, *exogenous),
             finish=lambda predictor: {"_predictor": self._calibrate(predictor, series, exogenous, splits)},
         )  # fmt: skip
         return self._run(problem, seed, {"X": X, "y": y, "metadata": None})
@@ -268,7 +270,7 @@ model_, parameters_
         series = np.concatenate(inputs).astype(dtype)
         windows = Sequences.stretches(series, starts, np.full(len(starts), window), dtype)
         blocks = _Blocks(np.concatenate(targets).astype(dtype), starts + window, block)
-        data = training.Data(windows, blocks, Weights(None, None, dtype))
+        data = batches.Data(windows, blocks, Weights(None, None, dtype))
         return data, np.flatnonzero(~held), np.flatnonzero(held)
 
     def _calibrate(self, predictor, series, exogenous, splits):

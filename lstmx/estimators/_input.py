@@ -1,9 +1,9 @@
-"""From what users pass to a panel: names and numbers of features by scikit-learn, sequences by `lstmx.panel`."""
+"""From what users pass to a panel: names and numbers of features by scikit-learn, sequences by `lstmx.data.panel`."""
 
 import numpy as np
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
-from lstmx import panel
+from lstmx.data import panel
 from lstmx.functional import validate
 
 ANY = {"dtype": [np.float64, np.float32], "ensure_all_finite": False, "allow_nd": True}

@@ -6,12 +6,13 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
 from sklearn.covariance import MinCovDet
 
-from lstmx import panel, predictors, training
+from lstmx import predictors
+from lstmx.data import batches, panel
 from lstmx.estimators._base import LSTMEstimator, Problem, delegated
 from lstmx.estimators._input import is_table, read_weight, read_X, weighed
 from lstmx.estimators._training import fitting
 from lstmx.functional import validate
-from lstmx.sequences import Sequences
+from lstmx.functional.read import Sequences
 
 MOST_ERRORS = 10_000  # that the robust covariance looks at; its time grows with their number
 
@@ -54,8 +55,8 @@ class _NextStepEstimator(LSTMEstimator):
             inputs = Sequences.stretches(*stretches[:3], dtype, *affine)
         whole = predictors.NextStep(inputs, each)
         problem = Problem(
-            self._kind, config, arrays, whole if rest is None else training.Subset(whole, train), "mse", "linear", True,
-            dtype, None if rest is None else training.Subset(whole, rest), minus_error,
+            self._kind, config, arrays, whole if rest is None else batches.Subset(whole, train), "mse", "linear", True,
+            dtype, None if rest is None else batches.Subset(whole, rest), minus_error,
             total, identity=identity, finish=lambda predictor: self._finish(predictor, data),
         )  # fmt: skip
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}

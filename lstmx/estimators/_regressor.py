@@ -7,7 +7,8 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
 
-from lstmx import panel, predictors
+from lstmx import predictors
+from lstmx.data import panel
 from lstmx.estimators._base import delegated
 from lstmx.estimators._input import read_weight
 from lstmx.estimators._supervised import SupervisedEstimator

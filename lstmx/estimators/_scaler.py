@@ -3,7 +3,7 @@
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from lstmx import panel
+from lstmx.data import panel
 from lstmx.estimators._input import is_table, read_weight, read_X, weighed
 from lstmx.functional import validate
 

@@ -3,12 +3,12 @@
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from lstmx import panel, training
+from lstmx.data import batches, panel
+from lstmx.data.targets import Targets, Weights
 from lstmx.estimators._base import LSTMEstimator, Problem
 from lstmx.estimators._input import as_array, is_table, read_weight, read_X, weighed
 from lstmx.estimators._training import fitting, warn
 from lstmx.functional import validate
-from lstmx.sequences import Targets, Weights
 
 
 class SupervisedEstimator(LSTMEstimator):
@@ -97,13 +97,13 @@ class SupervisedEstimator(LSTMEstimator):
         arrays = self._standardise(data, target, part, config) if first else self._predictor.arrays
         dtype = data.dtype if first else self._predictor.model.dtype
         whole = self._data(data, target, weight, config, arrays, dtype)
-        validation, given = None if rest is None else training.Subset(whole, rest), ()
+        validation, given = None if rest is None else batches.Subset(whole, rest), ()
         if held[0] is None and (held[1] is not None or held[2] is not None):
             raise ValueError("X_val: y_val or sample_weight_val is given without it; give all or none")
         if held[0] is not None:
             validation, given = self._held_out(*held, config, arrays, dtype)
         return Problem(
-            self._kind, config, arrays, whole if rest is None else training.Subset(whole, train), *self._head(config),
+            self._kind, config, arrays, whole if rest is None else batches.Subset(whole, train), *self._head(config),
             config.get("target") == "step", dtype, validation, self._scorer(config), float(part.sum()),
             identity=(*identity, *given),
         )  # fmt: skip
@@ -126,7 +126,7 @@ class SupervisedEstimator(LSTMEstimator):
         inputs = data.sequences(dtype, arrays.get("x_mean"), arrays.get("x_scale"))
         targets = Targets(self._rows(target, data, config, arrays, dtype), config.get("target") == "step")
         sample = None if weight is None else Targets(weight.astype(dtype), False)
-        return training.Data(inputs, targets, Weights(sample, None, dtype))
+        return batches.Data(inputs, targets, Weights(sample, None, dtype))
 
     def _held_out(self, X, y, weight, config, arrays, dtype):
         if y is None:

@@ -11,8 +11,7 @@ import warnings
 import numpy as np
 
 from lstmx.functional import validate
-from lstmx.monitor import Callback
-from lstmx.training import TrainerState
+from lstmx.training import Callback, TrainerState
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks  # scikit-learn 1.9

@@ -10,8 +10,8 @@ import numpy as np
 
 from lstmx.functional import allocate, validate
 from lstmx.functional.engine import get_engine
-from lstmx.functional.packing import read_sequences
-from lstmx.functional.weights import Weights
+from lstmx.functional.panels import Weights
+from lstmx.functional.read import give_state, read_gradient, read_sequences, read_state
 
 __all__ = ["Gradients", "Tape", "lstm_backward", "lstm_forward", "lstm_step"]
 
@@ -76,57 +76,6 @@ def _weights(weight_ih, weight_hh, bias, dtype):
 def _dtype_of(*arrays):
     dtypes = {a.dtype.newbyteorder("=") if isinstance(a, np.ndarray) else float for a in arrays if a is not None}
     return np.dtype(np.float32 if dtypes == {np.dtype(np.float32)} else np.float64)
-
-
-def read_state(name, state, shape, context, dtype, meaning):
-    """Two fresh arrays (h, c) in sorted order from a caller's state; zeros for None.
-
-    `shape` has the batch at axis -2; a caller with one sequence leaves that axis out.
-    """
-    single = context.form == "single"
-    if state is None:
-        return allocate.zeros(shape, dtype), allocate.zeros(shape, dtype)
-    if not isinstance(state, tuple | list) or len(state) != 2:
-        raise TypeError(f"{name}: got {type(state).__name__}, must be a pair of arrays (h, c)")
-    wanted = shape[:-2] + shape[-1:] if single else shape
-    meaning = meaning.replace("N, ", "") if single else meaning
-    parts = []
-    for part, value in zip("hc", state, strict=True):
-        array = validate.shaped(f"{name} {part}", value, wanted, dtype, meaning).reshape(shape)
-        own = allocate.empty(shape, dtype)
-        own[:] = array if context.order is None else array[..., context.order, :]
-        parts.append(own)
-    return tuple(parts)
-
-
-def give_state(pair, context):
-    """What a caller gets of two arrays (..., N, H) in sorted order."""
-    out = []
-    for array in pair:
-        if context.order is not None:
-            unsorted = np.empty_like(array)
-            unsorted[..., context.order, :] = array
-            array = unsorted
-        out.append(array[..., 0, :] if context.form == "single" else array)
-    return tuple(out)
-
-
-def read_gradient(dy, context, width, dtype):
-    """Packed rows (S, width) of a gradient in the form of the output; None stays None."""
-    if dy is None:
-        return None
-    if context.form == "list":
-        shapes = [(n, width) for n in context.lengths.tolist()]
-        if not isinstance(dy, list | tuple) or len(dy) != len(shapes):
-            raise ValueError(f"dy: must be a list of {len(shapes)} arrays (T_n, {width}), as the output was")
-        arrays = [
-            validate.shaped(f"dy[{n}]", a, shape, dtype, f"the shape of y[{n}]")
-            for n, (a, shape) in enumerate(zip(dy, shapes, strict=True))
-        ]
-        rows = context.pack(arrays)
-        return allocate.empty((0, width), dtype) if rows is None else rows
-    shape = (context.steps, width) if context.form == "single" else (context.batch, context.steps, width)
-    return context.pack(validate.shaped("dy", dy, shape, dtype, "the shape of y"))
 
 
 def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, reverse=False):

@@ -11,8 +11,9 @@ import numpy as np
 
 from lstmx import reference
 from lstmx._core import panels, sequence, simd, stack, tile
-from lstmx.functional import allocate, threads, weights
-from lstmx.functional.packing import Windows
+from lstmx.functional import allocate, threads
+from lstmx.functional.context import Windows
+from lstmx.functional.panels import Packed, column_panels
 
 BLOCK_ELEMENTS = 2**18  # gates of one block of the blas engine in inference: 1 MB in float32, about an L2 cache
 
@@ -100,8 +101,8 @@ class TileEngine:
         if transpose_a:
             panels.outer(a, b, out, allocate.aligned((wanted, 256 * 4 * panels.lanes(a.itemsize)), a.dtype))
             return
-        packed = weights.Packed() if packed is None else packed
-        panels.product(a, packed.get(f"columns {transpose_b}", weights.column_panels, b, transpose_b), out, wanted)
+        packed = Packed() if packed is None else packed
+        panels.product(a, packed.get(f"columns {transpose_b}", column_panels, b, transpose_b), out, wanted)
 
 
 def _threads_for(work):

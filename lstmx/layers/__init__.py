@@ -1,4 +1,4 @@
-"""The layers of a model; each works on packed rows (see lstmx.functional.packing)."""
+"""The layers of a model; each works on packed rows (see lstmx.functional.context)."""
 
 from lstmx.layers.base import REGISTRY, Layer
 from lstmx.layers.lstm import LSTM, Trace

@@ -21,7 +21,7 @@ class Layer:
     * ``backward_rows(tape, dy, out, need_dx) -> dx or None``, writing gradients into the arrays ``out[name]``
     * ``step_rows(x_t, state) -> y_t, state``
 
-    where rows are packed (see lstmx.functional.packing), `key` seeds dropout masks and `tape` is whatever backward
+    where rows are packed (see lstmx.functional.context), `key` seeds dropout masks and `tape` is whatever backward
     needs. Parameters are read-only arrays that are replaced, never changed: a running call keeps those that it began
     with.
     """

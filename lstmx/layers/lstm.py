@@ -16,8 +16,8 @@ from lstmx.functional import (
     validate,
 )
 from lstmx.functional.engine import get_engine
-from lstmx.functional.packing import SequenceContext, read_sequences
-from lstmx.functional.weights import Weights
+from lstmx.functional.panels import Weights
+from lstmx.functional.read import SequenceContext, read_sequences
 from lstmx.layers.base import Layer
 from lstmx.layers.trace import PerLayer, Trace
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from lstmx import init
 from lstmx.functional import allocate, kernels, validate
-from lstmx.functional.packing import PooledContext
-from lstmx.functional.weights import Packed
+from lstmx.functional.context import PooledContext
+from lstmx.functional.panels import Packed
 from lstmx.layers.base import Layer
 
 

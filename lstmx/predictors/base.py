@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lstmx import panel
+from lstmx.data import panel
 from lstmx.functional import validate
 from lstmx.layers import REGISTRY
 from lstmx.model import Sequential

@@ -10,8 +10,8 @@ import warnings
 import numpy as np
 
 from lstmx.functional import validate
+from lstmx.functional.read import Sequences
 from lstmx.predictors.base import FINITE, POSITIVE, Predictor
-from lstmx.sequences import Sequences
 
 LONGEST = 10**6  # horizon
 

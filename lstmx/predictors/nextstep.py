@@ -1,17 +1,17 @@
 """Models that foretell each step from those before it: what they learn, and what their errors and states tell.
 
 The model reads a row of zeros and then the sequence, one step behind: its t-th output foretells x_t from x_0 to
-x_{t-1}. In packed rows (lstmx.functional.packing) "one step behind" is a shift: the sequences that run at a step are
+x_{t-1}. In packed rows (lstmx.functional.context) "one step behind" is a shift: the sequences that run at a step are
 the first of those that ran at the step before.
 """
 
 import numpy as np
 
+from lstmx.data.batches import plan
 from lstmx.functional import validate
-from lstmx.functional.packing import SequenceContext
+from lstmx.functional.context import SequenceContext
 from lstmx.layers import LSTM, Last, MeanPool
 from lstmx.predictors.base import FINITE, Predictor
-from lstmx.sequences import plan
 
 
 def behind(rows, context):
@@ -24,7 +24,7 @@ def behind(rows, context):
 
 
 class NextStep:
-    """Inputs and targets for training, in the form of `training.Data`."""
+    """Inputs and targets for training, in the form of `batches.Data`."""
 
     def __init__(self, inputs, weight=None):
         self.inputs, self.weight, self.targets = inputs, weight, self

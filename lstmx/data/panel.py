@@ -9,7 +9,7 @@ from numbers import Real
 import numpy as np
 
 from lstmx.functional import validate
-from lstmx.sequences import Sequences
+from lstmx.functional.read import Sequences
 
 LAYOUTS = ("NTC", "NCT")
 _BLOCK = 2**20  # elements looked at together: windows of a series are views, many times larger than the series

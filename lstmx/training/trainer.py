@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lstmx.data.batches import plan
 from lstmx.functional import kernels
-from lstmx.functional.packing import PooledContext
-from lstmx.monitor import History
-from lstmx.sequences import plan
+from lstmx.functional.context import PooledContext
+from lstmx.training.callbacks import History
+from lstmx.training.parameters import Parameters
 
 
 @dataclass
@@ -30,78 +31,6 @@ class TrainerState:
     updates: int = 0
     best: dict | None = None  # "score", "epoch", "values", "tables"
     history: History = field(default_factory=History)
-
-
-class Parameters:
-    """The parameters of a net as one flat buffer, its gradient, and a table of segments; embeddings apart."""
-
-    def __init__(self, net):
-        self.segments = []  # (layer index, name, slice, shape, decays)
-        self.embeddings = []  # (layer index, name)
-        start = 0
-        for k, layer in enumerate(net.layers):
-            for name, value in layer._params.items():
-                if type(layer).__name__ == "Embedding":
-                    self.embeddings.append((k, name))
-                    continue
-                self.segments.append(
-                    (k, name, slice(start, start + value.size), value.shape, not name.startswith("bias"))
-                )
-                start += value.size
-        self.size = start
-        self.net = net
-        self.gradient = np.zeros(start, net.dtype)
-
-    def read(self):
-        """(flat values, tables): copies of what the layers hold."""
-        layers = self.net.layers
-        parts = [layers[k]._params[name].reshape(-1) for k, name, *_ in self.segments]
-        values = np.concatenate(parts) if parts else np.zeros(0, self.net.dtype)
-        return values, {f"{k}.{name}": layers[k]._params[name].copy() for k, name in self.embeddings}
-
-    def bind(self, values, tables):
-        """Let the layers look into these arrays."""
-        for k, name, place, shape, _ in self.segments:
-            view = values[place].reshape(shape)
-            view.flags.writeable = False
-            self.net.layers[k]._params[name] = view
-            self.net.layers[k].weights_changed()
-        for k, name in self.embeddings:
-            view = tables[f"{k}.{name}"].view()
-            view.flags.writeable = False
-            self.net.layers[k]._params[name] = view
-
-    def freeze(self, values, tables):
-        """End of training: the arrays the layers look into become read-only, and old tapes invalid."""
-        self.bind(values, tables)
-        for array in (values, *tables.values()):
-            array.flags.writeable = False
-        for layer in self.net.layers:
-            layer._version += 1
-
-    def outputs(self):
-        """For every layer, where its gradients go: views of the flat gradient, and None for a RowGradient to come.
-
-        Made once: before another pass, the entries of embeddings must be None again.
-        """
-        out = [{} for _ in self.net.layers]
-        for k, name, place, shape, _ in self.segments:
-            out[k][name] = self.gradient[place].reshape(shape)
-        for k, name in self.embeddings:
-            out[k][name] = None
-        return out
-
-    def stretches(self, optimizer):
-        """(slice, decays) of the flat buffer: one stretch if nothing decays, else runs of segments that decay alike."""
-        if not optimizer.weight_decay:
-            return [(slice(0, self.size), False)] if self.size else []
-        runs = []
-        for _, _, place, _, decays in self.segments:
-            if runs and runs[-1][1] == decays:
-                runs[-1] = slice(runs[-1][0].start, place.stop), decays
-            else:
-                runs.append((place, decays))
-        return runs
 
 
 class Trainer:
@@ -360,41 +289,3 @@ def draw_keys(rng, count):
     if isinstance(generator, np.random.PCG64 | np.random.PCG64DXSM | np.random.Philox | np.random.SFC64):
         return generator.random_raw(count)
     return rng.integers(2**64, size=count, dtype=np.uint64)
-
-
-@dataclass
-class Data:
-    """Inputs, targets and weights that give batches."""
-
-    inputs: object
-    targets: object
-    weights: object
-
-    def original(self, chosen):
-        """The caller's indices of these sequences."""
-        return chosen
-
-    def take(self, chosen):
-        """(rows, context, target rows, weight rows) of a batch."""
-        context = self.inputs.context(chosen)
-        rows = self.inputs.take(chosen, context)
-        target = self.targets.take(chosen, context)
-        return rows, context, target, self.weights.take(chosen, context, target, self.targets.per_step)
-
-
-class Subset:
-    """Some of the sequences of `Data`."""
-
-    def __init__(self, data, chosen):
-        self.data, self.chosen = data, chosen
-        self.targets = data.targets
-        self.inputs = self  # only its lengths are asked for
-        self.lengths = data.inputs.lengths[chosen]
-
-    def original(self, chosen):
-        """The caller's indices of these sequences."""
-        return self.chosen[chosen]
-
-    def take(self, chosen):
-        """As `Data.take`, by the index within the subset."""
-        return self.data.take(self.chosen[chosen])

@@ -1,10 +1,9 @@
 """Ragged batches without padding: the packed form that everything inside works on.
 
 A batch is sorted by length, longest first. At step t the sequences still running are the first n_t, and their rows
-stand
-together: rows offsets[t] to offsets[t + 1] of a (S, features) array, S = sum of lengths. Layers without time (Dense,
-Dropout, Embedding) see plain rows; an LSTM sees one contiguous block a step; padding does not exist, so its content
-cannot matter.
+stand together: rows offsets[t] to offsets[t + 1] of an (S, features) array, S = sum of lengths. Layers without time
+(Dense, Dropout, Embedding) see plain rows; an LSTM sees one contiguous block a step; padding does not exist, so its
+content cannot matter.
 """
 
 import itertools
@@ -12,7 +11,7 @@ import itertools
 import numpy as np
 
 from lstmx._core import packed
-from lstmx.functional import allocate, validate
+from lstmx.functional import allocate
 
 
 class SequenceContext:
@@ -181,73 +180,6 @@ class Source:
         time = time if start is None else start[row] + time
         with np.errstate(over="ignore"):  # beyond float32: infinite, which training reports
             return np.ascontiguousarray(self.x[0 if sequence is None else sequence[row], time], self.dtype)
-
-
-def read_sequences(x, features, dtype, lengths=None, name="x", own=False):
-    """Validate a batch of sequences in any of its forms.
-
-    Parameters
-    ----------
-    x : array (N, T, I), array (T, I), or list of arrays (T_n, I)
-    features : int
-        I.
-    dtype : numpy.dtype
-    lengths : array of int (N,) or None
-        Only with an (N, T, I) array.
-    own : bool
-        Whether rows must have memory of their own, for a tape to keep; else they may lie in x.
-
-    Returns
-    -------
-    rows : ndarray (S, I), packed
-    context : SequenceContext
-    """
-    if isinstance(x, list | tuple) and not _is_nested_numbers(x):
-        if lengths is not None:
-            raise ValueError("lengths: a list of sequences carries its own lengths; leave the argument out")
-        arrays = [validate.real_array(f"{name}[{n}]", a, dtype) for n, a in enumerate(x)]
-        for n, a in enumerate(arrays):
-            if a.ndim != 2 or a.shape[1] != features:
-                raise ValueError(f"{name}[{n}]: got shape {a.shape}, must be (T_n, {features}): time steps by features")
-        context = SequenceContext(np.array([len(a) for a in arrays], np.int64), 0, "list")
-        rows = context.pack(arrays)
-        return allocate.empty((0, features), dtype) if rows is None else rows, context
-    array = validate.real_array(name, x, dtype)
-    if array.ndim not in (2, 3) or array.shape[-1] != features:
-        raise ValueError(
-            f"{name}: got shape {array.shape}, must be (N, T, {features}) for a batch, (T, {features}) for one "
-            f"sequence, or a list of (T_n, {features}) arrays" + _hint(array, features)
-        )
-    if array.ndim == 2:
-        if lengths is not None:
-            raise ValueError(f"lengths: {name} is one sequence of shape {array.shape}; cut it to its length instead")
-        context = SequenceContext(np.array([len(array)], np.int64), len(array), "single")
-    else:
-        context = array_context(array, lengths)
-    return context.pack(array, own), context
-
-
-def array_context(array, lengths):
-    """The context of an (N, T, ...) array with or without `lengths`."""
-    batch, steps = array.shape[:2]
-    lengths = np.full(batch, steps, np.int64) if lengths is None else validate.lengths(lengths, batch, steps)
-    return SequenceContext(lengths, steps)
-
-
-def _is_nested_numbers(x):
-    """Whether a list is an array written out, not a list of sequences."""
-    many = list | tuple
-    return (
-        len(x) > 0 and all(isinstance(a, many) for a in x) and not any(isinstance(b, many | np.ndarray) for b in x[0])
-    )
-
-
-def _hint(array, features):
-    if array.ndim in (1, 2) and features == 1:
-        return "; for series of one feature write x[..., None]"
-    if array.ndim == 3 and array.shape[1] == features:
-        return "; features come last: write x.swapaxes(1, 2)"
-    return ""
 
 
 class PooledContext:

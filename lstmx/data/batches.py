@@ -1,0 +1,104 @@
+"""Batches: the order of a pass, what a batch holds, and what a model gives for successive batches."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lstmx.functional import allocate
+from lstmx.functional.context import PooledContext
+
+
+class Outputs:
+    """Collects what a model gives for successive batches: each row is written once, to its place.
+
+    Attributes
+    ----------
+    found : ndarray (N, O), ndarray (N, T, O) or list of ndarray (T_n, O)
+    """
+
+    def __init__(self, inputs):
+        self.count, self.found = len(inputs), None
+
+    def add(self, chosen, rows, context):
+        """The rows of a batch of consecutive sequences."""
+        pooled = isinstance(context, PooledContext)
+        if not pooled and context.form == "list":
+            self.found = [] if self.found is None else self.found
+            self.found += context.unpack(rows)
+            return
+        if self.found is None:
+            shape = (self.count, rows.shape[1]) if pooled else (self.count, context.steps, rows.shape[1])
+            self.found = allocate.empty(shape, rows.dtype)
+        part = self.found[chosen[0] : chosen[-1] + 1]
+        if pooled:
+            part[:] = context.unpack(rows)
+        else:
+            context.unpack(rows, part)
+
+
+def plan(lengths, batch_size, shuffle, rng):
+    """The batches of one pass, each an array of indices.
+
+    Ragged sequences are shuffled, sorted by length within groups of 50 batches, cut into batches, and those shuffled
+    again: a batch then holds sequences of similar length, and another mixture at every pass. ``shuffle="exact"``
+    shuffles and cuts; False keeps the order.
+    """
+    count = len(lengths)
+    order = rng.permutation(count) if shuffle else np.arange(count)
+    similar = shuffle and shuffle != "exact" and count and lengths.min() != lengths.max()
+    if similar:
+        group = 50 * batch_size
+        order = np.concatenate(
+            [part[np.argsort(lengths[part], kind="stable")] for part in np.split(order, range(group, count, group))]
+        )
+    batches = [order[first : first + batch_size] for first in range(0, count, batch_size)]
+    return [batches[k] for k in rng.permutation(len(batches))] if similar else batches
+
+
+def split(count, fraction, where, rng):
+    """(training, validation) indices: a random share, or the tail."""
+    held = round(count * fraction)
+    if not 0 < held < count:
+        raise ValueError(
+            f"validation_split: {fraction} of {count} sequences leaves {held} for validation; both parts need one"
+        )
+    order = rng.permutation(count) if where == "random" else np.arange(count)
+    return np.sort(order[: count - held]), np.sort(order[count - held :])
+
+
+@dataclass
+class Data:
+    """Inputs, targets and weights that give batches."""
+
+    inputs: object
+    targets: object
+    weights: object
+
+    def original(self, chosen):
+        """The caller's indices of these sequences."""
+        return chosen
+
+    def take(self, chosen):
+        """(rows, context, target rows, weight rows) of a batch."""
+        context = self.inputs.context(chosen)
+        rows = self.inputs.take(chosen, context)
+        target = self.targets.take(chosen, context)
+        return rows, context, target, self.weights.take(chosen, context, target, self.targets.per_step)
+
+
+class Subset:
+    """Some of the sequences of `Data`."""
+
+    def __init__(self, data, chosen):
+        self.data, self.chosen = data, chosen
+        self.targets = data.targets
+        self.inputs = self  # only its lengths are asked for
+        self.lengths = data.inputs.lengths[chosen]
+
+    def original(self, chosen):
+        """The caller's indices of these sequences."""
+        return self.chosen[chosen]
+
+    def take(self, chosen):
+        """As `Data.take`, by the index within the subset."""
+        return self.data.take(self.chosen[chosen])
