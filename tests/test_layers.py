@@ -487,7 +487,7 @@ def test_the_configuration_is_json_and_makes_the_layer_again(make):
     config = json.loads(json.dumps(layer.config()))
     assert type(layer)(**config).config() == layer.config()
     assert REGISTRY[type(layer).__name__] is type(layer)
-    shapes = dict(layer.parameter_shapes(config))
+    shapes = {p.name: p.shape for p in layer.parameter_table(config)}
     assert shapes == {name: p.shape for name, p in layer.parameters().items()}
     assert layer.size == sum(p.size for p in layer.parameters().values())
 

@@ -293,7 +293,7 @@ def load(path, *, allow_nonfinite=False):
     (layers, finish), arrays = _read(path, _plan)
     with _explained(path):
         for prefix, layer in layers.items():
-            own = {n: arrays.pop(prefix + n) for n, _ in layer.parameter_shapes(layer.config())}
+            own = {p.name: arrays.pop(prefix + p.name) for p in layer.parameter_table(layer.config())}
             if not allow_nonfinite:
                 for name, value in own.items():
                     validate.finite(prefix + name, value, "load with allow_nonfinite=True to look at such a model")
@@ -453,8 +453,8 @@ def _empty_layer(path, config):
 
 def _check_tensors(path, layer, prefix, file, names):
     """Compare the file's header with what a layer needs, and take those from `names`."""
-    for name, shape in layer.parameter_shapes(layer.config()):
-        _check_tensor(path, prefix + name, file, names, shape, layer.dtype.name)
+    for p in layer.parameter_table(layer.config()):
+        _check_tensor(path, prefix + p.name, file, names, p.shape, layer.dtype.name)
 
 
 def _check_tensor(path, name, file, names, shape, dtype):

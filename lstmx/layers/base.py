@@ -15,7 +15,7 @@ _UNFILLED = object()  # as random_state: leave the parameters to `fill`
 class Layer:
     """The protocol of a layer.
 
-    A subclass gives `parameter_shapes`, `_initial`, `config`, and
+    A subclass gives `parameter_table`, `config`, and
 
     * ``forward_rows(rows, context, training, key) -> rows, context, tape``
     * ``backward_rows(tape, dy, out, need_dx) -> dx or None``, writing gradients into the arrays ``out[name]``
@@ -48,24 +48,22 @@ class Layer:
 
     def _check_size(self):
         total = 0
-        for arrays, (_, shape) in enumerate(self.parameter_shapes(self.config())):
-            total += math.prod(shape)
+        for arrays, parameter in enumerate(self.parameter_table(self.config())):
+            total += math.prod(parameter.shape)
             if total > LARGEST or arrays > MOST_ARRAYS:
                 raise MemoryError(
                     f"{self!r} would have more than {LARGEST} parameters, or {MOST_ARRAYS} arrays of them"
                 )
 
     def _initialise(self, rng):
-        self._params = {name: frozen(value, self.dtype) for name, value in self._initial(rng).items()}
+        table = self.parameter_table(self.config())
+        self._params = {p.name: frozen(p.start(rng, p.shape), self.dtype) for p in table}
         self.weights_changed()
 
     @staticmethod
-    def parameter_shapes(config):
-        """Name and shape of every parameter of a layer with this configuration, one at a time."""
+    def parameter_table(config):
+        """A `Parameter` for every array of a layer with this configuration, one at a time."""
         return iter(())
-
-    def _initial(self, rng):
-        return {}
 
     def config(self):
         """The constructor arguments that `load` needs, as plain JSON values."""

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from lstmx import init
 from lstmx.functional import (
     Gradients,
     Tape,
@@ -15,6 +14,7 @@ from lstmx.functional import (
     read_tape,
     validate,
 )
+from lstmx.functional.cell import Cell, suffix
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
 from lstmx.functional.read import SequenceContext, read_sequences
@@ -83,29 +83,15 @@ class LSTM(Layer):
         return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
     @staticmethod
-    def parameter_shapes(config):
-        """Name and shape of every parameter of a layer with this configuration."""
+    def parameter_table(config):
+        """A `Parameter` for every array of a layer with this configuration."""
         hidden, inputs = config["hidden_size"], config["input_size"]
         directions = 2 if config["bidirectional"] else 1
         for layer in range(config["num_layers"]):
             for direction in range(directions):
-                suffix = f"_l{layer}" + "_reverse" * direction
-                yield f"weight_ih{suffix}", (4 * hidden, inputs)
-                yield f"weight_hh{suffix}", (4 * hidden, hidden)
-                if config["bias"]:
-                    yield f"bias{suffix}", (4 * hidden,)
+                for p in Cell().parameters(inputs, hidden, config["bias"]):
+                    yield p._replace(name=p.name + suffix(layer, direction))
             inputs = directions * hidden
-
-    def _initial(self, rng):
-        values = {}
-        for name, shape in self.parameter_shapes(self.config()):
-            if name.startswith("weight_ih"):
-                values[name] = init.per_gate(init.glorot, rng, shape)
-            elif name.startswith("weight_hh"):
-                values[name] = init.per_gate(init.orthogonal, rng, shape)
-            else:
-                values[name] = init.forget_bias(self.hidden_size)
-        return values
 
     def _more(self):
         return {"_rng": self._rng}

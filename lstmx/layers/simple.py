@@ -4,6 +4,7 @@ import numpy as np
 
 from lstmx import init
 from lstmx.functional import allocate, kernels, validate
+from lstmx.functional.cell import Parameter
 from lstmx.functional.context import PooledContext
 from lstmx.functional.panels import Packed
 from lstmx.layers.base import Layer
@@ -39,13 +40,10 @@ class Dense(Layer):
         }
 
     @staticmethod
-    def parameter_shapes(config):
-        """Name and shape of every parameter of a layer with this configuration."""
-        yield "weight", (config["output_size"], config["input_size"])
-        yield "bias", (config["output_size"],)
-
-    def _initial(self, rng):
-        return {"weight": init.glorot(rng, (self.units, self.input_size)), "bias": np.zeros(self.units)}
+    def parameter_table(config):
+        """A `Parameter` for every array of a layer with this configuration."""
+        yield Parameter("weight", (config["output_size"], config["input_size"]), init.glorot)
+        yield Parameter("bias", (config["output_size"],), lambda rng, shape: np.zeros(shape), decays=False)
 
     def output_size(self, input_size=None):
         """Features of the output."""
@@ -119,15 +117,16 @@ class Embedding(Layer):
         }
 
     @staticmethod
-    def parameter_shapes(config):
-        """Name and shape of every parameter of a layer with this configuration."""
-        yield "weight", (config["num_embeddings"], config["size"])
+    def parameter_table(config):
+        """A `Parameter` for every array of a layer with this configuration."""
 
-    def _initial(self, rng):
-        weight = rng.normal(size=(self.num_embeddings, self.features))
-        if self.padding_idx is not None:
-            weight[self.padding_idx] = 0
-        return {"weight": weight}
+        def start(rng, shape):
+            weight = rng.normal(size=shape)
+            if config["padding_idx"] is not None:
+                weight[config["padding_idx"]] = 0
+            return weight
+
+        yield Parameter("weight", (config["num_embeddings"], config["size"]), start, by_row=True)
 
     def output_size(self, input_size=None):
         """Features of the output."""

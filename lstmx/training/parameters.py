@@ -1,5 +1,7 @@
 """The parameters of a net while it is trained: one flat buffer, one flat gradient, a table of segments."""
 
+import math
+
 import numpy as np
 
 
@@ -11,14 +13,13 @@ class Parameters:
         self.embeddings = []  # (layer index, name)
         start = 0
         for k, layer in enumerate(net.layers):
-            for name, value in layer._params.items():
-                if type(layer).__name__ == "Embedding":
-                    self.embeddings.append((k, name))
+            for p in layer.parameter_table(layer.config()):
+                if p.by_row:
+                    self.embeddings.append((k, p.name))
                     continue
-                self.segments.append(
-                    (k, name, slice(start, start + value.size), value.shape, not name.startswith("bias"))
-                )
-                start += value.size
+                size = math.prod(p.shape)
+                self.segments.append((k, p.name, slice(start, start + size), p.shape, p.decays))
+                start += size
         self.size = start
         self.net = net
         self.gradient = np.zeros(start, net.dtype)

@@ -1,0 +1,57 @@
+"""What an LSTM cell is made of: its options, and the one table of its parameters that layers, training, files and
+importers read.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import NamedTuple
+
+from lstmx import init
+
+
+class Parameter(NamedTuple):
+    """One row of a layer's parameter table.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+    start : callable ``(rng, shape) -> ndarray``
+        Draws the initial values.
+    decays : bool
+        Whether weight decay shrinks it.
+    by_row : bool
+        Whether a batch has a gradient for some of its rows only, as that of an Embedding.
+    """
+
+    name: str
+    shape: tuple
+    start: object
+    decays: bool = True
+    by_row: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The options of an LSTM cell."""
+
+    def config(self):
+        """The options that are not as they are by default, as plain JSON values."""
+        return {field.name: value for field in fields(self) if (value := asdict(self)[field.name]) != field.default}
+
+    def widths(self, hidden):
+        """The widths of the state (h, c) of H units."""
+        return hidden, hidden
+
+    def parameters(self, inputs, hidden, bias):
+        """The parameter table of one layer in one direction: I inputs, H units; blocks of H rows i, f, g, o."""
+        glorot, orthogonal = (partial(init.per_gate, start) for start in (init.glorot, init.orthogonal))
+        yield Parameter("weight_ih", (4 * hidden, inputs), glorot)
+        yield Parameter("weight_hh", (4 * hidden, self.widths(hidden)[0]), orthogonal)
+        if bias:
+            yield Parameter("bias", (4 * hidden,), lambda rng, shape: init.forget_bias(hidden), decays=False)
+
+
+def suffix(layer, direction):
+    """What the names of a layer's parameters end with: "_l0", "_l0_reverse", "_l1"."""
+    return f"_l{layer}" + "_reverse" * direction
