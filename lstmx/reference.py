@@ -42,6 +42,7 @@ class Tape(NamedTuple):
     weight_hh: np.ndarray
     has_bias: bool
     reverse: bool
+    cell: object
 
 
 class Gradients(NamedTuple):
@@ -59,7 +60,7 @@ def sigmoid(a):
     return 0.5 + 0.5 * np.tanh(0.5 * a)
 
 
-def cell_forward(a, c_prev):
+def cell_forward(a, c_prev, cell=None):
     """One step of the cell.
 
     Parameters
@@ -88,7 +89,7 @@ def cell_forward(a, c_prev):
     return np.concatenate([i, f, g, o], axis=-1), c, h
 
 
-def cell_backward(gates, c_prev, dh, dc):
+def cell_backward(gates, c_prev, dh, dc, cell=None):
     """The derivative of `cell_forward`.
 
     Parameters
@@ -122,7 +123,7 @@ def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
     return h, (h, c)
 
 
-def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, reverse=False):
+def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, reverse=False, cell=None):
     """One layer in one direction.
 
     Parameters
@@ -152,11 +153,11 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     for t in reversed(range(steps)) if reverse else range(steps):
         h_prev[:, t], c_prev[:, t] = h, c
         a = x[:, t] @ weight_ih.T + h @ weight_hh.T + (0 if bias is None else bias)
-        gates[:, t], c_t, h_t = cell_forward(a, c)
+        gates[:, t], c_t, h_t = cell_forward(a, c, cell)
         on = running[:, t, None]
         y[:, t] = np.where(on, h_t, 0)
         h, c = np.where(on, h_t, h), np.where(on, c_t, c)
-    return y, (h, c), Tape(x, gates, h_prev, c_prev, running, weight_ih, weight_hh, bias is not None, reverse)
+    return y, (h, c), Tape(x, gates, h_prev, c_prev, running, weight_ih, weight_hh, bias is not None, reverse, cell)
 
 
 def lstm_backward(tape, dy, dstate=None):
@@ -173,7 +174,7 @@ def lstm_backward(tape, dy, dstate=None):
     -------
     Gradients
     """
-    x, gates, h_prev, c_prev, running, weight_ih, weight_hh, has_bias, reverse = tape
+    x, gates, h_prev, c_prev, running, weight_ih, weight_hh, has_bias, reverse, cell = tape
     batch, steps, hidden = h_prev.shape
     dh, dc = (np.zeros((batch, hidden), h_prev.dtype),) * 2 if dstate is None else dstate
 
@@ -181,7 +182,7 @@ def lstm_backward(tape, dy, dstate=None):
     for t in range(steps) if reverse else reversed(range(steps)):
         on = running[:, t, None]
         dh_t = dh if dy is None else dh + dy[:, t]  # h_t is shown as y_t, and used by step t + 1
-        da_t, dc_t, dc_prev = cell_backward(gates[:, t], c_prev[:, t], dh_t, dc)
+        da_t, dc_t, dc_prev = cell_backward(gates[:, t], c_prev[:, t], dh_t, dc, cell)
         da[:, t], dh_all[:, t], dc_all[:, t] = np.where(on, da_t, 0), np.where(on, dh_t, 0), np.where(on, dc_t, 0)
         dh, dc = np.where(on, da[:, t] @ weight_hh, dh), np.where(on, dc_prev, dc)
 

@@ -40,7 +40,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 import lstmx
 from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMRegressor, LSTMTransformer, SequenceScaler
-from lstmx._core import sequence
+from lstmx._core import loop
 from lstmx.estimators import _supervised, _training
 
 QUICK = {"hidden_size": 5, "max_iter": 3, "batch_size": 8, "random_state": 0}
@@ -1001,9 +1001,9 @@ def test_alpha_of_adamw_is_the_decay_itself():
 @pytest.fixture
 def fine_grain():
     """Parallel regions even for these small steps."""
-    before = sequence.set_grain(1)
+    before = loop.set_limits(0, 0, 1)
     yield
-    sequence.set_grain(before)
+    loop.set_limits(*before)
 
 
 @pytest.mark.parametrize("cls", EVERY)

@@ -15,7 +15,7 @@ from test_same_bits import CUTS, cutting, problem, same
 from test_same_bits import child as run_child
 
 from lstmx import LSTM, Dense, Last, Sequential
-from lstmx._core import sequence, simd
+from lstmx._core import loop, simd
 from lstmx.functional import engine as engines
 
 pytestmark = pytest.mark.skipif(engines.NAME != "tile", reason="about the tile engine's threads")
@@ -282,7 +282,7 @@ print(len(before), before[0][1] == control())
 
 
 @pytest.mark.skipif(
-    not sys.platform.startswith("linux") or os.uname().machine != "x86_64" or not sequence.openmp(),
+    not sys.platform.startswith("linux") or os.uname().machine != "x86_64" or not loop.openmp(),
     reason="reads MXCSR in the threads of GCC's OpenMP",
 )
 def test_the_control_word_is_unchanged_in_worker_threads():

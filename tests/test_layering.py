@@ -132,10 +132,9 @@ def test_every_part_is_looked_at():
     assert len(MODULES) == len(FILES) > 10
     assert {path.name for path in CYTHON} >= {
         "blas.pyx",
-        "cell.pyx",
-        "sequence.pyx",
+        "loop.pyx",
         "simd.pyx",
-        "tile.pyx",
+        "stream.pyx",
         "core.pxd",
     }
 
@@ -185,7 +184,7 @@ GOOD = {
     "@ in the reference": ("lstmx.reference", "c = a @ b"),
     "a decorator": ("lstmx.model", "@property\ndef f(self): pass"),
     "@ in a docstring": ("lstmx.init", '"""w @ w.T"""'),
-    "the core in functional": ("lstmx.functional.engine", "from lstmx._core import sequence"),
+    "the core in functional": ("lstmx.functional.engine", "from lstmx._core import loop"),
 }
 
 
@@ -203,7 +202,7 @@ def code(path):
 @pytest.mark.parametrize(
     ("pattern", "only"),
     [
-        (r"\bprange\b|cython\.parallel", {"sequence.pyx", "tile.pyx", "panels.pyx"}),
+        (r"\bprange\b|cython\.parallel", {"loop.pyx"}),
         (r"cython_blas|\bscipy\b", {"blas.pyx"}),
     ],
     ids=["threads", "blas"],

@@ -12,7 +12,7 @@ import pytest
 
 import lstmx
 from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
-from lstmx._core import packed, panels, sequence, simd, tile
+from lstmx._core import dense, loop, packed, panels, simd
 from lstmx.functional import Tape, lstm_backward, lstm_forward, lstm_step
 
 RNG = np.random.default_rng(0)
@@ -287,7 +287,7 @@ def test_compiled_code_gets_aligned_arrays(form, monkeypatch):
 
         return call
 
-    for module in (packed, panels, sequence, simd, tile):
+    for module in (dense, loop, packed, panels, simd):
         for name, function in vars(module).copy().items():
             if type(function).__name__ == "cython_function_or_method":
                 monkeypatch.setattr(module, name, watched(function))

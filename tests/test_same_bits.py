@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 import lstmx
 from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
-from lstmx._core import sequence, simd, tile
+from lstmx._core import loop, simd
 from lstmx.functional import allocate, kernels
 from lstmx.functional import engine as engines
+from lstmx.functional.cell import Cell
 from lstmx.functional.panels import Weights
 from lstmx.functional.read import read_sequences
 
@@ -47,13 +48,13 @@ grid = pytest.mark.parametrize(("I", "H"), GRID)
 @contextlib.contextmanager
 def cutting(cut, threads):
     """Calls within take up to `threads` threads, and share out what `cut` says, however small they are."""
-    limits, engine_limit = tile.set_limits(*CUTS[cut]), engines._threads_for
+    limits, engine_limit = loop.set_limits(*CUTS[cut]), engines._threads_for
     engines._threads_for = lambda work: lstmx.get_num_threads()
     try:
         with lstmx.num_threads(threads):
             yield
     finally:
-        tile.set_limits(*limits)
+        loop.set_limits(*limits)
         engines._threads_for = engine_limit
 
 
@@ -320,7 +321,7 @@ def child(code, *arguments, timeout=60, **environment):
     return done.stdout
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/task") or not sequence.openmp(), reason="needs Linux and OpenMP")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task") or not loop.openmp(), reason="needs Linux and OpenMP")
 @pytest.mark.parametrize("what", ["forward", "backward"])
 @pytest.mark.parametrize(("cut", "more"), [("rows", 2), ("units", 2), ("serial", 0)])
 def test_these_tests_really_use_threads(cut, more, what):
@@ -382,10 +383,14 @@ def test_weight_gradients_are_sums_over_blocks_of_steps_added_last_to_first(N, T
     lstm = LSTM(I, H, random_state=0)
     p = problem(lstm, N, T)
     rows, context = read_sequences(p["x"], I, lstm.dtype)
-    weights, engine = Weights(*lstm.parameters().values()), engines.TileEngine()
+    arrays, engine = (
+        dict(zip(("weight_ih", "weight_hh", "bias"), lstm.parameters().values(), strict=True)),
+        engines.TileEngine(),
+    )
+    weights = Weights(Cell(), arrays)
     h, c = p["h"][0].copy(), p["c"][0].copy()
     slabs = engine.forward(rows, weights, context, False, h, c, np.empty((N * T, H), np.float32), True)
-    out = [np.empty_like(w) for w in weights]
+    out = {name: np.empty_like(w) for name, w in arrays.items()}
     engine.backward(rows, weights, context, False, slabs, context.pack(p["dy"]), p["dh"][0].copy(), p["dc"][0].copy(),
                     None, False, out)  # fmt: skip
     dz = slabs["gates"]
@@ -393,7 +398,7 @@ def test_weight_gradients_are_sums_over_blocks_of_steps_added_last_to_first(N, T
     blocks = [(N * t, N * min(t + steps, T)) for t in range(0, T, steps)]
     if N > 256:
         blocks = [(k, min(k + 256, b)) for a, b in blocks for k in range(a, b, 256)]
-    for found, other in zip(out, (rows, slabs["h_prev"], None), strict=True):
+    for found, other in zip(out.values(), (rows, slabs["h_prev"], None), strict=True):
         wanted = None
         for a, b in reversed(blocks):
             if other is None:

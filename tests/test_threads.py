@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lstmx
-from lstmx._core import sequence
+from lstmx._core import loop
 from lstmx.functional import threads
 
 LIMIT = 20  # seconds until a run counts as hanging
@@ -19,10 +19,10 @@ LIMIT = 20  # seconds until a run counts as hanging
 
 @pytest.fixture
 def fine_grain():
-    """Parallel pointwise regions even for tiny steps."""
-    before = sequence.set_grain(1)
+    """Threads even for tiny calls."""
+    before = loop.set_limits(0, 0, 1)
     yield
-    sequence.set_grain(before)
+    loop.set_limits(*before)
 
 
 def make(seed=0, dtype="float32"):
@@ -57,7 +57,7 @@ def test_num_threads_is_local_to_its_context():
             worker.start()
             worker.join()
             inside = lstmx.get_num_threads()
-        expected = (2, 3, 3) if sequence.openmp() else (1, 1, 1)
+        expected = (2, 3, 3) if loop.openmp() else (1, 1, 1)
         assert (inside, seen[0], lstmx.get_num_threads()) == expected
     finally:
         lstmx.set_num_threads(None)
@@ -73,8 +73,8 @@ def test_wrong_thread_counts(bad):
 
 CHILD = """
 import numpy as np, threading, lstmx
-from lstmx._core import sequence
-sequence.set_grain(1)
+from lstmx._core import loop
+loop.set_limits(0, 0, 1)
 x = np.random.default_rng(0).normal(size=(8, 6, 3)).astype("f4")
 lstm = lstmx.LSTM(3, 16, random_state=0)
 want = lstm(x)[0]
@@ -103,8 +103,8 @@ def test_eight_concurrent_callers_finish_whatever_openmp_gives(setting):
 
 FORK = """
 import numpy as np, os, signal, lstmx
-from lstmx._core import sequence
-sequence.set_grain(1)
+from lstmx._core import loop
+loop.set_limits(0, 0, 1)
 lstmx.set_num_threads(2)
 x = np.random.default_rng(0).normal(size=(32, 20, 8)).astype("f4")
 model = lstmx.Sequential([lstmx.LSTM(8, 64), lstmx.Last(), lstmx.Dense(64, 1)], random_state=0)

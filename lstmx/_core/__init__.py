@@ -13,7 +13,7 @@ _LIMITED = not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys()
 if _LIMITED:
     os.environ["GOMP_SPINCOUNT"] = "3000"
 try:
-    importlib.import_module("lstmx._core.tile")  # loads the runtime, which reads the variable now and never again
+    importlib.import_module("lstmx._core.loop")  # loads the runtime, which reads the variable now and never again
 finally:
     if _LIMITED:
         del os.environ["GOMP_SPINCOUNT"]

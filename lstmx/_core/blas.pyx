@@ -8,31 +8,25 @@ from cpython.pycapsule cimport PyCapsule_New
 
 from scipy.linalg.cython_blas cimport dgemm, dgemv, sgemm, sgemv
 
-from lstmx._core.core cimport lstmx_products, real
+from lstmx._core.core cimport lstmx_matrix, lstmx_products, real
 
 include "blas_int.pxi"   # the integer of scipy.linalg.cython_blas, as setup.py found it
 
 LARGEST = 2**(8 * sizeof(blas_int) - 1) - 1   # lstmx.functional refuses sizes beyond it
 
-cdef lstmx_products products
+cdef lstmx_products products[2]   # for float and double
 
 
-cdef inline void product(int transpose_a, int transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real *a,
-                         Py_ssize_t lda, const real *b, Py_ssize_t ldb, real beta, real *c, Py_ssize_t ldc) noexcept nogil:
-    """C (m, n) := op(A) (m, k) op(B) (k, n) + beta C, row-major."""
+cdef inline void multiply(bint transpose_a, bint transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const real *a,
+                          Py_ssize_t lda, const real *b, Py_ssize_t ldb, bint add, real *c, Py_ssize_t ldc) noexcept nogil:
+    """C (m, n) := op(A) (m, k) op(B) (k, n) [+ C], row-major."""
     cdef char op_a = c"T" if transpose_a else c"N"
     cdef char op_b = c"T" if transpose_b else c"N"
     cdef blas_int bm = <blas_int>m, bn = <blas_int>n, bk = <blas_int>k
     cdef blas_int la = <blas_int>lda, lb = <blas_int>ldb, lc = <blas_int>ldc
     cdef blas_int one = 1
-    cdef real alpha = 1
-    cdef Py_ssize_t row, column
-    if m == 0 or n == 0:
-        return
-    if k == 0:   # never shown to BLAS: some give garbage
-        for row in range(m):
-            for column in range(n):
-                c[row * ldc + column] = c[row * ldc + column] * beta if beta != 0 else 0
+    cdef real alpha = 1, beta = add
+    if m == 0 or n == 0:   # k is never 0: an LSTM and a Dense have inputs, and the caller has rows
         return
     if m == 1 and not transpose_a:   # one sequence, one step: gemm would repack the whole of B for one row
         op_b = c"T" if transpose_b else c"N"
@@ -47,20 +41,35 @@ cdef inline void product(int transpose_a, int transpose_b, Py_ssize_t m, Py_ssiz
         dgemm(&op_b, &op_a, &bn, &bm, &bk, &alpha, <double *>b, &lb, <double *>a, &la, &beta, c, &lc)
 
 
-cdef void product_f32(int ta, int tb, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const float *a, Py_ssize_t lda,
-                      const float *b, Py_ssize_t ldb, float beta, float *c, Py_ssize_t ldc) noexcept nogil:
-    product(ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc)
+cdef void product_f32(Py_ssize_t rows, Py_ssize_t n, Py_ssize_t K, const void *a, Py_ssize_t a_row, const void *b, void *out,
+                      Py_ssize_t out_row, int add, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef const lstmx_matrix *B = <const lstmx_matrix *>b
+    multiply(False, B.transposed, rows, n, K, <const float *>a, a_row, <const float *>B.data, B.row, add, <float *>out, out_row)
 
 
-cdef void product_f64(int ta, int tb, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const double *a, Py_ssize_t lda,
-                      const double *b, Py_ssize_t ldb, double beta, double *c, Py_ssize_t ldc) noexcept nogil:
-    product(ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc)
+cdef void product_f64(Py_ssize_t rows, Py_ssize_t n, Py_ssize_t K, const void *a, Py_ssize_t a_row, const void *b, void *out,
+                      Py_ssize_t out_row, int add, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef const lstmx_matrix *B = <const lstmx_matrix *>b
+    multiply(False, B.transposed, rows, n, K, <const double *>a, a_row, <const double *>B.data, B.row, add, <double *>out,
+             out_row)
 
 
-products.f32 = product_f32
-products.f64 = product_f64
+cdef void outer_f32(Py_ssize_t rows, Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t n, const void *a, Py_ssize_t a_row,
+                    const void *b, Py_ssize_t b_row, void *out, Py_ssize_t out_row, int add, void *strip) noexcept nogil:
+    multiply(True, False, m1 - m0, n, rows, <const float *>a + m0, a_row, <const float *>b, b_row, add,
+             <float *>out + m0 * out_row, out_row)
+
+
+cdef void outer_f64(Py_ssize_t rows, Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t n, const void *a, Py_ssize_t a_row,
+                    const void *b, Py_ssize_t b_row, void *out, Py_ssize_t out_row, int add, void *strip) noexcept nogil:
+    multiply(True, False, m1 - m0, n, rows, <const double *>a + m0, a_row, <const double *>b, b_row, add,
+             <double *>out + m0 * out_row, out_row)
+
+
+products[0].product, products[0].outer = product_f32, outer_f32
+products[1].product, products[1].outer = product_f64, outer_f64
 
 
 def product_table():
-    """A capsule with the `lstmx_products` of this engine."""
-    return PyCapsule_New(&products, "lstmx.products", NULL)
+    """A capsule with the `lstmx_products` of this engine, for float and double."""
+    return PyCapsule_New(products, "lstmx.products", NULL)

@@ -1,6 +1,9 @@
-from lstmx._core.core cimport real
+"""The options of a cell: how lstmx.functional.cell.Cell becomes the lstmx_cell of c/cell.h."""
 
-cdef void rows_forward(Py_ssize_t rows, Py_ssize_t hidden, const real *bias, real *gates, real *c,
-                       real *h) noexcept nogil
-cdef void rows_backward(Py_ssize_t rows, Py_ssize_t hidden, real *gates, const real *c_prev, const real *dy,
-                        Py_ssize_t ldy, real *dh, real *dc, real *dh_all, real *dc_all) noexcept nogil
+cdef extern from "cell.h":
+    ctypedef struct lstmx_cell:
+        int plain
+
+cdef inline int set_cell(lstmx_cell *to, cell) except -1:
+    to.plain = cell.plain
+    return 0

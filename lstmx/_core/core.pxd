@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from lstmx._core.cell cimport lstmx_cell
+
 ctypedef fused real:
     float
     double
@@ -16,9 +18,11 @@ cdef extern from "core.h" nogil:
         Py_ssize_t batch
         Py_ssize_t inputs
         Py_ssize_t hidden
+        Py_ssize_t outputs
         const Py_ssize_t *offsets
         int reverse
         int windows
+        lstmx_cell cell
         const void *x
         Py_ssize_t x_step
         Py_ssize_t x_row
@@ -37,52 +41,45 @@ cdef extern from "core.h" nogil:
         Py_ssize_t h_row
         const void *dy
         Py_ssize_t dy_row
-        const void *w_ih_columns
-        const void *w_hh_columns
         void *dh
         void *dc
         void *dh_all
         void *dc_all
-        void *dx
-        int add_to_dx
-        void *dw_ih
-        void *dw_hh
-        void *db
-        void *dw_ih_turned
+
+    ctypedef struct lstmx_matrix:
+        const void *data
+        Py_ssize_t row
+        int transposed
+
+    ctypedef struct lstmx_products:
+        void (*product)(Py_ssize_t rows, Py_ssize_t n, Py_ssize_t K, const void *a, Py_ssize_t a_row, const void *b,
+                        void *out, Py_ssize_t out_row, int add, Py_ssize_t first, Py_ssize_t last) noexcept nogil
+        void (*outer)(Py_ssize_t rows, Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t n, const void *a, Py_ssize_t a_row,
+                      const void *b, Py_ssize_t b_row, void *out, Py_ssize_t out_row, int add, void *strip) noexcept nogil
 
     ctypedef struct lstmx_tile:
         Py_ssize_t lanes
+        lstmx_products products
         Py_ssize_t (*gate_width)(Py_ssize_t hidden) noexcept nogil
         Py_ssize_t (*column_width)(Py_ssize_t n) noexcept nogil
         void (*pack_gates)(Py_ssize_t hidden, Py_ssize_t K, const void *w, void *panels) noexcept nogil
         void (*pack_columns)(int transposed, Py_ssize_t K, Py_ssize_t n, const void *w, void *panels) noexcept nogil
-        void (*product)(Py_ssize_t rows, Py_ssize_t n, Py_ssize_t K, const void *a, Py_ssize_t a_row, const void *panels,
-                        void *out, Py_ssize_t out_row, int add, Py_ssize_t first,
-                        Py_ssize_t last) noexcept nogil
-        void (*outer)(Py_ssize_t rows, Py_ssize_t m0, Py_ssize_t m1, Py_ssize_t n, const void *a, Py_ssize_t a_row,
-                      const void *b, Py_ssize_t b_row, void *out, Py_ssize_t out_row, int add, void *strip) noexcept nogil
         void (*input_sums)(const lstmx_layer *l, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t p0,
                            Py_ssize_t p1, void *sums) noexcept nogil
         void (*forward_steps)(const lstmx_layer *l, Py_ssize_t s0, Py_ssize_t s1, Py_ssize_t r0, Py_ssize_t r1,
                               Py_ssize_t p0, Py_ssize_t p1, void *sums) noexcept nogil
         void (*open_rows)(const lstmx_layer *l) noexcept nogil
         void (*close_rows)(const lstmx_layer *l) noexcept nogil
+        void (*forward_cells)(const lstmx_layer *l, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1, void *z,
+                              Py_ssize_t z_row) noexcept nogil
         void (*backward_cells)(const lstmx_layer *l, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t j0,
                                Py_ssize_t j1) noexcept nogil
-        void (*backward_carry)(const lstmx_layer *l, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t g0,
-                               Py_ssize_t g1) noexcept nogil
-        void (*weight_gradients)(const lstmx_layer *l, Py_ssize_t r0, Py_ssize_t r1, int add, Py_ssize_t part,
-                                 Py_ssize_t parts, void *strip) noexcept nogil
-        void (*turn)(const lstmx_layer *l) noexcept nogil
+        void (*sum_rows)(Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row, void *out, int add) noexcept nogil
 
     ctypedef struct lstmx_kernels_float:
         void (*sigmoid)(Py_ssize_t n, const float *x, float *y) noexcept nogil
         void (*tanh)(Py_ssize_t n, const float *x, float *y) noexcept nogil
         void (*exp)(Py_ssize_t n, const float *x, float *y) noexcept nogil
-        void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const float *bias, float *gates, float *c,
-                             float *h) noexcept nogil
-        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, Py_ssize_t ldy, float *gates, const float *c_prev,
-                              const float *dy, float *dh, float *dc, float *dh_all, float *dc_all) noexcept nogil
         void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *bias, float *y) noexcept nogil
         void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *y, float *dy) noexcept nogil
         void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const float *x, float *out) noexcept nogil
@@ -105,10 +102,6 @@ cdef extern from "core.h" nogil:
         void (*sigmoid)(Py_ssize_t n, const double *x, double *y) noexcept nogil
         void (*tanh)(Py_ssize_t n, const double *x, double *y) noexcept nogil
         void (*exp)(Py_ssize_t n, const double *x, double *y) noexcept nogil
-        void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const double *bias, double *gates, double *c,
-                             double *h) noexcept nogil
-        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, Py_ssize_t ldy, double *gates, const double *c_prev,
-                              const double *dy, double *dh, double *dc, double *dh_all, double *dc_all) noexcept nogil
         void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *bias, double *y) noexcept nogil
         void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *y, double *dy) noexcept nogil
         void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const double *x, double *out) noexcept nogil
@@ -139,12 +132,6 @@ cdef extern from "core.h" nogil:
     int lstmx_isa_count() noexcept
     const lstmx_isa *lstmx_isa_at(int index) noexcept
     int lstmx_isa_supported(int index) noexcept
-
-    ctypedef struct lstmx_products:
-        void (*f32)(int transpose_a, int transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const float *a,
-                    Py_ssize_t lda, const float *b, Py_ssize_t ldb, float beta, float *c, Py_ssize_t ldc) noexcept nogil
-        void (*f64)(int transpose_a, int transpose_b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k, const double *a,
-                    Py_ssize_t lda, const double *b, Py_ssize_t ldb, double beta, double *c, Py_ssize_t ldc) noexcept nogil
 
 cdef extern from "team.h" nogil:
     int LSTMX_OPENMP

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstmx.functional import allocate, validate
+from lstmx.functional.cell import Cell
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
 from lstmx.functional.read import give_state, read_gradient, read_sequences, read_state
@@ -55,7 +56,7 @@ def read_tape(tape, owner):
     return tape
 
 
-def _weights(weight_ih, weight_hh, bias, dtype):
+def _weights(weight_ih, weight_hh, bias, dtype, copy=False):
     weight_ih = validate.real_array("weight_ih", weight_ih, dtype)
     weight_hh = validate.real_array("weight_hh", weight_hh, dtype)
     for name, array in (("weight_ih", weight_ih), ("weight_hh", weight_hh)):
@@ -69,8 +70,9 @@ def _weights(weight_ih, weight_hh, bias, dtype):
     validate.shaped("weight_hh", weight_hh, (4 * hidden, hidden), dtype, "(4H, H)")
     validate.shaped("weight_ih", weight_ih, (4 * hidden, weight_ih.shape[1]), dtype, "(4H, I)")
     if bias is not None:
-        bias = np.ascontiguousarray(validate.shaped("bias", bias, (4 * hidden,), dtype, "(4H,)"))
-    return Weights(np.ascontiguousarray(weight_ih), np.ascontiguousarray(weight_hh), bias)
+        bias = validate.shaped("bias", bias, (4 * hidden,), dtype, "(4H,)")
+    arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}
+    return Weights(Cell(), {n: np.array(a, order="C", copy=copy or None) for n, a in arrays.items() if a is not None})
 
 
 def _dtype_of(*arrays):
@@ -120,12 +122,11 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     (16, 4)
     """
     dtype = _dtype_of(weight_ih, weight_hh, bias)
-    weights = _weights(weight_ih, weight_hh, bias, dtype)
+    weights = _weights(weight_ih, weight_hh, bias, dtype, copy=True)
     reverse = validate.flag("reverse", reverse)
-    rows, context = read_sequences(x, weights.weight_ih.shape[1], dtype, lengths, own=True)
-    hidden = weights.weight_hh.shape[1]
+    rows, context = read_sequences(x, weights.arrays["weight_ih"].shape[1], dtype, lengths, own=True)
+    hidden = weights.arrays["weight_hh"].shape[1]
     h, c = read_state("state", state, (context.batch, hidden), context, dtype, "(N, H)")
-    weights = Weights(*(None if w is None else w.copy() for w in weights))
     y = allocate.empty((len(rows), hidden), dtype)
     slabs = get_engine().forward(rows, weights, context, reverse, h, c, y, True)
     tape = Tape(lstm_forward, context, x=rows, weights=weights, reverse=reverse, slabs=slabs)
@@ -151,16 +152,15 @@ def lstm_backward(tape, dy, dstate=None, *, retain=False):
     """
     context = read_tape(tape, lstm_forward).context
     rows, weights = tape.parts["x"], tape.parts["weights"]
-    dtype, hidden = rows.dtype, weights.weight_hh.shape[1]
+    dtype, hidden = rows.dtype, weights.arrays["weight_hh"].shape[1]
     dy = read_gradient(dy, context, hidden, dtype)
     dh, dc = read_state("dstate", dstate, (context.batch, hidden), context, dtype, "(N, H)")
     parts = tape.use(validate.flag("retain", retain))
-    out = [None if w is None else allocate.empty(w.shape, dtype) for w in weights]
+    out = {name: allocate.empty(w.shape, dtype) for name, w in weights.arrays.items()}
     dx = allocate.empty(rows.shape, dtype)
     slabs = kept(parts["slabs"]) if retain else parts["slabs"]
     get_engine().backward(rows, weights, context, parts["reverse"], slabs, dy, dh, dc, dx, False, out)
-    params = {k: v for k, v in zip(("weight_ih", "weight_hh", "bias"), out, strict=True) if v is not None}
-    return Gradients(context.unpack(dx), give_state((dh, dc), context), params)
+    return Gradients(context.unpack(dx), give_state((dh, dc), context), out)
 
 
 def kept(slabs):
@@ -188,9 +188,9 @@ def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
     dtype = _dtype_of(weight_ih, weight_hh, bias)
     weights = _weights(weight_ih, weight_hh, bias, dtype)
     x_t = validate.real_array("x_t", x_t, dtype)
-    if x_t.ndim != 2 or x_t.shape[1] != weights.weight_ih.shape[1]:
-        raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, I) = (N, {weights.weight_ih.shape[1]})")
+    if x_t.ndim != 2 or x_t.shape[1] != weights.arrays["weight_ih"].shape[1]:
+        raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, I) = (N, {weights.arrays['weight_ih'].shape[1]})")
     rows, context = read_sequences(x_t[:, None], x_t.shape[1], dtype)
-    h, c = read_state("state", state, (context.batch, weights.weight_hh.shape[1]), context, dtype, "(N, H)")
+    h, c = read_state("state", state, (context.batch, weights.arrays["weight_hh"].shape[1]), context, dtype, "(N, H)")
     get_engine().forward(rows, weights, context, False, h, c, allocate.empty(h.shape, dtype), False)
     return h.copy(), (h, c)

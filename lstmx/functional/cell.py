@@ -35,6 +35,11 @@ class Parameter(NamedTuple):
 class Cell:
     """The options of an LSTM cell."""
 
+    @property
+    def plain(self):
+        """Whether no option is set."""
+        return not self.config()
+
     def config(self):
         """The options that are not as they are by default, as plain JSON values."""
         return {field.name: value for field in fields(self) if (value := asdict(self)[field.name]) != field.default}

@@ -1,7 +1,8 @@
 """The engines: ways to do the same arithmetic on packed rows, chosen by ``LSTMX_ENGINE``.
 
-``tile`` is the default, all of it in the compiled core. ``blas`` multiplies with the BLAS that SciPy carries.
-``reference`` is lstmx.reference, for checking. An engine has `forward`, `backward` and `product`; all else is shared.
+``tile`` is the default, all of it in the compiled core. ``blas`` multiplies with the BLAS that SciPy carries, under the
+same time loop. ``reference`` is lstmx.reference, for checking. An engine has `forward`, `backward`, `product` and
+`outer`; all else is shared.
 """
 
 import functools
@@ -10,99 +11,113 @@ import os
 import numpy as np
 
 from lstmx import reference
-from lstmx._core import panels, sequence, simd, stack, tile
+from lstmx._core import dense, loop, panels, simd, stream
 from lstmx.functional import allocate, threads
 from lstmx.functional.context import Windows
-from lstmx.functional.panels import Packed, column_panels
-
-BLOCK_ELEMENTS = 2**18  # gates of one block of the blas engine in inference: 1 MB in float32, about an L2 cache
+from lstmx.functional.panels import Derived, bias_panels, column_panels, gate_panels, matrix
 
 
-class TileEngine:
-    """Products by one register tile on packed weights; the same bits in any batch and on any number of threads."""
+class _Compiled:
+    """What the engines on the compiled time loop share: they differ in their products, and the form of the weights."""
 
-    name = "tile"
     plain = True  # whether inference on plain arrays needs no packed copies
+    products = None  # a capsule of the products; None for the tile's
     slab = staticmethod(allocate.padded)  # an array (rows, columns) in the form that the tape's have
 
-    @staticmethod
-    def layout(rows, batch, steps, inputs, hidden, dtype, *, training):
-        """The arrays that one direction of one layer needs, name -> (shape, whether they are for the tape).
+    def _fused(self, cell):
+        """Whether the plain cell's own kernels compute it."""
+        return False
+
+    def _forward(self, weights):
+        """The compiled `Direction` of some `Weights` for a forward pass."""
+        return weights.get("forward", self._direction, weights)
+
+    def _backward(self, weights, need_dx):
+        return weights.get(f"backward {need_dx}", self._direction, weights, True, need_dx)
+
+    def _direction(self, weights, backward=False, need_dx=True):
+        ih, hh, bias = weights.arrays["weight_ih"], weights.arrays["weight_hh"], weights.arrays.get("bias")
+        fused = self._fused(weights.cell) and not backward
+        if fused:
+            parts = gate_panels(ih), gate_panels(hh), bias_panels(ih, bias)
+        else:
+            parts = [self.right_side(ih, not backward) if need_dx else None, self.right_side(hh, not backward)]
+            parts.append(None if backward else bias)
+        return loop.Direction(weights.cell, ih.shape[1], len(ih) // 4, *parts, self.products, fused, backward)
+
+    def layout(self, rows, batch, steps, inputs, hidden, cell, dtype, *, training):
+        """What one direction of one layer allocates beside its results: (bytes of scratch, bytes of the tape).
 
         Parameters
         ----------
         rows, batch, steps, inputs, hidden : int
             S packed rows, N, T, I, H.
+        cell : Cell
         dtype : numpy.dtype
         training : bool
             Whether a backward pass follows.
         """
-        size = np.dtype(dtype).itemsize
-        work = rows * hidden * (inputs + hidden)
-        sums = tile.block_of_sums(batch, inputs, hidden, steps, size, _threads_for(work))
-        arrays = {} if sums is None else {"sums": ((sums[1][0] + 1, sums[1][1]), False)}
-        if training:
-            lanes = panels.lanes(size)
-            arrays |= {
-                "gates": ((rows, allocate.padded_width(4 * hidden, dtype)), True),
-                "h_prev": ((rows, allocate.padded_width(hidden, dtype)), True),
-                "c_prev": ((rows, hidden), True),
-                "strips": ((_threads_for(3 * work), tile.gradient_rows(batch, steps) * 4 * lanes), False),
-            }
-            if inputs < lanes:
-                arrays["turned"] = ((inputs, 4 * hidden), False)
-        return arrays
+        size, width = np.dtype(dtype).itemsize, cell.widths(hidden)
+        wanted = self._threads((3 if training else 1) * rows * hidden * (inputs + width[0]))
+        serial = self.products is not None
+        scratch = loop.workspace(batch, steps, inputs, hidden, size, wanted, self._fused(cell), serial, training)
+        tape = rows * (sum(allocate.padded_width(n, dtype) for n in (4 * hidden, width[0])) + width[1]) * training
+        return sum(scratch.values()) * size, tape * size
 
-    def forward(self, x, weights, context, reverse, h, c, y, training):
-        (rows, inputs), (batch, hidden) = x.shape, h.shape
-        steps = len(context.offsets) - 1
-        wanted = _threads_for(rows * hidden * (inputs + hidden))
+    def _threads(self, work):
+        return 1 if self.products is not None else _threads_for(work)
+
+    def forward(self, x, weights, context, reverse, h, c, y, keep):
+        """One layer, one direction, over packed rows; h and c go from the initial to the final state, y is written.
+
+        Returns the slabs of the tape if they are to be kept.
+        """
+        (rows, inputs), hidden = x.shape, c.shape[1]
         windows = isinstance(x, Windows)
-        x = x.series if windows else x
-        block, shape = tile.block_of_sums(batch, inputs, hidden, steps, x.itemsize, wanted, windows) or (0, None)
-        sums = None if shape is None else allocate.aligned((shape[0] + 1, shape[1]), x.dtype)  # read a little beyond
         slabs = {}
-        if training:
+        if keep:
             slabs = {
                 "gates": self.slab(rows, 4 * hidden, x.dtype),
-                "h_prev": self.slab(rows, hidden, x.dtype),
+                "h_prev": self.slab(rows, h.shape[1], x.dtype),
                 "c_prev": allocate.empty((rows, hidden), x.dtype),
             }
-        tile.forward(
-            x, *weights.forward_panels(), None if context.uniform else context.offsets, steps, reverse, h, c, y, sums,
-            block, windows, wanted, **slabs,
+        loop.forward(
+            self._forward(weights), x.series if windows else x, None if context.uniform else context.offsets,
+            len(context.offsets) - 1, reverse, h, c, y, self._threads(rows * hidden * (inputs + h.shape[1])),
+            _allocator(x.dtype), windows, **slabs,
         )  # fmt: skip
         return slabs or None
 
     def backward(self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None)):
-        (rows, inputs), (batch, hidden) = x.shape, dh.shape
-        steps = len(context.offsets) - 1
-        layout = self.layout(rows, batch, steps, inputs, hidden, x.dtype, training=True)
-        strips = allocate.aligned(layout["strips"][0], x.dtype)
-        turned = allocate.aligned(layout["turned"][0], x.dtype) if "turned" in layout else None
-        tile.backward(
-            x, *weights.backward_panels(dx is not None), None if context.uniform else context.offsets, steps, reverse,
-            slabs["gates"], slabs["h_prev"], slabs["c_prev"], dy, dh, dc, dx, add_to_dx, *out, turned, strips,
-            len(strips), *flow,
+        """The derivative of `forward`: dh and dc go from the gradients of the final to those of the initial state, dx
+        and the arrays of `out` by name are written, and dL/dh_t, dL/dc_t of every step to `flow`.
+        """
+        rows, inputs = x.shape
+        hidden = dc.shape[1]
+        loop.backward(
+            self._backward(weights, dx is not None), x, None if context.uniform else context.offsets,
+            len(context.offsets) - 1, reverse, slabs["gates"], slabs["h_prev"], slabs["c_prev"], dy, dh, dc, dx,
+            add_to_dx, out["weight_ih"], out["weight_hh"], out.get("bias"),
+            self._threads(3 * rows * hidden * (inputs + dh.shape[1])), _allocator(x.dtype), *flow,
         )  # fmt: skip
 
-    @staticmethod
-    def stack(layers, lstm):
+    def stack(self, parts, layers, directions):
         """A compiled call for inference on plain arrays, from the `Weights` of all layers and directions of an LSTM."""
-        parts = [w.forward_panels() for w in layers]
-        made = stack.Stack(
-            parts, lstm.input_size, lstm.hidden_size, lstm.num_layers, lstm.directions, threads.get_num_threads
-        )
-        return made.run
+        dtype = parts[0].arrays["weight_ih"].dtype
+        made = [self._forward(weights) for weights in parts]
+        return stream.Stack(made, layers, directions, dtype.num, threads.get_num_threads).run
 
-    def product(self, a, b, out, transpose_a=False, transpose_b=False, packed=None):
-        """out := op(a) op(b). `packed` keeps what is made of b."""
-        wanted = _threads_for(a.size * out.shape[1] // 4)
-        if transpose_a:
-            panels.outer(a, b, out, allocate.aligned((wanted, 256 * 4 * panels.lanes(a.itemsize)), a.dtype))
-            return
-        packed = Packed() if packed is None else packed
-        panels.product(a, packed.get(f"columns {transpose_b}", column_panels, b, transpose_b), out, wanted)
+    def product(self, a, b, out, transpose_b=False, derived=None):
+        """out := a op(b). `derived` keeps what is made of b."""
+        derived = Derived() if derived is None else derived
+        b = derived.get(f"right side {transpose_b}", self.right_side, b, transpose_b)
+        dense.product(self.products, a, b, out, self._threads(a.size * out.shape[1] // 4))
+
+    def outer(self, a, b, out):
+        """out := a^T b."""
+        wanted = self._threads(a.size * out.shape[1] // 4)
+        strips = allocate.aligned((wanted, 256 * 4 * panels.lanes(a.itemsize)), a.dtype)
+        dense.outer(self.products, a, b, out, strips)
 
 
 def _threads_for(work):
@@ -110,20 +125,27 @@ def _threads_for(work):
     return 1 if work < 750_000 else threads.get_num_threads()
 
 
-def _not_plain(x, state, out, step):
-    """What `stack` is in an engine that has no such call."""
+@functools.cache
+def _allocator(dtype):
+    """Room for values of a type."""
+    return lambda count: allocate.aligned((count,), dtype)
 
 
-class BlasEngine:
-    """Products by BLAS, outside any parallel region; pointwise work by SIMD kernels and OpenMP."""
+class TileEngine(_Compiled):
+    """Products by one register tile on packed weights; the same bits in any batch and on any number of threads."""
+
+    name = "tile"
+    right_side = staticmethod(column_panels)
+
+    def _fused(self, cell):
+        return cell.plain
+
+
+class BlasEngine(_Compiled):
+    """Products by BLAS, on BLAS's own threads."""
 
     name = "blas"
-    plain = False
-
-    @staticmethod
-    def slab(rows, columns, dtype):
-        """As `TileEngine.slab`."""
-        return allocate.empty((rows, columns), dtype)
+    right_side = staticmethod(matrix)
 
     def __init__(self):
         try:
@@ -133,53 +155,24 @@ class BlasEngine:
         self.products = blas.product_table()
         self.largest = blas.LARGEST
 
-    @staticmethod
-    def stack(layers, lstm):
-        """None of its own."""
-        return _not_plain
-
-    @staticmethod
-    def _block(rows, widest, hidden):
-        """Rows of gates that one product of x fills in inference."""
-        return max(widest, min(rows, BLOCK_ELEMENTS // (4 * hidden)))
-
-    @staticmethod
-    def layout(rows, batch, steps, inputs, hidden, dtype, *, training):
-        """As `TileEngine.layout`; `batch` is the most rows of one step."""
-        if not training:
-            return {"gates": ((BlasEngine._block(rows, batch, hidden), 4 * hidden), False)}
-        shapes = {"gates": (rows, 4 * hidden), "h_prev": (rows, hidden), "c_prev": (rows, hidden)}
-        return {name: (shape, True) for name, shape in shapes.items()}
-
     def _check(self, *sizes):
         if max(sizes) > self.largest:
             raise ValueError(f"a matrix side of {max(sizes)} is beyond this BLAS ({self.largest}): use smaller batches")
 
-    def forward(self, x, weights, context, reverse, h, c, y, training):
-        weight_ih, weight_hh, bias = weights
-        rows, inputs = x.shape
-        hidden = weight_hh.shape[1]
-        self._check(rows, inputs, 4 * hidden, y.strides[0] // y.itemsize)
-        layout = self.layout(rows, context.widest, 0, inputs, hidden, x.dtype, training=training)
-        slabs = {name: allocate.empty(shape, x.dtype) for name, (shape, _) in layout.items()}
-        block = self._block(rows, context.widest, hidden)
-        sequence.forward(
-            self.products, x, weight_ih, weight_hh, bias, context.offsets, reverse, h, c, y, slabs["gates"], block,
-            threads.get_num_threads(), slabs.get("h_prev"), slabs.get("c_prev"),
-        )  # fmt: skip
-        return slabs if training else None
+    def forward(self, x, weights, context, reverse, h, c, y, keep):
+        """As of every engine."""
+        self._check(*x.shape, 4 * c.shape[1] + 64, y.strides[0] // y.itemsize)  # rows are padded
+        return super().forward(x, weights, context, reverse, h, c, y, keep)
 
-    def backward(self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None)):
-        weight_ih, weight_hh, _ = weights
-        sequence.backward(
-            self.products, x, weight_ih, weight_hh, context.offsets, reverse, slabs["gates"], slabs["h_prev"],
-            slabs["c_prev"], dy, dh, dc, dx, add_to_dx, *out, threads.get_num_threads(), *flow,
-        )  # fmt: skip
-
-    def product(self, a, b, out, transpose_a=False, transpose_b=False, packed=None):
-        """out := op(a) op(b)."""
+    def product(self, a, b, out, transpose_b=False, derived=None):
+        """As of every engine."""
         self._check(*a.shape, *b.shape)
-        sequence.product(self.products, transpose_a, transpose_b, a, b, out)
+        super().product(a, b, out, transpose_b, derived)
+
+    def outer(self, a, b, out):
+        """As of every engine."""
+        self._check(*a.shape, *b.shape)
+        super().outer(a, b, out)
 
 
 class ReferenceEngine:
@@ -187,9 +180,17 @@ class ReferenceEngine:
 
     name = "reference"
     plain = False
-    slab = staticmethod(BlasEngine.slab)
-    layout = staticmethod(BlasEngine.layout)
-    stack = staticmethod(BlasEngine.stack)
+    slab = staticmethod(allocate.padded)
+
+    @staticmethod
+    def layout(rows, batch, steps, inputs, hidden, cell, dtype, *, training):
+        """As `_Compiled.layout`, of the slabs alone."""
+        return 0, training * rows * (4 * hidden + sum(cell.widths(hidden))) * np.dtype(dtype).itemsize
+
+    @staticmethod
+    def stack(parts, layers, directions):
+        """None of its own: the call gives None for everything."""
+        return lambda x, state, out, step: None
 
     @staticmethod
     def _padded(rows, context):
@@ -198,36 +199,48 @@ class ReferenceEngine:
         out[row, time] = rows
         return out
 
-    def forward(self, x, weights, context, reverse, h, c, y, training):
+    def forward(self, x, weights, context, reverse, h, c, y, keep):
+        """As of every engine."""
         place = context.sorted_places
         out, (h[:], c[:]), tape = reference.lstm_forward(
-            self._padded(x, context), *weights, (h.copy(), c.copy()),
-            lengths=context.sort(context.lengths), reverse=reverse,
+            self._padded(x, context), **weights.arrays, state=(h.copy(), c.copy()),
+            lengths=context.sort(context.lengths), reverse=reverse, cell=weights.cell,
         )  # fmt: skip
         y[:] = out[place]
-        return {name: getattr(tape, name)[place] for name in ("gates", "h_prev", "c_prev")} if training else None
+        return {name: getattr(tape, name)[place] for name in ("gates", "h_prev", "c_prev")} if keep else None
 
     def backward(self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None)):
+        """As of every engine."""
         place = context.sorted_places
         running = np.arange(len(context.offsets) - 1) < context.sort(context.lengths)[:, None]
         padded = (self._padded(a, context) for a in (x, slabs["gates"], slabs["h_prev"], slabs["c_prev"]))
-        weight_ih, weight_hh, bias = weights
-        tape = reference.Tape(*padded, running, weight_ih, weight_hh, bias is not None, reverse)
+        tape = reference.Tape(
+            *padded,
+            running,
+            weights.arrays["weight_ih"],
+            weights.arrays["weight_hh"],
+            weights.arrays.get("bias") is not None,
+            reverse,
+            weights.cell,
+        )
         dy = None if dy is None else self._padded(dy, context)
         grads = reference.lstm_backward(tape, dy, (dh.copy(), dc.copy()))
         for target, array in zip(flow, (grads.dh, grads.dc), strict=True):
             if target is not None:
                 target[:] = array[place]
         dh[:], dc[:] = grads.state
-        for target, name in zip(out, ("weight_ih", "weight_hh", "bias"), strict=True):
-            if target is not None:
-                target[:] = grads.params[name]
+        for name, target in out.items():
+            target[:] = grads.params[name]
         if dx is not None:
             dx[:] = grads.x[place] + (dx if add_to_dx else 0)
 
-    def product(self, a, b, out, transpose_a=False, transpose_b=False, packed=None):
-        """out := op(a) op(b)."""
-        reference.product(a.T if transpose_a else a, b.T if transpose_b else b, out)
+    def product(self, a, b, out, transpose_b=False, derived=None):
+        """out := a op(b)."""
+        reference.product(a, b.T if transpose_b else b, out)
+
+    def outer(self, a, b, out):
+        """out := a^T b."""
+        reference.product(a.T, b, out)
 
 
 ENGINES = {"tile": TileEngine, "blas": BlasEngine, "reference": ReferenceEngine}
@@ -250,4 +263,4 @@ def describe():
     dict
         engine (str), isa (dict with active, usable, compiled, vector_bytes, fma), openmp (bool).
     """
-    return {"engine": NAME, "isa": simd.isa(), "openmp": sequence.openmp()}
+    return {"engine": NAME, "isa": simd.isa(), "openmp": loop.openmp()}

@@ -11,26 +11,26 @@ from lstmx.functional.engine import get_engine
 ACTIVATIONS = tuple(simd.ACTIVATIONS)
 
 
-def linear(x, weight, bias, activation, packed=None):
+def linear(x, weight, bias, activation, derived=None):
     """activation(x W^T + b) for rows x (S, I), W (O, I), b (O,) or None."""
     y = allocate.empty((len(x), len(weight)), x.dtype)
-    get_engine().product(x, weight, y, transpose_b=True, packed=packed)
+    get_engine().product(x, weight, y, transpose_b=True, derived=derived)
     simd.activate(simd.ACTIVATIONS[activation], y, bias)
     return y
 
 
-def linear_backward(x, weight, y, dy, activation, out, need_dx, packed=None):
+def linear_backward(x, weight, y, dy, activation, out, need_dx, derived=None):
     """Gradients of `linear`; `out` is (dW, db or None), written; `dy` is overwritten. Returns dx (S, I) or None."""
     if activation != "linear":
         simd.activate_backward(simd.ACTIVATIONS[activation], y, dy)
     d_weight, d_bias = out
-    get_engine().product(dy, x, d_weight, transpose_a=True)
+    get_engine().outer(dy, x, d_weight)
     if d_bias is not None:
         simd.column_sum(dy, d_bias)
     if not need_dx:
         return None
     dx = allocate.empty(x.shape, x.dtype)
-    get_engine().product(dy, weight, dx, packed=packed)
+    get_engine().product(dy, weight, dx, derived=derived)
     return dx
 
 

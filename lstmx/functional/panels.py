@@ -1,26 +1,27 @@
-"""The weights of one layer in one direction, and what the tile engine makes of them.
+"""The weights of one layer in one direction, and what the engines make of them.
 
-Packed weights are built on first use and never changed: a call holds what it works with, and new parameters mean a new
+Packed weights are built on first use and never changed: a call holds what it works with, and new parameters mean new
 `Weights`. A fit changes parameters where they lie; it says so by `Layer.weights_changed`, which drops them.
 """
 
 import numpy as np
 
 from lstmx._core import panels as core
+from lstmx._core.panels import Panels
 from lstmx.functional import allocate
 from lstmx.functional.threads import Lock
 
 _lock = Lock()
 
 
-class Packed:
-    """Arrays derived from others, each built once, by name."""
+class Derived:
+    """What is made of a layer's arrays, each part built once, by name."""
 
     def __init__(self):
         self._parts = {}
 
     def get(self, name, build, *arguments):
-        """The array of that name, built by ``build(*arguments)`` if it is not there."""
+        """The part of that name, built by ``build(*arguments)`` if it is not there."""
         part = self._parts.get(name)
         if part is None:
             with _lock:
@@ -35,7 +36,7 @@ def gate_panels(weight):
     width = core.gate_width(len(weight) // 4, weight.itemsize)
     panels = allocate.aligned((weight.shape[1] * width,), weight.dtype)
     core.pack_gates(weight, panels)
-    return panels
+    return Panels(panels)
 
 
 def column_panels(weight, transposed=False):
@@ -43,32 +44,29 @@ def column_panels(weight, transposed=False):
     depth, columns = weight.shape[::-1] if transposed else weight.shape
     panels = allocate.aligned((depth * core.column_width(columns, weight.itemsize),), weight.dtype)
     core.pack_columns(weight, panels, transposed)
-    return panels
+    return Panels(panels)
 
 
-def _bias_panels(weight_ih, bias):
-    return gate_panels(np.zeros((len(weight_ih), 1), weight_ih.dtype) if bias is None else bias[:, None])
+def matrix(weight, transposed=False):
+    """The same as BLAS takes it: where it lies."""
+    return Panels(weight, True, transposed)
 
 
-class Weights(Packed):
-    """weight_ih (4H, I), weight_hh (4H, H) and bias (4H,) or None of one layer and direction."""
+def bias_panels(weight_ih, bias):
+    """Gate panels of a bias (4H,), or of zeros for None."""
+    return gate_panels(np.zeros((len(weight_ih), 1), weight_ih.dtype) if bias is None else bias[:, None]).array
 
-    def __init__(self, weight_ih, weight_hh, bias):
+
+class Weights(Derived):
+    """The parameters of one layer and direction by the names of the cell's table, without those that it does not have.
+
+    Parameters
+    ----------
+    cell : Cell
+    arrays : dict of str to ndarray
+        All of one type, C-contiguous.
+    """
+
+    def __init__(self, cell, arrays):
         super().__init__()
-        self.weight_ih, self.weight_hh, self.bias = weight_ih, weight_hh, bias
-
-    def __iter__(self):
-        return iter((self.weight_ih, self.weight_hh, self.bias))
-
-    def forward_panels(self):
-        """Gate panels of weight_ih, weight_hh and bias."""
-        return (
-            self.get("ih", gate_panels, self.weight_ih),
-            self.get("hh", gate_panels, self.weight_hh),
-            self.get("bias", _bias_panels, self.weight_ih, self.bias),
-        )
-
-    def backward_panels(self, need_dx):
-        """Column panels of weight_ih (None if not `need_dx`) and weight_hh."""
-        ih = self.get("ih columns", column_panels, self.weight_ih) if need_dx else None
-        return ih, self.get("hh columns", column_panels, self.weight_hh)
+        self.cell, self.arrays = cell, arrays

@@ -7,7 +7,7 @@ import threading
 import weakref
 from typing import ClassVar
 
-from lstmx._core import sequence
+from lstmx._core import loop
 from lstmx.functional import validate
 
 _setting = None  # set_num_threads
@@ -109,12 +109,12 @@ def get_num_threads():
         return 1
     wanted = _local.get() or _setting
     if wanted is None:
-        wanted = sequence.max_threads()
+        wanted = loop.max_threads()
         if hasattr(os, "sched_getaffinity"):
             wanted = min(wanted, len(os.sched_getaffinity(0)))
         if _QUOTA is not None:
             wanted = min(wanted, _QUOTA)
-    if not sequence.openmp():
+    if not loop.openmp():
         return 1
     _used_threads = _used_threads or wanted > 1
     return wanted

@@ -74,6 +74,8 @@ class LSTM(Layer):
         self.bias = validate.flag("bias", bias)
         self.bidirectional = validate.flag("bidirectional", bidirectional)
         self.dropout = validate.number("dropout", dropout, 0, 1, open_high=True)
+        self._cell = Cell()
+        self._names = [p.name for p in self._cell.parameters(1, 1, self.bias)]
         self._setup(dtype, random_state)
         self._rng = _dropout_rng(random_state)
 
@@ -110,10 +112,9 @@ class LSTM(Layer):
         derived = self._derived if derived is None else derived
         weights = derived.get((layer, direction))
         if weights is None:
-            params = derived["params"]
-            suffix = f"_l{layer}" + "_reverse" * direction
-            weights = Weights(*(params.get(name + suffix) for name in ("weight_ih", "weight_hh", "bias")))
-            weights = derived.setdefault((layer, direction), weights)
+            end = suffix(layer, direction)
+            arrays = {name: derived["params"][name + end] for name in self._names}
+            weights = derived.setdefault((layer, direction), Weights(self._cell, arrays))
         return weights
 
     def _each(self):
@@ -162,11 +163,11 @@ class LSTM(Layer):
             for direction in range(self.directions):
                 k = layer * self.directions + direction
                 columns = None if dy is None else dy[:, direction * self.hidden_size :][:, : self.hidden_size]
-                suffix = f"_l{layer}" + "_reverse" * direction
+                end = suffix(layer, direction)
                 slabs = kept(all_slabs[direction]) if retain else all_slabs[direction]
                 get_engine().backward(
                     rows, weights[direction], context, direction == 1, slabs, columns, dh[k], dc[k], dx,
-                    direction > 0, [out.get(name + suffix) for name in ("weight_ih", "weight_hh", "bias")],
+                    direction > 0, {name: out[name + end] for name in self._names},
                     (None, None) if flow is None else flow[layer, direction],
                 )  # fmt: skip
             if drop is not None:
@@ -263,7 +264,7 @@ class LSTM(Layer):
         run = derived.get("plain")
         if run is None:
             weights = [self.weights(layer, direction, derived) for layer, direction in self._each()]
-            run = derived["plain"] = get_engine().stack(weights, self)
+            run = derived["plain"] = get_engine().stack(weights, self.num_layers, self.directions)
         return run
 
     def forward(self, x, state=None, *, lengths=None, rng=None):
@@ -445,26 +446,22 @@ class LSTM(Layer):
             if value > 2**40:
                 raise ValueError(f"{name}: got {value}, must be at most 2**40, which no memory holds")
         training, engine = validate.flag("training", training), get_engine()
-        rows, directions, layers = N * T, self.directions, self.num_layers
+        rows, directions, layers, size = N * T, self.directions, self.num_layers, self.dtype.itemsize
         wide = directions * self.hidden_size
-        scratch = tape = 0  # elements: of the layer that needs most; of all layers
+        scratch = tape = 0  # bytes: of the layer that needs most; of all layers
         for inputs in [self.input_size] + [wide] * (layers - 1):
-            layout = engine.layout(rows, N, T, inputs, self.hidden_size, self.dtype, training=training)
-            sizes = [(shape[0] * shape[1], keeps) for shape, keeps in layout.values()]
-            tape += directions * sum(n for n, keeps in sizes if keeps)
-            scratch = max(scratch, sum(n for n, keeps in sizes if not keeps))
+            sizes = engine.layout(rows, N, T, inputs, self.hidden_size, self._cell, self.dtype, training=training)
+            scratch, tape = max(scratch, sizes[0]), tape + directions * sizes[1]
         states = 2 * layers * wide * N
         if training:
             dropped = (layers - 1) * rows * wide if self.dropout else 0
             outputs = layers * rows * wide + rows * (self.input_size + wide)  # of every layer; x packed, y given
             gradients = self.size + rows * 2 * (self.input_size + wide) + 2 * states
-            total = tape + scratch + dropped + outputs + 2 * states + gradients
-        elif engine.plain:
-            total = rows * wide * (1 + min(layers - 1, 2)) + states + directions * scratch
-        else:
-            below = wide if layers > 1 else 0
-            total = rows * (self.input_size + below + 2 * wide) + 2 * states + scratch
-        return total * self.dtype.itemsize
+            return (dropped + outputs + 2 * states + gradients) * size + tape + scratch
+        if engine.plain:
+            return (rows * wide * (1 + min(layers - 1, 2)) + states) * size + directions * scratch
+        below = wide if layers > 1 else 0
+        return (rows * (self.input_size + below + 2 * wide) + 2 * states) * size + scratch
 
     def summary(self):
         """One line per parameter: name, shape, count."""

@@ -6,7 +6,7 @@ from lstmx import init
 from lstmx.functional import allocate, kernels, validate
 from lstmx.functional.cell import Parameter
 from lstmx.functional.context import PooledContext
-from lstmx.functional.panels import Packed
+from lstmx.functional.panels import Derived
 from lstmx.layers.base import Layer
 
 
@@ -53,14 +53,14 @@ class Dense(Layer):
         """The layer protocol; `activation` overrides the layer's own (a loss fuses it)."""
         activation = self.activation if activation is None else activation
         derived = self._derived
-        params, packed = derived["params"], derived.setdefault("weight", Packed())
-        y = kernels.linear(rows, params["weight"], params["bias"], activation, packed)
-        return y, context, (rows, y, activation, params["weight"], packed)
+        params, made = derived["params"], derived.setdefault("weight", Derived())
+        y = kernels.linear(rows, params["weight"], params["bias"], activation, made)
+        return y, context, (rows, y, activation, params["weight"], made)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol; dy is overwritten."""
-        rows, y, activation, weight, packed = tape
-        return kernels.linear_backward(rows, weight, y, dy, activation, (out["weight"], out["bias"]), need_dx, packed)
+        rows, y, activation, weight, made = tape
+        return kernels.linear_backward(rows, weight, y, dy, activation, (out["weight"], out["bias"]), need_dx, made)
 
     def step_rows(self, x_t, state):
         """The layer protocol; there is no state."""

@@ -1,6 +1,14 @@
-/* The cell: what one time step does with its four products, and the derivative of that. lstmx/reference.py says the same
- * in NumPy. Expects vmath.h. */
+/* The LSTM cell: its options, and for one vector of units the activations, the state update and the derivative of that.
+ * lstmx/reference.py says the same in NumPy. core.h includes this for the options, real.h for the rest, after vmath.h. */
+#ifndef LSTMX_CELL_H
+#define LSTMX_CELL_H
+/* As lstmx.functional.cell has them. */
+typedef struct {
+    int plain;   /* none is set */
+} lstmx_cell;
+#endif
 
+#ifdef FN
 INLINE FN(vec) FN(next_memory)(FN(vec) i, FN(vec) f, FN(vec) g, FN(vec) c_prev) {
     return FN(vfma)(f, c_prev, i * g);
 }
@@ -17,63 +25,72 @@ INLINE void FN(cell_step)(const int M, FN(vec) *a, FN(vec) *c, FN(vec) *h) {
     EACH h[m] = o[m] * h[m];
 }
 
-/* LOAD and STORE are the whole-vector or the partial forms, so that a tail is the same code. */
-#define CELL_FORWARD(LOAD, STORE)                                                                                        \
-    do {                                                                                                                 \
-        FN(vec) b_i = FN(splat)(0), b_f = b_i, b_g = b_i, b_o = b_i;                                                     \
-        if (bias) { b_i = LOAD(bias + j); b_f = LOAD(bias + H + j); b_g = LOAD(bias + 2 * H + j); b_o = LOAD(bias + 3 * H + j); } \
-        FN(vec) a[4] = {LOAD(z + j) + b_i, LOAD(z + H + j) + b_f, LOAD(z + 3 * H + j) + b_o, LOAD(z + 2 * H + j) + b_g};  \
-        FN(vec) c_t = LOAD(c + j), h_t;                                                                                  \
-        FN(cell_step)(1, a, &c_t, &h_t);                                                                                 \
-        STORE(z + j, a[0]); STORE(z + H + j, a[1]); STORE(z + 2 * H + j, a[3]); STORE(z + 3 * H + j, a[2]);              \
-        STORE(c + j, c_t); STORE(h + j, h_t);                                                                            \
-    } while (0)
+/* Whole vectors, or if `part` the first `tail` units of one: a tail is the same code. */
+#define LOAD(p) (part ? FN(load_part)(p, tail) : FN(load)(p))
+#define STORE(p, v) do { if (part) FN(store_part)(p, v, tail); else FN(store)(p, v); } while (0)
 
-static void FN(cell_forward)(ptrdiff_t rows, ptrdiff_t H, const REAL *bias, REAL *gates, REAL *c, REAL *h) {
-    const unsigned saved = flush_subnormals();
-    for (ptrdiff_t n = 0; n < rows; n++, c += H, h += H) {
-        REAL *z = gates + n * 4 * H;
-        ptrdiff_t j = 0;
-        for (; j + LANES <= H; j += LANES) CELL_FORWARD(FN(load), FN(store));
-        const ptrdiff_t tail = H - j;
-        if (tail) CELL_FORWARD(LOAD_TAIL, STORE_TAIL);
+INLINE void FN(cell_forward)(const int part, ptrdiff_t tail, const lstmx_cell *cell, ptrdiff_t H, const REAL *bias, REAL *z,
+                             REAL *c, REAL *h) {
+    FN(vec) a[4] = {LOAD(z), LOAD(z + H), LOAD(z + 3 * H), LOAD(z + 2 * H)}, c_t = LOAD(c), h_t;
+    if (bias) {
+        a[0] = a[0] + LOAD(bias);
+        a[1] = a[1] + LOAD(bias + H);
+        a[2] = a[2] + LOAD(bias + 3 * H);
+        a[3] = a[3] + LOAD(bias + 2 * H);
     }
-    restore_control(saved);
+    (void)cell;
+    FN(cell_step)(1, a, &c_t, &h_t);
+    STORE(z, a[0]);
+    STORE(z + H, a[1]);
+    STORE(z + 2 * H, a[3]);
+    STORE(z + 3 * H, a[2]);
+    STORE(c, c_t);
+    STORE(h, h_t);
 }
 
-/* One row, units j0..j1. dh comes as what step t + 1 gives and leaves as the whole dL/dh_t. */
-#define CELL_BACKWARD(LOAD, STORE)                                                                                       \
-    do {                                                                                                                 \
-        const FN(vec) one = FN(splat)(1);                                                                                \
-        FN(vec) i = LOAD(z + j), f = LOAD(z + H + j), g = LOAD(z + 2 * H + j), o = LOAD(z + 3 * H + j);                  \
-        FN(vec) cp = LOAD(c_prev + j), dh_t = LOAD(dh + j);                                                              \
-        if (dy) { dh_t = dh_t + LOAD(dy + j); STORE(dh + j, dh_t); }                                                     \
-        FN(vec) tanh_c = FN(tanh_of)(FN(next_memory)(i, f, g, cp));                                                        \
-        FN(vec) dc_t = FN(vfma)(dh_t * o, one - tanh_c * tanh_c, LOAD(dc + j));                                          \
-        STORE(z + j, dc_t * g * i * (one - i));                                                                          \
-        STORE(z + H + j, dc_t * cp * f * (one - f));                                                                     \
-        STORE(z + 2 * H + j, dc_t * i * (one - g * g));                                                                  \
-        STORE(z + 3 * H + j, dh_t * tanh_c * o * (one - o));                                                             \
-        STORE(dc + j, dc_t * f);                                                                                         \
-        if (dh_all) STORE(dh_all + j, dh_t);                                                                             \
-        if (dc_all) STORE(dc_all + j, dc_t);                                                                             \
-    } while (0)
+/* One row: from the sums z (4H), without bias (4H) or NULL, to the activated gates; c and h (H) to those of this step. */
+static NOINLINE void FN(cell_row_forward)(const lstmx_cell *cell, ptrdiff_t H, const REAL *bias, REAL *z, REAL *c, REAL *h) {
+    ptrdiff_t j = 0;
+    for (; j + LANES <= H; j += LANES) FN(cell_forward)(0, 0, cell, H, bias ? bias + j : NULL, z + j, c + j, h + j);
+    if (j < H) FN(cell_forward)(1, H - j, cell, H, bias ? bias + j : NULL, z + j, c + j, h + j);
+}
 
-static NOINLINE void FN(cell_row_backward)(ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, REAL *z, const REAL *c_prev, const REAL *dy,
-                                  REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
+INLINE void FN(cell_backward)(const int part, ptrdiff_t tail, const lstmx_cell *cell, ptrdiff_t H, REAL *z, const REAL *c_prev,
+                              const REAL *dy, REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
+    const FN(vec) one = FN(splat)(1);
+    FN(vec) i = LOAD(z), f = LOAD(z + H), g = LOAD(z + 2 * H), o = LOAD(z + 3 * H), cp = LOAD(c_prev), dh_t = LOAD(dh);
+    (void)cell;
+    if (dy) {
+        dh_t = dh_t + LOAD(dy);
+        STORE(dh, dh_t);
+    }
+    FN(vec) tanh_c = FN(tanh_of)(FN(next_memory)(i, f, g, cp));
+    FN(vec) dc_t = FN(vfma)(dh_t * o, one - tanh_c * tanh_c, LOAD(dc));
+    STORE(z, dc_t * g * i * (one - i));
+    STORE(z + H, dc_t * cp * f * (one - f));
+    STORE(z + 2 * H, dc_t * i * (one - g * g));
+    STORE(z + 3 * H, dh_t * tanh_c * o * (one - o));
+    STORE(dc, dc_t * f);
+    if (dh_all) STORE(dh_all, dh_t);
+    if (dc_all) STORE(dc_all, dc_t);
+}
+
+/* The derivative of one row, units j0..j1.
+ * z       (4H) in: the activated gates; out: dz, the gradient of what entered the activations
+ * c_prev  (H)  in: c_{t-1}
+ * dy      (H) or NULL   in: dL/dh_t as far as the output gives it
+ * dh      (H)  in: what reaches h_t from step t + 1; out: the whole dL/dh_t
+ * dc      (H)  in: what reaches c_t from step t + 1; out: what step t passes on to c_{t-1}
+ * dh_all, dc_all (H) or NULL   out: the whole dL/dh_t and dL/dc_t */
+static NOINLINE void FN(cell_row_backward)(const lstmx_cell *cell, ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, REAL *z,
+                                           const REAL *c_prev, const REAL *dy, REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
+#define AT(p) (p ? p + j : NULL)
     ptrdiff_t j = j0;
-    for (; j + LANES <= j1; j += LANES) CELL_BACKWARD(FN(load), FN(store));
-    const ptrdiff_t tail = j1 - j;
-    if (tail) CELL_BACKWARD(LOAD_TAIL, STORE_TAIL);
+    for (; j + LANES <= j1; j += LANES)
+        FN(cell_backward)(0, 0, cell, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all));
+    if (j < j1) FN(cell_backward)(1, j1 - j, cell, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all));
+#undef AT
 }
-#undef CELL_FORWARD
-#undef CELL_BACKWARD
-
-static void FN(cell_backward)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t ldy, REAL *gates, const REAL *c_prev, const REAL *dy,
-                              REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
-    const unsigned saved = flush_subnormals();
-    for (ptrdiff_t n = 0; n < rows; n++)
-        FN(cell_row_backward)(0, H, H, gates + n * 4 * H, c_prev + n * H, dy ? dy + n * ldy : NULL, dh + n * H, dc + n * H,
-                              dh_all ? dh_all + n * H : NULL, dc_all ? dc_all + n * H : NULL);
-    restore_control(saved);
-}
+#undef LOAD
+#undef STORE
+#endif

@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cell.h"
+
 enum lstmx_activation { LSTMX_LINEAR, LSTMX_RELU, LSTMX_TANH, LSTMX_SIGMOID, LSTMX_SOFTMAX };
 enum lstmx_loss { LSTMX_MSE, LSTMX_MAE, LSTMX_HUBER, LSTMX_BINARY, LSTMX_CATEGORICAL };
 
@@ -24,50 +26,62 @@ typedef struct {
  * The rows of step t are offsets[t]..offsets[t + 1] of every packed array; without offsets there are `batch` rows at every
  * step. Pointers are float or double as the table they are given to; strides count elements; NULL where there is none. */
 typedef struct {
-    ptrdiff_t steps, batch, inputs, hidden;   /* T, N, I, H */
+    ptrdiff_t steps, batch, inputs, hidden, outputs;   /* T, N, I, H; the width of h, P or H */
     const ptrdiff_t *offsets;                 /* (T + 1) */
     int reverse;                              /* t runs downwards */
     int windows;                              /* x_step = x_row: windows of one series; row n of step t is its row t + n */
+    lstmx_cell cell;                          /* its options */
 
     const void *x;                            /* IN, row n of step t at offsets[t] * x_row or t * x_step, + n * x_row */
     ptrdiff_t x_step, x_row;
-    const void *w_ih, *w_hh, *bias;           /* gate panels (pack.h) of (4H, I), (4H, H), (4H, 1) */
-    void *h, *c;                              /* (N, H)  IN the initial, OUT the final state */
+    /* Fused: gate panels (pack.h) of (4H, I), (4H, H), (4H, 1). General: right-hand sides (I, 4H), (P, 4H) in the form of
+     * the engine's products, and bias (4H) or NULL. */
+    const void *w_ih, *w_hh, *bias;
+    void *h, *c;                              /* (N, P), (N, H)  IN the initial, OUT the final state */
     void *y;                                  /* OUT, as x */
     ptrdiff_t y_step, y_row;
 
     /* Training: (S, .) rows, S = the sum of lengths. Row strides reach at least to the next multiple of 64 bytes. */
     void *gates;                              /* (S, 4H) OUT the activated gates; backward: dz */
-    void *h_prev, *c_prev;                    /* (S, H)  OUT the state before each step; the stride of c_prev is H */
+    void *h_prev, *c_prev;                    /* (S, P), (S, H)  OUT the state before each step; the stride of c_prev is H */
     ptrdiff_t gates_row, h_row;
 
     /* Backward */
-    const void *dy;                           /* (S, H)  IN */
+    const void *dy;                           /* (S, P)  IN */
     ptrdiff_t dy_row;
-    const void *w_ih_columns, *w_hh_columns;  /* column panels of (4H, I), (4H, H) */
-    void *dh, *dc;                            /* (N, H)  IN gradients of the final, OUT of the initial state */
-    void *dh_all, *dc_all;                    /* (S, H)  OUT dL/dh_t, dL/dc_t */
-    void *dx;                                 /* (S, I)  OUT, added to if add_to_dx */
-    int add_to_dx;
-    void *dw_ih, *dw_hh, *db;                 /* (4H, I), (4H, H), (4H)  OUT */
-    void *dw_ih_turned;                       /* (I, 4H) OUT instead of dw_ih, where I is small */
+    void *dh, *dc;                            /* (N, P), (N, H)  IN gradients of the final, OUT of the initial state */
+    void *dh_all, *dc_all;                    /* (S, P), (S, H)  OUT dL/dh_t, dL/dc_t */
 } lstmx_layer;
+
+/* The matrix products of an engine, all that engines differ in. Pointers are float or double, as the table; rows lie a_row,
+ * b_row and out_row values apart. */
+typedef struct {
+    /* out (rows, n) := [out +] a (rows, K) B (K, n) for the groups from..to of 4 vectors of columns. B is in the form of the
+     * engine: column panels, or an lstmx_matrix. */
+    void (*product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *a, ptrdiff_t a_row, const void *b,
+                    void *out, ptrdiff_t out_row, int add, ptrdiff_t from, ptrdiff_t to);
+    /* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n], one chain. `strip` has room for
+     * rows * 4 * lanes values; NULL if b can be read where it lies, whole vectors to its row's end. */
+    void (*outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *a, ptrdiff_t a_row, const void *b,
+                  ptrdiff_t b_row, void *out, ptrdiff_t out_row, int add, void *strip);
+} lstmx_products;
+
+/* A right-hand side B (K, n) as BLAS takes it: rows `row` values apart, of B or, if transposed, of B^T. */
+typedef struct {
+    const void *data;
+    ptrdiff_t row;
+    int transposed;
+} lstmx_matrix;
 
 /* The products and steps of the tile engine. Pointers are float or double, as the table. */
 typedef struct {
     ptrdiff_t lanes;   /* values in a vector */
+    lstmx_products products;
     /* Packed weights (pack.h). Panels of (4H, K) take K * gate_width(H) values, those of (K, n) K * column_width(n). */
     ptrdiff_t (*gate_width)(ptrdiff_t hidden);
     ptrdiff_t (*column_width)(ptrdiff_t n);
     void (*pack_gates)(ptrdiff_t hidden, ptrdiff_t K, const void *w, void *panels);
     void (*pack_columns)(int transposed, ptrdiff_t K, ptrdiff_t n, const void *w, void *panels);
-    /* out (rows, n) := [out +] a (rows, K) B (K, n) for the groups from..to of 4 vectors of columns. */
-    void (*product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *a, ptrdiff_t a_row, const void *panels,
-                    void *out, ptrdiff_t out_row, int add, ptrdiff_t from, ptrdiff_t to);
-    /* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n], one chain. `strip` has room for
-     * rows * 4 * lanes values. */
-    void (*outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *a, ptrdiff_t a_row, const void *b,
-                  ptrdiff_t b_row, void *out, ptrdiff_t out_row, int add, void *strip);
     /* The steps of a layer (recurrent.h). Rows r, panels p of gates, groups g of columns, units j: half-open ranges. */
     void (*input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t p0,
                        ptrdiff_t p1, void *sums);
@@ -75,11 +89,10 @@ typedef struct {
                           ptrdiff_t p1, void *sums);
     void (*open_rows)(const lstmx_layer *l);
     void (*close_rows)(const lstmx_layer *l);
+    void (*forward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, void *z, ptrdiff_t z_row);
     void (*backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t j0, ptrdiff_t j1);
-    void (*backward_carry)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t g0, ptrdiff_t g1);
-    void (*weight_gradients)(const lstmx_layer *l, ptrdiff_t r0, ptrdiff_t r1, int add, ptrdiff_t part, ptrdiff_t parts,
-                             void *strip);
-    void (*turn)(const lstmx_layer *l);   /* dw_ih := dw_ih_turned, transposed */
+    /* out (n) := [out +] the sum of x over `rows` rows. */
+    void (*sum_rows)(ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, void *out, int add);
 } lstmx_tile;
 
 #define REAL float
@@ -108,14 +121,5 @@ int lstmx_isa_count(void);
 const lstmx_isa *lstmx_isa_at(int index);
 /* 1 if this CPU and operating system can run it. */
 int lstmx_isa_supported(int index);
-
-/* The matrix products behind an engine, C := op(A) op(B) + beta C, all row-major.
- * A has m rows after op, B has n columns after op; k is the length of the sum. Filled by blas.pyx (and later by the tile). */
-typedef struct {
-    void (*f32)(int transpose_a, int transpose_b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float *a, ptrdiff_t lda,
-                const float *b, ptrdiff_t ldb, float beta, float *c, ptrdiff_t ldc);
-    void (*f64)(int transpose_a, int transpose_b, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const double *a, ptrdiff_t lda,
-                const double *b, ptrdiff_t ldb, double beta, double *c, ptrdiff_t ldc);
-} lstmx_products;
 
 #endif

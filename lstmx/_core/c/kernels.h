@@ -5,23 +5,6 @@ typedef struct {
     void (*tanh)(ptrdiff_t n, const REAL *x, REAL *y);
     void (*exp)(ptrdiff_t n, const REAL *x, REAL *y);
 
-    /* One time step of the cell for `rows` sequences.
-     * gates (rows, 4H)  in: the products W_ih x + W_hh h   out: the activated gates
-     * bias  (4H) or NULL
-     * c     (rows, H)   in: c_{t-1}   out: c_t
-     * h     (rows, H)   out: h_t */
-    void (*cell_forward)(ptrdiff_t rows, ptrdiff_t hidden, const REAL *bias, REAL *gates, REAL *c, REAL *h);
-
-    /* Its derivative.
-     * gates  (rows, 4H)  in: the activated gates   out: dz, the gradient of what entered the activations
-     * c_prev (rows, H)   in: c_{t-1}
-     * dy     (rows, H) or NULL   in: dL/dh_t as far as the output gives it, row stride ldy
-     * dh     (rows, H)   in: what reaches h_t from step t+1   out: the whole dL/dh_t
-     * dc     (rows, H)   in: what reaches c_t from step t+1   out: what step t passes on to c_{t-1}
-     * dh_all, dc_all (rows, H) or NULL   out: the whole dL/dh_t and dL/dc_t */
-    void (*cell_backward)(ptrdiff_t rows, ptrdiff_t hidden, ptrdiff_t ldy, REAL *gates, const REAL *c_prev, const REAL *dy,
-                          REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all);
-
     /* y (rows, n) := activation(y + bias); bias (n) or NULL. */
     void (*activate)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL *bias, REAL *y);
     /* dy (rows, n) := dy * activation'(.), from the activated y. */

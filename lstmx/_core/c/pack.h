@@ -60,13 +60,16 @@ enum { FN(CHUNK) = 36 };   /* rows that are summed together: they share the pane
 #define CHUNK FN(CHUNK)
 
 /* out (rows, n) := [out +] a (rows, K) B (K, n) for the groups of columns from..to of 4 vectors. */
-static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const REAL *a, ptrdiff_t ar,
-                        const REAL *panels, REAL *out, ptrdiff_t ldo, int add, ptrdiff_t from, ptrdiff_t to) {
+static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *left, ptrdiff_t ar, const void *panels,
+                        void *result, ptrdiff_t ldo, int add, ptrdiff_t from, ptrdiff_t to) {
+    const unsigned saved = flush_subnormals();
+    const REAL *a = left;
+    REAL *out = result;
     ALIGNED REAL z[CHUNK * 4 * LANES];
     for (ptrdiff_t group = from; group < to; group++) {
         const ptrdiff_t j = group * 4 * LANES, columns = n - j < 4 * LANES ? n - j : 4 * LANES;
         const ptrdiff_t width = FN(column_width)(columns);
-        const REAL *b = panels + K * j;
+        const REAL *b = (const REAL *)panels + K * j;
         for (ptrdiff_t r = 0; r < rows; r += CHUNK) {
             const ptrdiff_t height = rows - r < CHUNK ? rows - r : CHUNK;
             const int direct = columns == width && !add;
@@ -82,11 +85,5 @@ static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const REAL *a,
             }
         }
     }
-}
-
-static void FN(any_product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *a, ptrdiff_t a_row, const void *panels,
-                            void *out, ptrdiff_t out_row, int add, ptrdiff_t from, ptrdiff_t to) {
-    const unsigned saved = flush_subnormals();
-    FN(product)(rows, n, K, a, a_row, panels, out, out_row, add, from, to);
     restore_control(saved);
 }

@@ -12,15 +12,25 @@
 #include "loss.h"
 
 static const KERNELS FN(table) = {
-    FN(map_sigmoid), FN(map_tanh), FN(map_exp), FN(cell_forward), FN(cell_backward),
+    FN(map_sigmoid), FN(map_tanh), FN(map_exp),
     FN(activate), FN(activate_backward),
     FN(column_sum), FN(block_sum), FN(block_sum_of_squares), FN(dropout), FN(sgd), FN(rmsprop), FN(adam),
     FN(loss), FN(fma_chains),
 };
 static const lstmx_tile FN(tiles) = {
-    LANES, FN(gate_width), FN(column_width), FN(pack_gates), FN(pack_columns), FN(any_product), FN(any_outer),
-    FN(input_sums), FN(forward_steps), FN(open_rows), FN(close_rows), FN(backward_cells), FN(backward_carry),
-    FN(weight_gradients), FN(turn),
+    .lanes = LANES,
+    .products = {FN(product), FN(outer)},
+    .gate_width = FN(gate_width),
+    .column_width = FN(column_width),
+    .pack_gates = FN(pack_gates),
+    .pack_columns = FN(pack_columns),
+    .input_sums = FN(input_sums),
+    .forward_steps = FN(forward_steps),
+    .open_rows = FN(open_rows),
+    .close_rows = FN(close_rows),
+    .forward_cells = FN(forward_cells),
+    .backward_cells = FN(backward_cells),
+    .sum_rows = FN(sum_rows),
 };
 #undef FN
 #undef LOAD_TAIL

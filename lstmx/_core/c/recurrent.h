@@ -1,5 +1,5 @@
-/* The steps of a layer over packed weights: what the time loop of sequence.pyx calls for a range of steps, rows and units.
- * Expects tile.h, pack.h and cell.h; core.h describes lstmx_layer. */
+/* The steps of a layer: what the time loop of loop.pyx calls for a range of steps, rows and units. core.h describes lstmx_layer.
+ * Expects tile.h, pack.h and cell.h. */
 
 INLINE ptrdiff_t FN(first_row)(const lstmx_layer *l, ptrdiff_t t) { return l->offsets ? l->offsets[t] : t * l->batch; }
 INLINE ptrdiff_t FN(rows_at)(const lstmx_layer *l, ptrdiff_t t) {
@@ -167,38 +167,40 @@ INLINE void FN(short_chain)(const int F, const int T, FN(vec) *acc, ptrdiff_t K,
     }
 }
 
+/* The sums of F vectors of whole panels and T of the last, narrower one, from vector `at` on, into z. */
+INLINE void FN(short_sums)(const int F, const int T, const lstmx_layer *l, ptrdiff_t at, const REAL *x, const REAL *h,
+                           const REAL *sums, REAL *z) {
+    const ptrdiff_t H = l->hidden, I = sums ? 0 : l->inputs;
+    const REAL *w_ih = (const REAL *)l->w_ih + at * I, *w_hh = (const REAL *)l->w_hh + at * H, *bias = l->bias;
+    FN(vec) acc[12], before[12];
+    UNROLL for (int c = 0; c < F + T; c++) before[c] = acc[c] = FN(splat)(0);
+    FN(short_chain)(F, T, before, I, x, w_ih, 4 * LANES * I, w_ih + F * LANES * I);
+    UNROLL for (int c = 0; c < F + T; c++)
+        before[c] = sums ? FN(load)(sums + at + c * LANES) : FN(load)(bias + at + c * LANES) + before[c];
+    FN(short_chain)(F, T, acc, H, h, w_hh, 4 * LANES * H, w_hh + F * LANES * H);
+    UNROLL for (int c = 0; c < F + T; c++) FN(store)(z + at + c * LANES, before[c] + acc[c]);
+}
+
+/* The same for a last panel of `lanes` lanes, whose four gates share 1, 2 or 4 vectors. */
+INLINE void FN(short_sums_with_tail)(const int F, ptrdiff_t lanes, const lstmx_layer *l, ptrdiff_t at, const REAL *x,
+                                     const REAL *h, const REAL *sums, REAL *z) {
+    if (LANES >= 4 && lanes * 4 == LANES) FN(short_sums)(F, 1, l, at, x, h, sums, z);
+    else if (lanes * 2 == LANES) FN(short_sums)(F, 2, l, at, x, h, sums, z);
+    else FN(short_sums)(F, 4, l, at, x, h, sums, z);
+}
+
 /* As step_rows for one row, H <= TERMS and, if x joins here, I <= TERMS: nothing but the chains, all panels' before the first
  * activation. h goes from the last output to this one. */
 INLINE void FN(step_short)(const lstmx_layer *l, const REAL *x, REAL *h, const REAL *sums, FN(results) *o) {
     ALIGNED REAL z[4 * TERMS + 5 * LANES];
-    const ptrdiff_t H = l->hidden, I = sums ? 0 : l->inputs, full = H / LANES, tail = H % LANES;
-    const ptrdiff_t lanes = tail ? FN(tail_lanes)(H) : 0;
-    const REAL *w_ih = l->w_ih, *w_hh = l->w_hh, *bias = l->bias;
-#define SUMS(F, T)                                                                                                       \
-    do {                                                                                                                 \
-        FN(vec) acc[F + T], before[F + T];                                                                               \
-        UNROLL for (int c = 0; c < F + T; c++) before[c] = acc[c] = FN(splat)(0);                                        \
-        FN(short_chain)(F, T, before, I, x, w_ih + at * I, 4 * LANES * I, w_ih + (at + F * LANES) * I);                  \
-        UNROLL for (int c = 0; c < F + T; c++)                                                                           \
-            before[c] = sums ? FN(load)(sums + at + c * LANES) : FN(load)(bias + at + c * LANES) + before[c];            \
-        FN(short_chain)(F, T, acc, H, h, w_hh + at * H, 4 * LANES * H, w_hh + (at + F * LANES) * H);                     \
-        UNROLL for (int c = 0; c < F + T; c++) FN(store)(z + at + c * LANES, before[c] + acc[c]);                        \
-    } while (0)
-#define SUMS_WITH_TAIL(F)                                                                                                \
-    do {                                                                                                                 \
-        if (LANES >= 4 && lanes * 4 == LANES) SUMS(F, 1);                                                                \
-        else if (lanes * 2 == LANES) SUMS(F, 2);                                                                         \
-        else SUMS(F, 4);                                                                                                 \
-    } while (0)
+    const ptrdiff_t H = l->hidden, full = H / LANES, tail = H % LANES, lanes = tail ? FN(tail_lanes)(H) : 0;
     ptrdiff_t p = 0;
-    for (; p + 2 <= full - (tail != 0); p += 2) { const ptrdiff_t at = p * 4 * LANES; SUMS(8, 0); }
+    for (; p + 2 <= full - (tail != 0); p += 2) FN(short_sums)(8, 0, l, p * 4 * LANES, x, h, sums, z);
     const ptrdiff_t at = p * 4 * LANES;   /* what is left: 0, 1 or 2 whole panels and the tail */
-    if (!tail) { if (p < full) SUMS(4, 0); }
-    else if (full - p == 2) SUMS_WITH_TAIL(8);
-    else if (full - p == 1) SUMS_WITH_TAIL(4);
-    else SUMS_WITH_TAIL(0);
-#undef SUMS
-#undef SUMS_WITH_TAIL
+    if (!tail) { if (p < full) FN(short_sums)(4, 0, l, at, x, h, sums, z); }
+    else if (full - p == 2) FN(short_sums_with_tail)(8, lanes, l, at, x, h, sums, z);
+    else if (full - p == 1) FN(short_sums_with_tail)(4, lanes, l, at, x, h, sums, z);
+    else FN(short_sums_with_tail)(0, lanes, l, at, x, h, sums, z);
     for (p = 0; p + 2 <= full; p += 2, FN(advance)(o, 2))
         FN(finish)(2, 0, 0, H, z + p * 4 * LANES, 4 * LANES, LANES, o, h + p * LANES);
     if (p < full) {
@@ -287,35 +289,46 @@ static void FN(close_rows)(const lstmx_layer *l) {
             memcpy((REAL *)l->h + n * l->hidden, FN(y_at)(l, t, n), (size_t)l->hidden * sizeof(REAL));
 }
 
-/* The cells' derivative at step t for rows r0..r1 and units j0..j1: dz over the gates, dh whole, dc for the step before. */
-static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t j0, ptrdiff_t j1) {
+/* The general path's cells at step t for rows r0..r1: their sums z (rows, 4H) become activated gates, h and c those of t. */
+static void FN(forward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, void *z, ptrdiff_t z_row) {
     const unsigned saved = flush_subnormals();
-    const ptrdiff_t H = l->hidden, row = FN(first_row)(l, t), end = r1 < FN(rows_at)(l, t) ? r1 : FN(rows_at)(l, t);
-    for (ptrdiff_t n = r0; n < end; n++)
-        FN(cell_row_backward)(j0, j1, H, (REAL *)l->gates + (row + n) * l->gates_row, (REAL *)l->c_prev + (row + n) * H,
-                              l->dy ? (const REAL *)l->dy + (row + n) * l->dy_row : NULL, (REAL *)l->dh + n * H,
-                              (REAL *)l->dc + n * H, l->dh_all ? (REAL *)l->dh_all + (row + n) * H : NULL,
-                              l->dc_all ? (REAL *)l->dc_all + (row + n) * H : NULL);
+    const ptrdiff_t H = l->hidden, P = l->outputs, row = FN(first_row)(l, t);
+    const size_t bytes = (size_t)P * sizeof(REAL);
+    for (ptrdiff_t n = r0; n < r1; n++) {
+        REAL *h = (REAL *)l->h + n * P, *c = (REAL *)l->c + n * H;
+        if (l->h_prev) {
+            memcpy((REAL *)l->h_prev + (row + n) * l->h_row, h, bytes);
+            memcpy((REAL *)l->c_prev + (row + n) * H, c, (size_t)H * sizeof(REAL));
+        }
+        FN(cell_row_forward)(&l->cell, H, l->bias, (REAL *)z + (n - r0) * z_row, c, h);
+        memcpy(FN(y_at)(l, t, n), h, bytes);
+    }
     restore_control(saved);
 }
 
-/* dh (rows, H) := dz W_hh at step t, groups of columns g0..g1. */
-static void FN(backward_carry)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t g0, ptrdiff_t g1) {
-    const ptrdiff_t H = l->hidden, row = FN(first_row)(l, t), end = r1 < FN(rows_at)(l, t) ? r1 : FN(rows_at)(l, t);
-    if (r0 >= end) return;
+/* The cells' derivative at step t for rows r0..r1 and units j0..j1: dz over the gates, dh whole, dc for the step before. */
+static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t j0, ptrdiff_t j1) {
     const unsigned saved = flush_subnormals();
-    FN(product)(end - r0, H, 4 * H, (const REAL *)l->gates + (row + r0) * l->gates_row, l->gates_row, l->w_hh_columns,
-                (REAL *)l->dh + r0 * H, H, 0, g0, g1);
+    const ptrdiff_t H = l->hidden, P = l->outputs, row = FN(first_row)(l, t);
+    for (ptrdiff_t n = r0; n < r1; n++)
+        FN(cell_row_backward)(&l->cell, j0, j1, H, (REAL *)l->gates + (row + n) * l->gates_row,
+                              (REAL *)l->c_prev + (row + n) * H, l->dy ? (const REAL *)l->dy + (row + n) * l->dy_row : NULL,
+                              (REAL *)l->dh + n * P, (REAL *)l->dc + n * H,
+                              l->dh_all ? (REAL *)l->dh_all + (row + n) * P : NULL,
+                              l->dc_all ? (REAL *)l->dc_all + (row + n) * H : NULL);
     restore_control(saved);
 }
 
 /* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n]: one chain of all the rows. `strip` has
  * room for rows * 4 * LANES values; NULL if b can be read where it lies, whole vectors to its row's end. */
-static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n0, ptrdiff_t n1, const REAL *a, ptrdiff_t lda,
-                      const REAL *b, ptrdiff_t ldb, REAL *out, ptrdiff_t ldo, int add, REAL *strip) {
+static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *left, ptrdiff_t lda,
+                      const void *right, ptrdiff_t ldb, void *to, ptrdiff_t ldo, int add, void *scratch) {
+    const unsigned saved = flush_subnormals();
+    const REAL *a = left, *b = right;
+    REAL *out = to, *strip = scratch;
     ALIGNED REAL z[12 * 4 * LANES];
-    for (ptrdiff_t j = n0; j < n1; j += 4 * LANES) {
-        const ptrdiff_t columns = n1 - j < 4 * LANES ? n1 - j : 4 * LANES, width = FN(column_width)(columns);
+    for (ptrdiff_t j = 0; j < n; j += 4 * LANES) {
+        const ptrdiff_t columns = n - j < 4 * LANES ? n - j : 4 * LANES, width = FN(column_width)(columns);
         const int C = (int)(width / LANES);
         FN(operand) p = {a, 1, lda, b + j, ldb, rows};
         if (strip) {
@@ -345,12 +358,16 @@ static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n0, 
             }
         }
     }
+    restore_control(saved);
 }
 
-/* out (n0..n1) := [out +] the sum of x over `rows` rows. */
-static void FN(add_rows)(ptrdiff_t rows, ptrdiff_t n0, ptrdiff_t n1, const REAL *x, ptrdiff_t ldx, REAL *out, int add) {
-    for (ptrdiff_t j = n0; j < n1; j += 4 * LANES) {
-        const ptrdiff_t width = n1 - j < 4 * LANES ? n1 - j : 4 * LANES;
+/* out (n) := [out +] the sum of x over `rows` rows, one chain for each column. */
+static void FN(sum_rows)(ptrdiff_t rows, ptrdiff_t n, const void *from, ptrdiff_t ldx, void *to, int add) {
+    const unsigned saved = flush_subnormals();
+    const REAL *x = from;
+    REAL *out = to;
+    for (ptrdiff_t j = 0; j < n; j += 4 * LANES) {
+        const ptrdiff_t width = n - j < 4 * LANES ? n - j : 4 * LANES;
         REAL part[4 * LANES] = {0};
         if (width == 4 * LANES)
             for (ptrdiff_t r = 0; r < rows; r++)
@@ -360,43 +377,5 @@ static void FN(add_rows)(ptrdiff_t rows, ptrdiff_t n0, ptrdiff_t n1, const REAL 
                 for (ptrdiff_t l = 0; l < width; l++) part[l] = part[l] + x[r * ldx + j + l];
         for (ptrdiff_t l = 0; l < width; l++) out[j + l] = add ? out[j + l] + part[l] : part[l];
     }
-}
-
-/* The gradients of weights and input over the packed rows r0..r1, part `part` of `parts`: every output belongs to one part.
- * `add` unless this is the first block that is summed. `strip` has room for (r1 - r0) * 4 * LANES values. */
-static void FN(weight_gradients)(const lstmx_layer *l, ptrdiff_t r0, ptrdiff_t r1, int add, ptrdiff_t part, ptrdiff_t parts,
-                                 void *strip) {
-    const unsigned saved = flush_subnormals();
-    const ptrdiff_t H = l->hidden, I = l->inputs, rows = r1 - r0;
-    const ptrdiff_t units = (4 * H + 4 * LANES - 1) / (4 * LANES);   /* share whole groups of columns of dz */
-    const ptrdiff_t m0 = units * part / parts * 4 * LANES, m1_ = units * (part + 1) / parts * 4 * LANES;
-    const ptrdiff_t m1 = m1_ < 4 * H ? m1_ : 4 * H;
-    const REAL *dz = (const REAL *)l->gates + r0 * l->gates_row, *x = (const REAL *)l->x + r0 * l->x_row;
-    if (m0 < m1) {
-        FN(outer)(rows, m0, m1, 0, H, dz, l->gates_row, (const REAL *)l->h_prev + r0 * l->h_row, l->h_row, l->dw_hh, H, add,
-                  strip);
-        if (l->dw_ih_turned)
-            FN(outer)(rows, 0, I, m0, m1, x, l->x_row, dz, l->gates_row, l->dw_ih_turned, 4 * H, add, NULL);
-        else FN(outer)(rows, m0, m1, 0, I, dz, l->gates_row, x, l->x_row, l->dw_ih, I, add, strip);
-        if (l->db) FN(add_rows)(rows, m0, m1, dz, l->gates_row, l->db, add);
-    }
-    if (l->dx) {
-        const ptrdiff_t from = r0 + rows * part / parts, to = r0 + rows * (part + 1) / parts;
-        FN(product)(to - from, I, 4 * H, (const REAL *)l->gates + from * l->gates_row, l->gates_row, l->w_ih_columns,
-                    (REAL *)l->dx + from * I, I, l->add_to_dx, 0, (I + 4 * LANES - 1) / (4 * LANES));
-    }
     restore_control(saved);
-}
-
-static void FN(any_outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *a, ptrdiff_t a_row,
-                          const void *b, ptrdiff_t b_row, void *out, ptrdiff_t out_row, int add, void *strip) {
-    const unsigned saved = flush_subnormals();
-    FN(outer)(rows, m0, m1, 0, n, a, a_row, b, b_row, out, out_row, add, strip);
-    restore_control(saved);
-}
-
-static void FN(turn)(const lstmx_layer *l) {
-    for (ptrdiff_t m = 0; m < 4 * l->hidden; m++)
-        for (ptrdiff_t k = 0; k < l->inputs; k++)
-            ((REAL *)l->dw_ih)[m * l->inputs + k] = ((const REAL *)l->dw_ih_turned)[k * 4 * l->hidden + m];
 }

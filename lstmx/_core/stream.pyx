@@ -4,19 +4,17 @@ This is what a call, `step` and `stream` are where their arguments are arrays of
 where they lie. Whatever is not plain goes the general way, through lstmx.functional.
 """
 
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
 from lstmx._core.core cimport lstmx_layer
-from lstmx._core.tile cimport (block_steps, both, data, Job, joins, operations, share_out, size, start, table_for,
-                               worth_threads)
+from lstmx._core.loop cimport begin, Direction, Job, operations, room_for_sums, run, run_both, share_out, size, worth_threads
 
 cnp.import_array()
 
 
-cdef inline void begin(cnp.ndarray a, object initial) noexcept:
+cdef inline void start(cnp.ndarray a, object initial) noexcept:
     """a := initial, or 0 for None."""
     if initial is None:
         memset(cnp.PyArray_DATA(a), 0, cnp.PyArray_NBYTES(a))
@@ -44,64 +42,46 @@ cdef inline bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
     return low[0] < high[1] and low[1] < high[0]
 
 
-cdef struct Direction:
-    const void *w_ih
-    const void *w_hh
-    const void *bias
-    size inputs
-
-
 cdef class Stack:
-    """All layers and directions of an LSTM with their packed weights: inference on plain arrays in one compiled call.
+    """All layers and directions of an LSTM: inference on plain arrays in one compiled call.
 
     Parameters
     ----------
-    panels : list of (w_ih, w_hh, bias)
-        Gate panels; index layer * D + direction.
-    inputs, hidden, layers, directions : int
-        I, H, L, D.
+    parts : list of Direction
+        Index layer * D + direction.
+    layers, directions : int
+        L, D.
+    type_number : int
+        NumPy's number of the model's type.
     threads : callable
         What a call may use; only asked where it is long.
     """
 
-    cdef list panels
+    cdef list parts
     cdef object threads
-    cdef Direction *parts
     cdef int layers, directions, type_number
-    cdef size inputs, hidden, itemsize
+    cdef size inputs, hidden, outputs, itemsize
 
-    def __cinit__(self, list panels, size inputs, size hidden, int layers, int directions, threads):
-        cdef int k
-        cdef cnp.ndarray w_ih, w_hh, bias
-        self.panels, self.threads = panels, threads   # keeps the arrays alive
-        self.inputs, self.hidden, self.layers, self.directions = inputs, hidden, layers, directions
-        self.parts = <Direction *>PyMem_Malloc(layers * directions * sizeof(Direction))
-        if self.parts == NULL:
-            raise MemoryError()
-        for k in range(layers * directions):
-            w_ih, w_hh, bias = panels[k]
-            self.parts[k].w_ih, self.parts[k].w_hh, self.parts[k].bias = data(w_ih), data(w_hh), data(bias)
-            self.parts[k].inputs = inputs if k < directions else directions * hidden
-            self.itemsize = cnp.PyArray_ITEMSIZE(w_ih)
-            self.type_number = cnp.PyArray_TYPE(w_ih)
-
-    def __dealloc__(self):
-        PyMem_Free(self.parts)
+    def __cinit__(self, list parts, int layers, int directions, int type_number, threads):
+        cdef Direction first = parts[0]
+        self.parts, self.threads = parts, threads
+        self.layers, self.directions, self.type_number = layers, directions, type_number
+        self.inputs, self.hidden, self.outputs, self.itemsize = first.inputs, first.hidden, first.outputs, first.job.itemsize
 
     cdef bint plain(self, object x) noexcept:
         """Whether x is an array that can be read where it lies, by whole steps of the last axis."""
         return (cnp.PyArray_CheckExact(x) and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.type_number
                 and cnp.PyArray_ISBEHAVED_RO(<cnp.ndarray>x))
 
-    cdef bint state_fits(self, object a, int ndim, size batch) noexcept:
-        """Whether a is a contiguous (L*D, N, H), or (L*D, H) where there is one sequence."""
+    cdef bint state_fits(self, object a, int ndim, size batch, size width) noexcept:
+        """Whether a is a contiguous (L*D, N, width), or (L*D, width) where there is one sequence."""
         cdef cnp.ndarray array
         if not self.plain(a):
             return False
         array = <cnp.ndarray>a
         return (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_NDIM(array) == ndim
                 and cnp.PyArray_DIM(array, 0) == self.layers * self.directions
-                and cnp.PyArray_DIM(array, ndim - 1) == self.hidden
+                and cnp.PyArray_DIM(array, ndim - 1) == width
                 and (ndim == 2 or cnp.PyArray_DIM(array, 1) == batch))
 
     cdef bint out_fits(self, object out, object state, cnp.ndarray x, int ndim, const cnp.npy_intp *y_shape,
@@ -121,7 +101,7 @@ cdef class Stack:
             if cnp.PyArray_DIM(y, k) != y_shape[k]:
                 return False
         for k in range(2):
-            if not self.state_fits((<tuple>pair)[k], state_ndim, batch):
+            if not self.state_fits((<tuple>pair)[k], state_ndim, batch, self.hidden if k else self.outputs):
                 return False
         targets = (y, (<tuple>pair)[0], (<tuple>pair)[1])
         for k in range(3):
@@ -151,7 +131,7 @@ cdef class Stack:
         cdef cnp.ndarray a, y, h, c
         cdef cnp.npy_intp shape[3]
         cdef int ndim, lead, k
-        cdef size N = 1, T = 1, x_row = 0, x_step = 0, unit = self.itemsize, wide = self.directions * self.hidden
+        cdef size N = 1, T = 1, x_row = 0, x_step = 0, unit = self.itemsize, wide = self.directions * self.outputs
         if not self.plain(x):
             return None
         a = <cnp.ndarray>x
@@ -168,8 +148,8 @@ cdef class Stack:
         if N < 1 or T < 1 or x_row % unit or x_step % unit:
             return None
         if state is not None and not (type(state) is tuple and len(<tuple>state) == 2
-                                      and self.state_fits((<tuple>state)[0], lead + 1, N)
-                                      and self.state_fits((<tuple>state)[1], lead + 1, N)):
+                                      and self.state_fits((<tuple>state)[0], lead + 1, N, self.outputs)
+                                      and self.state_fits((<tuple>state)[1], lead + 1, N, self.hidden)):
             return None
         shape[0] = N
         if not step:
@@ -177,15 +157,16 @@ cdef class Stack:
         shape[ndim - 1] = wide
         if out is None:
             y = cnp.PyArray_EMPTY(ndim, shape, self.type_number, 0)
-            shape[0], shape[1], shape[lead] = self.layers * self.directions, N, self.hidden
+            shape[0], shape[1], shape[lead] = self.layers * self.directions, N, self.outputs
             h = cnp.PyArray_EMPTY(lead + 1, shape, self.type_number, 0)
+            shape[lead] = self.hidden
             c = cnp.PyArray_EMPTY(lead + 1, shape, self.type_number, 0)
         elif self.out_fits(out, state, a, ndim, shape, lead + 1, N):
             y, (h, c) = out
         else:
             return None
-        begin(h, None if state is None else (<tuple>state)[0])
-        begin(c, None if state is None else (<tuple>state)[1])
+        start(h, None if state is None else (<tuple>state)[0])
+        start(c, None if state is None else (<tuple>state)[1])
         self.work(cnp.PyArray_DATA(a), x_step // unit, x_row // unit, N, T, y, h, c)
         return y, (h, c)
 
@@ -193,8 +174,9 @@ cdef class Stack:
                   cnp.ndarray c) except -1:
         """All layers and directions, one after the other."""
         cdef Job jobs[2]
+        cdef Direction part
         cdef lstmx_layer *l
-        cdef size wide = self.directions * self.hidden, H = self.hidden
+        cdef size wide = self.directions * self.outputs
         cdef cnp.npy_intp length
         cdef cnp.ndarray below = None, above
         cdef int layer, direction, k, threads
@@ -206,42 +188,35 @@ cdef class Stack:
             rooms = []
             for direction in range(self.directions):
                 k = layer * self.directions + direction
+                part = <Direction>self.parts[k]
+                begin(&jobs[direction], part, T, N, direction, x, x_step, x_row)
                 l = &jobs[direction].layer
-                memset(&jobs[direction], 0, sizeof(Job))
-                jobs[direction].team = &jobs[direction].own
-                jobs[direction].itemsize, jobs[direction].kernels = self.itemsize, table_for(self.itemsize)
-                l.steps, l.batch, l.hidden, l.reverse, l.inputs = T, N, H, direction, self.parts[k].inputs
-                l.x, l.x_step, l.x_row = x, x_step, x_row
-                l.w_ih, l.w_hh, l.bias = self.parts[k].w_ih, self.parts[k].w_hh, self.parts[k].bias
-                l.h = <char *>cnp.PyArray_DATA(h) + k * N * H * self.itemsize
-                l.c = <char *>cnp.PyArray_DATA(c) + k * N * H * self.itemsize
-                l.y = <char *>cnp.PyArray_DATA(above) + direction * H * self.itemsize
+                l.h = <char *>cnp.PyArray_DATA(h) + k * N * self.outputs * self.itemsize
+                l.c = <char *>cnp.PyArray_DATA(c) + k * N * self.hidden * self.itemsize
+                l.y = <char *>cnp.PyArray_DATA(above) + direction * self.outputs * self.itemsize
                 l.y_step, l.y_row = wide, T * wide
                 threads = self.threads() if worth_threads(operations(l)) else 1
-                rooms.append(room_for_sums(&jobs[direction], threads, self.type_number))
-                share_out(&jobs[direction], False, threads)
-            if self.directions == 2 and threads > 1 and (jobs[0].split_units or jobs[0].threads == 1):
-                both(&jobs[0], &jobs[1], threads)
+                rooms.append(self.room(&jobs[direction], threads))
+                share_out(&jobs[direction], threads)
+            if self.directions == 2 and threads > 1 and (jobs[0].split_units or jobs[0].threads == 1) and not jobs[0].serial:
+                run_both(&jobs[0], &jobs[1], threads)
             else:
                 for direction in range(self.directions):
-                    start(&jobs[direction], False, threads)
+                    run(&jobs[direction], threads)
             for direction in range(self.directions):
-                jobs[direction].kernels.close_rows(&jobs[direction].layer)
+                if jobs[direction].fused:
+                    jobs[direction].kernels.close_rows(&jobs[direction].layer)
             below = above   # held while it is read
             x, x_step, x_row = cnp.PyArray_DATA(above), wide, T * wide
         return 0
 
-
-cdef cnp.ndarray room_for_sums(Job *job, int threads, int type_number):
-    """Sets a job's blocks and, where W_ih x is summed beforehand, their room, which the caller holds."""
-    cdef lstmx_layer *l = &job.layer
-    cdef size width = job.kernels.gate_width(l.hidden), line = 64 // job.itemsize
-    cdef cnp.npy_intp length
-    cdef cnp.ndarray room
-    job.steps_per_block = block_steps(job.kernels, l)
-    if joins(l.batch, l.inputs, l.hidden, job.itemsize, threads):
-        return None
-    length = (job.steps_per_block * l.batch + 1) * width + line
-    room = cnp.PyArray_EMPTY(1, &length, type_number, 0)
-    job.sums = <void *>((<size_t>cnp.PyArray_DATA(room) + 63) & ~<size_t>63)
-    return room
+    cdef cnp.ndarray room(self, Job *job, int threads):
+        """Gives a job its blocks and the room for their sums, which the caller holds."""
+        cdef cnp.npy_intp length = room_for_sums(job, threads)
+        cdef cnp.ndarray room
+        if length == 0:
+            return None
+        length += 64 // self.itemsize
+        room = cnp.PyArray_EMPTY(1, &length, self.type_number, 0)
+        job.sums = <void *>((<size_t>cnp.PyArray_DATA(room) + 63) & ~<size_t>63)
+        return room

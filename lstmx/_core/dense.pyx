@@ -1,0 +1,83 @@
+"""The products of layers without time (Dense), by the products of an engine and on threads as loop.pyx makes them."""
+
+cimport numpy as cnp
+
+from lstmx._core.core cimport lstmx_products
+from lstmx._core.loop cimport GRADIENT_ROWS, data, launch, products_of, size, table_for
+from lstmx._core.panels cimport Panels
+
+cnp.import_array()
+
+
+cdef struct Task:
+    const lstmx_products *products
+    size rows, m, n, lanes
+    const void *a
+    const void *b              # of the engine's form; in an outer product rows
+    void *out
+    char *strips
+    size strip_bytes, itemsize
+
+
+cdef void product_part(void *task, int me, int members) noexcept nogil:
+    """Some rows of out."""
+    cdef const Task *j = <const Task *>task
+    cdef size first = j.m * me // members, last = j.m * (me + 1) // members
+    if first < last:
+        j.products.product(last - first, j.n, j.rows, <char *>j.a + first * j.rows * j.itemsize, j.rows, j.b,
+                           <char *>j.out + first * j.n * j.itemsize, j.n, 0, 0, (j.n + 4 * j.lanes - 1) // (4 * j.lanes))
+
+
+cdef void outer_part(void *task, int me, int members) noexcept nogil:
+    """Some rows of out, in blocks of 256 rows, last to first."""
+    cdef const Task *j = <const Task *>task
+    cdef size first = j.m * me // members, last = j.m * (me + 1) // members, end = j.rows, r
+    while end > 0 and first < last:
+        r = (end - 1) // GRADIENT_ROWS * GRADIENT_ROWS
+        j.products.outer(end - r, first, last, j.n, <char *>j.a + r * j.m * j.itemsize, j.m,
+                         <char *>j.b + r * j.n * j.itemsize, j.n, j.out, j.n, end < j.rows, j.strips + me * j.strip_bytes)
+        end = r
+
+
+cdef int check_contiguous(cnp.ndarray a, cnp.ndarray b, cnp.ndarray out) except -1:
+    """Rows are read and written one after the other: anything else would be read beyond its end."""
+    if not (cnp.PyArray_IS_C_CONTIGUOUS(a) and cnp.PyArray_IS_C_CONTIGUOUS(b) and cnp.PyArray_IS_C_CONTIGUOUS(out)):
+        raise ValueError("a, b and out must be C-contiguous")
+    return 0
+
+
+def product(products, cnp.ndarray a, Panels b, cnp.ndarray out, int threads):
+    """out (m, n) := a (m, K) B, on up to `threads` threads. Arrays are C-contiguous.
+
+    Parameters
+    ----------
+    products : capsule of an engine's ``lstmx_products``, or None for the tile's
+    b : B (K, n) in the form of the engine
+    """
+    cdef Task j
+    check_contiguous(a, b.array, out)
+    j.itemsize = cnp.PyArray_ITEMSIZE(a)
+    j.products, j.lanes = products_of(products, j.itemsize), table_for(j.itemsize).lanes
+    j.m, j.n, j.rows = cnp.PyArray_DIM(out, 0), cnp.PyArray_DIM(out, 1), cnp.PyArray_DIM(a, 1)
+    j.a, j.b, j.out = data(a), b.operand, data(out)
+    if j.m and j.n:
+        launch(product_part, &j, threads, threads, 2.0 * j.rows * j.m * j.n)
+
+
+def outer(products, cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, cnp.ndarray strips):
+    """out (m, n) := a (rows, m)^T b (rows, n), all C-contiguous, in blocks of 256 rows, last to first.
+
+    strips (threads, 256 * 4 * lanes) is scratch for the threads there may be.
+    """
+    cdef Task j
+    cdef int threads = <int>cnp.PyArray_DIM(strips, 0)
+    check_contiguous(a, b, out)
+    j.itemsize = cnp.PyArray_ITEMSIZE(a)
+    j.products = products_of(products, j.itemsize)
+    j.rows, j.m, j.n = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1), cnp.PyArray_DIM(b, 1)
+    j.a, j.b, j.out = data(a), data(b), data(out)
+    j.strips, j.strip_bytes = <char *>data(strips), cnp.PyArray_STRIDE(strips, 0)
+    if j.rows == 0:
+        out.fill(0)
+    else:
+        launch(outer_part, &j, threads, threads, 2.0 * j.rows * j.m * j.n)

@@ -1,0 +1,634 @@
+"""The time loop: one layer, one direction, forward and backward, for every engine, with its threads.
+
+# Design
+# ------
+# Which file does what. c/tile.h is the register tile, c/cell.h the cell, c/recurrent.h the steps for a range of steps, rows
+# (sequences) and units; here they are put in order and shared out. panels.pyx packs weights, stream.pyx calls this loop for
+# plain arrays, dense.pyx for layers without time; blas.pyx has products to take the tile's place.
+#
+# Packed rows. At step t only the sequences that still run exist, and since a batch is sorted by length they are the first
+# n_t. The rows of step t are offsets[t] : offsets[t + 1] of every packed array, S = the sum of lengths in all. Nothing is
+# computed on padding, and a reversed direction walks t downwards: a sequence joins at its own last step.
+#
+# Two paths. The *fused* one is the plain cell on the tile: sums and cell stay in registers, and h is read from y. The
+# *general* one is every other cell and every other engine: the engine's products into rows z, then the cell on whole rows.
+# Backward is one path: the cell's derivative, dh = dz W_hh, and, block by block, dx and the weights' gradients.
+#
+# Blocks. Forward: W_ih x is summed for a whole block of steps where x is wide or rows are few, else it joins each step's
+# products. Backward: blocks of ceil(256 / N) steps, last to first; a block's share of dx and of the weights' gradients comes
+# while its dz is still in the cache.
+#
+# Who owns what. The caller owns every array; a Direction holds a layer's weights and is never changed; a Job lives on the
+# stack of one call. Nothing here allocates.
+#
+# Threads. `launch` alone makes them, and lets go of the GIL for long calls. They split the rows, each running its own
+# through all steps; or, where rows are few and units many, the units, with a barrier at every step. A thread owns outputs,
+# never part of a sum: any number of threads gives the same bits. The calling thread looks for Ctrl-C every 50 ms at the end
+# of a block.
+"""
+
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cython.parallel cimport parallel
+from libc.string cimport memset
+
+cimport numpy as cnp
+
+from lstmx._core.cell cimport set_cell
+from lstmx._core.core cimport (let_go, LSTMX_OPENMP, lstmx_cancel, lstmx_cancelled, lstmx_claim, lstmx_layer, lstmx_now,
+                               lstmx_products, lstmx_release, lstmx_stopped, lstmx_tile, lstmx_wait, omp_get_max_threads,
+                               omp_get_num_threads, omp_get_thread_num, omp_in_parallel, PyThreadState, take_back)
+from lstmx._core.panels cimport Panels
+
+cnp.import_array()
+
+cdef extern from "Python.h":
+    int check_signals "PyErr_CheckSignals"() noexcept
+
+cdef double SIGNAL_INTERVAL = 0.05        # seconds between looks for Ctrl-C
+cdef double LONG = 1e6                    # floating-point operations that take some 20 us: then the GIL is let go
+cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it runs serially
+cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
+cdef size ROWS_PER_THREAD = 4             # fewer, and the tiles are too flat: the units are split instead
+cdef size SUMS = 65536                    # values of z that one block holds, if that is a few steps
+cdef size FEW_STEPS = 4
+cdef size CACHE = 8 << 20                 # bytes of weights that are not fetched anew at every step
+cdef size SERIAL_ROWS = 4096              # rows of a block of gradients whose products have threads of their own
+cdef int MOST_THREADS = 256
+
+
+def openmp():
+    """Whether this build has OpenMP."""
+    return bool(LSTMX_OPENMP)
+
+
+def max_threads():
+    """What OpenMP would give a parallel region now: OMP_NUM_THREADS, OMP_THREAD_LIMIT and the like."""
+    return omp_get_max_threads()
+
+
+def set_limits(double worth_a_thread, double worth_a_barrier, size rows_per_thread):
+    """Set when threads are used (see the top of this file); returns what it was. For tests and measurements."""
+    global WORTH_A_THREAD, WORTH_A_BARRIER, ROWS_PER_THREAD
+    before = WORTH_A_THREAD, WORTH_A_BARRIER, ROWS_PER_THREAD
+    WORTH_A_THREAD, WORTH_A_BARRIER, ROWS_PER_THREAD = worth_a_thread, worth_a_barrier, rows_per_thread
+    return before
+
+
+def set_block(size sums, size few_steps):
+    """Set how much of z a block holds (see the top of this file); returns what it was. For tests and measurements."""
+    global SUMS, FEW_STEPS
+    before = SUMS, FEW_STEPS
+    SUMS, FEW_STEPS = sums, few_steps
+    return before
+
+
+# What a call works on.
+
+cdef const lstmx_products *products_of(object capsule, size itemsize) except NULL:
+    """The products of an engine from its capsule (one lstmx_products for each format); those of the tile for None."""
+    if capsule is None:
+        return &table_for(itemsize).products
+    return <const lstmx_products *>PyCapsule_GetPointer(capsule, "lstmx.products") + (itemsize == 8)
+
+
+cdef class Direction:
+    """One layer in one direction as an engine computes it forward, or backward: sizes, cell, weights. Never changed.
+
+    Parameters
+    ----------
+    cell : lstmx.functional.cell.Cell
+    inputs, hidden : I, H
+    w_ih, w_hh : Panels
+        Fused gate panels of (4H, I), (4H, H); else right-hand sides B of the products: forward (I, 4H), (P, 4H),
+        backward (4H, I), (4H, P), and w_ih None if no dx is wanted.
+    bias : ndarray or None
+        Fused gate panels of (4H, 1); else (4H,).
+    products : capsule of an engine's ``lstmx_products``, or None for the tile's
+    fused, backward : bool
+    """
+
+    def __cinit__(self, cell, size inputs, size hidden, Panels w_ih, Panels w_hh, cnp.ndarray bias, products, bint fused,
+                  bint backward):
+        cdef lstmx_layer *l = &self.job.layer
+        memset(&self.job, 0, sizeof(Job))
+        self._keep = w_ih, w_hh, bias, products
+        self.inputs, self.hidden, self.outputs = inputs, hidden, cell.widths(hidden)[0]
+        self.job.itemsize = cnp.PyArray_ITEMSIZE(w_hh.array)
+        self.job.kernels, self.job.products = table_for(self.job.itemsize), products_of(products, self.job.itemsize)
+        self.job.fused, self.job.serial, self.job.backward = fused, products is not None, backward
+        l.inputs, l.hidden, l.outputs = inputs, hidden, self.outputs
+        set_cell(&l.cell, cell)
+        if backward:
+            self.job.w_ih, self.job.w_hh = NULL if w_ih is None else w_ih.operand, w_hh.operand
+        else:
+            l.w_ih, l.w_hh, l.bias = w_ih.operand, w_hh.operand, data(bias)
+
+
+cdef void begin(Job *job, Direction direction, size steps, size batch, bint reverse, const void *x, size x_step,
+                size x_row) noexcept:
+    """A job for x; the caller adds where the state and the results are."""
+    cdef lstmx_layer *l = &job.layer
+    job[0] = direction.job
+    job.team = &job.own
+    l.steps, l.batch, l.reverse = steps, batch, reverse
+    l.x, l.x_step, l.x_row = x, x_step, x_row
+
+
+cdef inline size rows_at(const lstmx_layer *l, size t) noexcept nogil:
+    return l.batch if l.offsets == NULL else l.offsets[t + 1] - l.offsets[t]
+
+
+cdef inline size first_row(const lstmx_layer *l, size t) noexcept nogil:
+    return t * l.batch if l.offsets == NULL else l.offsets[t]
+
+
+cdef inline size panels_of(const Job *job) noexcept nogil:
+    return (job.layer.hidden + job.kernels.lanes - 1) // job.kernels.lanes
+
+
+cdef inline size groups_of(const Job *job, size n) noexcept nogil:
+    return (n + 4 * job.kernels.lanes - 1) // (4 * job.kernels.lanes)
+
+
+cdef inline void *place(const Job *job, const void *base, size values) noexcept nogil:
+    """The address of a value of an array."""
+    return <char *>base + values * job.itemsize
+
+
+# How much work there is, and who does it.
+
+cdef size steps_of_rows(const lstmx_layer *l, size rows) noexcept nogil:
+    """The steps that the first `rows` sequences run, all together."""
+    cdef size t, total = 0
+    if l.offsets == NULL:
+        return rows * l.steps
+    for t in range(l.steps):
+        total += min(rows, rows_at(l, t))
+    return total
+
+
+cdef double operations(const lstmx_layer *l) noexcept nogil:
+    """Of a forward pass."""
+    return 8.0 * steps_of_rows(l, l.batch) * l.hidden * (l.inputs + l.outputs)
+
+
+cdef bint worth_threads(double work) noexcept nogil:
+    """Whether a call of so many operations may have more than one thread."""
+    return work > WORTH_A_THREAD
+
+
+cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil:
+    """The first row of a part, so that all parts run about as many steps."""
+    cdef size low = 0, high = l.batch, middle, wanted
+    if l.offsets == NULL or part == 0 or part == parts:
+        return l.batch * part // parts
+    wanted = l.offsets[l.steps] * part // parts
+    while low < high:
+        middle = (low + high) // 2
+        if steps_of_rows(l, middle) < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+cdef void share_out(Job *job, int threads) noexcept nogil:
+    """How many threads, and what they split."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef size units = groups_of(job, l.hidden) if job.backward else panels_of(job)
+    cdef double work = operations(l)
+    job.split_units = 0
+    job.threads = 1
+    if threads < 2 or job.serial or work < WORTH_A_THREAD or l.steps == 0:
+        return
+    threads = min(threads, MOST_THREADS)
+    if l.batch >= ROWS_PER_THREAD * threads:
+        job.threads = threads
+        return
+    if units > 1 and l.cell.plain:   # other cells may need whole rows
+        threads = <int>min(threads, units)
+        if work / l.steps / threads > WORTH_A_BARRIER:
+            job.split_units = 1
+            job.threads = threads
+            return
+    job.threads = max(1, <int>min(threads, l.batch // ROWS_PER_THREAD))
+
+
+# The room that a call needs beside its results.
+
+cdef size block_steps(size rows, size width, size steps) noexcept nogil:
+    """Steps of `rows` rows of z that one block holds."""
+    return max(1, min(steps, max(FEW_STEPS, SUMS // max(1, rows * width))))
+
+
+cdef inline size gradient_rows(bint serial) noexcept nogil:
+    """Rows of one block of the weights' gradients."""
+    return SERIAL_ROWS if serial else GRADIENT_ROWS
+
+
+cdef size gradient_steps(size batch, bint serial) noexcept nogil:
+    """Steps of one block of the weights' gradients."""
+    return (gradient_rows(serial) + batch - 1) // max(1, batch)
+
+
+cdef size sums_rows(size batch, size inputs, size hidden, size itemsize, size steps, size width, int threads, bint fused,
+                    bint windows) noexcept nogil:
+    """Rows of z that a forward pass needs room for; 0 if W_ih x is summed with W_hh h at each step: where x is short, or
+    where rows abound and both matrices stay in the cache from step to step.
+
+    Windows share them: one row for every row of their series, and a seam for every thread.
+    """
+    if windows:
+        return batch + block_steps(threads, width, steps) * threads
+    if fused and (inputs <= 8 or (batch >= 12 * threads and 4 * hidden * (inputs + hidden) * itemsize <= CACHE)):
+        return 0
+    return block_steps(batch, width, steps) * batch
+
+
+cdef size room_for_sums(Job *job, int threads) noexcept nogil:
+    """Sets a job's blocks, and gives the values of the room for z that the caller sets as `sums`; 0 for none."""
+    cdef lstmx_layer *l = &job.layer
+    cdef size width = job.kernels.gate_width(l.hidden), rows
+    job.steps_per_block = block_steps(threads if l.windows else l.batch, width, l.steps)
+    if l.gates != NULL and not job.fused:   # z lies where the gates will be
+        return 0
+    rows = sums_rows(l.batch, l.inputs, l.hidden, job.itemsize, l.steps, width, threads, job.fused, l.windows)
+    return (rows + 1) * width if rows else 0   # kernels read a little beyond the last row
+
+
+def workspace(size batch, size steps, size inputs, size hidden, size itemsize, int threads, bint fused, bint serial,
+              bint training):
+    """Name -> values of what a call allocates beside its results and its tape.
+
+    Parameters
+    ----------
+    batch, steps, inputs, hidden : N, T, I, H
+    threads : that a forward pass may have; a backward pass is told with its own
+    fused, serial : whether the cell is fused; whether the engine's products have threads of their own
+    training : whether a backward pass follows
+    """
+    cdef const lstmx_tile *kernels = table_for(itemsize)
+    cdef size width = kernels.gate_width(hidden), rows = 0
+    if fused or not training:
+        rows = sums_rows(batch, inputs, hidden, itemsize, steps, width, threads, fused, False)
+    found = {"sums": (rows + 1) * width} if rows else {}
+    if training and not serial:
+        found["strips"] = threads * strip(batch, steps, kernels.lanes)
+        if inputs < kernels.lanes:
+            found["transposed"] = 4 * hidden * inputs
+    return found
+
+
+cdef size strip(size batch, size steps, size lanes) noexcept nogil:
+    """The values of a thread's scratch in a backward pass."""
+    return 4 * lanes * (GRADIENT_ROWS if batch >= GRADIENT_ROWS else min(steps, gradient_steps(batch, False)) * batch)
+
+
+# Forward.
+
+cdef int interrupted() noexcept with gil:
+    return check_signals()
+
+
+cdef void poll(Job *job, int me) noexcept nogil:
+    """The calling thread looks for Ctrl-C now and then."""
+    if me == 0 and job.last != 0 and lstmx_now() - job.last > SIGNAL_INTERVAL:
+        if interrupted() != 0:
+            lstmx_cancel(job.team)
+        job.last = lstmx_now()
+
+
+cdef void general_block(const Job *job, size s0, size s1, size r0, size r1) noexcept nogil:
+    """The steps s0..s1 of rows r0..r1 on the general path: products into z, then the cell."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef size H = l.hidden, P = l.outputs, width, groups = groups_of(job, 4 * H), t0, t1, s, t, end, base, first
+    cdef char *z
+    cdef void *row
+    cdef bint packed = l.offsets != NULL or l.x_step == l.batch * l.x_row
+    cdef bint whole = r0 == 0 and r1 == l.batch and packed and not l.windows   # x and z lie row after row
+    t0, t1 = (l.steps - s1, l.steps - s0) if l.reverse else (s0, s1)
+    base = 0 if l.gates != NULL else first_row(l, t0)
+    z = <char *>(job.sums if l.gates == NULL else l.gates)
+    width = job.kernels.gate_width(H) if l.gates == NULL else l.gates_row
+    if whole:
+        first = first_row(l, t0)
+        job.products.product(first_row(l, t1 - 1) + rows_at(l, t1 - 1) - first, 4 * H, l.inputs,
+                             place(job, l.x, first * l.x_row), l.x_row, l.w_ih, place(job, z, (first - base) * width), width,
+                             0, 0, groups)
+    for s in range(s0, s1):
+        t = l.steps - 1 - s if l.reverse else s
+        end = min(r1, rows_at(l, t))
+        if end <= r0:
+            continue
+        row = place(job, z, (first_row(l, t) - base + r0) * width)
+        if not whole:
+            first = (l.offsets[t] * l.x_row if l.offsets != NULL else t * l.x_step) + r0 * l.x_row
+            job.products.product(end - r0, 4 * H, l.inputs, place(job, l.x, first), l.x_row, l.w_ih, row, width, 0, 0, groups)
+        job.products.product(end - r0, 4 * H, P, place(job, l.h, r0 * P), P, l.w_hh, row, width, 1, 0, groups)
+        job.kernels.forward_cells(l, t, r0, end, row, width)
+
+
+cdef void forward_part(Job *job, int me, int members) noexcept nogil:
+    """One member's rows or units, all steps."""
+    cdef const lstmx_tile *kernels = job.kernels
+    cdef const lstmx_layer *l = &job.layer
+    cdef size r0 = 0, r1 = l.batch, p0 = 0, p1 = panels_of(job), s = 0, end, k, t0, t1, t
+    cdef size row_bytes = kernels.gate_width(l.hidden) * job.itemsize
+    cdef size step_bytes = row_bytes if l.windows else l.batch * row_bytes
+    cdef char *sums = <char *>job.sums
+    if job.split_units:
+        p0, p1 = p1 * me // members, p1 * (me + 1) // members
+    else:
+        r0, r1 = row_share(l, me, members), row_share(l, me + 1, members)
+        if l.windows and sums != NULL:   # members do not share rows at the seam of their windows
+            sums += (r0 + me * job.steps_per_block) * row_bytes
+    while s < l.steps:
+        end = min(s + job.steps_per_block, l.steps)
+        if not job.fused:
+            general_block(job, s, end, r0, r1)
+        else:
+            if sums != NULL:
+                t0, t1 = (l.steps - end, l.steps - s) if l.reverse else (s, end)
+                kernels.input_sums(l, t0, t1, r0, r1, p0, p1, sums)
+            if job.split_units and members > 1:
+                for k in range(s, end):
+                    t = end - 1 - k if l.reverse else k - s
+                    kernels.forward_steps(l, k, k + 1, r0, r1, p0, p1, NULL if sums == NULL else sums + t * step_bytes)
+                    poll(job, me)
+                    lstmx_wait(job.team, members)
+                    if lstmx_stopped(job.team):
+                        return
+                s = end
+                continue
+            kernels.forward_steps(l, s, end, r0, r1, p0, p1, sums)
+        poll(job, me)
+        if lstmx_cancelled(job.team):
+            return
+        s = end
+
+
+# Backward.
+
+cdef void block_gradients(const Job *job, int me, int members, size r0, size r1, bint add) noexcept nogil:
+    """One member's part of the weights' gradients and of dx over the packed rows r0..r1: every output belongs to one part."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef const lstmx_products *products = job.products
+    cdef size H = l.hidden, P = l.outputs, I = l.inputs, rows = r1 - r0, width = 4 * job.kernels.lanes
+    cdef size units = groups_of(job, 4 * H), m0, m1   # members share whole groups of columns of dz
+    cdef void *dz = place(job, l.gates, r0 * l.gates_row)
+    cdef void *x = place(job, l.x, r0 * l.x_row)
+    cdef void *strip = NULL if job.strips == NULL else job.strips + me * job.strip_bytes
+    m0, m1 = units * me // members * width, min(4 * H, units * (me + 1) // members * width)
+    if m0 < m1:
+        products.outer(rows, m0, m1, P, dz, l.gates_row, place(job, l.h_prev, r0 * l.h_row), l.h_row, job.dw_hh, P, add, strip)
+        if job.dw_ih_transposed != NULL:
+            products.outer(rows, 0, I, m1 - m0, x, l.x_row, place(job, dz, m0), l.gates_row,
+                           place(job, job.dw_ih_transposed, m0), 4 * H, add, NULL)
+        else:
+            products.outer(rows, m0, m1, I, dz, l.gates_row, x, l.x_row, job.dw_ih, I, add, strip)
+        if job.db != NULL:
+            job.kernels.sum_rows(rows, m1 - m0, place(job, dz, m0), l.gates_row, place(job, job.db, m0), add)
+    if job.dx != NULL:
+        m0, m1 = r0 + rows * me // members, r0 + rows * (me + 1) // members
+        products.product(m1 - m0, I, 4 * H, place(job, l.gates, m0 * l.gates_row), l.gates_row, job.w_ih,
+                         place(job, job.dx, m0 * I), I, job.add_to_dx, 0, groups_of(job, I))
+
+
+cdef void gradients(const Job *job, int me, int members, size t0, size t1, bint add) noexcept nogil:
+    """The weights' gradients and dx of the steps t0..t1, at most some 256 rows at once, last to first."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef size first = first_row(l, t0), end = first_row(l, t1 - 1) + rows_at(l, t1 - 1), most = gradient_rows(job.serial), start
+    while end > first:
+        start = first + (end - 1 - first) // most * most if l.batch > most else first
+        block_gradients(job, me, members, start, end, add)
+        add = True
+        end = start
+
+
+cdef void backward_part(Job *job, int me, int members) noexcept nogil:
+    """One member's rows or units, all steps, and its outputs of the weights' gradients."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef size H = l.hidden, P = l.outputs, r0 = 0, r1 = l.batch, j0 = 0, j1 = H, g0 = 0, g1 = groups_of(job, P)
+    cdef size end = l.steps, s, k, t, t0, t1, stop
+    if job.split_units:
+        g0, g1 = g1 * me // members, g1 * (me + 1) // members
+        j0, j1 = g0 * 4 * job.kernels.lanes, min(H, g1 * 4 * job.kernels.lanes)
+    else:
+        r0, r1 = row_share(l, me, members), row_share(l, me + 1, members)
+    while end > 0:
+        s = (end - 1) // job.steps_per_block * job.steps_per_block
+        for k in range(end - 1, s - 1, -1):
+            t = l.steps - 1 - k if l.reverse else k
+            stop = min(r1, rows_at(l, t))
+            job.kernels.backward_cells(l, t, r0, stop, j0, j1)
+            if job.split_units:
+                lstmx_wait(job.team, members)
+            if r0 < stop:
+                job.products.product(stop - r0, P, 4 * H, place(job, l.gates, (first_row(l, t) + r0) * l.gates_row), l.gates_row,
+                                     job.w_hh, place(job, l.dh, r0 * P), P, 0, g0, g1)
+        poll(job, me)
+        lstmx_wait(job.team, members)
+        if lstmx_stopped(job.team):
+            return
+        t0, t1 = (l.steps - end, l.steps - s) if l.reverse else (s, end)
+        gradients(job, me, members, t0, t1, end < l.steps)
+        end = s
+
+
+# Threads, the GIL and Ctrl-C: here and nowhere else.
+
+cdef void team(part_function part, void *task, int threads) noexcept nogil:
+    with parallel(num_threads=threads):
+        part(task, omp_get_thread_num(), omp_get_num_threads())
+
+
+cdef int launch(part_function part, void *task, int wanted, int budget, double work) except -1:
+    """Runs all parts of a task of so many operations, on up to `wanted` threads as far as the process has them left of
+    `budget`; a long one lets go of the GIL."""
+    cdef PyThreadState *state
+    cdef int threads
+    if work <= LONG:
+        part(task, 0, 1)
+        return 0
+    state = let_go(True)
+    threads = lstmx_claim(1 if omp_in_parallel() or not worth_threads(work) else wanted, budget)
+    if threads == 1:
+        part(task, 0, 1)
+    else:
+        team(part, task, threads)
+    lstmx_release(threads)
+    take_back(state)
+    return 0
+
+
+cdef void job_part(void *task, int me, int members) noexcept nogil:
+    cdef Job *job = <Job *>task
+    if job.backward:
+        backward_part(job, me, members)
+    else:
+        forward_part(job, me, members)
+
+
+cdef int run(Job *job, int budget) except -1:
+    """A job that `share_out` has shared out."""
+    cdef double work = operations(&job.layer) * (3 if job.backward else 1)
+    job.last = lstmx_now() if work > LONG else 0
+    launch(job_part, job, job.threads, budget, work)
+    return -1 if lstmx_cancelled(job.team) else 0   # the exception is set
+
+
+cdef void both_part(void *task, int me, int members) noexcept nogil:
+    cdef Job **jobs = <Job **>task
+    if me == 0:
+        forward_part(jobs[0], 0, 1)
+    if me == members - 1:
+        jobs[1].last = jobs[0].last if members == 1 else 0   # only the calling thread may look for signals
+        forward_part(jobs[1], 0, 1)
+
+
+cdef int run_both(Job *one, Job *other, int budget) except -1:
+    """Two directions side by side, a thread each: no barriers."""
+    cdef Job *jobs[2]
+    jobs[0], jobs[1] = one, other
+    one.split_units = other.split_units = 0
+    other.team = one.team   # cancelled together
+    one.last = lstmx_now()
+    launch(both_part, jobs, 2, budget, operations(&one.layer) + operations(&other.layer))
+    return -1 if lstmx_cancelled(one.team) else 0
+
+
+# The loop on packed rows.
+
+cdef void set_rows(lstmx_layer *l, cnp.ndarray offsets, cnp.ndarray gates, cnp.ndarray h_prev, cnp.ndarray c_prev) noexcept:
+    l.offsets = <const size *>data(offsets)
+    if gates is not None:
+        l.gates, l.h_prev, l.c_prev = data(gates), data(h_prev), data(c_prev)
+        l.gates_row, l.h_row = stride(gates, 0), stride(h_prev, 0)
+
+
+def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, cnp.ndarray h, cnp.ndarray c,
+            cnp.ndarray y, int threads, allocate, bint windows=False, cnp.ndarray gates=None, cnp.ndarray h_prev=None,
+            cnp.ndarray c_prev=None):
+    """One layer, one direction, over packed rows. Arrays are of one type and, but for y, gates and h_prev, contiguous.
+
+    Parameters
+    ----------
+    direction : what is computed
+    x : (S, I)  # IN
+    offsets : (T + 1,) or None if every step has N rows  # IN
+    steps : T
+    reverse : whether time runs downwards
+    h, c : (N, P), (N, H)  # IN the initial, OUT the final state
+    y : (S, P), any row stride  # OUT
+    threads : at most
+    allocate : callable (values) -> ndarray, for the room that a block needs
+    windows : whether x (N + T - 1, I) is a series, whose rows n to n + T - 1 are sequence n
+    gates, h_prev, c_prev : (S, 4H), (S, P), (S, H), for training  # OUT the activated gates, the state before each step
+    """
+    cdef Job job
+    cdef size N = cnp.PyArray_DIM(h, 0), I = cnp.PyArray_DIM(x, 1), room
+    cdef lstmx_layer *l = &job.layer
+    if cnp.PyArray_SIZE(x) == 0:
+        return
+    begin(&job, direction, steps, N, reverse, data(x), I if windows else N * I, I)
+    set_rows(l, offsets, gates, h_prev, c_prev)
+    l.windows = windows
+    l.h, l.c, l.y = data(h), data(c), data(y)
+    l.y_row = stride(y, 0)
+    l.y_step = N * l.y_row
+    room = room_for_sums(&job, threads)
+    sums = allocate(room) if room else None
+    job.sums = data(sums)
+    share_out(&job, threads)
+    if job.fused and gates is not None:
+        job.kernels.open_rows(l)
+    run(&job, threads)
+    if job.fused:
+        job.kernels.close_rows(l)
+
+
+def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, cnp.ndarray gates,
+             cnp.ndarray h_prev, cnp.ndarray c_prev, cnp.ndarray dy, cnp.ndarray dh, cnp.ndarray dc, cnp.ndarray dx,
+             bint add_to_dx, cnp.ndarray dw_ih, cnp.ndarray dw_hh, cnp.ndarray db, int threads, allocate,
+             cnp.ndarray dh_all=None, cnp.ndarray dc_all=None):
+    """The derivative of `forward`.
+
+    Parameters
+    ----------
+    x, offsets, steps, reverse, h_prev, c_prev : as in `forward`  # IN
+    gates : (S, 4H)  # IN the activated gates, OUT dz: the tape is consumed
+    dy : (S, P), any row stride, or None for zero  # IN
+    dh, dc : (N, P), (N, H)  # IN the gradients of the final, OUT of the initial state
+    dx : (S, I) or None  # OUT, or added to if add_to_dx
+    dw_ih, dw_hh, db : (4H, I), (4H, P), (4H,) or None  # OUT
+    threads, allocate : as in `forward`
+    dh_all, dc_all : (S, P), (S, H) or None  # OUT dL/dh_t and dL/dc_t of every step
+    """
+    cdef Job job
+    cdef size N = cnp.PyArray_DIM(dh, 0), I = cnp.PyArray_DIM(x, 1), scratch
+    cdef lstmx_layer *l = &job.layer
+    if cnp.PyArray_SIZE(x) == 0:
+        for out in (dw_ih, dw_hh, db):
+            if out is not None:
+                out.fill(0)
+        return
+    begin(&job, direction, steps, N, reverse, data(x), N * I, I)
+    set_rows(l, offsets, gates, h_prev, c_prev)
+    if dy is not None:
+        l.dy, l.dy_row = data(dy), stride(dy, 0)
+    l.dh, l.dc, l.dh_all, l.dc_all = data(dh), data(dc), data(dh_all), data(dc_all)
+    job.dx, job.add_to_dx = data(dx), add_to_dx
+    job.dw_ih, job.dw_hh, job.db = data(dw_ih), data(dw_hh), data(db)
+    job.steps_per_block = gradient_steps(N, job.serial)
+    share_out(&job, threads)
+    strips = transposed = None
+    if not job.serial:
+        scratch = strip(N, steps, job.kernels.lanes)
+        strips = allocate(job.threads * scratch)
+        job.strips, job.strip_bytes = <char *>data(strips), scratch * job.itemsize
+        if I < job.kernels.lanes:
+            transposed = allocate(4 * direction.hidden * I)
+            job.dw_ih_transposed = data(transposed)
+    run(&job, threads)
+    if transposed is not None:
+        dw_ih[...] = transposed.reshape(I, 4 * direction.hidden).T
+
+
+# The cell alone: what a step of the general path does after its products.
+
+cdef void set_cell_rows(lstmx_layer *l, cell, cnp.ndarray c) except *:
+    memset(l, 0, sizeof(lstmx_layer))
+    set_cell(&l.cell, cell)
+    l.steps, l.batch, l.hidden, l.outputs = 1, cnp.PyArray_DIM(c, 0), cnp.PyArray_DIM(c, 1), cnp.PyArray_DIM(c, 1)
+
+
+def cell_forward(cell, cnp.ndarray bias, cnp.ndarray gates, cnp.ndarray c, cnp.ndarray h, cnp.ndarray y):
+    """One step of the cell. All arrays are contiguous.
+
+    Parameters
+    ----------
+    bias : (4H,) or None  # IN
+    gates : (N, 4H)  # IN W_ih x_t + W_hh h_{t-1}, OUT the activated gates i, f, g, o
+    c : (N, H)  # IN c_{t-1}, OUT c_t
+    h, y : (N, H)  # OUT h_t
+    """
+    cdef lstmx_layer l
+    set_cell_rows(&l, cell, c)
+    l.bias, l.h, l.c, l.y, l.y_row = data(bias), data(h), data(c), data(y), l.hidden
+    table_for(cnp.PyArray_ITEMSIZE(c)).forward_cells(&l, 0, 0, l.batch, data(gates), 4 * l.hidden)
+
+
+def cell_backward(cell, cnp.ndarray gates, cnp.ndarray c_prev, cnp.ndarray dh, cnp.ndarray dc):
+    """The derivative of one step of the cell. All arrays are contiguous.
+
+    Parameters
+    ----------
+    gates : (N, 4H)  # IN the activated gates, OUT dz, the gradient of W_ih x_t + W_hh h_{t-1} + b
+    c_prev : (N, H)  # IN c_{t-1}
+    dh : (N, H)  # IN dL/dh_t
+    dc : (N, H)  # IN what reaches c_t from step t + 1, OUT what step t passes on to c_{t-1}
+    """
+    cdef lstmx_layer l
+    set_cell_rows(&l, cell, dc)
+    l.gates, l.gates_row, l.c_prev, l.dh, l.dc = data(gates), 4 * l.hidden, data(c_prev), data(dh), data(dc)
+    table_for(cnp.PyArray_ITEMSIZE(dc)).backward_cells(&l, 0, 0, l.batch, 0, l.hidden)
