@@ -4,24 +4,28 @@ The products W_ih x + W_hh h come in and dz goes out; sequence.pyx makes both wi
 says the same in NumPy.
 """
 
-from lstmx._core.core cimport real
-from lstmx._core.simd cimport active_isa
+from lstmx._core.core cimport LSTMX_F32, LSTMX_F64, real
+from lstmx._core.isa cimport active_isa
+
+cdef extern from "core.h" nogil:
+    ctypedef struct lstmx_kernels:
+        void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const void *bias, void *gates, void *c, void *h) noexcept nogil
+        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, Py_ssize_t ldy, void *gates, const void *c_prev,
+                              const void *dy, void *dh, void *dc, void *dh_all, void *dc_all) noexcept nogil
+
+
+cdef inline const lstmx_kernels *table(size_t itemsize) noexcept nogil:
+    return <const lstmx_kernels *>active_isa().kernels[LSTMX_F32 if itemsize == 4 else LSTMX_F64]
 
 
 cdef void rows_forward(Py_ssize_t rows, Py_ssize_t hidden, const real *bias, real *gates, real *c,
                        real *h) noexcept nogil:
-    if real is float:
-        active_isa().f32.cell_forward(rows, hidden, bias, gates, c, h)
-    else:
-        active_isa().f64.cell_forward(rows, hidden, bias, gates, c, h)
+    table(sizeof(real)).cell_forward(rows, hidden, bias, gates, c, h)
 
 
 cdef void rows_backward(Py_ssize_t rows, Py_ssize_t hidden, real *gates, const real *c_prev, const real *dy,
                         Py_ssize_t ldy, real *dh, real *dc, real *dh_all, real *dc_all) noexcept nogil:
-    if real is float:
-        active_isa().f32.cell_backward(rows, hidden, ldy, gates, c_prev, dy, dh, dc, dh_all, dc_all)
-    else:
-        active_isa().f64.cell_backward(rows, hidden, ldy, gates, c_prev, dy, dh, dc, dh_all, dc_all)
+    table(sizeof(real)).cell_backward(rows, hidden, ldy, gates, c_prev, dy, dh, dc, dh_all, dc_all)
 
 
 def forward(real[:, ::1] gates, real[:, ::1] c, real[:, ::1] h, const real[::1] bias):

@@ -1,12 +1,16 @@
-"""The C core as Cython sees it; c/core.h and c/kernels.h say what each piece does."""
+"""The C core as Cython sees it; c/core.h says what each piece does."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 ctypedef fused real:
     float
     double
 
 cdef extern from "core.h" nogil:
+    int LSTMX_F32, LSTMX_F64   # enum lstmx_format
+    enum:
+        LSTMX_FORMATS
+
     ctypedef struct lstmx_mask:
         uint64_t stream
         uint32_t threshold
@@ -75,66 +79,12 @@ cdef extern from "core.h" nogil:
                                  Py_ssize_t parts, void *strip) noexcept nogil
         void (*turn)(const lstmx_layer *l) noexcept nogil
 
-    ctypedef struct lstmx_kernels_float:
-        void (*sigmoid)(Py_ssize_t n, const float *x, float *y) noexcept nogil
-        void (*tanh)(Py_ssize_t n, const float *x, float *y) noexcept nogil
-        void (*exp)(Py_ssize_t n, const float *x, float *y) noexcept nogil
-        void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const float *bias, float *gates, float *c,
-                             float *h) noexcept nogil
-        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, Py_ssize_t ldy, float *gates, const float *c_prev,
-                              const float *dy, float *dh, float *dc, float *dh_all, float *dc_all) noexcept nogil
-        void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *bias, float *y) noexcept nogil
-        void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *y, float *dy) noexcept nogil
-        void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const float *x, float *out) noexcept nogil
-        double (*sum)(Py_ssize_t n, const float *x) noexcept nogil
-        double (*sum_of_squares)(Py_ssize_t n, const float *x) noexcept nogil
-        void (*dropout)(Py_ssize_t n, lstmx_mask mask, float scale, const float *x, float *y) noexcept nogil
-        int (*sgd)(Py_ssize_t n, float *p, float *g, float *m, float scale, float rate, float momentum, int nesterov,
-                   float decay) noexcept nogil
-        int (*rmsprop)(Py_ssize_t n, float *p, float *g, float *v, float *m, float scale, float rate, float rho,
-                       float epsilon, float momentum, float decay) noexcept nogil
-        int (*adam)(Py_ssize_t n, float *p, float *g, float *m, float *v, float scale, float rate, float beta_1,
-                    float beta_2, float epsilon, float correction_1, float correction_2, float decay,
-                    float decoupled_decay) noexcept nogil
-        double (*loss)(int kind, Py_ssize_t rows, Py_ssize_t n, const float *p, const float *y, const float *mass,
-                       const int64_t *labels, const float *weight, float divisor, float *value,
-                       float *gradient) noexcept nogil
-        double (*fma_chains)(Py_ssize_t rounds, float *y) noexcept nogil
-
-    ctypedef struct lstmx_kernels_double:
-        void (*sigmoid)(Py_ssize_t n, const double *x, double *y) noexcept nogil
-        void (*tanh)(Py_ssize_t n, const double *x, double *y) noexcept nogil
-        void (*exp)(Py_ssize_t n, const double *x, double *y) noexcept nogil
-        void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const double *bias, double *gates, double *c,
-                             double *h) noexcept nogil
-        void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, Py_ssize_t ldy, double *gates, const double *c_prev,
-                              const double *dy, double *dh, double *dc, double *dh_all, double *dc_all) noexcept nogil
-        void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *bias, double *y) noexcept nogil
-        void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *y, double *dy) noexcept nogil
-        void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const double *x, double *out) noexcept nogil
-        double (*sum)(Py_ssize_t n, const double *x) noexcept nogil
-        double (*sum_of_squares)(Py_ssize_t n, const double *x) noexcept nogil
-        void (*dropout)(Py_ssize_t n, lstmx_mask mask, double scale, const double *x, double *y) noexcept nogil
-        int (*sgd)(Py_ssize_t n, double *p, double *g, double *m, double scale, double rate, double momentum, int nesterov,
-                   double decay) noexcept nogil
-        int (*rmsprop)(Py_ssize_t n, double *p, double *g, double *v, double *m, double scale, double rate, double rho,
-                       double epsilon, double momentum, double decay) noexcept nogil
-        int (*adam)(Py_ssize_t n, double *p, double *g, double *m, double *v, double scale, double rate, double beta_1,
-                    double beta_2, double epsilon, double correction_1, double correction_2, double decay,
-                    double decoupled_decay) noexcept nogil
-        double (*loss)(int kind, Py_ssize_t rows, Py_ssize_t n, const double *p, const double *y, const double *mass,
-                       const int64_t *labels, const double *weight, double divisor, double *value,
-                       double *gradient) noexcept nogil
-        double (*fma_chains)(Py_ssize_t rounds, double *y) noexcept nogil
-
     ctypedef struct lstmx_isa:
         const char *name
         int vector_bytes
         int fma
-        const lstmx_kernels_float *f32
-        const lstmx_kernels_double *f64
-        const lstmx_tile *tile_f32
-        const lstmx_tile *tile_f64
+        const void *kernels[LSTMX_FORMATS]   # lstmx_kernels, which kernels.pyx declares
+        const lstmx_tile *tiles[LSTMX_FORMATS]
 
     int lstmx_isa_count() noexcept
     const lstmx_isa *lstmx_isa_at(int index) noexcept
@@ -172,6 +122,9 @@ cdef extern from "Python.h":
 
 # A call predicted to last over some 20 us lets go of the GIL. A shorter one keeps it: to get it back beside a busy thread can
 # take milliseconds. Between the two only C may run.
+
+cdef enum:
+    LONG = 20000   # elements that a kernel goes through in some 20 us
 
 cdef inline PyThreadState *let_go(bint long_call) noexcept:
     return PyEval_SaveThread() if long_call else NULL

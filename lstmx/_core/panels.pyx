@@ -9,36 +9,37 @@ cimport numpy as cnp
 
 from lstmx._core.core cimport (lstmx_claim, lstmx_release, lstmx_tile, omp_get_num_threads, omp_get_thread_num,
                                omp_in_parallel)
-from lstmx._core.tile cimport data, GRADIENT_ROWS, long_enough, size, table_for, worth_threads
+from lstmx._core.isa cimport format_of
+from lstmx._core.tile cimport data, format_of_size, GRADIENT_ROWS, long_enough, size, tile_for, worth_threads
 
 cnp.import_array()
 
 
 def lanes(size itemsize):
     """Values in a vector of the active instruction set."""
-    return table_for(itemsize).lanes
+    return tile_for(format_of_size(itemsize)).lanes
 
 
 def gate_width(size hidden, size itemsize):
     """4H, rounded up to what gate panels take for each k."""
-    return table_for(itemsize).gate_width(hidden)
+    return tile_for(format_of_size(itemsize)).gate_width(hidden)
 
 
 def pack_gates(cnp.ndarray weight, cnp.ndarray panels):
     """Gate panels (K * gate_width(H),) of weight (4H, K), both contiguous."""
     cdef size K = cnp.PyArray_DIM(weight, 1), H = cnp.PyArray_DIM(weight, 0) // 4
-    table_for(cnp.PyArray_ITEMSIZE(weight)).pack_gates(H, K, data(weight), data(panels))
+    tile_for(format_of(weight)).pack_gates(H, K, data(weight), data(panels))
 
 
 def column_width(size n, size itemsize):
     """n, rounded up to what column panels take for each k."""
-    return table_for(itemsize).column_width(n)
+    return tile_for(format_of_size(itemsize)).column_width(n)
 
 
 def pack_columns(cnp.ndarray weight, cnp.ndarray panels, bint transposed=False):
     """Column panels (K * column_width(n),) of B (K, n) = weight, or its transpose if weight is (n, K)."""
     cdef size K = cnp.PyArray_DIM(weight, transposed), n = cnp.PyArray_DIM(weight, not transposed)
-    table_for(cnp.PyArray_ITEMSIZE(weight)).pack_columns(transposed, K, n, data(weight), data(panels))
+    tile_for(format_of(weight)).pack_columns(transposed, K, n, data(weight), data(panels))
 
 
 cdef struct Matrices:
@@ -95,7 +96,7 @@ def product(cnp.ndarray a, cnp.ndarray panels, cnp.ndarray out, int threads):
     cdef Matrices j
     check_contiguous(a, panels, out)
     j.itemsize = cnp.PyArray_ITEMSIZE(a)
-    j.kernels = table_for(j.itemsize)
+    j.kernels = tile_for(format_of(a))
     j.m, j.n, j.rows = cnp.PyArray_DIM(out, 0), cnp.PyArray_DIM(out, 1), cnp.PyArray_DIM(a, 1)
     j.a, j.b, j.out = data(a), data(panels), data(out)
     if j.m and j.n:
@@ -110,7 +111,7 @@ def outer(cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, cnp.ndarray strips):
     cdef Matrices j
     check_contiguous(a, b, out)
     j.itemsize = cnp.PyArray_ITEMSIZE(a)
-    j.kernels = table_for(j.itemsize)
+    j.kernels = tile_for(format_of(a))
     j.rows, j.m, j.n = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1), cnp.PyArray_DIM(b, 1)
     j.a, j.b, j.out = data(a), data(b), data(out)
     j.strips, j.strip_bytes = <char *>data(strips), cnp.PyArray_STRIDE(strips, 0)

@@ -18,9 +18,13 @@ from cython.parallel cimport prange
 from libc.string cimport memcpy
 
 from lstmx._core.cell cimport rows_backward, rows_forward
-from lstmx._core.core cimport (let_go, LSTMX_OPENMP, lstmx_now, lstmx_products, omp_get_max_threads, omp_in_parallel,
-                               PyThreadState, real, take_back)
-from lstmx._core.simd cimport active_isa
+from lstmx._core.core cimport (let_go, LSTMX_F32, LSTMX_F64, LSTMX_OPENMP, lstmx_now, lstmx_products,
+                               omp_get_max_threads, omp_in_parallel, PyThreadState, real, take_back)
+from lstmx._core.isa cimport active_isa
+
+cdef extern from "core.h" nogil:
+    ctypedef struct lstmx_kernels:
+        void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const void *x, void *out) noexcept nogil
 
 cdef enum:
     FLOP_PER_MICROSECOND = 20000    # a cautious guess, only to decide about the GIL
@@ -166,6 +170,7 @@ cdef int run_backward(const lstmx_products *table, Shape s, const real *x, const
                       real *dc, real *dx, real dx_beta, real *dw_ih, real *dw_hh, real *db, real *dh_all,
                       real *dc_all) except -1 nogil:
     cdef Py_ssize_t H = s.hidden, I = s.inputs, S = s.offsets[s.steps], k, t, n, at
+    cdef int format
     cdef double last = lstmx_now()
     for k in range(s.steps):
         t = k if s.reverse else s.steps - 1 - k
@@ -183,10 +188,8 @@ cdef int run_backward(const lstmx_products *table, Shape s, const real *x, const
     look_for_signals(&last)
     multiply(table, 1, 0, 4 * H, H, S, gates, 4 * H, h_prev, H, <real>0, dw_hh, H)
     if db != NULL:
-        if real is float:
-            active_isa().f32.column_sum(S, 4 * H, gates, db)
-        else:
-            active_isa().f64.column_sum(S, 4 * H, gates, db)
+        format = LSTMX_F32 if sizeof(real) == 4 else LSTMX_F64
+        (<const lstmx_kernels *>active_isa().kernels[format]).column_sum(S, 4 * H, gates, db)
     look_for_signals(&last)
     return 0
 

@@ -10,8 +10,8 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from lstmx._core.core cimport lstmx_layer
-from lstmx._core.tile cimport (block_steps, both, data, Job, joins, operations, share_out, size, start, table_for,
-                               worth_threads)
+from lstmx._core.tile cimport (block_steps, both, data, format_of_size, Job, joins, operations, share_out, size, start,
+                               tile_for, worth_threads)
 
 cnp.import_array()
 
@@ -209,7 +209,7 @@ cdef class Stack:
                 l = &jobs[direction].layer
                 memset(&jobs[direction], 0, sizeof(Job))
                 jobs[direction].team = &jobs[direction].own
-                jobs[direction].itemsize, jobs[direction].kernels = self.itemsize, table_for(self.itemsize)
+                jobs[direction].itemsize, jobs[direction].kernels = self.itemsize, tile_for(format_of_size(self.itemsize))
                 l.steps, l.batch, l.hidden, l.reverse, l.inputs = T, N, H, direction, self.parts[k].inputs
                 l.x, l.x_step, l.x_row = x, x_step, x_row
                 l.w_ih, l.w_hh, l.bias = self.parts[k].w_ih, self.parts[k].w_hh, self.parts[k].bias

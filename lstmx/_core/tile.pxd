@@ -2,8 +2,8 @@
 
 cimport numpy as cnp
 
-from lstmx._core.core cimport lstmx_layer, lstmx_team, lstmx_tile
-from lstmx._core.simd cimport active_isa
+from lstmx._core.core cimport LSTMX_F32, LSTMX_F64, lstmx_layer, lstmx_team, lstmx_tile
+from lstmx._core.isa cimport active_isa
 
 ctypedef Py_ssize_t size
 
@@ -33,8 +33,11 @@ cdef void share_out(Job *job, bint backward, int threads) noexcept nogil
 cdef int start(Job *job, bint backward, int budget) except -1
 cdef int both(Job *one, Job *other, int budget) except -1
 
-cdef inline const lstmx_tile *table_for(size itemsize) noexcept nogil:
-    return active_isa().tile_f32 if itemsize == 4 else active_isa().tile_f64
+cdef inline const lstmx_tile *tile_for(int format) noexcept nogil:
+    return active_isa().tiles[format]
+
+cdef inline int format_of_size(size itemsize) noexcept nogil:
+    return LSTMX_F32 if itemsize == 4 else LSTMX_F64
 
 cdef inline void *data(cnp.ndarray array) noexcept:
     return NULL if array is None or cnp.PyArray_SIZE(array) == 0 else cnp.PyArray_DATA(array)

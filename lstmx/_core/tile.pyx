@@ -20,6 +20,7 @@ cimport numpy as cnp
 from lstmx._core.core cimport (lstmx_cancel, lstmx_cancelled, lstmx_claim, lstmx_layer, lstmx_now, lstmx_release,
                                lstmx_stopped, lstmx_team, lstmx_tile, lstmx_wait, omp_get_num_threads, omp_get_thread_num,
                                omp_in_parallel)
+from lstmx._core.isa cimport format_of
 
 cnp.import_array()
 
@@ -238,7 +239,7 @@ def block_of_sums(size batch, size inputs, size hidden, size steps, size itemsiz
 
     Windows share it: one row for every row of their series, and a seam for every thread.
     """
-    cdef size width = table_for(itemsize).gate_width(hidden), block
+    cdef size width = tile_for(format_of_size(itemsize)).gate_width(hidden), block
     if windows:
         block = max(1, min(steps, SUMS // max(1, width * threads)))
         return block, (batch + block * threads, width)
@@ -254,7 +255,7 @@ cdef void describe(Job *job, cnp.ndarray x, cnp.ndarray offsets, size steps, siz
     memset(job, 0, sizeof(Job))
     job.team = &job.own
     job.itemsize = cnp.PyArray_ITEMSIZE(x)
-    job.kernels = table_for(job.itemsize)
+    job.kernels = tile_for(format_of(x))
     l.steps, l.batch, l.hidden, l.reverse = steps, batch, hidden, reverse
     l.offsets = <const size *>data(offsets)
     l.inputs = cnp.PyArray_DIM(x, 1)

@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from lstmx import reference
-from lstmx._core import panels, sequence, simd, stack, tile
+from lstmx._core import isa, panels, sequence, stack, tile
 from lstmx.functional import allocate, threads
 from lstmx.functional.context import Windows
 from lstmx.functional.panels import Packed, column_panels
@@ -250,4 +250,4 @@ def describe():
     dict
         engine (str), isa (dict with active, usable, compiled, vector_bytes, fma), openmp (bool).
     """
-    return {"engine": NAME, "isa": simd.isa(), "openmp": sequence.openmp()}
+    return {"engine": NAME, "isa": isa.describe(), "openmp": sequence.openmp()}

@@ -78,8 +78,8 @@ int main(void) {
                                           {40, 2, 3, 100}, {5, 3, 130, 64}, {1, 2, 2, 130}, {3, 2, 1, 8}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int reverse = 0; reverse < 2; reverse++) {
-            run_float(TABLE.tile_f32, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], reverse);
-            run_double(TABLE.tile_f64, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], reverse);
+            run_float(TABLE.tiles[LSTMX_F32], shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], reverse);
+            run_double(TABLE.tiles[LSTMX_F64], shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], reverse);
         }
     fprintf(stderr, "%s", TABLE.name);
     return 0;

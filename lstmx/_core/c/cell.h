@@ -29,7 +29,9 @@ INLINE void FN(cell_step)(const int M, FN(vec) *a, FN(vec) *c, FN(vec) *h) {
         STORE(c + j, c_t); STORE(h + j, h_t);                                                                            \
     } while (0)
 
-static void FN(cell_forward)(ptrdiff_t rows, ptrdiff_t H, const REAL *bias, REAL *gates, REAL *c, REAL *h) {
+static void FN(cell_forward)(ptrdiff_t rows, ptrdiff_t H, const void *bias_, void *gates_, void *c_, void *h_) {
+    const REAL *bias = bias_;
+    REAL *gates = gates_, *c = c_, *h = h_;
     const unsigned saved = flush_subnormals();
     for (ptrdiff_t n = 0; n < rows; n++, c += H, h += H) {
         REAL *z = gates + n * 4 * H;
@@ -69,8 +71,10 @@ static NOINLINE void FN(cell_row_backward)(ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t
 #undef CELL_FORWARD
 #undef CELL_BACKWARD
 
-static void FN(cell_backward)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t ldy, REAL *gates, const REAL *c_prev, const REAL *dy,
-                              REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
+static void FN(cell_backward)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t ldy, void *gates_, const void *c_prev_,
+                              const void *dy_, void *dh_, void *dc_, void *dh_all_, void *dc_all_) {
+    const REAL *c_prev = c_prev_, *dy = dy_;
+    REAL *gates = gates_, *dh = dh_, *dc = dc_, *dh_all = dh_all_, *dc_all = dc_all_;
     const unsigned saved = flush_subnormals();
     for (ptrdiff_t n = 0; n < rows; n++)
         FN(cell_row_backward)(0, H, H, gates + n * 4 * H, c_prev + n * H, dy ? dy + n * ldy : NULL, dh + n * H, dc + n * H,

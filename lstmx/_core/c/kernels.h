@@ -1,58 +1,63 @@
-/* The table of kernels for one REAL; included by core.h once for float and once for double. */
-typedef struct {
-    /* y[0:n] := function(x[0:n]); x and y may be the same. */
-    void (*sigmoid)(ptrdiff_t n, const REAL *x, REAL *y);
-    void (*tanh)(ptrdiff_t n, const REAL *x, REAL *y);
-    void (*exp)(ptrdiff_t n, const REAL *x, REAL *y);
+/* The kernels on plain rows, one row of the table each: KERNEL(what it returns, its name, (its arguments)).
+ *
+ * core.h makes the fields of lstmx_kernels of this file, real.h the entries: the function FN(name) with these arguments.
+ * Arrays are of the format of the table; scalars come as double and are rounded to that format first. */
 
-    /* One time step of the cell for `rows` sequences.
-     * gates (rows, 4H)  in: the products W_ih x + W_hh h   out: the activated gates
-     * bias  (4H) or NULL
-     * c     (rows, H)   in: c_{t-1}   out: c_t
-     * h     (rows, H)   out: h_t */
-    void (*cell_forward)(ptrdiff_t rows, ptrdiff_t hidden, const REAL *bias, REAL *gates, REAL *c, REAL *h);
+/* y[0:n] := function(x[0:n]); x and y may be the same. */
+KERNEL(void, sigmoid, (ptrdiff_t n, const void *x, void *y))
+KERNEL(void, tanh, (ptrdiff_t n, const void *x, void *y))
+KERNEL(void, exp, (ptrdiff_t n, const void *x, void *y))
 
-    /* Its derivative.
-     * gates  (rows, 4H)  in: the activated gates   out: dz, the gradient of what entered the activations
-     * c_prev (rows, H)   in: c_{t-1}
-     * dy     (rows, H) or NULL   in: dL/dh_t as far as the output gives it, row stride ldy
-     * dh     (rows, H)   in: what reaches h_t from step t+1   out: the whole dL/dh_t
-     * dc     (rows, H)   in: what reaches c_t from step t+1   out: what step t passes on to c_{t-1}
-     * dh_all, dc_all (rows, H) or NULL   out: the whole dL/dh_t and dL/dc_t */
-    void (*cell_backward)(ptrdiff_t rows, ptrdiff_t hidden, ptrdiff_t ldy, REAL *gates, const REAL *c_prev, const REAL *dy,
-                          REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all);
+/* One time step of the cell for `rows` sequences.
+ * gates (rows, 4H)  IN the products W_ih x + W_hh h   OUT the activated gates
+ * bias  (4H) or NULL
+ * c     (rows, H)   IN c_{t-1}   OUT c_t
+ * h     (rows, H)   OUT h_t */
+KERNEL(void, cell_forward, (ptrdiff_t rows, ptrdiff_t hidden, const void *bias, void *gates, void *c, void *h))
 
-    /* y (rows, n) := activation(y + bias); bias (n) or NULL. */
-    void (*activate)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL *bias, REAL *y);
-    /* dy (rows, n) := dy * activation'(.), from the activated y. */
-    void (*activate_backward)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL *y, REAL *dy);
+/* Its derivative.
+ * gates  (rows, 4H)  IN the activated gates   OUT dz, the gradient of what entered the activations
+ * c_prev (rows, H)   IN c_{t-1}
+ * dy     (rows, H) or NULL   IN dL/dh_t as far as the output gives it, row stride ldy
+ * dh     (rows, H)   IN what reaches h_t from step t+1   OUT the whole dL/dh_t
+ * dc     (rows, H)   IN what reaches c_t from step t+1   OUT what step t passes on to c_{t-1}
+ * dh_all, dc_all (rows, H) or NULL   OUT the whole dL/dh_t and dL/dc_t */
+KERNEL(void, cell_backward, (ptrdiff_t rows, ptrdiff_t hidden, ptrdiff_t ldy, void *gates, const void *c_prev,
+                             const void *dy, void *dh, void *dc, void *dh_all, void *dc_all))
 
-    /* out (n) := the sum of x (rows, n) over its rows, in blocks of 256 rows. */
-    void (*column_sum)(ptrdiff_t rows, ptrdiff_t n, const REAL *x, REAL *out);
-    /* In float64, over fixed blocks of 4,096 elements. */
-    double (*sum)(ptrdiff_t n, const REAL *x);
-    double (*sum_of_squares)(ptrdiff_t n, const REAL *x);
+/* y (rows, n) := activation(y + bias), enum lstmx_activation; bias (n) or NULL. */
+KERNEL(void, activate, (int activation, ptrdiff_t rows, ptrdiff_t n, const void *bias, void *y))
+/* dy (rows, n) := dy * activation'(.), from the activated y. */
+KERNEL(void, activate_backward, (int activation, ptrdiff_t rows, ptrdiff_t n, const void *y, void *dy))
 
-    /* y[0:n] := x[0:n] * scale where the mask keeps a unit, else 0. */
-    void (*dropout)(ptrdiff_t n, lstmx_mask mask, REAL scale, const REAL *x, REAL *y);
+/* out (n) := the sum of x (rows, n) over its rows, in blocks of 256 rows. */
+KERNEL(void, column_sum, (ptrdiff_t rows, ptrdiff_t n, const void *x, void *out))
+/* The sums of x[0:n] and of its squares in float64, over fixed blocks of 4,096 elements. */
+KERNEL(double, sum, (ptrdiff_t n, const void *x))
+KERNEL(double, sum_of_squares, (ptrdiff_t n, const void *x))
 
-    /* Optimisers, one pass: p parameters, g gradients (multiplied by `scale` first), m and v moments. g gets what p was.
-     * They return 1 if all of p is finite afterwards, else 0. */
-    int (*sgd)(ptrdiff_t n, REAL *p, REAL *g, REAL *m, REAL scale, REAL rate, REAL momentum, int nesterov, REAL decay);
-    int (*rmsprop)(ptrdiff_t n, REAL *p, REAL *g, REAL *v, REAL *m, REAL scale, REAL rate, REAL rho, REAL epsilon,
-                   REAL momentum, REAL decay);
-    int (*adam)(ptrdiff_t n, REAL *p, REAL *g, REAL *m, REAL *v, REAL scale, REAL rate, REAL beta_1, REAL beta_2,
-                REAL epsilon, REAL correction_1, REAL correction_2, REAL decay, REAL decoupled_decay);
+/* y[0:n] := x[0:n] * scale where the mask keeps a unit, else 0. */
+KERNEL(void, dropout, (ptrdiff_t n, lstmx_mask mask, double scale, const void *x, void *y))
 
-    /* A loss (enum lstmx_loss) of predictions p (rows, n); returns the sum of the weighted losses in float64.
-     * y      (rows, n), and in a categorical loss the sums of its rows in mass (rows); or NULL and labels (rows)
-     * weight (rows)
-     * value  (rows, n), of labels (rows)   out: the weighted losses
-     * gradient (rows, n)                   out: by p, divided by `divisor` */
-    double (*loss)(int kind, ptrdiff_t rows, ptrdiff_t n, const REAL *p, const REAL *y, const REAL *mass,
-                   const int64_t *labels, const REAL *weight, REAL divisor, REAL *value, REAL *gradient);
+/* One step of an optimiser, in one pass: p (n) parameters, g (n) gradients, multiplied by `scale` first, m and v (n)
+ * moments. g gets what p was, so that a step can be taken back. They return 1 if all of p is finite afterwards, else 0.
+ * m may be NULL where momentum is 0. */
+KERNEL(int, sgd, (ptrdiff_t n, void *p, void *g, void *m, double scale, double rate, double momentum, int nesterov,
+                  double decay))
+KERNEL(int, rmsprop, (ptrdiff_t n, void *p, void *g, void *v, void *m, double scale, double rate, double rho,
+                      double epsilon, double momentum, double decay))
+KERNEL(int, adam, (ptrdiff_t n, void *p, void *g, void *m, void *v, double scale, double rate, double beta_1,
+                   double beta_2, double epsilon, double correction_1, double correction_2, double decay,
+                   double decoupled_decay))
 
-    /* How fast this instruction set can multiply and add: chains of v := y[0] v + y[1], `rounds` long, in registers alone.
-     * y (2) OUT y[0] their sum. Returns the floating-point operations done. */
-    double (*fma_chains)(ptrdiff_t rounds, REAL *y);
-} KERNELS;
+/* A loss (enum lstmx_loss) of predictions p (rows, n); returns the sum of the weighted losses in float64.
+ * y      (rows, n), and in a categorical loss the sums of its rows in mass (rows); or NULL and labels (rows)
+ * weight (rows)
+ * value  (rows, n), of labels (rows)   OUT the weighted losses
+ * gradient (rows, n)                   OUT by p, divided by `divisor` */
+KERNEL(double, loss, (int kind, ptrdiff_t rows, ptrdiff_t n, const void *p, const void *y, const void *mass,
+                      const int64_t *labels, const void *weight, double divisor, void *value, void *gradient))
+
+/* How fast this instruction set can multiply and add: chains of v := y[0] v + y[1], `rounds` long, in registers alone.
+ * y (2) OUT y[0] their sum. Returns the floating-point operations done. */
+KERNEL(double, fma_chains, (ptrdiff_t rounds, void *y))

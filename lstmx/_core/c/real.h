@@ -1,4 +1,4 @@
-/* All kernels for one REAL and one instruction set, and their table. Included twice by variant.h. */
+/* All kernels for one REAL and one instruction set, and their tables. Included by variant.h once for each format. */
 #define FN(name) JOIN4(name, SUFFIX, _, ISA)
 #define LOAD_TAIL(p) FN(load_part)(p, tail)
 #define STORE_TAIL(p, v) FN(store_part)(p, v, tail)
@@ -11,16 +11,27 @@
 #include "rows.h"
 #include "loss.h"
 
-static const KERNELS FN(table) = {
-    FN(map_sigmoid), FN(map_tanh), FN(map_exp), FN(cell_forward), FN(cell_backward),
-    FN(activate), FN(activate_backward),
-    FN(column_sum), FN(block_sum), FN(block_sum_of_squares), FN(dropout), FN(sgd), FN(rmsprop), FN(adam),
-    FN(loss), FN(fma_chains),
+#define KERNEL(RETURN, NAME, ARGUMENTS) .NAME = FN(NAME),
+static const lstmx_kernels FN(kernel_table) = {
+#include "kernels.h"
 };
-static const lstmx_tile FN(tiles) = {
-    LANES, FN(gate_width), FN(column_width), FN(pack_gates), FN(pack_columns), FN(any_product), FN(any_outer),
-    FN(input_sums), FN(forward_steps), FN(open_rows), FN(close_rows), FN(backward_cells), FN(backward_carry),
-    FN(weight_gradients), FN(turn),
+#undef KERNEL
+static const lstmx_tile FN(tile_table) = {
+    .lanes = LANES,
+    .gate_width = FN(gate_width),
+    .column_width = FN(column_width),
+    .pack_gates = FN(pack_gates),
+    .pack_columns = FN(pack_columns),
+    .product = FN(any_product),
+    .outer = FN(any_outer),
+    .input_sums = FN(input_sums),
+    .forward_steps = FN(forward_steps),
+    .open_rows = FN(open_rows),
+    .close_rows = FN(close_rows),
+    .backward_cells = FN(backward_cells),
+    .backward_carry = FN(backward_carry),
+    .weight_gradients = FN(weight_gradients),
+    .turn = FN(turn),
 };
 #undef FN
 #undef LOAD_TAIL

@@ -9,9 +9,7 @@ import numpy as np
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from lstmx._core.core cimport let_go, PyThreadState, real, take_back
-
-cdef Py_ssize_t LONG = 20000   # elements that take some 20 us
+from lstmx._core.core cimport let_go, LONG, PyThreadState, real, take_back
 
 ctypedef fused source:
     float

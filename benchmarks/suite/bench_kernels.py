@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lstmx._core import cell, simd
+from lstmx._core import cell, kernels
 
 from .common import DTYPES, Benchmark, once
 
@@ -15,7 +15,7 @@ class Function(Benchmark):
 
     @once
     def setup(self, function, dtype):
-        self.kernel = getattr(simd, function)
+        self.kernel = getattr(kernels, function)
         self.x = np.random.default_rng(0).normal(size=2**14).astype(dtype)
         self.out = np.empty_like(self.x)
         self.kernel(self.x, self.out)
