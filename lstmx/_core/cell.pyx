@@ -9,7 +9,8 @@ from lstmx._core.isa cimport active_isa
 
 cdef extern from "core.h" nogil:
     ctypedef struct lstmx_kernels:
-        void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const void *bias, void *gates, void *c, void *h) noexcept nogil
+        void (*cell_forward)(Py_ssize_t rows, Py_ssize_t hidden, const void *bias, void *gates, void *c,
+                             void *h) noexcept nogil
         void (*cell_backward)(Py_ssize_t rows, Py_ssize_t hidden, Py_ssize_t ldy, void *gates, const void *c_prev,
                               const void *dy, void *dh, void *dc, void *dh_all, void *dc_all) noexcept nogil
 

@@ -16,31 +16,21 @@ cdef extern from "core.h" nogil:
         uint32_t threshold
 
     ctypedef struct lstmx_layer:
-        Py_ssize_t steps
-        Py_ssize_t batch
-        Py_ssize_t inputs
-        Py_ssize_t hidden
+        Py_ssize_t steps, batch, inputs, hidden
         const Py_ssize_t *offsets
-        int reverse
-        int windows
+        int reverse, windows, add_to_dx
+        Py_ssize_t x_step, x_row, y_step, y_row, gates_row, h_row, dy_row
         const void *x
-        Py_ssize_t x_step
-        Py_ssize_t x_row
         const void *w_ih
         const void *w_hh
         const void *bias
         void *h
         void *c
         void *y
-        Py_ssize_t y_step
-        Py_ssize_t y_row
         void *gates
         void *h_prev
         void *c_prev
-        Py_ssize_t gates_row
-        Py_ssize_t h_row
         const void *dy
-        Py_ssize_t dy_row
         const void *w_ih_columns
         const void *w_hh_columns
         void *dh
@@ -48,7 +38,6 @@ cdef extern from "core.h" nogil:
         void *dh_all
         void *dc_all
         void *dx
-        int add_to_dx
         void *dw_ih
         void *dw_hh
         void *db
@@ -120,8 +109,8 @@ cdef extern from "Python.h":
     PyThreadState *PyEval_SaveThread() noexcept
     void PyEval_RestoreThread(PyThreadState *state) noexcept
 
-# A call predicted to last over some 20 us lets go of the GIL. A shorter one keeps it: to get it back beside a busy thread can
-# take milliseconds. Between the two only C may run.
+# A call expected to take more than some 20 us releases the GIL. A shorter one keeps it: getting it back from a busy thread
+# can take milliseconds. Between let_go and take_back only C may run.
 
 cdef enum:
     LONG = 20000   # elements that a kernel goes through in some 20 us

@@ -1,7 +1,7 @@
 """The kernels of the active instruction set on whole arrays; c/kernels.h says more of each.
 
-Floating-point arrays are of one type and C-contiguous, with as many axes and values as the docstrings say. That is checked
-here; lstmx.functional has checked all else.
+Floating-point arrays are of one type and C-contiguous, with as many axes and values as the docstrings say. That is
+checked here; lstmx.functional has checked all else.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -12,6 +12,7 @@ from lstmx._core.core cimport let_go, LONG, lstmx_mask, PyThreadState, take_back
 from lstmx._core.isa cimport active_isa, format_of
 
 ctypedef Py_ssize_t size
+ctypedef void *pointer
 
 cdef extern from "core.h" nogil:
     ctypedef struct lstmx_kernels:
@@ -46,7 +47,7 @@ cdef inline const lstmx_kernels *table(int format) noexcept:
     return <const lstmx_kernels *>active_isa().kernels[format]
 
 
-cdef void *checked(cnp.ndarray array, int format, int axes, size values, bint out) except? NULL:
+cdef pointer checked(cnp.ndarray array, int format, int axes, size values, bint out) except? NULL:
     """Where the values of an array lie, after all checks: C reads them (IN) or writes them (OUT) without any."""
     if format_of(array) != format:
         raise TypeError("got arrays of float32 beside arrays of float64")
@@ -93,8 +94,8 @@ def activate(int activation, cnp.ndarray y, cnp.ndarray bias):
     """y (rows, n) := activation(y + bias); bias (n,) or None."""
     cdef size rows, n
     cdef int format = shape_of(y, &rows, &n)
-    cdef void *y_ = checked(y, format, 2, rows * n, OUT)
-    cdef void *bias_ = NULL if bias is None else checked(bias, format, 1, n, IN)
+    cdef pointer y_ = checked(y, format, 2, rows * n, OUT)
+    cdef pointer bias_ = NULL if bias is None else checked(bias, format, 1, n, IN)
     if rows == 0:
         return
     cdef PyThreadState *saved = let_go(rows * n > LONG)
@@ -106,8 +107,7 @@ def activate_backward(int activation, cnp.ndarray y, cnp.ndarray dy):
     """dy (rows, n) := dy * activation'(.), from the activated y (rows, n)."""
     cdef size rows, n
     cdef int format = shape_of(y, &rows, &n)
-    cdef void *y_ = checked(y, format, 2, rows * n, IN)
-    cdef void *dy_ = checked(dy, format, 2, rows * n, OUT)
+    cdef pointer y_ = checked(y, format, 2, rows * n, IN), dy_ = checked(dy, format, 2, rows * n, OUT)
     cdef PyThreadState *saved = let_go(rows * n > LONG)
     table(format).activate_backward(activation, rows, n, y_, dy_)
     take_back(saved)
@@ -117,8 +117,7 @@ def column_sum(cnp.ndarray x, cnp.ndarray out):
     """out (n,) := the sum of x (rows, n) over its rows."""
     cdef size rows, n
     cdef int format = shape_of(x, &rows, &n)
-    cdef void *x_ = checked(x, format, 2, rows * n, IN)
-    cdef void *out_ = checked(out, format, 1, n, OUT)
+    cdef pointer x_ = checked(x, format, 2, rows * n, IN), out_ = checked(out, format, 1, n, OUT)
     cdef PyThreadState *saved = let_go(rows * n > LONG)
     table(format).column_sum(rows, n, x_, out_)
     take_back(saved)
@@ -171,23 +170,16 @@ def loss(int kind, cnp.ndarray p, cnp.ndarray y, cnp.ndarray mass, const int64_t
          double divisor, cnp.ndarray value, cnp.ndarray gradient):
     """The sum of weighted losses, one of LOSSES, in float64.
 
-    Parameters
-    ----------
-    p : (rows, n)  # IN
-    y, mass : (rows, n), (rows,)  # IN targets, and for a categorical loss the sum of each row; or None
-    labels : (rows,) or None  # IN targets of a categorical loss
-    weight : (rows,)  # IN
-    value : (rows, n), with labels (rows, 1)  # OUT the weighted losses
-    gradient : (rows, n)  # OUT by p, divided by `divisor`
+    p, y, gradient are (rows, n), weight, mass, labels (rows,), value (rows, n), with labels (rows, 1). y is None where
+    there are labels, labels where there is y; mass, the sums of the rows of y, is None but for a categorical loss.
     """
     cdef size rows, n, r
     cdef int format = shape_of(p, &rows, &n)
-    cdef void *p_ = checked(p, format, 2, rows * n, IN)
-    cdef void *y_ = NULL if y is None else checked(y, format, 2, rows * n, IN)
-    cdef void *mass_ = NULL if mass is None else checked(mass, format, 1, rows, IN)
-    cdef void *weight_ = checked(weight, format, 1, rows, IN)
-    cdef void *value_ = checked(value, format, 2, rows if y is None else rows * n, OUT)
-    cdef void *gradient_ = checked(gradient, format, 2, rows * n, OUT)
+    cdef pointer p_ = checked(p, format, 2, rows * n, IN)
+    cdef pointer y_ = NULL if y is None else checked(y, format, 2, rows * n, IN)
+    cdef pointer mass_ = NULL if mass is None else checked(mass, format, 1, rows, IN)
+    cdef pointer weight_ = checked(weight, format, 1, rows, IN), gradient_ = checked(gradient, format, 2, rows * n, OUT)
+    cdef pointer value_ = checked(value, format, 2, rows if y is None else rows * n, OUT)
     if rows == 0:
         return 0.0
     cdef const int64_t *labels_ = NULL if labels is None else &labels[0]
@@ -211,9 +203,8 @@ def sgd(cnp.ndarray p, cnp.ndarray g, cnp.ndarray m, double scale, double rate, 
     """
     cdef int format = format_of(p)
     cdef size n = cnp.PyArray_SIZE(p)
-    cdef void *p_ = checked(p, format, 1, n, OUT)
-    cdef void *g_ = checked(g, format, 1, n, OUT)
-    cdef void *m_ = NULL if m is None else checked(m, format, 1, n, OUT)
+    cdef pointer p_ = checked(p, format, 1, n, OUT), g_ = checked(g, format, 1, n, OUT)
+    cdef pointer m_ = NULL if m is None else checked(m, format, 1, n, OUT)
     cdef PyThreadState *saved = let_go(n > LONG)
     cdef bint finite = table(format).sgd(n, p_, g_, m_, scale, rate, momentum, nesterov, decay)
     take_back(saved)
@@ -225,10 +216,8 @@ def rmsprop(cnp.ndarray p, cnp.ndarray g, cnp.ndarray v, cnp.ndarray m, double s
     """One step of RMSprop on p (n,); v (n,) is the mean square, m (n,) the momentum buffer, None if momentum is 0."""
     cdef int format = format_of(p)
     cdef size n = cnp.PyArray_SIZE(p)
-    cdef void *p_ = checked(p, format, 1, n, OUT)
-    cdef void *g_ = checked(g, format, 1, n, OUT)
-    cdef void *v_ = checked(v, format, 1, n, OUT)
-    cdef void *m_ = NULL if m is None else checked(m, format, 1, n, OUT)
+    cdef pointer p_ = checked(p, format, 1, n, OUT), g_ = checked(g, format, 1, n, OUT)
+    cdef pointer v_ = checked(v, format, 1, n, OUT), m_ = NULL if m is None else checked(m, format, 1, n, OUT)
     cdef PyThreadState *saved = let_go(n > LONG)
     cdef bint finite = table(format).rmsprop(n, p_, g_, v_, m_, scale, rate, rho, epsilon, momentum, decay)
     take_back(saved)
@@ -240,10 +229,8 @@ def adam(cnp.ndarray p, cnp.ndarray g, cnp.ndarray m, cnp.ndarray v, double scal
     """One step of Adam on p (n,); m and v (n,) are the moments, correction_k is 1 - beta_k**step."""
     cdef int format = format_of(p)
     cdef size n = cnp.PyArray_SIZE(p)
-    cdef void *p_ = checked(p, format, 1, n, OUT)
-    cdef void *g_ = checked(g, format, 1, n, OUT)
-    cdef void *m_ = checked(m, format, 1, n, OUT)
-    cdef void *v_ = checked(v, format, 1, n, OUT)
+    cdef pointer p_ = checked(p, format, 1, n, OUT), g_ = checked(g, format, 1, n, OUT)
+    cdef pointer m_ = checked(m, format, 1, n, OUT), v_ = checked(v, format, 1, n, OUT)
     cdef PyThreadState *saved = let_go(n > LONG)
     cdef bint finite = table(format).adam(n, p_, g_, m_, v_, scale, rate, beta_1, beta_2, epsilon, correction_1,
                                           correction_2, decay, decoupled_decay)
@@ -257,7 +244,7 @@ def fma_chains(size rounds, cnp.ndarray y):
     Returns the number of floating-point operations; the GIL is released.
     """
     cdef int format = format_of(y)
-    cdef void *y_ = checked(y, format, 1, 2, OUT)
+    cdef pointer y_ = checked(y, format, 1, 2, OUT)
     cdef PyThreadState *saved = let_go(True)
     cdef double operations = table(format).fma_chains(rounds, y_)
     take_back(saved)

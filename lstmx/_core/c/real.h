@@ -17,21 +17,11 @@ static const lstmx_kernels FN(kernel_table) = {
 };
 #undef KERNEL
 static const lstmx_tile FN(tile_table) = {
-    .lanes = LANES,
-    .gate_width = FN(gate_width),
-    .column_width = FN(column_width),
-    .pack_gates = FN(pack_gates),
-    .pack_columns = FN(pack_columns),
-    .product = FN(any_product),
-    .outer = FN(any_outer),
-    .input_sums = FN(input_sums),
-    .forward_steps = FN(forward_steps),
-    .open_rows = FN(open_rows),
-    .close_rows = FN(close_rows),
-    .backward_cells = FN(backward_cells),
-    .backward_carry = FN(backward_carry),
-    .weight_gradients = FN(weight_gradients),
-    .turn = FN(turn),
+    .lanes = LANES, .gate_width = FN(gate_width), .column_width = FN(column_width),
+    .pack_gates = FN(pack_gates), .pack_columns = FN(pack_columns), .product = FN(any_product), .outer = FN(any_outer),
+    .input_sums = FN(input_sums), .forward_steps = FN(forward_steps),
+    .open_rows = FN(open_rows), .close_rows = FN(close_rows), .backward_cells = FN(backward_cells),
+    .backward_carry = FN(backward_carry), .weight_gradients = FN(weight_gradients), .turn = FN(turn),
 };
 #undef FN
 #undef LOAD_TAIL

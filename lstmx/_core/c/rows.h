@@ -2,13 +2,13 @@
  *
  * kernels.h says what each kernel does. An argument x_ is x before it has a type: void for data, double for scalars.
  *
- * Sums have a shape that depends on their length alone: 16 virtual lanes within a block, blocks in order. The plain loops
- * over the 16 lanes leave the compiler no freedom (no contraction, no reassociation), so every instruction set adds alike. */
+ * The order in which a sum is added up depends on its length alone: 16 virtual lanes within a block, then block after block.
+ * The plain loops over the 16 lanes leave the compiler no freedom (no contraction, no reassociation), so that every
+ * instruction set gives the same bits. */
 
 #define MAP(NAME, FUNCTION)                                                                                              \
     static void FN(NAME)(ptrdiff_t n, const void *x_, void *y_) {                                                        \
-        const REAL *x = x_;                                                                                              \
-        REAL *y = y_;                                                                                                    \
+        const REAL *x = x_; REAL *y = y_;                                                                                \
         const unsigned saved = flush_subnormals();                                                                       \
         ptrdiff_t j = 0;                                                                                                 \
         for (; j + LANES <= n; j += LANES) FN(store)(y + j, FUNCTION(FN(load)(x + j)));                                  \
@@ -72,8 +72,7 @@ static void FN(softmax)(ptrdiff_t rows, ptrdiff_t n, REAL *y) {
 }
 
 static void FN(activate)(int activation, ptrdiff_t rows, ptrdiff_t n, const void *bias_, void *y_) {
-    const REAL *bias = bias_;
-    REAL *y = y_;
+    const REAL *bias = bias_; REAL *y = y_;
     const ptrdiff_t all = rows * n;
     if (bias && n == 1) {
         const REAL b = bias[0];
@@ -93,8 +92,7 @@ static void FN(activate)(int activation, ptrdiff_t rows, ptrdiff_t n, const void
 }
 
 static void FN(activate_backward)(int activation, ptrdiff_t rows, ptrdiff_t n, const void *y_, void *dy_) {
-    const REAL *y = y_;
-    REAL *dy = dy_;
+    const REAL *y = y_; REAL *dy = dy_;
     const ptrdiff_t all = rows * n;
     switch (activation) {
     case LSTMX_RELU:
@@ -117,8 +115,7 @@ static void FN(activate_backward)(int activation, ptrdiff_t rows, ptrdiff_t n, c
 }
 
 static void FN(column_sum)(ptrdiff_t rows, ptrdiff_t n, const void *x_, void *out_) {
-    const REAL *x = x_;
-    REAL *out = out_;
+    const REAL *x = x_; REAL *out = out_;
     enum { BLOCK = 256, STRIP = 64 };   /* a strip of columns stays in registers and L1 while the rows go by */
     for (ptrdiff_t j0 = 0; j0 < n; j0 += STRIP) {
         const ptrdiff_t width = n - j0 < STRIP ? n - j0 : STRIP;
