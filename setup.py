@@ -79,8 +79,9 @@ def extension(name, *sources):
 setup(
     ext_modules=cythonize(
         [
-            extension("simd", "dispatch.c", "isa_baseline.c", "isa_avx2.c", "isa_avx512.c"),
-            extension("packed"),
+            extension("isa", "dispatch.c", "isa_baseline.c", "isa_avx2.c", "isa_avx512.c"),
+            extension("kernels"),
+            extension("rows"),
             extension("loop"),
             extension("dense"),
             extension("panels"),

@@ -1,7 +1,7 @@
 """What compilers made of the kernels: packed FMA at the width of each instruction set, and no wide register elsewhere.
 
 Also the two ways in which the C sources are tried without the package around them: `build` compiles isa_*.c as setup.py
-does, `Kernels` calls the result through ctypes. tests/test_simd.py uses both.
+does, `Kernels` calls the result through ctypes. tests/test_isa.py uses both.
 """
 
 import ast
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lstmx._core import simd
+from lstmx._core.isa import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "lstmx" / "_core" / "c"
@@ -26,7 +26,7 @@ ARM_GCC, ARM_QEMU = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aa
 
 needs_compiler = pytest.mark.skipif(not COMPILERS, reason="no gcc and no clang")
 needs_gcc = pytest.mark.skipif("gcc" not in COMPILERS, reason="no gcc")
-needs_avx2 = pytest.mark.skipif("avx2" not in simd.isa()["usable"], reason="this CPU has no AVX2")
+needs_avx2 = pytest.mark.skipif("avx2" not in describe()["usable"], reason="this CPU has no AVX2")
 
 
 def flags():
@@ -52,24 +52,24 @@ class _Isa(ctypes.Structure):
         ("name", ctypes.c_char_p),
         ("vector_bytes", ctypes.c_int),
         ("fma", ctypes.c_int),
-        ("tables", ctypes.POINTER(ctypes.c_void_p) * 2),
+        ("kernels", ctypes.POINTER(ctypes.c_void_p) * 2),
     ]
 
 
 class Kernels:
-    """The kernels of an isa_*.c that was compiled into a shared library: the first five of the table, by name.
+    """The kernels of an isa_*.c that was compiled into a shared library: those that neither take nor give a scalar.
 
     The addresses of arrays go in as they are, so they need not be aligned.
     """
 
-    NAMES = ("sigmoid", "tanh", "exp", "cell_forward", "cell_backward")  # as in kernels.h
+    NAMES = re.findall(r"^KERNEL\(\w+, (\w+),", (SOURCES / "kernels.h").read_text(encoding="utf-8"), re.MULTILINE)
 
     def __init__(self, path, symbol):
         self._library = ctypes.CDLL(str(path))
         self.isa = _Isa.in_dll(self._library, symbol)
 
     def call(self, name, dtype, *arguments):
-        table = self.isa.tables[np.dtype(dtype) == np.float64]
+        table = self.isa.kernels[np.dtype(dtype) == np.float64]
         integers = (ctypes.c_ssize_t,) * sum(isinstance(a, int) for a in arguments)
         types = integers + (ctypes.c_void_p,) * (len(arguments) - len(integers))
         pointers = (a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments)
@@ -90,7 +90,7 @@ def bits(array):
 # ---------------------------------------------------------------------------------------------- disassembly
 
 ISAS = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
-KERNELS = ["cell_forward", "cell_row_backward", "finish_panel", "map_tanh", "map_sigmoid", "fma_chains"]
+KERNELS = ["cell_row_forward", "cell_row_backward", "finish_panel", "tanh", "sigmoid", "fma_chains"]
 KERNELS += [f"tiles_{vectors}" for vectors in (1, 2, 3, 4)]
 TILES = [f"{kernel}_{real}" for kernel in KERNELS for real in ("f32", "f64")]
 MULTIPLY_ADD = {"f32": r"vfmadd\d+ps", "f64": r"vfmadd\d+pd"}
@@ -245,8 +245,7 @@ int main(int argc, char **argv) {
     float *x = malloc(n * 4), *y = malloc(n * 4);
     double *u = malloc(n * 8), *v = malloc(n * 8);
     if (fread(x, 4, n, stdin) != n || fread(u, 8, n, stdin) != n) return 1;
-    const lstmx_kernels_float *f = lstmx_isa_baseline.f32;
-    const lstmx_kernels_double *d = lstmx_isa_baseline.f64;
+    const lstmx_kernels *f = lstmx_isa_baseline.kernels[LSTMX_F32], *d = lstmx_isa_baseline.kernels[LSTMX_F64];
     fprintf(stderr, "%s %d", lstmx_isa_baseline.name, lstmx_isa_baseline.fma);
     f->sigmoid((ptrdiff_t)n, x, y); fwrite(y, 4, n, stdout);
     f->tanh((ptrdiff_t)n, x, y); fwrite(y, 4, n, stdout);
@@ -308,7 +307,7 @@ def tile_bits(folder, compiler, isa, *options, run=()):
 def test_every_tile_with_fma_gives_the_bits_of_avx2(name, compiler, isa, options, tmp_path):
     if name == "neon" and (ARM_GCC is None or ARM_QEMU is None):
         pytest.skip("no aarch64-linux-gnu-gcc and qemu-aarch64")
-    if isa == "avx512" and not options and "avx512" not in simd.isa()["usable"]:
+    if isa == "avx512" and not options and "avx512" not in describe()["usable"]:
         pytest.skip("this CPU has no AVX-512")
     found, active = tile_bits(tmp_path, compiler, isa, *options, run=[ARM_QEMU] if name == "neon" else [])
     want, _ = tile_bits(tmp_path, "gcc", "avx2")

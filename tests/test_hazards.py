@@ -15,7 +15,8 @@ from test_same_bits import CUTS, cutting, problem, same
 from test_same_bits import child as run_child
 
 from lstmx import LSTM, Dense, Last, Sequential
-from lstmx._core import loop, simd
+from lstmx._core import loop
+from lstmx._core.isa import describe
 from lstmx.functional import engine as engines
 
 pytestmark = pytest.mark.skipif(engines.NAME != "tile", reason="about the tile engine's threads")
@@ -382,15 +383,15 @@ os._exit(0)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages by mprotect")
-@pytest.mark.parametrize("isa", simd.isa()["usable"])
+@pytest.mark.parametrize("isa", describe()["usable"])
 def test_nothing_is_read_or_written_behind_an_array(isa):
     """Parameters' panels, slabs, scratch, inputs and outputs end where a page begins that may not be touched."""
     assert child(GUARD + GUARD_KERNELS, LSTMX_ISA=isa) == ["done"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages by mprotect")
-@pytest.mark.parametrize("isa", [pytest.param(i, marks=() if i == simd.isa()["active"] else pytest.mark.long)
-                                 for i in simd.isa()["usable"]])  # fmt: skip
+@pytest.mark.parametrize("isa", [pytest.param(i, marks=() if i == describe()["active"] else pytest.mark.long)
+                                 for i in describe()["usable"]])  # fmt: skip
 @pytest.mark.parametrize("hidden", [7, 65, 255])
 def test_no_public_call_reads_or_writes_behind_an_array(isa, hidden):
     """The calls of test_ownership, one row and one step among them, with what they are given and what they allocate."""

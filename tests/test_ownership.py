@@ -12,7 +12,8 @@ import pytest
 
 import lstmx
 from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
-from lstmx._core import dense, loop, packed, panels, simd
+from lstmx._core import dense, kernels, loop, panels
+from lstmx._core import rows as core_rows
 from lstmx.functional import Tape, lstm_backward, lstm_forward, lstm_step
 
 RNG = np.random.default_rng(0)
@@ -287,7 +288,7 @@ def test_compiled_code_gets_aligned_arrays(form, monkeypatch):
 
         return call
 
-    for module in (dense, loop, packed, panels, simd):
+    for module in (dense, kernels, loop, panels, core_rows):
         for name, function in vars(module).copy().items():
             if type(function).__name__ == "cython_function_or_method":
                 monkeypatch.setattr(module, name, watched(function))

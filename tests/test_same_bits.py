@@ -20,7 +20,9 @@ from hypothesis import strategies as st
 
 import lstmx
 from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
-from lstmx._core import loop, simd
+from lstmx._core import kernels as core_kernels
+from lstmx._core import loop
+from lstmx._core.isa import describe
 from lstmx.functional import allocate, kernels
 from lstmx.functional import engine as engines
 from lstmx.functional.cell import Cell
@@ -335,7 +337,7 @@ def chain(shape, a, b):
     """The sum over k of a[k] b[k], one multiply-add after the other; float32."""
     total = np.zeros(shape, np.float32)
     for x, y in zip(a, b, strict=True):
-        if simd.isa()["fma"]:  # exact in float64 but for the sum's last bits, far below those of float32
+        if describe()["fma"]:  # exact in float64 but for the sum's last bits, far below those of float32
             total = (x.astype(np.float64) * y.astype(np.float64) + total).astype(np.float32)
         else:
             total = x * y + total
@@ -372,7 +374,7 @@ def test_gates_are_chains_over_blocks_of_x_and_of_h(I, H):
     out = np.empty(3 * H, np.float32)
     trace = lstm.trace(p["x"], (p["h"], p["c"]))
     for k, name in enumerate("ifgo"):
-        (simd.tanh if name == "g" else simd.sigmoid)(z[:, k * H : (k + 1) * H].ravel(), out)
+        (core_kernels.tanh if name == "g" else core_kernels.sigmoid)(z[:, k * H : (k + 1) * H].ravel(), out)
         same(np.asarray(getattr(trace, name)).ravel(), out)
 
 
@@ -611,9 +613,9 @@ def digests_of(isa):
     return json.loads(child("import json, test_same_bits as t; print(json.dumps(t.digests()))", LSTMX_ISA=isa))
 
 
-@pytest.mark.parametrize("isa", simd.isa()["usable"])
+@pytest.mark.parametrize("isa", describe()["usable"])
 def test_every_instruction_set_keeps_the_promise_and_those_with_fma_agree(isa):
-    fma = [name for name in simd.isa()["usable"] if name != "baseline"]
+    fma = [name for name in describe()["usable"] if name != "baseline"]
     found = digests_of(isa)
     assert len(found) > 80
     if isa in fma:
@@ -622,7 +624,7 @@ def test_every_instruction_set_keeps_the_promise_and_those_with_fma_agree(isa):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("isa", simd.isa()["usable"])
+@pytest.mark.parametrize("isa", describe()["usable"])
 def test_all_of_this_on_every_instruction_set(isa):
     code = "import sys, pytest; sys.exit(pytest.main(['-q', '-x', '-k', 'not instruction_set', sys.argv[1]]))"
     assert "[100%]" in child(code, __file__, timeout=900, LSTMX_ISA=isa)

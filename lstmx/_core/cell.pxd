@@ -2,8 +2,8 @@
 
 cdef extern from "cell.h":
     ctypedef struct lstmx_cell:
-        int plain
+        int special
 
 cdef inline int set_cell(lstmx_cell *to, cell) except -1:
-    to.plain = cell.plain
+    to.special = not cell.plain
     return 0

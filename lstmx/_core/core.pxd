@@ -1,6 +1,6 @@
-"""The C core as Cython sees it; c/core.h and c/kernels.h say what each piece does."""
+"""The C core as Cython sees it; c/core.h says what each piece does."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from lstmx._core.cell cimport lstmx_cell
 
@@ -9,38 +9,31 @@ ctypedef fused real:
     double
 
 cdef extern from "core.h" nogil:
+    int LSTMX_F32, LSTMX_F64   # enum lstmx_format
+    enum:
+        LSTMX_FORMATS
+
     ctypedef struct lstmx_mask:
         uint64_t stream
         uint32_t threshold
 
     ctypedef struct lstmx_layer:
-        Py_ssize_t steps
-        Py_ssize_t batch
-        Py_ssize_t inputs
-        Py_ssize_t hidden
-        Py_ssize_t outputs
+        Py_ssize_t steps, batch, inputs, hidden, outputs
         const Py_ssize_t *offsets
-        int reverse
-        int windows
+        int reverse, windows
         lstmx_cell cell
+        Py_ssize_t x_step, x_row, y_step, y_row, gates_row, h_row, dy_row
         const void *x
-        Py_ssize_t x_step
-        Py_ssize_t x_row
         const void *w_ih
         const void *w_hh
         const void *bias
         void *h
         void *c
         void *y
-        Py_ssize_t y_step
-        Py_ssize_t y_row
         void *gates
         void *h_prev
         void *c_prev
-        Py_ssize_t gates_row
-        Py_ssize_t h_row
         const void *dy
-        Py_ssize_t dy_row
         void *dh
         void *dc
         void *dh_all
@@ -76,58 +69,12 @@ cdef extern from "core.h" nogil:
                                Py_ssize_t j1) noexcept nogil
         void (*sum_rows)(Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row, void *out, int add) noexcept nogil
 
-    ctypedef struct lstmx_kernels_float:
-        void (*sigmoid)(Py_ssize_t n, const float *x, float *y) noexcept nogil
-        void (*tanh)(Py_ssize_t n, const float *x, float *y) noexcept nogil
-        void (*exp)(Py_ssize_t n, const float *x, float *y) noexcept nogil
-        void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *bias, float *y) noexcept nogil
-        void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const float *y, float *dy) noexcept nogil
-        void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const float *x, float *out) noexcept nogil
-        double (*sum)(Py_ssize_t n, const float *x) noexcept nogil
-        double (*sum_of_squares)(Py_ssize_t n, const float *x) noexcept nogil
-        void (*dropout)(Py_ssize_t n, lstmx_mask mask, float scale, const float *x, float *y) noexcept nogil
-        int (*sgd)(Py_ssize_t n, float *p, float *g, float *m, float scale, float rate, float momentum, int nesterov,
-                   float decay) noexcept nogil
-        int (*rmsprop)(Py_ssize_t n, float *p, float *g, float *v, float *m, float scale, float rate, float rho,
-                       float epsilon, float momentum, float decay) noexcept nogil
-        int (*adam)(Py_ssize_t n, float *p, float *g, float *m, float *v, float scale, float rate, float beta_1,
-                    float beta_2, float epsilon, float correction_1, float correction_2, float decay,
-                    float decoupled_decay) noexcept nogil
-        double (*loss)(int kind, Py_ssize_t rows, Py_ssize_t n, const float *p, const float *y, const float *mass,
-                       const int64_t *labels, const float *weight, float divisor, float *value,
-                       float *gradient) noexcept nogil
-        double (*fma_chains)(Py_ssize_t rounds, float *y) noexcept nogil
-
-    ctypedef struct lstmx_kernels_double:
-        void (*sigmoid)(Py_ssize_t n, const double *x, double *y) noexcept nogil
-        void (*tanh)(Py_ssize_t n, const double *x, double *y) noexcept nogil
-        void (*exp)(Py_ssize_t n, const double *x, double *y) noexcept nogil
-        void (*activate)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *bias, double *y) noexcept nogil
-        void (*activate_backward)(int activation, Py_ssize_t rows, Py_ssize_t n, const double *y, double *dy) noexcept nogil
-        void (*column_sum)(Py_ssize_t rows, Py_ssize_t n, const double *x, double *out) noexcept nogil
-        double (*sum)(Py_ssize_t n, const double *x) noexcept nogil
-        double (*sum_of_squares)(Py_ssize_t n, const double *x) noexcept nogil
-        void (*dropout)(Py_ssize_t n, lstmx_mask mask, double scale, const double *x, double *y) noexcept nogil
-        int (*sgd)(Py_ssize_t n, double *p, double *g, double *m, double scale, double rate, double momentum, int nesterov,
-                   double decay) noexcept nogil
-        int (*rmsprop)(Py_ssize_t n, double *p, double *g, double *v, double *m, double scale, double rate, double rho,
-                       double epsilon, double momentum, double decay) noexcept nogil
-        int (*adam)(Py_ssize_t n, double *p, double *g, double *m, double *v, double scale, double rate, double beta_1,
-                    double beta_2, double epsilon, double correction_1, double correction_2, double decay,
-                    double decoupled_decay) noexcept nogil
-        double (*loss)(int kind, Py_ssize_t rows, Py_ssize_t n, const double *p, const double *y, const double *mass,
-                       const int64_t *labels, const double *weight, double divisor, double *value,
-                       double *gradient) noexcept nogil
-        double (*fma_chains)(Py_ssize_t rounds, double *y) noexcept nogil
-
     ctypedef struct lstmx_isa:
         const char *name
         int vector_bytes
         int fma
-        const lstmx_kernels_float *f32
-        const lstmx_kernels_double *f64
-        const lstmx_tile *tile_f32
-        const lstmx_tile *tile_f64
+        const void *kernels[LSTMX_FORMATS]   # lstmx_kernels, which kernels.pyx declares
+        const lstmx_tile *tiles[LSTMX_FORMATS]
 
     int lstmx_isa_count() noexcept
     const lstmx_isa *lstmx_isa_at(int index) noexcept
@@ -157,8 +104,11 @@ cdef extern from "Python.h":
     PyThreadState *PyEval_SaveThread() noexcept
     void PyEval_RestoreThread(PyThreadState *state) noexcept
 
-# A call predicted to last over some 20 us lets go of the GIL. A shorter one keeps it: to get it back beside a busy thread can
-# take milliseconds. Between the two only C may run.
+# A call expected to take more than some 20 us releases the GIL. A shorter one keeps it: getting it back from a busy thread
+# can take milliseconds. Between let_go and take_back only C may run.
+
+cdef enum:
+    LONG = 20000   # elements that a kernel goes through in some 20 us
 
 cdef inline PyThreadState *let_go(bint long_call) noexcept:
     return PyEval_SaveThread() if long_call else NULL

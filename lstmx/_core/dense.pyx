@@ -3,7 +3,8 @@
 cimport numpy as cnp
 
 from lstmx._core.core cimport lstmx_products
-from lstmx._core.loop cimport GRADIENT_ROWS, data, launch, products_of, size, table_for
+from lstmx._core.isa cimport format_of
+from lstmx._core.loop cimport GRADIENT_ROWS, data, launch, products_of, size, tile_for
 from lstmx._core.panels cimport Panels
 
 cnp.import_array()
@@ -57,7 +58,7 @@ def product(products, cnp.ndarray a, Panels b, cnp.ndarray out, int threads):
     cdef Task j
     check_contiguous(a, b.array, out)
     j.itemsize = cnp.PyArray_ITEMSIZE(a)
-    j.products, j.lanes = products_of(products, j.itemsize), table_for(j.itemsize).lanes
+    j.products, j.lanes = products_of(products, format_of(a)), tile_for(format_of(a)).lanes
     j.m, j.n, j.rows = cnp.PyArray_DIM(out, 0), cnp.PyArray_DIM(out, 1), cnp.PyArray_DIM(a, 1)
     j.a, j.b, j.out = data(a), b.operand, data(out)
     if j.m and j.n:
@@ -73,7 +74,7 @@ def outer(products, cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, cnp.ndarray s
     cdef int threads = <int>cnp.PyArray_DIM(strips, 0)
     check_contiguous(a, b, out)
     j.itemsize = cnp.PyArray_ITEMSIZE(a)
-    j.products = products_of(products, j.itemsize)
+    j.products = products_of(products, format_of(a))
     j.rows, j.m, j.n = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1), cnp.PyArray_DIM(b, 1)
     j.a, j.b, j.out = data(a), data(b), data(out)
     j.strips, j.strip_bytes = <char *>data(strips), cnp.PyArray_STRIDE(strips, 0)

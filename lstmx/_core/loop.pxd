@@ -3,7 +3,7 @@
 cimport numpy as cnp
 
 from lstmx._core.core cimport lstmx_layer, lstmx_products, lstmx_team, lstmx_tile
-from lstmx._core.simd cimport active_isa
+from lstmx._core.isa cimport active_isa
 
 ctypedef Py_ssize_t size
 ctypedef void (*part_function)(void *task, int me, int members) noexcept nogil
@@ -15,6 +15,7 @@ cdef struct Job:
     const lstmx_tile *kernels
     const lstmx_products *products
     lstmx_layer layer
+    int format                 # enum lstmx_format
     size itemsize
     bint fused                 # the plain cell on the tile: sums and cell in registers
     bint serial                # the engine's products have threads of their own
@@ -43,7 +44,7 @@ cdef class Direction:
     cdef object _keep          # what owns the memory
     cdef Job job               # what all calls share; the rest is NULL
 
-cdef const lstmx_products *products_of(object capsule, size itemsize) except NULL
+cdef const lstmx_products *products_of(object capsule, int format) except NULL
 cdef void begin(Job *job, Direction direction, size steps, size batch, bint reverse, const void *x, size x_step,
                 size x_row) noexcept
 cdef double operations(const lstmx_layer *l) noexcept nogil
@@ -54,8 +55,8 @@ cdef int launch(part_function part, void *task, int wanted, int budget, double w
 cdef int run(Job *job, int budget) except -1
 cdef int run_both(Job *one, Job *other, int budget) except -1
 
-cdef inline const lstmx_tile *table_for(size itemsize) noexcept nogil:
-    return active_isa().tile_f32 if itemsize == 4 else active_isa().tile_f64
+cdef inline const lstmx_tile *tile_for(int format) noexcept nogil:
+    return active_isa().tiles[format]
 
 cdef inline void *data(cnp.ndarray array) noexcept:
     return NULL if array is None or cnp.PyArray_SIZE(array) == 0 else cnp.PyArray_DATA(array)

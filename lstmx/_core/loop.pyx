@@ -37,6 +37,7 @@ from lstmx._core.cell cimport set_cell
 from lstmx._core.core cimport (let_go, LSTMX_OPENMP, lstmx_cancel, lstmx_cancelled, lstmx_claim, lstmx_layer, lstmx_now,
                                lstmx_products, lstmx_release, lstmx_stopped, lstmx_tile, lstmx_wait, omp_get_max_threads,
                                omp_get_num_threads, omp_get_thread_num, omp_in_parallel, PyThreadState, take_back)
+from lstmx._core.isa cimport format_of
 from lstmx._core.panels cimport Panels
 
 cnp.import_array()
@@ -84,11 +85,11 @@ def set_block(size sums, size few_steps):
 
 # What a call works on.
 
-cdef const lstmx_products *products_of(object capsule, size itemsize) except NULL:
+cdef const lstmx_products *products_of(object capsule, int format) except NULL:
     """The products of an engine from its capsule (one lstmx_products for each format); those of the tile for None."""
     if capsule is None:
-        return &table_for(itemsize).products
-    return <const lstmx_products *>PyCapsule_GetPointer(capsule, "lstmx.products") + (itemsize == 8)
+        return &tile_for(format).products
+    return <const lstmx_products *>PyCapsule_GetPointer(capsule, "lstmx.products") + format
 
 
 cdef class Direction:
@@ -114,7 +115,8 @@ cdef class Direction:
         self._keep = w_ih, w_hh, bias, products
         self.inputs, self.hidden, self.outputs = inputs, hidden, cell.widths(hidden)[0]
         self.job.itemsize = cnp.PyArray_ITEMSIZE(w_hh.array)
-        self.job.kernels, self.job.products = table_for(self.job.itemsize), products_of(products, self.job.itemsize)
+        self.job.format = format_of(w_hh.array)
+        self.job.kernels, self.job.products = tile_for(self.job.format), products_of(products, self.job.format)
         self.job.fused, self.job.serial, self.job.backward = fused, products is not None, backward
         l.inputs, l.hidden, l.outputs = inputs, hidden, self.outputs
         set_cell(&l.cell, cell)
@@ -205,7 +207,7 @@ cdef void share_out(Job *job, int threads) noexcept nogil:
     if l.batch >= ROWS_PER_THREAD * threads:
         job.threads = threads
         return
-    if units > 1 and l.cell.plain:   # other cells may need whole rows
+    if units > 1 and not l.cell.special:   # other cells may need whole rows
         threads = <int>min(threads, units)
         if work / l.steps / threads > WORTH_A_BARRIER:
             job.split_units = 1
@@ -256,21 +258,22 @@ cdef size room_for_sums(Job *job, int threads) noexcept nogil:
     return (rows + 1) * width if rows else 0   # kernels read a little beyond the last row
 
 
-def workspace(size batch, size steps, size inputs, size hidden, size itemsize, int threads, bint fused, bint serial,
+def workspace(size batch, size steps, size inputs, size hidden, cnp.ndarray of_type, int threads, bint fused, bint serial,
               bint training):
     """Name -> values of what a call allocates beside its results and its tape.
 
     Parameters
     ----------
     batch, steps, inputs, hidden : N, T, I, H
+    of_type : any array of the type
     threads : that a forward pass may have; a backward pass is told with its own
     fused, serial : whether the cell is fused; whether the engine's products have threads of their own
     training : whether a backward pass follows
     """
-    cdef const lstmx_tile *kernels = table_for(itemsize)
+    cdef const lstmx_tile *kernels = tile_for(format_of(of_type))
     cdef size width = kernels.gate_width(hidden), rows = 0
     if fused or not training:
-        rows = sums_rows(batch, inputs, hidden, itemsize, steps, width, threads, fused, False)
+        rows = sums_rows(batch, inputs, hidden, cnp.PyArray_ITEMSIZE(of_type), steps, width, threads, fused, False)
     found = {"sums": (rows + 1) * width} if rows else {}
     if training and not serial:
         found["strips"] = threads * strip(batch, steps, kernels.lanes)
@@ -592,43 +595,3 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
     run(&job, threads)
     if transposed is not None:
         dw_ih[...] = transposed.reshape(I, 4 * direction.hidden).T
-
-
-# The cell alone: what a step of the general path does after its products.
-
-cdef void set_cell_rows(lstmx_layer *l, cell, cnp.ndarray c) except *:
-    memset(l, 0, sizeof(lstmx_layer))
-    set_cell(&l.cell, cell)
-    l.steps, l.batch, l.hidden, l.outputs = 1, cnp.PyArray_DIM(c, 0), cnp.PyArray_DIM(c, 1), cnp.PyArray_DIM(c, 1)
-
-
-def cell_forward(cell, cnp.ndarray bias, cnp.ndarray gates, cnp.ndarray c, cnp.ndarray h, cnp.ndarray y):
-    """One step of the cell. All arrays are contiguous.
-
-    Parameters
-    ----------
-    bias : (4H,) or None  # IN
-    gates : (N, 4H)  # IN W_ih x_t + W_hh h_{t-1}, OUT the activated gates i, f, g, o
-    c : (N, H)  # IN c_{t-1}, OUT c_t
-    h, y : (N, H)  # OUT h_t
-    """
-    cdef lstmx_layer l
-    set_cell_rows(&l, cell, c)
-    l.bias, l.h, l.c, l.y, l.y_row = data(bias), data(h), data(c), data(y), l.hidden
-    table_for(cnp.PyArray_ITEMSIZE(c)).forward_cells(&l, 0, 0, l.batch, data(gates), 4 * l.hidden)
-
-
-def cell_backward(cell, cnp.ndarray gates, cnp.ndarray c_prev, cnp.ndarray dh, cnp.ndarray dc):
-    """The derivative of one step of the cell. All arrays are contiguous.
-
-    Parameters
-    ----------
-    gates : (N, 4H)  # IN the activated gates, OUT dz, the gradient of W_ih x_t + W_hh h_{t-1} + b
-    c_prev : (N, H)  # IN c_{t-1}
-    dh : (N, H)  # IN dL/dh_t
-    dc : (N, H)  # IN what reaches c_t from step t + 1, OUT what step t passes on to c_{t-1}
-    """
-    cdef lstmx_layer l
-    set_cell_rows(&l, cell, dc)
-    l.gates, l.gates_row, l.c_prev, l.dh, l.dc = data(gates), 4 * l.hidden, data(c_prev), data(dh), data(dc)
-    table_for(cnp.PyArray_ITEMSIZE(dc)).backward_cells(&l, 0, 0, l.batch, 0, l.hidden)

@@ -5,36 +5,39 @@ lstmx.functional.panels builds them once and keeps them.
 
 cimport numpy as cnp
 
-from lstmx._core.loop cimport data, size, table_for
+from lstmx._core.isa cimport format_of
+from lstmx._core.loop cimport data, size, tile_for
 
 cnp.import_array()
 
-
-def lanes(size itemsize):
-    """Values in a vector of the active instruction set."""
-    return table_for(itemsize).lanes
+FORMATS = ("f32", "f64")   # enum lstmx_format
 
 
-def gate_width(size hidden, size itemsize):
-    """4H, rounded up to what gate panels take for each k."""
-    return table_for(itemsize).gate_width(hidden)
+def lanes(cnp.ndarray of_type):
+    """Values in a vector of the active instruction set, of an array's type."""
+    return tile_for(format_of(of_type)).lanes
+
+
+def gate_width(cnp.ndarray weight):
+    """4H of a weight (4H, K), rounded up to what gate panels take for each k."""
+    return tile_for(format_of(weight)).gate_width(cnp.PyArray_DIM(weight, 0) // 4)
 
 
 def pack_gates(cnp.ndarray weight, cnp.ndarray panels):
     """Gate panels (K * gate_width(H),) of weight (4H, K), both contiguous."""
     cdef size K = cnp.PyArray_DIM(weight, 1), H = cnp.PyArray_DIM(weight, 0) // 4
-    table_for(cnp.PyArray_ITEMSIZE(weight)).pack_gates(H, K, data(weight), data(panels))
+    tile_for(format_of(weight)).pack_gates(H, K, data(weight), data(panels))
 
 
-def column_width(size n, size itemsize):
-    """n, rounded up to what column panels take for each k."""
-    return table_for(itemsize).column_width(n)
+def column_width(cnp.ndarray weight, bint transposed=False):
+    """n of B (K, n) = weight, or its transpose, rounded up to what column panels take for each k."""
+    return tile_for(format_of(weight)).column_width(cnp.PyArray_DIM(weight, not transposed))
 
 
 def pack_columns(cnp.ndarray weight, cnp.ndarray panels, bint transposed=False):
     """Column panels (K * column_width(n),) of B (K, n) = weight, or its transpose if weight is (n, K)."""
     cdef size K = cnp.PyArray_DIM(weight, transposed), n = cnp.PyArray_DIM(weight, not transposed)
-    table_for(cnp.PyArray_ITEMSIZE(weight)).pack_columns(transposed, K, n, data(weight), data(panels))
+    tile_for(format_of(weight)).pack_columns(transposed, K, n, data(weight), data(panels))
 
 
 cdef class Panels:
@@ -55,4 +58,4 @@ cdef class Panels:
     @property
     def format(self):
         """The type of its values: "f32" or "f64"."""
-        return "f32" if cnp.PyArray_ITEMSIZE(self.array) == 4 else "f64"
+        return FORMATS[format_of(self.array)]

@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 
-from lstmx._core import packed
+from lstmx._core import rows as core_rows
 from lstmx.functional import allocate
 
 
@@ -36,7 +36,7 @@ class SequenceContext:
         self.batch = len(lengths)
         self.steps = steps
         self.form = form
-        self.order, self.offsets = packed.layout(np.ascontiguousarray(lengths, np.int64))
+        self.order, self.offsets = core_rows.layout(np.ascontiguousarray(lengths, np.int64))
         self.uniform = int(self.offsets[-1]) == self.batch * (len(self.offsets) - 1)
         self._places = self._last_rows = None
         self.directions = 1  # of the LSTM whose output the rows are; FinalState asks
@@ -123,7 +123,7 @@ class SequenceContext:
             and out.flags.c_contiguous
             and rows.size
         ):
-            packed.scatter(np.ascontiguousarray(rows), sequence, start, self.offsets, out)
+            core_rows.scatter(np.ascontiguousarray(rows), sequence, start, self.offsets, out)
         else:
             row, time = self.sorted_places
             out[0 if sequence is None else sequence[row], time if start is None else start[row] + time] = rows
@@ -174,7 +174,7 @@ class Source:
         if self._view is not None:
             out = allocate.empty(shape, self.dtype)
             rows = out if out.ndim == 2 else out[:, None]
-            packed.gather(self._view, sequence, start, context.offsets, rows.view(self._raw))
+            core_rows.gather(self._view, sequence, start, context.offsets, rows.view(self._raw))
             return out
         row, time = context.sorted_places
         time = time if start is None else start[row] + time

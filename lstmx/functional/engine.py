@@ -11,7 +11,7 @@ import os
 import numpy as np
 
 from lstmx import reference
-from lstmx._core import dense, loop, panels, simd, stream
+from lstmx._core import dense, isa, loop, panels, stream
 from lstmx.functional import allocate, threads
 from lstmx.functional.context import Windows
 from lstmx.functional.panels import Derived, bias_panels, column_panels, gate_panels, matrix
@@ -58,9 +58,10 @@ class _Compiled:
             Whether a backward pass follows.
         """
         size, width = np.dtype(dtype).itemsize, cell.widths(hidden)
+        of_type = np.empty(0, dtype)
         wanted = self._threads((3 if training else 1) * rows * hidden * (inputs + width[0]))
         serial = self.products is not None
-        scratch = loop.workspace(batch, steps, inputs, hidden, size, wanted, self._fused(cell), serial, training)
+        scratch = loop.workspace(batch, steps, inputs, hidden, of_type, wanted, self._fused(cell), serial, training)
         tape = rows * (sum(allocate.padded_width(n, dtype) for n in (4 * hidden, width[0])) + width[1]) * training
         return sum(scratch.values()) * size, tape * size
 
@@ -116,7 +117,7 @@ class _Compiled:
     def outer(self, a, b, out):
         """out := a^T b."""
         wanted = self._threads(a.size * out.shape[1] // 4)
-        strips = allocate.aligned((wanted, 256 * 4 * panels.lanes(a.itemsize)), a.dtype)
+        strips = allocate.aligned((wanted, 256 * 4 * panels.lanes(a)), a.dtype)
         dense.outer(self.products, a, b, out, strips)
 
 
@@ -263,4 +264,4 @@ def describe():
     dict
         engine (str), isa (dict with active, usable, compiled, vector_bytes, fma), openmp (bool).
     """
-    return {"engine": NAME, "isa": simd.isa(), "openmp": loop.openmp()}
+    return {"engine": NAME, "isa": isa.describe(), "openmp": loop.openmp()}

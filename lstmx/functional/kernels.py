@@ -4,29 +4,30 @@ import time
 
 import numpy as np
 
-from lstmx._core import packed, simd
+from lstmx._core import kernels
+from lstmx._core import rows as core_rows
 from lstmx.functional import allocate
 from lstmx.functional.engine import get_engine
 
-ACTIVATIONS = tuple(simd.ACTIVATIONS)
+ACTIVATIONS = tuple(kernels.ACTIVATIONS)
 
 
 def linear(x, weight, bias, activation, derived=None):
     """activation(x W^T + b) for rows x (S, I), W (O, I), b (O,) or None."""
     y = allocate.empty((len(x), len(weight)), x.dtype)
     get_engine().product(x, weight, y, transpose_b=True, derived=derived)
-    simd.activate(simd.ACTIVATIONS[activation], y, bias)
+    kernels.activate(kernels.ACTIVATIONS[activation], y, bias)
     return y
 
 
 def linear_backward(x, weight, y, dy, activation, out, need_dx, derived=None):
     """Gradients of `linear`; `out` is (dW, db or None), written; `dy` is overwritten. Returns dx (S, I) or None."""
     if activation != "linear":
-        simd.activate_backward(simd.ACTIVATIONS[activation], y, dy)
+        kernels.activate_backward(kernels.ACTIVATIONS[activation], y, dy)
     d_weight, d_bias = out
     get_engine().outer(dy, x, d_weight)
     if d_bias is not None:
-        simd.column_sum(dy, d_bias)
+        kernels.column_sum(dy, d_bias)
     if not need_dx:
         return None
     dx = allocate.empty(x.shape, x.dtype)
@@ -36,25 +37,25 @@ def linear_backward(x, weight, y, dy, activation, out, need_dx, derived=None):
 
 def activate(y, activation):
     """y (S, O) := activation(y), in place."""
-    simd.activate(simd.ACTIVATIONS[activation], y, None)
+    kernels.activate(kernels.ACTIVATIONS[activation], y, None)
 
 
 def dropout(x, rate, key, context, out=None):
     """Inverted dropout: the mask depends on (key, the caller's row, time, unit) alone."""
     out = allocate.empty(x.shape, x.dtype) if out is None else out
     row, time = context.places
-    simd.dropout(np.uint64(key), row, time, rate, x, out)
+    kernels.dropout(np.uint64(key), row, time, rate, x, out)
     return out
 
 
 def total(x):
     """The sum of all elements in float64, over fixed blocks."""
-    return simd.sum(np.ascontiguousarray(x).reshape(-1))
+    return kernels.sum(np.ascontiguousarray(x).reshape(-1))
 
 
 def sum_of_squares(x):
     """The sum of all squares in float64, over fixed blocks."""
-    return simd.sum_of_squares(x.reshape(-1))
+    return kernels.sum_of_squares(x.reshape(-1))
 
 
 def loss(name, prediction, target, weight, divisor=1.0):
@@ -85,25 +86,25 @@ def loss(name, prediction, target, weight, divisor=1.0):
     mass = y.sum(axis=1) if categorical and not labels else None
     classes = np.ascontiguousarray(target, np.int64) if labels else None
     weight = np.ascontiguousarray(weight, dtype)
-    kind = simd.LOSSES[name]
-    return simd.loss(kind, prediction, y, mass, classes, weight, divisor, value, gradient), gradient
+    kind = kernels.LOSSES[name]
+    return kernels.loss(kind, prediction, y, mass, classes, weight, divisor, value, gradient), gradient
 
 
 def sum_steps(rows, context):
     """(N, F): the sum of each sequence's rows (S, F), in the order of time."""
     out = allocate.empty((context.batch, rows.shape[1]), rows.dtype)
-    packed.sum_steps(rows, context.offsets, out)
+    core_rows.sum_steps(rows, context.offsets, out)
     return out
 
 
 def spread_steps(per_sequence, context):
     """(S, F): at every step the row of its sequence in (N, F)."""
     out = allocate.empty((context.rows, per_sequence.shape[1]), per_sequence.dtype)
-    packed.spread_steps(per_sequence, context.offsets, out)
+    core_rows.spread_steps(per_sequence, context.offsets, out)
     return out
 
 
-sgd, rmsprop, adam = simd.sgd, simd.rmsprop, simd.adam
+sgd, rmsprop, adam = kernels.sgd, kernels.rmsprop, kernels.adam
 
 
 def fma_rate(dtype, seconds=0.01):
@@ -112,7 +113,7 @@ def fma_rate(dtype, seconds=0.01):
     while taken < seconds:  # the last and longest of the runs counts
         operands = np.array([0.5, 0.25], dtype)
         start = time.perf_counter()
-        operations = simd.fma_chains(rounds, operands)
+        operations = kernels.fma_chains(rounds, operands)
         taken = max(time.perf_counter() - start, 1e-7)
         rounds = int(rounds * min(10, 1.2 * seconds / taken)) + 1
     return operations / taken

@@ -33,16 +33,15 @@ class Derived:
 
 def gate_panels(weight):
     """Gate panels of (4H, K)."""
-    width = core.gate_width(len(weight) // 4, weight.itemsize)
-    panels = allocate.aligned((weight.shape[1] * width,), weight.dtype)
+    panels = allocate.aligned((weight.shape[1] * core.gate_width(weight),), weight.dtype)
     core.pack_gates(weight, panels)
     return Panels(panels)
 
 
 def column_panels(weight, transposed=False):
     """Column panels of B (K, n) = weight, or its transpose."""
-    depth, columns = weight.shape[::-1] if transposed else weight.shape
-    panels = allocate.aligned((depth * core.column_width(columns, weight.itemsize),), weight.dtype)
+    depth = weight.shape[transposed]
+    panels = allocate.aligned((depth * core.column_width(weight, transposed),), weight.dtype)
     core.pack_columns(weight, panels, transposed)
     return Panels(panels)
 

@@ -37,17 +37,13 @@ static double draw(void) {   /* in [-1, 1) */
         k->pack_columns(0, G, H, wh, ch);                                                                                \
         lstmx_layer l = {.steps = S, .batch = N, .inputs = I, .hidden = H, .reverse = reverse, .x = x, .x_step = N * I,  \
                          .x_row = I, .w_ih = pi, .w_hh = ph, .bias = pb, .h = h, .c = c, .y = y, .y_step = N * H,        \
-                         .y_row = H, .gates_row = gr, .h_row = hr, .dy = dy, .dy_row = H, .w_ih_columns = ci,            \
-                         .w_hh_columns = ch};                                                                            \
+                         .y_row = H, .gates_row = gr, .h_row = hr, .dy = dy, .dy_row = H, .outputs = H};                 \
         l.gates = ROOM(T, rows * gr);                                                                                    \
         l.h_prev = ROOM(T, rows * hr);                                                                                   \
         l.c_prev = ROOM(T, rows * H);                                                                                    \
         l.dh = ROOM(T, N * H);                                                                                           \
         l.dc = ROOM(T, N * H);                                                                                           \
-        l.dx = ROOM(T, rows * I);                                                                                        \
-        l.dw_ih = ROOM(T, G * I);                                                                                        \
-        l.dw_hh = ROOM(T, G * H);                                                                                        \
-        l.db = ROOM(T, G);                                                                                               \
+        T *dx = ROOM(T, rows * I), *dwi = ROOM(T, G * I), *dwh = ROOM(T, G * H), *db = ROOM(T, G);                       \
         const ptrdiff_t panels = (H + k->lanes - 1) / k->lanes, groups = (H + 4 * k->lanes - 1) / (4 * k->lanes);        \
         T *sums = ROOM(T, rows * k->gate_width(H));                                                                      \
         k->open_rows(&l);                                                                                                \
@@ -57,18 +53,22 @@ static double draw(void) {   /* in [-1, 1) */
         for (ptrdiff_t s = S - 1; s >= 0; s--) {                                                                         \
             const ptrdiff_t t = reverse ? S - 1 - s : s;                                                                 \
             k->backward_cells(&l, t, 0, N, 0, H);                                                                        \
-            k->backward_carry(&l, t, 0, N, 0, groups);                                                                   \
+            k->products.product(N, H, G, (T *)l.gates + t * N * gr, gr, ch, l.dh, H, 0, 0, groups);                      \
         }                                                                                                                \
-        k->weight_gradients(&l, 0, rows, 0, 0, 1, ROOM(T, rows * 4 * k->lanes));                                         \
+        T *strip = ROOM(T, rows * 4 * k->lanes);                                                                         \
+        k->products.outer(rows, 0, G, H, l.gates, gr, l.h_prev, hr, dwh, H, 0, strip);                                   \
+        k->products.outer(rows, 0, G, I, l.gates, gr, x, I, dwi, I, 0, strip);                                           \
+        k->sum_rows(rows, G, l.gates, gr, db, 0);                                                                        \
+        k->products.product(rows, I, G, l.gates, gr, ci, dx, I, 0, 0, (I + 4 * k->lanes - 1) / (4 * k->lanes));          \
         fwrite(y, sizeof(T), (size_t)(rows * H), stdout);                                                                \
         fwrite(h, sizeof(T), (size_t)(N * H), stdout);                                                                   \
         fwrite(c, sizeof(T), (size_t)(N * H), stdout);                                                                   \
         fwrite(l.dh, sizeof(T), (size_t)(N * H), stdout);                                                                \
         fwrite(l.dc, sizeof(T), (size_t)(N * H), stdout);                                                                \
-        fwrite(l.dx, sizeof(T), (size_t)(rows * I), stdout);                                                             \
-        fwrite(l.dw_ih, sizeof(T), (size_t)(G * I), stdout);                                                             \
-        fwrite(l.dw_hh, sizeof(T), (size_t)(G * H), stdout);                                                             \
-        fwrite(l.db, sizeof(T), (size_t)G, stdout);                                                                      \
+        fwrite(dx, sizeof(T), (size_t)(rows * I), stdout);                                                             \
+        fwrite(dwi, sizeof(T), (size_t)(G * I), stdout);                                                             \
+        fwrite(dwh, sizeof(T), (size_t)(G * H), stdout);                                                             \
+        fwrite(db, sizeof(T), (size_t)G, stdout);                                                                      \
     }
 RUN(float)
 RUN(double)
@@ -78,8 +78,8 @@ int main(void) {
                                           {40, 2, 3, 100}, {5, 3, 130, 64}, {1, 2, 2, 130}, {3, 2, 1, 8}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         for (int reverse = 0; reverse < 2; reverse++) {
-            run_float(TABLE.tile_f32, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], reverse);
-            run_double(TABLE.tile_f64, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], reverse);
+            run_float(TABLE.tiles[LSTMX_F32], shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], reverse);
+            run_double(TABLE.tiles[LSTMX_F64], shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], reverse);
         }
     fprintf(stderr, "%s", TABLE.name);
     return 0;

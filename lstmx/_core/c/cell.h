@@ -4,7 +4,7 @@
 #define LSTMX_CELL_H
 /* As lstmx.functional.cell has them. */
 typedef struct {
-    int plain;   /* none is set */
+    int special;   /* whether any option is set; all zero is the plain cell */
 } lstmx_cell;
 #endif
 
@@ -29,7 +29,7 @@ INLINE void FN(cell_step)(const int M, FN(vec) *a, FN(vec) *c, FN(vec) *h) {
 #define LOAD(p) (part ? FN(load_part)(p, tail) : FN(load)(p))
 #define STORE(p, v) do { if (part) FN(store_part)(p, v, tail); else FN(store)(p, v); } while (0)
 
-INLINE void FN(cell_forward)(const int part, ptrdiff_t tail, const lstmx_cell *cell, ptrdiff_t H, const REAL *bias, REAL *z,
+INLINE void FN(units_forward)(const int part, ptrdiff_t tail, const lstmx_cell *cell, ptrdiff_t H, const REAL *bias, REAL *z,
                              REAL *c, REAL *h) {
     FN(vec) a[4] = {LOAD(z), LOAD(z + H), LOAD(z + 3 * H), LOAD(z + 2 * H)}, c_t = LOAD(c), h_t;
     if (bias) {
@@ -51,11 +51,11 @@ INLINE void FN(cell_forward)(const int part, ptrdiff_t tail, const lstmx_cell *c
 /* One row: from the sums z (4H), without bias (4H) or NULL, to the activated gates; c and h (H) to those of this step. */
 static NOINLINE void FN(cell_row_forward)(const lstmx_cell *cell, ptrdiff_t H, const REAL *bias, REAL *z, REAL *c, REAL *h) {
     ptrdiff_t j = 0;
-    for (; j + LANES <= H; j += LANES) FN(cell_forward)(0, 0, cell, H, bias ? bias + j : NULL, z + j, c + j, h + j);
-    if (j < H) FN(cell_forward)(1, H - j, cell, H, bias ? bias + j : NULL, z + j, c + j, h + j);
+    for (; j + LANES <= H; j += LANES) FN(units_forward)(0, 0, cell, H, bias ? bias + j : NULL, z + j, c + j, h + j);
+    if (j < H) FN(units_forward)(1, H - j, cell, H, bias ? bias + j : NULL, z + j, c + j, h + j);
 }
 
-INLINE void FN(cell_backward)(const int part, ptrdiff_t tail, const lstmx_cell *cell, ptrdiff_t H, REAL *z, const REAL *c_prev,
+INLINE void FN(units_backward)(const int part, ptrdiff_t tail, const lstmx_cell *cell, ptrdiff_t H, REAL *z, const REAL *c_prev,
                               const REAL *dy, REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
     const FN(vec) one = FN(splat)(1);
     FN(vec) i = LOAD(z), f = LOAD(z + H), g = LOAD(z + 2 * H), o = LOAD(z + 3 * H), cp = LOAD(c_prev), dh_t = LOAD(dh);
@@ -87,10 +87,28 @@ static NOINLINE void FN(cell_row_backward)(const lstmx_cell *cell, ptrdiff_t j0,
 #define AT(p) (p ? p + j : NULL)
     ptrdiff_t j = j0;
     for (; j + LANES <= j1; j += LANES)
-        FN(cell_backward)(0, 0, cell, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all));
-    if (j < j1) FN(cell_backward)(1, j1 - j, cell, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all));
+        FN(units_backward)(0, 0, cell, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all));
+    if (j < j1) FN(units_backward)(1, j1 - j, cell, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all));
 #undef AT
 }
 #undef LOAD
 #undef STORE
+
+static void FN(cell_forward)(const void *cell, ptrdiff_t rows, ptrdiff_t H, const void *bias, void *gates, void *c, void *h) {
+    const unsigned saved = flush_subnormals();
+    for (ptrdiff_t n = 0; n < rows; n++)
+        FN(cell_row_forward)(cell, H, bias, (REAL *)gates + n * 4 * H, (REAL *)c + n * H, (REAL *)h + n * H);
+    restore_control(saved);
+}
+
+static void FN(cell_backward)(const void *cell, ptrdiff_t rows, ptrdiff_t H, void *gates, const void *c_prev, const void *dy,
+                              void *dh, void *dc, void *dh_all, void *dc_all) {
+#define ROW(p) (p ? (REAL *)p + n * H : NULL)
+    const unsigned saved = flush_subnormals();
+    for (ptrdiff_t n = 0; n < rows; n++)
+        FN(cell_row_backward)(cell, 0, H, H, (REAL *)gates + n * 4 * H, ROW(c_prev), ROW(dy), ROW(dh), ROW(dc), ROW(dh_all),
+                              ROW(dc_all));
+    restore_control(saved);
+#undef ROW
+}
 #endif

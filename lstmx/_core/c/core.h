@@ -1,8 +1,10 @@
-/* What the compiled core offers to the .pyx modules: one table of kernels per floating-point type, chosen once at import.
+/* What the compiled core offers to the .pyx modules: for each instruction set and each format a table of kernels and one of
+ * tile functions. Which instruction set is chosen once, at import.
  *
  * Conventions. Matrices are row-major. `rows` counts sequences (or packed time steps), `n` columns, `hidden` the units H.
  * Gates lie in a row as four blocks of H: i, f, g, o. Kernels own nothing, allocate nothing and keep no pointer. They run
- * with subnormals flushed to zero and leave the control word as they found it. Pointers are aligned to their type, no more. */
+ * with subnormals flushed to zero and leave the control word as they found it. Pointers to data are void: what they point
+ * to has the format of the table, and is aligned to its type, no more. */
 #ifndef LSTMX_CORE_H
 #define LSTMX_CORE_H
 
@@ -11,6 +13,8 @@
 
 #include "cell.h"
 
+/* How numbers are stored: the index of the tables of an instruction set. */
+enum lstmx_format { LSTMX_F32, LSTMX_F64, LSTMX_FORMATS };
 enum lstmx_activation { LSTMX_LINEAR, LSTMX_RELU, LSTMX_TANH, LSTMX_SIGMOID, LSTMX_SOFTMAX };
 enum lstmx_loss { LSTMX_MSE, LSTMX_MAE, LSTMX_HUBER, LSTMX_BINARY, LSTMX_CATEGORICAL };
 
@@ -24,7 +28,7 @@ typedef struct {
 /* A layer in one direction and the batch it works on: what the steps of recurrent.h need to know.
  *
  * The rows of step t are offsets[t]..offsets[t + 1] of every packed array; without offsets there are `batch` rows at every
- * step. Pointers are float or double as the table they are given to; strides count elements; NULL where there is none. */
+ * step. Strides count elements; NULL where there is none. */
 typedef struct {
     ptrdiff_t steps, batch, inputs, hidden, outputs;   /* T, N, I, H; the width of h, P or H */
     const ptrdiff_t *offsets;                 /* (T + 1) */
@@ -53,7 +57,7 @@ typedef struct {
     void *dh_all, *dc_all;                    /* (S, P), (S, H)  OUT dL/dh_t, dL/dc_t */
 } lstmx_layer;
 
-/* The matrix products of an engine, all that engines differ in. Pointers are float or double, as the table; rows lie a_row,
+/* The matrix products of an engine, all that engines differ in. Rows lie a_row,
  * b_row and out_row values apart. */
 typedef struct {
     /* out (rows, n) := [out +] a (rows, K) B (K, n) for the groups from..to of 4 vectors of columns. B is in the form of the
@@ -73,7 +77,7 @@ typedef struct {
     int transposed;
 } lstmx_matrix;
 
-/* The products and steps of the tile engine. Pointers are float or double, as the table. */
+/* The products and steps of the tile engine. */
 typedef struct {
     ptrdiff_t lanes;   /* values in a vector */
     lstmx_products products;
@@ -95,25 +99,18 @@ typedef struct {
     void (*sum_rows)(ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, void *out, int add);
 } lstmx_tile;
 
-#define REAL float
-#define KERNELS lstmx_kernels_float
+#define KERNEL(RETURN, NAME, ARGUMENTS) RETURN (*NAME) ARGUMENTS;
+typedef struct {
 #include "kernels.h"
-#undef REAL
-#undef KERNELS
-
-#define REAL double
-#define KERNELS lstmx_kernels_double
-#include "kernels.h"
-#undef REAL
-#undef KERNELS
+} lstmx_kernels;
+#undef KERNEL
 
 typedef struct {
     const char *name;
     int vector_bytes;
     int fma;
-    const lstmx_kernels_float *f32;
-    const lstmx_kernels_double *f64;
-    const lstmx_tile *tile_f32, *tile_f64;
+    const lstmx_kernels *kernels[LSTMX_FORMATS];
+    const lstmx_tile *tiles[LSTMX_FORMATS];
 } lstmx_isa;
 
 /* The instruction sets compiled in, best last. */

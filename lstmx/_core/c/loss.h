@@ -47,8 +47,8 @@ static void FN(loss_of_difference)(int kind, ptrdiff_t rows, ptrdiff_t n, const 
 static void FN(binary_loss)(ptrdiff_t rows, ptrdiff_t n, const REAL *restrict z, const REAL *restrict y,
                             const REAL *restrict weight, REAL divisor, REAL *restrict value, REAL *restrict gradient) {
     for (ptrdiff_t j = 0; j < rows * n; j++) value[j] = z[j] < 0 ? z[j] : -z[j];
-    FN(map_exp)(rows * n, value, value);
-    FN(map_sigmoid)(rows * n, z, gradient);
+    FN(exp)(rows * n, value, value);
+    FN(sigmoid)(rows * n, z, gradient);
     for (ptrdiff_t r = 0; r < rows; r++, z += n, y += n, value += n, gradient += n) {
         const REAL scale = weight[r] / (REAL)n;
         for (ptrdiff_t j = 0; j < n; j++) {
@@ -83,8 +83,9 @@ static void FN(categorical_loss)(ptrdiff_t rows, ptrdiff_t n, const REAL *restri
     }
 }
 
-static double FN(loss)(int kind, ptrdiff_t rows, ptrdiff_t n, const REAL *p, const REAL *y, const REAL *mass,
-                       const int64_t *labels, const REAL *weight, REAL divisor, REAL *value, REAL *gradient) {
+static double FN(loss)(int kind, ptrdiff_t rows, ptrdiff_t n, const void *p, const void *y, const void *mass,
+                       const int64_t *labels, const void *weight, double divisor_, void *value, void *gradient) {
+    const REAL divisor = (REAL)divisor_;
     switch (kind) {   /* a constant for each, so that the compiler makes three loops */
     case LSTMX_MSE: FN(loss_of_difference)(LSTMX_MSE, rows, n, p, y, weight, divisor, value, gradient); break;
     case LSTMX_MAE: FN(loss_of_difference)(LSTMX_MAE, rows, n, p, y, weight, divisor, value, gradient); break;
@@ -92,5 +93,5 @@ static double FN(loss)(int kind, ptrdiff_t rows, ptrdiff_t n, const REAL *p, con
     case LSTMX_BINARY: FN(binary_loss)(rows, n, p, y, weight, divisor, value, gradient); break;
     default: FN(categorical_loss)(rows, n, p, y, mass, labels, weight, divisor, value, gradient);
     }
-    return FN(block_sum)(labels ? rows : rows * n, value);
+    return FN(sum)(labels ? rows : rows * n, value);
 }

@@ -1,4 +1,4 @@
-/* All kernels for one REAL and one instruction set, and their table. Included twice by variant.h. */
+/* All kernels for one REAL and one instruction set, and their tables. Included by variant.h once for each format. */
 #define FN(name) JOIN4(name, SUFFIX, _, ISA)
 #define LOAD_TAIL(p) FN(load_part)(p, tail)
 #define STORE_TAIL(p, v) FN(store_part)(p, v, tail)
@@ -11,26 +11,16 @@
 #include "rows.h"
 #include "loss.h"
 
-static const KERNELS FN(table) = {
-    FN(map_sigmoid), FN(map_tanh), FN(map_exp),
-    FN(activate), FN(activate_backward),
-    FN(column_sum), FN(block_sum), FN(block_sum_of_squares), FN(dropout), FN(sgd), FN(rmsprop), FN(adam),
-    FN(loss), FN(fma_chains),
+#define KERNEL(RETURN, NAME, ARGUMENTS) .NAME = FN(NAME),
+static const lstmx_kernels FN(kernel_table) = {
+#include "kernels.h"
 };
-static const lstmx_tile FN(tiles) = {
-    .lanes = LANES,
-    .products = {FN(product), FN(outer)},
-    .gate_width = FN(gate_width),
-    .column_width = FN(column_width),
-    .pack_gates = FN(pack_gates),
-    .pack_columns = FN(pack_columns),
-    .input_sums = FN(input_sums),
-    .forward_steps = FN(forward_steps),
-    .open_rows = FN(open_rows),
-    .close_rows = FN(close_rows),
-    .forward_cells = FN(forward_cells),
-    .backward_cells = FN(backward_cells),
-    .sum_rows = FN(sum_rows),
+#undef KERNEL
+static const lstmx_tile FN(tile_table) = {
+    .lanes = LANES, .products = {FN(product), FN(outer)}, .gate_width = FN(gate_width), .column_width = FN(column_width),
+    .pack_gates = FN(pack_gates), .pack_columns = FN(pack_columns), .input_sums = FN(input_sums),
+    .forward_steps = FN(forward_steps), .open_rows = FN(open_rows), .close_rows = FN(close_rows),
+    .forward_cells = FN(forward_cells), .backward_cells = FN(backward_cells), .sum_rows = FN(sum_rows),
 };
 #undef FN
 #undef LOAD_TAIL

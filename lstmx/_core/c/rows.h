@@ -1,10 +1,14 @@
 /* Everything beside the cell that works on rows: activations, dropout, sums, optimisers. Expects vmath.h.
  *
- * Sums have a shape that depends on their length alone: 16 virtual lanes within a block, blocks in order. The plain loops
- * over the 16 lanes leave the compiler no freedom (no contraction, no reassociation), so every instruction set adds alike. */
+ * kernels.h says what each kernel does. An argument x_ is x before it has a type: void for data, double for scalars.
+ *
+ * The order in which a sum is added up depends on its length alone: 16 virtual lanes within a block, then block after block.
+ * The plain loops over the 16 lanes leave the compiler no freedom (no contraction, no reassociation), so that every
+ * instruction set gives the same bits. */
 
 #define MAP(NAME, FUNCTION)                                                                                              \
-    static void FN(NAME)(ptrdiff_t n, const REAL *x, REAL *y) {                                                          \
+    static void FN(NAME)(ptrdiff_t n, const void *x_, void *y_) {                                                        \
+        const REAL *x = x_; REAL *y = y_;                                                                                \
         const unsigned saved = flush_subnormals();                                                                       \
         ptrdiff_t j = 0;                                                                                                 \
         for (; j + LANES <= n; j += LANES) FN(store)(y + j, FUNCTION(FN(load)(x + j)));                                  \
@@ -12,9 +16,9 @@
         if (tail) STORE_TAIL(y + j, FUNCTION(LOAD_TAIL(x + j)));                                                         \
         restore_control(saved);                                                                                          \
     }
-MAP(map_sigmoid, FN(sigmoid_of))
-MAP(map_tanh, FN(tanh_of))
-MAP(map_exp, FN(vexp))
+MAP(sigmoid, FN(sigmoid_of))
+MAP(tanh, FN(tanh_of))
+MAP(exp, FN(vexp))
 #undef MAP
 
 static REAL FN(fold)(const REAL *lane) {   /* the 16 virtual lanes, pairwise */
@@ -52,7 +56,7 @@ static void FN(shifted_exp)(ptrdiff_t rows, ptrdiff_t n, const REAL *x, REAL *y)
         const REAL top = FN(row_top)(n, x + r * n);
         for (ptrdiff_t j = r * n; j < (r + 1) * n; j++) y[j] = x[j] - top;
     }
-    FN(map_exp)(rows * n, y, y);
+    FN(exp)(rows * n, y, y);
 }
 
 static void FN(softmax)(ptrdiff_t rows, ptrdiff_t n, REAL *y) {
@@ -67,7 +71,8 @@ static void FN(softmax)(ptrdiff_t rows, ptrdiff_t n, REAL *y) {
     }
 }
 
-static void FN(activate)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL *bias, REAL *y) {
+static void FN(activate)(int activation, ptrdiff_t rows, ptrdiff_t n, const void *bias_, void *y_) {
+    const REAL *bias = bias_; REAL *y = y_;
     const ptrdiff_t all = rows * n;
     if (bias && n == 1) {
         const REAL b = bias[0];
@@ -79,14 +84,15 @@ static void FN(activate)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL
     case LSTMX_RELU:   /* written so that NaN stays NaN */
         for (ptrdiff_t j = 0; j < all; j++) y[j] = y[j] < 0 ? 0 : y[j];
         break;
-    case LSTMX_TANH: FN(map_tanh)(all, y, y); break;
-    case LSTMX_SIGMOID: FN(map_sigmoid)(all, y, y); break;
+    case LSTMX_TANH: FN(tanh)(all, y, y); break;
+    case LSTMX_SIGMOID: FN(sigmoid)(all, y, y); break;
     case LSTMX_SOFTMAX: FN(softmax)(rows, n, y); break;
     default: break;
     }
 }
 
-static void FN(activate_backward)(int activation, ptrdiff_t rows, ptrdiff_t n, const REAL *y, REAL *dy) {
+static void FN(activate_backward)(int activation, ptrdiff_t rows, ptrdiff_t n, const void *y_, void *dy_) {
+    const REAL *y = y_; REAL *dy = dy_;
     const ptrdiff_t all = rows * n;
     switch (activation) {
     case LSTMX_RELU:
@@ -108,7 +114,8 @@ static void FN(activate_backward)(int activation, ptrdiff_t rows, ptrdiff_t n, c
     }
 }
 
-static void FN(column_sum)(ptrdiff_t rows, ptrdiff_t n, const REAL *x, REAL *out) {
+static void FN(column_sum)(ptrdiff_t rows, ptrdiff_t n, const void *x_, void *out_) {
+    const REAL *x = x_; REAL *out = out_;
     enum { BLOCK = 256, STRIP = 64 };   /* a strip of columns stays in registers and L1 while the rows go by */
     for (ptrdiff_t j0 = 0; j0 < n; j0 += STRIP) {
         const ptrdiff_t width = n - j0 < STRIP ? n - j0 : STRIP;
@@ -125,7 +132,8 @@ static void FN(column_sum)(ptrdiff_t rows, ptrdiff_t n, const REAL *x, REAL *out
 }
 
 #define BLOCK_SUM(NAME, TERM)                                                                                            \
-    static double FN(NAME)(ptrdiff_t n, const REAL *x) {                                                                 \
+    static double FN(NAME)(ptrdiff_t n, const void *x_) {                                                                \
+        const REAL *x = x_;                                                                                              \
         double total = 0;                                                                                                \
         for (ptrdiff_t start = 0; start < n; start += 4096) {                                                            \
             const ptrdiff_t end = n - start < 4096 ? n : start + 4096;                                                   \
@@ -140,13 +148,14 @@ static void FN(column_sum)(ptrdiff_t rows, ptrdiff_t n, const REAL *x, REAL *out
         }                                                                                                                \
         return total;                                                                                                    \
     }
-BLOCK_SUM(block_sum, v)
-BLOCK_SUM(block_sum_of_squares, v * v)
+BLOCK_SUM(sum, v)
+BLOCK_SUM(sum_of_squares, v * v)
 #undef BLOCK_SUM
 
 /* Independent chains that never leave the registers, as many as these hold beside the two operands. */
-static double FN(fma_chains)(ptrdiff_t rounds, REAL *y) {
+static double FN(fma_chains)(ptrdiff_t rounds, void *y_) {
     enum { ROWS = REGISTERS >= 32 ? 4 : 2, COLUMNS = 6 };
+    REAL *y = y_;
     const FN(vec) a = FN(splat)(y[0]), b = FN(splat)(y[1]);
     FN(vec) chain[ROWS][COLUMNS], total = FN(splat)(0);
     UNROLL for (int r = 0; r < ROWS; r++)
@@ -169,7 +178,9 @@ static inline uint32_t FN(scramble)(uint32_t x) {
     return x ^ (x >> 16);
 }
 
-static void FN(dropout)(ptrdiff_t n, lstmx_mask mask, REAL scale, const REAL *x, REAL *y) {
+static void FN(dropout)(ptrdiff_t n, lstmx_mask mask, double scale_, const void *x_, void *y_) {
+    const REAL *x = x_, scale = (REAL)scale_;
+    REAL *y = y_;
     const uint32_t low = (uint32_t)mask.stream, high = (uint32_t)(mask.stream >> 32);
     for (ptrdiff_t j = 0; j < n; j++) {
         const uint32_t hash = FN(scramble)(FN(scramble)((uint32_t)j * 0x9e3779b9u + low) ^ high);
@@ -177,12 +188,13 @@ static void FN(dropout)(ptrdiff_t n, lstmx_mask mask, REAL scale, const REAL *x,
     }
 }
 
-/* The optimisers. One pass over p parameters, g gradients and the moments m and v; g gets what p was, so that a step can be
- * taken back. Each returns whether all of p is finite afterwards: p - p is 0, or NaN for NaN and infinities. */
+/* The optimisers. Whether all of p is finite: p - p is 0, or NaN for NaN and infinities. */
 
 /* Polyak momentum as PyTorch's SGD without dampening: m := momentum m + g;  step along m, or g + momentum m (Nesterov). */
-static int FN(sgd)(ptrdiff_t n, REAL *p, REAL *g, REAL *m, REAL scale, REAL rate, REAL momentum, int nesterov,
-                   REAL decay) {
+static int FN(sgd)(ptrdiff_t n, void *p_, void *g_, void *m_, double scale_, double rate_, double momentum_, int nesterov,
+                   double decay_) {
+    REAL *p = p_, *g = g_, *m = m_;
+    const REAL scale = (REAL)scale_, rate = (REAL)rate_, momentum = (REAL)momentum_, decay = (REAL)decay_;
     const unsigned saved = flush_subnormals();
     INT wrong = 0;
     if (momentum == 0)
@@ -206,8 +218,11 @@ static int FN(sgd)(ptrdiff_t n, REAL *p, REAL *g, REAL *m, REAL scale, REAL rate
 }
 
 /* v := rho v + (1 - rho) g^2;  step g / (sqrt(v) + epsilon), through a momentum buffer if there is one. */
-static int FN(rmsprop)(ptrdiff_t n, REAL *p, REAL *g, REAL *v, REAL *m, REAL scale, REAL rate, REAL rho, REAL epsilon,
-                       REAL momentum, REAL decay) {
+static int FN(rmsprop)(ptrdiff_t n, void *p_, void *g_, void *v_, void *m_, double scale_, double rate_, double rho_,
+                       double epsilon_, double momentum_, double decay_) {
+    REAL *p = p_, *g = g_, *v = v_, *m = m_;
+    const REAL scale = (REAL)scale_, rate = (REAL)rate_, rho = (REAL)rho_, epsilon = (REAL)epsilon_;
+    const REAL momentum = (REAL)momentum_, decay = (REAL)decay_;
     const unsigned saved = flush_subnormals();
     const REAL rest = 1 - rho;
     INT wrong = 0;
@@ -227,8 +242,13 @@ static int FN(rmsprop)(ptrdiff_t n, REAL *p, REAL *g, REAL *v, REAL *m, REAL sca
 
 /* Kingma and Ba (2015), with the bias corrections 1 - beta^t given. decay is L2, decoupled_decay that of Loshchilov and
  * Hutter (2019). */
-static int FN(adam)(ptrdiff_t n, REAL *p, REAL *g, REAL *m, REAL *v, REAL scale, REAL rate, REAL beta_1, REAL beta_2,
-                    REAL epsilon, REAL correction_1, REAL correction_2, REAL decay, REAL decoupled_decay) {
+static int FN(adam)(ptrdiff_t n, void *p_, void *g_, void *m_, void *v_, double scale_, double rate_, double beta_1_,
+                    double beta_2_, double epsilon_, double correction_1_, double correction_2_, double decay_,
+                    double decoupled_decay_) {
+    REAL *p = p_, *g = g_, *m = m_, *v = v_;
+    const REAL scale = (REAL)scale_, rate = (REAL)rate_, beta_1 = (REAL)beta_1_, beta_2 = (REAL)beta_2_;
+    const REAL epsilon = (REAL)epsilon_, correction_1 = (REAL)correction_1_, correction_2 = (REAL)correction_2_;
+    const REAL decay = (REAL)decay_, decoupled_decay = (REAL)decoupled_decay_;
     const unsigned saved = flush_subnormals();
     const REAL rest_1 = 1 - beta_1, rest_2 = 1 - beta_2;
     const REAL keep = 1 - rate * decoupled_decay, step = rate / correction_1, root = SQRT(correction_2);

@@ -2,7 +2,6 @@
 #undef REAL
 #undef INT
 #undef UINT
-#undef KERNELS
 #undef SUFFIX
 #undef SQRT
 #undef FMA

@@ -1,5 +1,11 @@
-/* One instruction set: its kernels for float and double. An isa_*.c file sets ISA, ISA_NAME, VECTOR_BYTES, HAS_FMA,
- * FMA_F32 and FMA_F64 (a * b + c, rounded once) and ISA_TARGET (absent for the baseline), and includes this. GCC takes the target as a pragma, Clang as a pushed attribute.
+/* One instruction set: its kernels for every format. An isa_*.c file sets these, and includes this file:
+ *
+ * ISA, ISA_NAME   the name, as the end of identifiers and as a string
+ * ISA_TARGET      the compiler's name for it, absent for the baseline; GCC takes it as a pragma, Clang as an attribute
+ * VECTOR_BYTES, REGISTERS   the size of a vector register, and how many there are
+ * HAS_FMA, FMA_F32, FMA_F64           a * b + c, rounded once
+ * MIN_F32 ... MAX_F64                 of two vectors, the second where either is NaN; absent: by comparison
+ * MASK_LOAD_F32 ... MASK_STORE_F64    the first `count` values of a vector; absent: in pieces
  *
  * Everything is static: a function compiled for one instruction set can never be picked by the linker for another. */
 #include <math.h>
@@ -68,7 +74,6 @@ GCC_TARGET(ISA_TARGET)
 #define REAL float
 #define INT int32_t
 #define UINT uint32_t
-#define KERNELS lstmx_kernels_float
 #define SUFFIX _f32
 #define SQRT sqrtf
 #define FMA FMA_F32
@@ -98,7 +103,6 @@ static const float q_f32[] = {0.5f, 0.16666576989698776f, 0.041666554617204574f,
 #define REAL double
 #define INT int64_t
 #define UINT uint64_t
-#define KERNELS lstmx_kernels_double
 #define SUFFIX _f64
 #define SQRT sqrt
 #define FMA FMA_F64
@@ -136,6 +140,9 @@ static const double q_f64[] = {0.5, 0.16666666666666670991, 0.041666666666666669
 #endif
 
 const lstmx_isa JOIN4(lstmx_, isa, _, ISA) = {
-    ISA_NAME, VECTOR_BYTES, HAS_FMA, &JOIN4(table, _f32, _, ISA), &JOIN4(table, _f64, _, ISA),
-    &JOIN4(tiles, _f32, _, ISA), &JOIN4(tiles, _f64, _, ISA),
+    .name = ISA_NAME,
+    .vector_bytes = VECTOR_BYTES,
+    .fma = HAS_FMA,
+    .kernels = {[LSTMX_F32] = &JOIN4(kernel_table, _f32, _, ISA), [LSTMX_F64] = &JOIN4(kernel_table, _f64, _, ISA)},
+    .tiles = {[LSTMX_F32] = &JOIN4(tile_table, _f32, _, ISA), [LSTMX_F64] = &JOIN4(tile_table, _f64, _, ISA)},
 };

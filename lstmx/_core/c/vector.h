@@ -71,8 +71,9 @@ INLINE void FN(store_part)(REAL *p, FN(vec) v, ptrdiff_t count) {
 INLINE FN(vec) FN(select)(FN(ivec) mask, FN(vec) a, FN(vec) b) {
     return FN(from_bits)((mask & FN(bits)(a)) | (~mask & FN(bits)(b)));
 }
-/* Clamps let NaN through. The intrinsics give the second operand if either is NaN, and cost one instruction where a
- * comparison and a selection cost two, which GCC 12 turns into a second, predicated division where one follows. */
+/* The smaller, and the larger, of v and a limit; NaN where v is NaN. MIN and MAX are one instruction each, which gives its
+ * second operand if either is NaN. Compare and select are two, and where a division follows, GCC 12 divides twice, once for
+ * either side of the select. */
 INLINE FN(vec) FN(at_most)(FN(vec) v, REAL limit) {
     FN(vec) top = FN(splat)(limit);
 #if defined(MIN) && !defined(LSTMX_NO_VECTOR)

@@ -3,7 +3,7 @@
  * All three rest on the same reduction: x = k ln 2 + r with |r| <= ln(2)/2, and p(r) = e^r - 1 = r + r^2 q(r), q a Chebyshev
  * fit of (e^r - 1 - r)/r^2 (degree 4 in float32, error 6.5e-8; degree 10 in float64, error 1.4e-18). Nothing here is a
  * reciprocal approximation. Largest errors where argument and exact result are normal (benchmarks/ulp.py, all 2^32 floats;
- * float64 sampled): see TABLE in tests/test_simd.py, which holds the same numbers.
+ * float64 sampled): see TABLE in tests/test_vmath.py, which holds the same numbers.
  *
  * Each function takes M vectors, M a constant, and goes through them side by side: one alone is a chain of operations that
  * wait for each other. EACH is such a round. */
@@ -54,7 +54,7 @@ INLINE void FN(vtanh)(const int M, FN(vec) *x) {
     EACH size[m] = FN(at_most)(FN(from_bits)(FN(bits)(x[m]) & ~minus), TANH_MAX);
     FN(exp_parts)(M, 1, size, p, scale);
     EACH p[m] = FN(vfma)(scale[m], p[m], scale[m] - FN(splat)(1));
-    EACH p[m] = p[m] / (p[m] + FN(splat)(2));   /* e^2x + 1, summed apart, would be sooner, but 2.8 ULP off */
+    EACH p[m] = p[m] / (p[m] + FN(splat)(2));   /* e^2x + 1, summed apart, would be faster, but 2.8 ULP off */
     EACH x[m] = FN(from_bits)(FN(bits)(p[m]) | (FN(bits)(x[m]) & minus));
 }
 INLINE FN(vec) FN(sigmoid_of)(FN(vec) x) { FN(vsigmoid)(1, &x); return x; }

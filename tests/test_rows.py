@@ -1,4 +1,4 @@
-"""The kernels of lstmx._core.packed against NumPy's indexing: every type, stride and order of lengths."""
+"""The kernels of lstmx._core.rows against NumPy's indexing: every type, stride and order of lengths."""
 
 import tracemalloc
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from lstmx._core import packed
+from lstmx._core import rows as core_rows
 from lstmx.functional.context import SequenceContext, Source
 from lstmx.functional.read import Sequences
 
@@ -33,7 +33,7 @@ def by_numpy(lengths):
 def test_layout_is_a_stable_sort_by_falling_length(lengths):
     lengths = np.array(lengths, np.int64)
     before = lengths.copy()
-    order, offsets = packed.layout(lengths)
+    order, offsets = core_rows.layout(lengths)
     want, want_offsets = by_numpy(lengths)
     assert (order is None) == (want.tolist() == list(range(len(lengths))))
     assert_array_equal(np.arange(len(lengths)) if order is None else order, want)
@@ -146,8 +146,8 @@ def test_sums_over_steps_add_in_the_order_of_time(lengths, dtype, features):
     for n, t in zip(*context.sorted_places, strict=True):
         want[n] += rows[context.offsets[t] + n]
     found = np.full_like(want, np.nan)
-    packed.sum_steps(rows, context.offsets, found)
+    core_rows.sum_steps(rows, context.offsets, found)
     assert_array_equal(found, want)
     back = np.full_like(rows, np.nan)
-    packed.spread_steps(want, context.offsets, back)
+    core_rows.spread_steps(want, context.offsets, back)
     assert_array_equal(back, want[context.sorted_places[0]])

@@ -9,9 +9,7 @@ import numpy as np
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from lstmx._core.core cimport let_go, PyThreadState, real, take_back
-
-cdef Py_ssize_t LONG = 20000   # elements that take some 20 us
+from lstmx._core.core cimport let_go, LONG, PyThreadState, real, take_back
 
 ctypedef fused source:
     float
@@ -19,10 +17,9 @@ ctypedef fused source:
 
 
 def layout(const int64_t[::1] lengths):
-    """(order, offsets) of sequences of these lengths (N,), longest first, of equal ones the first first.
+    """(order, offsets) of sequences of these lengths (N,), longest first, equally long ones in the order given.
 
-    order (N,) is None if the sequences stand so already; offsets (max(lengths) + 1,) is the first packed row of each
-    step.
+    order (N,) is None if that is the order given; offsets (max(lengths) + 1,) is the first packed row of each step.
     """
     cdef Py_ssize_t n, t, batch = lengths.shape[0], longest = 0, running, before
     cdef bint sorted = True

@@ -1,3 +1,0 @@
-LARGEST: int
-
-def product_table() -> object: ...
