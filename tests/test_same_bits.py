@@ -24,7 +24,7 @@ from lstmx._core import sequence, simd, tile
 from lstmx.functional import allocate, kernels
 from lstmx.functional import engine as engines
 from lstmx.functional.panels import Weights
-from lstmx.functional.read import read_sequences
+from lstmx.functional.read import sequences
 
 pytestmark = pytest.mark.skipif(engines.NAME != "tile", reason="a promise of the tile engine")
 
@@ -381,7 +381,7 @@ def test_weight_gradients_are_sums_over_blocks_of_steps_added_last_to_first(N, T
     I, H = 3, 5
     lstm = LSTM(I, H, random_state=0)
     p = problem(lstm, N, T)
-    rows, context = read_sequences(p["x"], I, lstm.dtype)
+    rows, context = sequences(p["x"], I, lstm.dtype).all()
     weights, engine = Weights(*lstm.parameters().values()), engines.TileEngine()
     h, c = p["h"][0].copy(), p["c"][0].copy()
     slabs = engine.forward(rows, weights, context, False, h, c, np.empty((N * T, H), np.float32), True)

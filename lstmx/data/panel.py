@@ -26,10 +26,12 @@ class Panel:
         Whether they came as (n, T).
     layout : str
         In which they came.
+    joined : (rows, starts), optional
+        Of a list: all its rows in one array (S, F), and the first row of each sequence.
     """
 
-    def __init__(self, x, lengths, flat, layout):
-        self.x, self.lengths, self.flat, self.layout = x, lengths, flat, layout
+    def __init__(self, x, lengths, flat, layout, joined=None):
+        self.x, self.lengths, self.flat, self.layout, self.joined = x, lengths, flat, layout, joined
 
     def __len__(self):
         return len(self.lengths)
@@ -52,7 +54,10 @@ class Panel:
 
     def sequences(self, dtype, shift=None, scale=None):
         """`Sequences` of a type, standardised on the way as (x - shift) / scale."""
-        return Sequences(self.x, None if self.ragged else self.lengths, dtype, shift, scale)
+        if not self.ragged:
+            return Sequences(self.x, self.lengths, dtype, shift=shift, scale=scale)
+        rows, starts = self.joined
+        return Sequences(rows, self.lengths, dtype, form="list", starts=starts, shift=shift, scale=scale)
 
     def each(self):
         """The sequences one by one, without padding: (T_i, F)."""
@@ -60,8 +65,11 @@ class Panel:
 
     def select(self, chosen):
         """The panel of some of the sequences."""
-        x = [self.x[k] for k in chosen] if self.ragged else self.x[chosen]
-        return Panel(x, self.lengths[chosen], self.flat, self.layout)
+        if not self.ragged:
+            return Panel(self.x[chosen], self.lengths[chosen], self.flat, self.layout)
+        rows, starts = self.joined
+        x = [self.x[k] for k in chosen]
+        return Panel(x, self.lengths[chosen], self.flat, self.layout, (rows, starts[chosen]))
 
     def padded(self, arrays):
         """(n, T, ..) of arrays (T_i, ..), one per sequence, with NaN behind each; of a panel that is no list."""
@@ -176,9 +184,12 @@ def _read_list(arrays, layout, name, features):
         found.append(a)
     if found[0].shape[1] == 0:
         raise ValueError(f"{name}[0]: has no features (shape {found[0].shape})")
-    if not all(map(len, found)) or not np.isfinite(np.concatenate(found)).all():
+    lengths, rows = np.array([len(a) for a in found], np.int64), np.concatenate(found)
+    joined = rows, np.cumsum(lengths) - lengths
+    if not lengths.all() or not np.isfinite(rows).all():
         found = [a[: _lengths(a[None], f"{name}[{n}]", first=n)[0]] for n, a in enumerate(found)]
-    return Panel(found, np.array([len(a) for a in found], np.int64), flat, layout)
+        lengths = np.array([len(a) for a in found], np.int64)
+    return Panel(found, lengths, flat, layout, joined)
 
 
 def _read_array(X, layout, name, features):

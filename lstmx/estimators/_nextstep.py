@@ -52,7 +52,8 @@ class _NextStepEstimator(LSTMEstimator):
         if stretches is None:
             inputs = data.sequences(dtype, *affine)
         else:
-            inputs = Sequences.stretches(*stretches[:3], dtype, *affine)
+            rows, starts, lengths, _ = stretches
+            inputs = Sequences(rows, lengths, dtype, form="list", starts=starts, shift=affine[0], scale=affine[1])
         whole = predictors.NextStep(inputs, each)
         problem = Problem(
             self._kind, config, arrays, whole if rest is None else batches.Subset(whole, train), "mse", "linear", True,

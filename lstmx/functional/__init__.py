@@ -11,7 +11,7 @@ import numpy as np
 from lstmx.functional import allocate, validate
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
-from lstmx.functional.read import give_state, read_gradient, read_sequences, read_state
+from lstmx.functional.read import give_state, read_gradient, read_state, sequences
 
 __all__ = ["Gradients", "Tape", "lstm_backward", "lstm_forward", "lstm_step"]
 
@@ -122,7 +122,7 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     dtype = _dtype_of(weight_ih, weight_hh, bias)
     weights = _weights(weight_ih, weight_hh, bias, dtype)
     reverse = validate.flag("reverse", reverse)
-    rows, context = read_sequences(x, weights.weight_ih.shape[1], dtype, lengths, own=True)
+    rows, context = sequences(x, weights.weight_ih.shape[1], dtype, lengths=lengths, single=True).all(own=True)
     hidden = weights.weight_hh.shape[1]
     h, c = read_state("state", state, (context.batch, hidden), context, dtype, "(N, H)")
     weights = Weights(*(None if w is None else w.copy() for w in weights))
@@ -190,7 +190,7 @@ def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
     x_t = validate.real_array("x_t", x_t, dtype)
     if x_t.ndim != 2 or x_t.shape[1] != weights.weight_ih.shape[1]:
         raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, I) = (N, {weights.weight_ih.shape[1]})")
-    rows, context = read_sequences(x_t[:, None], x_t.shape[1], dtype)
+    rows, context = sequences(x_t[:, None], x_t.shape[1], dtype).all()
     h, c = read_state("state", state, (context.batch, weights.weight_hh.shape[1]), context, dtype, "(N, H)")
     get_engine().forward(rows, weights, context, False, h, c, allocate.empty(h.shape, dtype), False)
     return h.copy(), (h, c)

@@ -146,7 +146,7 @@ class Predictor:
         dict of int to Trace
             By the layer's index in ``model.layers``; (n, T, H) arrays that are 0 behind a sequence's end, or lists.
         """
-        rows, context = self.model.pack(self.sequences(self.read(X)))
+        rows, context = self.sequences(self.read(X)).all()
         return self.model.trace_rows(self.fed(rows, context), context)
 
     def fed(self, rows, context):

@@ -7,7 +7,6 @@ the first of those that ran at the step before.
 
 import numpy as np
 
-from lstmx.data.batches import plan
 from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext
 from lstmx.layers import LSTM, Last, MeanPool
@@ -37,7 +36,7 @@ class NextStep:
     def take(self, chosen):
         """(rows, context, target rows, weight rows) of a batch."""
         context = self.inputs.context(chosen)
-        rows = self.inputs.take(chosen, context)
+        rows = self.inputs.rows_of(chosen, context)
         if self.weight is None:
             weight = np.ones(len(rows), rows.dtype)
         else:
@@ -61,16 +60,13 @@ class _NextStepPredictor(Predictor):
         return behind(rows, context)
 
     def _batches(self, data):
-        """(context, rows) of successive batches of a panel."""
-        inputs = self.sequences(data)
-        for chosen in plan(inputs.lengths, 256, False, None):
-            context = inputs.context(chosen)
-            yield context, inputs.take(chosen, context)
+        """(rows, context) of successive batches of a panel."""
+        return (part.all() for part in self.sequences(data).parts(256))
 
     def errors(self, data):
         """What was foretold less what came, standardised if the model is: a list of (T_i, F)."""
         found, layers = [], self.model.now()
-        for context, rows in self._batches(data):
+        for rows, context in self._batches(data):
             foretold, _, _ = self.model.forward_rows(self.fed(rows, context), context, False, None, layers=layers)
             found += _list_context(context).unpack(foretold - rows)
         return found
@@ -169,7 +165,7 @@ class Transformer(_NextStepPredictor):
         data = self.read(X)
         lstm = self.model.now()[0]
         found = []
-        for context, rows in self._batches(data):
+        for rows, context in self._batches(data):
             # The zeros that stand first, then all steps: packed rows begin with step 0 of every sequence.
             after = SequenceContext(context.lengths + 1, 0)
             rows = np.concatenate([np.zeros((context.batch, rows.shape[1]), rows.dtype), rows])
