@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 
 import numpy as np
 
@@ -74,17 +75,17 @@ class Sequential:
 
     # What the model is.
 
-    @property
+    @functools.cached_property
     def embedding(self):
         """The first layer, if it is an Embedding; then inputs are integers."""
         return self.layers[0] if isinstance(self.layers[0], Embedding) else None
 
-    @property
+    @functools.cached_property
     def input_size(self):
         """Features of the input: what the first layer that cares takes."""
         return next((layer.input_size for layer in self.layers if layer.input_size is not None), None)
 
-    @property
+    @functools.cached_property
     def output_size(self):
         """Features of the output."""
         size = self.input_size
@@ -92,12 +93,12 @@ class Sequential:
             size = layer.output_size(size)
         return size
 
-    @property
+    @functools.cached_property
     def per_step(self):
         """Whether the model gives one output per step (no pooling layer)."""
         return not any(layer.per_sequence for layer in self.layers)
 
-    @property
+    @functools.cached_property
     def dtype(self):
         """The type the model computes in."""
         return next((layer.dtype for layer in self.layers if layer._params), np.dtype(np.float32))
@@ -312,10 +313,15 @@ class Sequential:
     def predict_sequences(self, inputs, batch_size=256):
         """`predict` for validated `Sequences`."""
         layers = self.now()
-        windows = layers[0].reads_windows
-        batch = (part.all(windows=windows) for part in inputs.parts(batch_size))
-        found = (self.forward_rows(*one, False, None, layers=layers)[:2] for one in batch)
-        return batches.collect(found, len(inputs))
+
+        def run(part):
+            rows, context = part.all(windows=layers[0].reads_windows)
+            return self.forward_rows(rows, context, False, None, layers=layers)[:2]
+
+        if len(inputs) > batch_size:
+            return batches.collect(map(run, inputs.parts(batch_size)), len(inputs))
+        rows, context = run(inputs)
+        return context.unpack(rows)
 
     def forward(self, X, *, lengths=None, rng=None):
         """Training: outputs with dropout, and a tape for `backward`.

@@ -9,14 +9,11 @@ from lstmx.functional.context import PooledContext
 
 
 def collect(parts, count):
-    """What a model gives for `count` sequences, (N, O), (N, T, O) or a list, from (rows, context) of successive parts.
-
-    Each row is written once, to its place.
+    """What a model gives for `count` sequences, (N, O), (N, T, O) or a list, from (rows, context) of successive parts:
+    each row is written once, to its place.
     """
     found, first = None, 0
     for rows, context in parts:
-        if context.batch == count:
-            return context.unpack(rows)
         pooled = isinstance(context, PooledContext)
         if not pooled and context.form == "list":
             found = [] if found is None else found

@@ -52,12 +52,12 @@ class Panel:
         sizes = {a.dtype.itemsize for a in self.x} if self.ragged else {self.x.dtype.itemsize}
         return np.dtype(np.float32) if sizes == {4} else np.dtype(np.float64)
 
-    def sequences(self, dtype, shift=None, scale=None):
-        """`Sequences` of a type, standardised on the way as (x - shift) / scale."""
+    def sequences(self, dtype, affine=None):
+        """`Sequences` of a type, scaled on the way."""
         if not self.ragged:
-            return Sequences(self.x, self.lengths, dtype, shift=shift, scale=scale)
+            return Sequences(self.x, self.lengths, dtype, affine=affine)
         rows, starts = self.joined
-        return Sequences(rows, self.lengths, dtype, form="list", starts=starts, shift=shift, scale=scale)
+        return Sequences(rows, self.lengths, dtype, form="list", starts=starts, affine=affine)
 
     def each(self):
         """The sequences one by one, without padding: (T_i, F)."""
@@ -113,7 +113,7 @@ def read(X, layout="NTC", name="X", features=None):
 
     Parameters
     ----------
-    X : any accepted form, or a Panel
+    X : any accepted form
     layout : {"NTC", "NCT"}
         Whether features come last or, as in aeon and sktime, before time.
     name : str
@@ -121,12 +121,9 @@ def read(X, layout="NTC", name="X", features=None):
     features : int, optional
         What F must be.
     """
-    if isinstance(X, Panel):
-        panel = X
-    else:
-        validate.choice("layout", layout, LAYOUTS)
-        arrays = as_list(X)
-        panel = _read_array(X, layout, name, features) if arrays is None else _read_list(arrays, layout, name, features)
+    validate.choice("layout", layout, LAYOUTS)
+    arrays = as_list(X)
+    panel = _read_array(X, layout, name, features) if arrays is None else _read_list(arrays, layout, name)
     if features is not None and panel.features != features:
         shape = panel.x[0].shape if panel.ragged else panel.x.shape
         raise ValueError(
@@ -163,7 +160,7 @@ def _real(name, array):
         return array.astype(np.float64)
 
 
-def _read_list(arrays, layout, name, features):
+def _read_list(arrays, layout, name):
     flat = all(a.ndim == 1 for a in arrays)
     found = []
     for n, a in enumerate(arrays):
@@ -229,6 +226,8 @@ def _lengths(x, name, first=None):
     are errors.
     """
     lengths = np.full(len(x), x.shape[1], np.int64)
+    if 0 < x.size <= _BLOCK and np.isfinite(x).all():
+        return lengths
     step = max(1, _BLOCK // max(1, x.shape[1] * x.shape[2]))
     for start in range(0, len(x), step):
         part = x[start : start + step]
@@ -296,6 +295,13 @@ def _rows(panel, weight):
         part, lengths = panel.x[start : start + step], panel.lengths[start : start + step]
         rows = np.concatenate(part) if panel.ragged else part[np.arange(part.shape[1]) < lengths[:, None]]
         yield np.ascontiguousarray(rows, np.float64), np.repeat(weight[start : start + step], lengths)[:, None]
+
+
+def affine(arrays, dtype):
+    """What `Sequences` scale by, from the arrays of a fitted predictor; None where those have no statistics of x."""
+    if "x_scale" not in arrays:
+        return None
+    return arrays["x_mean"].astype(dtype), (1 / arrays["x_scale"]).astype(dtype)
 
 
 def usable(deviation, mean):

@@ -5,7 +5,6 @@ import functools
 
 import numpy as np
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_is_fitted
 
 from lstmx import predictors
 from lstmx.data import batches, panel
@@ -320,8 +319,7 @@ model_, parameters_
         -------
         float
         """
-        check_is_fitted(self)
-        config = self._predictor.config
+        config = self._fitted().config
         true = as_series(y, "y", config["many"], config["series"])
         steps = min(map(len, true)) if config["exogenous"] else max(map(len, true))
         if config["exogenous"]:
@@ -340,6 +338,5 @@ model_, parameters_
 
     @functools.wraps(predictors.Forecaster.update)
     def update(self, y, X=None):
-        check_is_fitted(self)
-        self._predictor.update(y, X)
+        self._fitted().update(y, X)
         return self

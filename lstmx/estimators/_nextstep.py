@@ -48,12 +48,12 @@ class _NextStepEstimator(LSTMEstimator):
         total = None if weight is None else float(each[slice(None) if rest is None else train].sum())
         if first and self.standardize:
             arrays |= self._statistics(data, weight, stretches, train)
-        affine = arrays.get("x_mean"), arrays.get("x_scale")
+        affine = panel.affine(arrays, dtype)
         if stretches is None:
-            inputs = data.sequences(dtype, *affine)
+            inputs = data.sequences(dtype, affine)
         else:
             rows, starts, lengths, _ = stretches
-            inputs = Sequences(rows, lengths, dtype, form="list", starts=starts, shift=affine[0], scale=affine[1])
+            inputs = Sequences(rows, lengths, dtype, form="list", starts=starts, affine=affine)
         whole = predictors.NextStep(inputs, each)
         problem = Problem(
             self._kind, config, arrays, whole if rest is None else batches.Subset(whole, train), "mse", "linear", True,

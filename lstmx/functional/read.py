@@ -22,17 +22,16 @@ class Sequences:
         As in `SequenceContext`.
     starts : ndarray of intp (N,), optional
         Of a list: the first row of each in x. Sequences may overlap, and x may have rows that belong to none.
-    shift, scale : ndarray (F,), optional
-        Packed rows are (x - shift) / scale.
+    affine : (shift, factor), each ndarray (F,) of `dtype`, optional
+        Packed rows are (x - shift) * factor.
     """
 
-    def __init__(self, x, lengths=None, dtype=None, *, form="array", starts=None, shift=None, scale=None):
+    def __init__(self, x, lengths=None, dtype=None, *, form="array", starts=None, affine=None):
         if lengths is None:
             lengths = np.full(*((1, len(x)) if form == "single" else x.shape[:2]), np.int64)
-        self.x, self.lengths, self.form, self.starts = x, lengths, form, starts
+        self.x, self.lengths, self.form, self.starts, self.affine = x, lengths, form, starts, affine
         self.dtype = x.dtype if dtype is None else dtype
         self.steps = x.shape[1] if form == "array" else len(x) if form == "single" else None  # T of padded results
-        self._affine = None if scale is None else (np.asarray(shift, dtype), np.asarray(1 / scale, dtype))
         self._alike = self._context = None
 
     @classmethod
@@ -62,19 +61,16 @@ class Sequences:
             Whether the rows may be `Windows`.
         """
         context = SequenceContext(self.lengths, self.steps, self.form)
-        if windows and self.form == "array" and self._affine is None and context.uniform:
+        if windows and self.form == "array" and self.affine is None and context.uniform:
             found = Windows.of(self.x[:, : len(context.offsets) - 1], self.dtype)
             if found is not None:
                 return found, context
         if self.form == "list":
             return self.rows_of(np.arange(len(self)), context), context
-        return self._scaled(context.pack(self.x, own or self._affine is not None, self.dtype)), context
+        return self._scaled(context.pack(self.x, own or self.affine is not None, self.dtype)), context
 
     def parts(self, size):
         """These sequences, `size` at a time."""
-        if len(self) <= size:
-            yield self
-            return
         for first in range(0, len(self), size):
             part = object.__new__(Sequences)
             part.__dict__.update(self.__dict__)
@@ -104,9 +100,9 @@ class Sequences:
         return self._scaled(gather(self.x, context, chosen, dtype=self.dtype))
 
     def _scaled(self, rows):
-        if self._affine is not None:
-            rows -= self._affine[0]
-            rows *= self._affine[1]
+        if self.affine is not None:
+            rows -= self.affine[0]
+            rows *= self.affine[1]
         return rows
 
 

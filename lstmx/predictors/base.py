@@ -1,5 +1,7 @@
 """What every predictor is: a configuration of plain JSON values, plain arrays, and a model."""
 
+import functools
+
 import numpy as np
 
 from lstmx.data import panel
@@ -131,12 +133,18 @@ class Predictor:
         save_predictor(self, path)
 
     def read(self, X):
-        """A `panel.Panel` of X, checked against what the model was fitted with."""
+        """A `panel.Panel` of X, checked against what the model was fitted with; X itself if it is one."""
+        if isinstance(X, panel.Panel):
+            return X
         return panel.read(X, self.config["layout"], features=self.config["features"])
 
     def sequences(self, data):
         """Standardised sequences of a panel."""
-        return data.sequences(self.model.dtype, self.arrays.get("x_mean"), self.arrays.get("x_scale"))
+        return data.sequences(self.model.dtype, self._affine)
+
+    @functools.cached_property
+    def _affine(self):
+        return panel.affine(self.arrays, self.model.dtype)
 
     def trace(self, X):
         """What the gates did.
