@@ -79,7 +79,7 @@ class Panel:
         return out
 
     def give(self, arrays):
-        """Results (T_i, F), one per sequence, in the form that the panel came in: NaN stands where padding stood."""
+        """Results (T_i, F), one per sequence, in the form that the panel came in, with NaN where its padding was."""
         if self.ragged:
             if self.flat and arrays[0].shape[1] == 1:
                 return [a[:, 0] for a in arrays]

@@ -88,7 +88,7 @@ def _target_arrays(name, y, inputs, per_step):
         raise ValueError(f"{name}: not a rectangular array ({error})") from None
     if per_step:
         lead = inputs.x.shape[:2]
-        if array.shape[:2] == lead:  # what stands on the padding is never read, so it may be anything
+        if array.shape[:2] == lead:  # the padding is never read, so it may be anything
             padding = np.arange(lead[1]) >= inputs.lengths[:, None]
             if padding.any():
                 array = array.copy()

@@ -125,7 +125,7 @@ def sequences(x, features, dtype, *, lengths=None, single=False, tokens=None, na
     name, lengths_name : str
         For errors.
     """
-    read, tail = (tokens, ()) if tokens else (validate.real_array, (features,))
+    read, tail, dtype = (tokens, (), np.dtype(np.int64)) if tokens else (validate.real_array, (features,), dtype)
 
     def fits(array, lead):
         return array.ndim == lead + len(tail) and array.shape[lead:] == tail
@@ -140,21 +140,26 @@ def sequences(x, features, dtype, *, lengths=None, single=False, tokens=None, na
                 raise ValueError(
                     f"{name}[{n}]: got shape {a.shape}, must be {item}: a list holds one sequence per item"
                 )
-        dtype = np.dtype(np.int64) if tokens else dtype
         return Sequences.joined(arrays, dtype, tail)
     array = read(name, x)
     if fits(array, 2):
         if lengths is not None:
             lengths = validate.lengths(lengths, *array.shape[:2], lengths_name)
-        return Sequences(array, lengths, None if tokens else dtype)
+        return Sequences(array, lengths, dtype)
     if single and fits(array, 1):
         if lengths is not None:
             raise ValueError(
                 f"{lengths_name}: {name} is one sequence of shape {array.shape}; cut it to its length instead"
             )
-        return Sequences(array, None, None if tokens else dtype, form="single")
-    raise ValueError(f"{name}: got shape {array.shape}, must be {_forms(features, single, tokens)}"
-                     + ("" if tokens else _hint(array, features, name, single)))  # fmt: skip
+        return Sequences(array, None, dtype, form="single")
+    I = features
+    forms = f"(N, T, {I}) or a list of arrays (T_n, {I})"
+    if tokens:
+        forms = "(N, T) integers or a list of arrays (T_n,) integers"
+    elif single:
+        forms = f"(N, T, {I}) for a batch, (T, {I}) for one sequence, or a list of (T_n, {I}) arrays"
+    hint = "" if tokens else _hint(array, features, name, single)
+    raise ValueError(f"{name}: got shape {array.shape}, must be {forms}{hint}")
 
 
 def _is_written_out(x):
@@ -163,16 +168,6 @@ def _is_written_out(x):
     return (
         len(x) > 0 and all(isinstance(a, many) for a in x) and not any(isinstance(b, many | np.ndarray) for b in x[0])
     )
-
-
-def _forms(features, single, tokens):
-    if tokens:
-        return "(N, T) integers or a list of arrays (T_n,) integers"
-    if single:
-        return (
-            f"(N, T, {features}) for a batch, (T, {features}) for one sequence, or a list of (T_n, {features}) arrays"
-        )
-    return f"(N, T, {features}) or a list of arrays (T_n, {features})"
 
 
 def _hint(array, features, name, single):

@@ -33,7 +33,7 @@ def build_model(config, parameters):
 
 
 class Predictor:
-    """A fitted model with what stands before and after it.
+    """A fitted model with what comes before and after it.
 
     Parameters
     ----------
