@@ -2,14 +2,12 @@
 
 import contextlib
 import copy
+import functools
 
 import numpy as np
 
 from lstmx.data import batches, targets
-from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, read_tape, validate
-from lstmx.functional.context import SequenceContext
-from lstmx.functional.engine import get_engine
-from lstmx.functional.read import read_inputs
+from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, read_tape, sequences, validate
 from lstmx.functional.threads import Lock
 from lstmx.layers import LSTM, Dense, Embedding, Layer
 from lstmx.layers.chain import check_chain
@@ -77,17 +75,17 @@ class Sequential:
 
     # What the model is.
 
-    @property
+    @functools.cached_property
     def embedding(self):
         """The first layer, if it is an Embedding; then inputs are integers."""
         return self.layers[0] if isinstance(self.layers[0], Embedding) else None
 
-    @property
+    @functools.cached_property
     def input_size(self):
         """Features of the input: what the first layer that cares takes."""
         return next((layer.input_size for layer in self.layers if layer.input_size is not None), None)
 
-    @property
+    @functools.cached_property
     def output_size(self):
         """Features of the output."""
         size = self.input_size
@@ -95,12 +93,12 @@ class Sequential:
             size = layer.output_size(size)
         return size
 
-    @property
+    @functools.cached_property
     def per_step(self):
         """Whether the model gives one output per step (no pooling layer)."""
         return not any(layer.per_sequence for layer in self.layers)
 
-    @property
+    @functools.cached_property
     def dtype(self):
         """The type the model computes in."""
         return next((layer.dtype for layer in self.layers if layer._params), np.dtype(np.float32))
@@ -279,7 +277,7 @@ class Sequential:
         return data, None
 
     def _data(self, X, y, loss, lengths, sample_weight, class_weight, prefix=""):
-        inputs = read_inputs(X, self, lengths, prefix)
+        inputs = self._read(X, lengths, False, prefix)
         if len(inputs) == 0:
             raise ValueError(f"{prefix}X: holds no sequence")
         wanted = targets.read_targets(y, inputs, self.output_size, loss, self.per_step, self.dtype, prefix + "y")
@@ -288,31 +286,12 @@ class Sequential:
         )
         return batches.Data(inputs, wanted, weights)
 
-    def _read(self, X, lengths, own=False):
-        """(rows, context) of a whole batch, or of one sequence without a batch axis; `own`: never X's memory."""
-        if not isinstance(X, list | tuple):
-            embedding = self.embedding
-            array = embedding.check_tokens("X", X) if embedding else validate.real_array("X", X, self.dtype)
-            if array.ndim == (1 if embedding else 2) and (embedding or array.shape[1] == self.input_size):
-                if lengths is not None:
-                    raise ValueError(f"lengths: X is one sequence of shape {array.shape}; cut it to its length instead")
-                context = SequenceContext(np.array([len(array)], np.int64), len(array), "single")
-                return context.pack(array, own), context
-        return self.pack(read_inputs(X, self, lengths))
-
-    def pack(self, inputs, share=False):
-        """(rows, context) of all sequences. With `share` the rows may be `Windows`, which inference alone can read."""
-        every = np.arange(len(inputs))
-        context = inputs.context(every)
-        if not inputs.ragged:
-            context.steps = inputs.x.shape[1]
-        if inputs.ragged and not len(inputs):
-            return np.empty(0, np.int64) if self.embedding else np.empty((0, self.input_size), self.dtype), context
-        return inputs.take(every, context, share and self._shares()), context
-
-    def _shares(self):
-        """Whether the first layer shares what it sums of overlapping windows: of fewer features it gains nothing."""
-        return isinstance(self.layers[0], LSTM) and get_engine().plain and self.input_size >= 16
+    def _read(self, X, lengths, single=True, prefix=""):
+        """`Sequences` of X; `single`: X may be one sequence without a batch axis."""
+        embedding = self.embedding
+        return sequences(X, self.input_size, self.dtype, lengths=lengths, single=single, name=prefix + "X",
+                         tokens=None if embedding is None else embedding.check_tokens,
+                         lengths_name="validation_lengths" if prefix else "lengths")  # fmt: skip
 
     def predict(self, X, *, lengths=None, batch_size=None):
         """Outputs in inference.
@@ -329,25 +308,20 @@ class Sequential:
         ndarray (N, O); without a pooling layer (N, T, O), 0 past each end, or a list as X
         """
         batch_size = 256 if batch_size is None else validate.count("batch_size", batch_size)
-        many = isinstance(X, list | tuple) or np.ndim(X) == (2 if self.embedding else 3)
-        inputs = read_inputs(X, self, lengths) if many else None
-        if many and len(inputs) > batch_size:
-            return self.predict_sequences(inputs, batch_size)
-        rows, context = self.pack(inputs, True) if many else self._read(X, lengths)
-        rows, context, _ = self.forward_rows(rows, context, False, None, layers=self.now())
-        return context.unpack(rows)
+        return self.predict_sequences(self._read(X, lengths), batch_size)
 
     def predict_sequences(self, inputs, batch_size=256):
         """`predict` for validated `Sequences`."""
-        outputs, share, layers = batches.Outputs(inputs), self._shares(), self.now()
-        for chosen in batches.plan(inputs.lengths, batch_size, False, None):
-            context = inputs.context(chosen)
-            if not inputs.ragged:
-                context.steps = inputs.x.shape[1]
-            rows = inputs.take(chosen, context, share)
-            rows, context, _ = self.forward_rows(rows, context, False, None, layers=layers)
-            outputs.add(chosen, rows, context)
-        return outputs.found
+        layers = self.now()
+
+        def run(part):
+            rows, context = part.all(windows=layers[0].reads_windows)
+            return self.forward_rows(rows, context, False, None, layers=layers)[:2]
+
+        if len(inputs) > batch_size:
+            return batches.collect(map(run, inputs.parts(batch_size)), len(inputs))
+        rows, context = run(inputs)
+        return context.unpack(rows)
 
     def forward(self, X, *, lengths=None, rng=None):
         """Training: outputs with dropout, and a tape for `backward`.
@@ -362,7 +336,7 @@ class Sequential:
         -------
         y, tape
         """
-        rows, context = self._read(X, lengths, own=True)
+        rows, context = self._read(X, lengths).all(own=True)
         rng = validate.random_generator("rng", rng)
         keys = rng.integers(2**64, size=len(self.layers), dtype=np.uint64)
         y, after, tape = self.forward_rows(rows, context, True, keys)
@@ -384,21 +358,12 @@ class Sequential:
         context, after = read_tape(tape, self).context, tape.parts["after"]
         if dy is None:
             raise TypeError("dy: got None, must have the form and shape of y")
-        dy = self._read_gradient(dy, context, after, tape.parts["shape"][1])
+        dy = read_gradient(dy, after, tape.parts["shape"][-1], self.dtype)
         parts = tape.use(None, self._versions())
         out = [{n: allocate.empty(p.shape, p.dtype) for n, p in layer._params.items()} for layer in self.layers]
         dx = self.backward_rows(parts["model"], dy, out, need_dx=not self.embedding)
         params = {f"{k}.{name}": g for k, grads in enumerate(out) for name, g in grads.items()}
         return Gradients(None if self.embedding else context.unpack(dx), None, params)
-
-    def _read_gradient(self, dy, context, after, width):
-        if after is context:
-            rows = read_gradient(dy, context, width, self.dtype)
-        else:
-            shape = (width,) if context.form == "single" else (context.batch, width)
-            dy = validate.shaped("dy", dy, shape, self.dtype, "the shape of y").reshape(context.batch, width)
-            rows = after.pack(dy)
-        return rows.copy()  # layers may overwrite it
 
     def _versions(self):
         return tuple(layer._version for layer in self.layers)
@@ -446,7 +411,7 @@ class Sequential:
         dict of int to Trace
             By the layer's index in ``layers``.
         """
-        return self.trace_rows(*self._read(X, lengths))
+        return self.trace_rows(*self._read(X, lengths).all())
 
     def trace_rows(self, rows, context):
         """`trace` on packed rows."""

@@ -15,7 +15,7 @@ from lstmx._core import loop
 from lstmx.functional.cell import Cell
 from lstmx.functional.engine import BlasEngine, ReferenceEngine, TileEngine, get_engine
 from lstmx.functional.panels import Weights
-from lstmx.functional.read import read_sequences
+from lstmx.functional.read import sequences
 
 DTYPES = ["float32", "float64"]
 
@@ -235,7 +235,7 @@ def test_a_retained_tape_gives_the_same_gradients_twice_and_a_used_one_an_error(
 def packed(p, lengths):
     """Arguments of an engine's methods, in packed rows and sorted order."""
     dtype = p["x"].dtype
-    rows, context = read_sequences(p["x"], p["x"].shape[2], dtype, lengths)
+    rows, context = sequences(p["x"], p["x"].shape[2], dtype, lengths=lengths).all()
     states = {name: np.ascontiguousarray(context.sort(p[name])) for name in ("h0", "c0", "dh_n", "dc_n")}
     return rows, context, context.pack(p["dy"]), states
 

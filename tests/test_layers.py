@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool
-from lstmx.functional.read import array_context, read_sequences
+from lstmx.functional.read import Sequences, sequences
 from lstmx.layers import REGISTRY, RowGradient
 from lstmx.testing import finite_difference
 
@@ -35,8 +35,9 @@ def batch(form, features=FEATURES, dtype="float64", seed=0):
     x = rng.normal(size=(len(lengths), steps, features)).astype(dtype)
     x[np.arange(steps) >= np.array(lengths, int)[:, None]] = 0
     given = {"list": [a[:n] for a, n in zip(x, lengths, strict=True)], "single": x[0] if len(x) else None}.get(form, x)
-    rows, context = read_sequences(given, features, np.dtype(dtype), None if form in ("list", "single") else lengths)
-    return rows, context, x, lengths
+    lengths_given = None if form in ("list", "single") else lengths
+    read = sequences(given, features, np.dtype(dtype), lengths=lengths_given, single=True)
+    return *read.all(), x, lengths
 
 
 def padded(context, rows, shape):
@@ -206,8 +207,7 @@ def tokens(form, dtype=np.int64):
     """(packed tokens, context, the padded (N, T) array); most tokens repeat."""
     lengths = {"uniform": [5] * 3, "all empty": [0, 0], "no rows": []}.get(form, LENGTHS)
     array = np.random.default_rng(3).integers(0, 6, (len(lengths), 5)).astype(dtype)
-    context = array_context(array, lengths)
-    return context.pack(array), context, array
+    return *Sequences(array, np.array(lengths, np.int64)).all(), array
 
 
 token_forms = pytest.mark.parametrize("form", ["ragged", "uniform", "all empty", "no rows"])
@@ -333,8 +333,8 @@ def test_the_mask_of_dropout_depends_on_key_row_time_and_unit_alone():
     layer = Dropout(0.5)
 
     def mask(lengths, key=5):
-        context = array_context(ones, lengths)
-        y = layer.forward_rows(context.pack(ones), context, True, key)[0]
+        rows, context = Sequences(ones, np.array(lengths)).all()
+        y = layer.forward_rows(rows, context, True, key)[0]
         return context.unpack(y) != 0
 
     whole, ragged = mask([5] * 5), mask(LENGTHS)
@@ -344,7 +344,7 @@ def test_the_mask_of_dropout_depends_on_key_row_time_and_unit_alone():
     assert (mask([5] * 5, key=6) != whole).any()
     flat = whole.reshape(25, 40)
     assert len(np.unique(flat, axis=0)) == 25  # no two rows or steps share a mask
-    single = Dropout(0.5).forward_rows(np.ones((5, 40), "float32"), array_context(ones[:1], None), True, 5)[0]
+    single = Dropout(0.5).forward_rows(np.ones((5, 40), "float32"), Sequences(ones[:1]).all()[1], True, 5)[0]
     np.testing.assert_array_equal(single != 0, whole[0])
 
 
@@ -425,8 +425,7 @@ def test_a_stream_gives_what_the_pooling_gives_so_far(pool):
     state = None
     for t in range(5):
         y, state = pool().step_rows(x[:, t], state)
-        prefix = array_context(x, [t + 1] * 3)
-        wanted, _, _ = pool().forward_rows(prefix.pack(x), prefix, False, None)
+        wanted, _, _ = pool().forward_rows(*Sequences(x[:, : t + 1]).all(), False, None)
         np.testing.assert_allclose(y, wanted, **SAME["float64"])
 
 
@@ -445,8 +444,7 @@ def test_dropout_after_a_pooling_masks_the_rows_of_the_caller():
     ones = np.ones((5, 5, 40))
     masks = []
     for lengths in ([5] * 5, [3, 1, 5, 2, 4]):
-        context = array_context(ones, lengths)
-        y, after, _ = Last().forward_rows(context.pack(ones), context, True, None)
+        y, after, _ = Last().forward_rows(*Sequences(ones, np.array(lengths)).all(), True, None)
         masks.append(after.unpack(layer.forward_rows(y, after, True, 5)[0]))
     np.testing.assert_array_equal(masks[0], masks[1])
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from lstmx._core import rows as core_rows
-from lstmx.functional.context import SequenceContext, Source
+from lstmx.functional.context import SequenceContext, gather
 from lstmx.functional.read import Sequences
 
 LENGTHS = {
@@ -75,7 +75,7 @@ def test_gathered_rows_are_those_of_indexing(lengths, dtype, to, features):
     row, time = context.places
     for name, x in forms(dtype, (9, int(lengths.max()), features)):
         before = x.copy()
-        found = Source(x, to).take(context, context.sort(chosen))
+        found = gather(x, context, context.sort(chosen), dtype=np.dtype(to))
         assert found.dtype == np.dtype(to) and found.flags.c_contiguous
         assert_array_equal(found, x[chosen[row], time].astype(to), err_msg=name)
         assert_array_equal(x, before)
@@ -88,7 +88,7 @@ def test_starts_say_where_each_sequence_begins(dtype):
     start = np.array([90, 3, 0, 20, 50, 99, 94])
     context = SequenceContext(lengths, 6)
     row, time = context.places
-    found = Source(x[None]).take(context, start=context.sort(start))
+    found = gather(x[None], context, start=context.sort(start))
     assert_array_equal(found, x[start[row] + time])
 
 
@@ -96,19 +96,21 @@ def test_integers_keep_every_bit():
     """They go through the kernel as float64: a NaN among their bits must not change."""
     x = np.array([[2**63 - 1, -(2**63), 0x7FF0000000000001, -1, 0]])
     context = SequenceContext(np.array([5]), 5)
-    assert_array_equal(Source(x).take(context), x[0])
+    assert_array_equal(gather(x, context), x[0])
 
 
 def test_values_beyond_float32_become_infinite_without_a_warning():
     x = np.array([[[1e300], [-1e300], [np.nan], [1e-300]]])
     context = SequenceContext(np.array([4]), 4)
-    assert_array_equal(Source(x, np.float32).take(context)[:, 0], np.array([np.inf, -np.inf, np.nan, 0], np.float32))
+    assert_array_equal(
+        gather(x, context, dtype=np.dtype(np.float32))[:, 0], np.array([np.inf, -np.inf, np.nan, 0], np.float32)
+    )
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 2), (3, 0, 2)])
 def test_nothing_gives_no_rows(shape):
     context = SequenceContext(np.full(shape[0], shape[1], np.int64), shape[1])
-    assert Source(np.zeros(shape)).take(context, np.arange(shape[0])).shape == (0, 2)
+    assert gather(np.zeros(shape), context, np.arange(shape[0])).shape == (0, 2)
 
 
 def test_windows_are_read_where_they_are():
@@ -116,11 +118,11 @@ def test_windows_are_read_where_they_are():
     series = np.random.default_rng(0).normal(size=(60_000, 2)).astype(np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(series, 1000, axis=0).swapaxes(1, 2)
     assert windows.size * 4 > 4e8
-    inputs = Sequences(windows, dtype=np.float32)
+    inputs = Sequences(windows, dtype=np.dtype(np.float32))
     chosen = np.array([5, 40_000, 17])
     tracemalloc.start()
     try:
-        rows = inputs.take(chosen, inputs.context(chosen))
+        rows = inputs.rows_of(chosen, inputs.context(chosen))
         assert tracemalloc.get_traced_memory()[1] < 10 * rows.nbytes
     finally:
         tracemalloc.stop()

@@ -27,7 +27,7 @@ from lstmx.functional import allocate, kernels
 from lstmx.functional import engine as engines
 from lstmx.functional.cell import Cell
 from lstmx.functional.panels import Weights
-from lstmx.functional.read import read_sequences
+from lstmx.functional.read import sequences
 
 pytestmark = pytest.mark.skipif(engines.NAME != "tile", reason="a promise of the tile engine")
 
@@ -384,12 +384,9 @@ def test_weight_gradients_are_sums_over_blocks_of_steps_added_last_to_first(N, T
     I, H = 3, 5
     lstm = LSTM(I, H, random_state=0)
     p = problem(lstm, N, T)
-    rows, context = read_sequences(p["x"], I, lstm.dtype)
-    arrays, engine = (
-        dict(zip(("weight_ih", "weight_hh", "bias"), lstm.parameters().values(), strict=True)),
-        engines.TileEngine(),
-    )
-    weights = Weights(Cell(), arrays)
+    rows, context = sequences(p["x"], I, lstm.dtype).all()
+    arrays = dict(zip(("weight_ih", "weight_hh", "bias"), lstm.parameters().values(), strict=True))
+    weights, engine = Weights(Cell(), arrays), engines.TileEngine()
     h, c = p["h"][0].copy(), p["c"][0].copy()
     slabs = engine.forward(rows, weights, context, False, h, c, np.empty((N * T, H), np.float32), True)
     out = {name: np.empty_like(w) for name, w in arrays.items()}

@@ -34,7 +34,6 @@ from lstmx import (
 )
 from lstmx.data.batches import Data
 from lstmx.data.targets import read_targets, read_weights
-from lstmx.functional.read import read_inputs
 from lstmx.losses import get_loss
 from lstmx.training import Progress, Trainer, draw_keys, get_callbacks, get_early_stopping
 
@@ -1053,7 +1052,7 @@ def test_ctrl_c_stops_a_fit(shape):
 
 def trainer(model, data, validation=None, *, optimizer, state=None, early_stopping=None, seed=0, callbacks=()):
     def read(x, y):
-        inputs = read_inputs(x, model, None)
+        inputs = model._read(x, None)
         targets = read_targets(y, inputs, model.output_size, "mse", model.per_step, model.dtype)
         return Data(inputs, targets, read_weights(None, None, targets, inputs, model.output_size, model.dtype))
 
@@ -1251,7 +1250,7 @@ def test_a_memory_map_is_read_where_it_is(tmp_path):
     one.fit(mapped, y, epochs=2, verbose=0, random_state=0)
     two.fit(x.astype(np.float32), y, epochs=2, verbose=0, random_state=0)
     assert same(bits(one), bits(two))
-    inputs = read_inputs(mapped, one, None)
+    inputs = one._read(mapped, None)
     assert np.shares_memory(inputs.x, mapped)
 
 

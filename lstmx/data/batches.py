@@ -8,32 +8,22 @@ from lstmx.functional import allocate
 from lstmx.functional.context import PooledContext
 
 
-class Outputs:
-    """Collects what a model gives for successive batches: each row is written once, to its place.
-
-    Attributes
-    ----------
-    found : ndarray (N, O), ndarray (N, T, O) or list of ndarray (T_n, O)
+def collect(parts, count):
+    """What a model gives for `count` sequences, (N, O), (N, T, O) or a list, from (rows, context) of successive parts:
+    each row is written once, to its place.
     """
-
-    def __init__(self, inputs):
-        self.count, self.found = len(inputs), None
-
-    def add(self, chosen, rows, context):
-        """The rows of a batch of consecutive sequences."""
+    found, first = None, 0
+    for rows, context in parts:
         pooled = isinstance(context, PooledContext)
         if not pooled and context.form == "list":
-            self.found = [] if self.found is None else self.found
-            self.found += context.unpack(rows)
-            return
-        if self.found is None:
-            shape = (self.count, rows.shape[1]) if pooled else (self.count, context.steps, rows.shape[1])
-            self.found = allocate.empty(shape, rows.dtype)
-        part = self.found[chosen[0] : chosen[-1] + 1]
-        if pooled:
-            part[:] = context.unpack(rows)
-        else:
-            context.unpack(rows, part)
+            found = [] if found is None else found
+            found += context.unpack(rows)
+            continue
+        if found is None:
+            found = allocate.empty((count, *(() if pooled else (context.steps,)), rows.shape[1]), rows.dtype)
+        context.unpack(rows, found[first : first + context.batch])
+        first += context.batch
+    return found
 
 
 def plan(lengths, batch_size, shuffle, rng):
@@ -81,7 +71,7 @@ class Data:
     def take(self, chosen):
         """(rows, context, target rows, weight rows) of a batch."""
         context = self.inputs.context(chosen)
-        rows = self.inputs.take(chosen, context)
+        rows = self.inputs.rows_of(chosen, context)
         target = self.targets.take(chosen, context)
         return rows, context, target, self.weights.take(chosen, context, target, self.targets.per_step)
 

@@ -26,10 +26,12 @@ class Panel:
         Whether they came as (n, T).
     layout : str
         In which they came.
+    joined : (rows, starts), optional
+        Of a list: all its rows in one array (S, F), and the first row of each sequence.
     """
 
-    def __init__(self, x, lengths, flat, layout):
-        self.x, self.lengths, self.flat, self.layout = x, lengths, flat, layout
+    def __init__(self, x, lengths, flat, layout, joined=None):
+        self.x, self.lengths, self.flat, self.layout, self.joined = x, lengths, flat, layout, joined
 
     def __len__(self):
         return len(self.lengths)
@@ -50,9 +52,12 @@ class Panel:
         sizes = {a.dtype.itemsize for a in self.x} if self.ragged else {self.x.dtype.itemsize}
         return np.dtype(np.float32) if sizes == {4} else np.dtype(np.float64)
 
-    def sequences(self, dtype, shift=None, scale=None):
-        """`Sequences` of a type, standardised on the way as (x - shift) / scale."""
-        return Sequences(self.x, None if self.ragged else self.lengths, dtype, shift, scale)
+    def sequences(self, dtype, affine=None):
+        """`Sequences` of a type, scaled on the way."""
+        if not self.ragged:
+            return Sequences(self.x, self.lengths, dtype, affine=affine)
+        rows, starts = self.joined
+        return Sequences(rows, self.lengths, dtype, form="list", starts=starts, affine=affine)
 
     def each(self):
         """The sequences one by one, without padding: (T_i, F)."""
@@ -60,8 +65,11 @@ class Panel:
 
     def select(self, chosen):
         """The panel of some of the sequences."""
-        x = [self.x[k] for k in chosen] if self.ragged else self.x[chosen]
-        return Panel(x, self.lengths[chosen], self.flat, self.layout)
+        if not self.ragged:
+            return Panel(self.x[chosen], self.lengths[chosen], self.flat, self.layout)
+        rows, starts = self.joined
+        x = [self.x[k] for k in chosen]
+        return Panel(x, self.lengths[chosen], self.flat, self.layout, (rows, starts[chosen]))
 
     def padded(self, arrays):
         """(n, T, ..) of arrays (T_i, ..), one per sequence, with NaN behind each; of a panel that is no list."""
@@ -71,7 +79,7 @@ class Panel:
         return out
 
     def give(self, arrays):
-        """Results (T_i, F), one per sequence, in the form that the panel came in: NaN stands where padding stood."""
+        """Results (T_i, F), one per sequence, in the form that the panel came in, with NaN where its padding was."""
         if self.ragged:
             if self.flat and arrays[0].shape[1] == 1:
                 return [a[:, 0] for a in arrays]
@@ -105,7 +113,7 @@ def read(X, layout="NTC", name="X", features=None):
 
     Parameters
     ----------
-    X : any accepted form, or a Panel
+    X : any accepted form
     layout : {"NTC", "NCT"}
         Whether features come last or, as in aeon and sktime, before time.
     name : str
@@ -113,12 +121,9 @@ def read(X, layout="NTC", name="X", features=None):
     features : int, optional
         What F must be.
     """
-    if isinstance(X, Panel):
-        panel = X
-    else:
-        validate.choice("layout", layout, LAYOUTS)
-        arrays = as_list(X)
-        panel = _read_array(X, layout, name, features) if arrays is None else _read_list(arrays, layout, name, features)
+    validate.choice("layout", layout, LAYOUTS)
+    arrays = as_list(X)
+    panel = _read_array(X, layout, name, features) if arrays is None else _read_list(arrays, layout, name)
     if features is not None and panel.features != features:
         shape = panel.x[0].shape if panel.ragged else panel.x.shape
         raise ValueError(
@@ -155,7 +160,7 @@ def _real(name, array):
         return array.astype(np.float64)
 
 
-def _read_list(arrays, layout, name, features):
+def _read_list(arrays, layout, name):
     flat = all(a.ndim == 1 for a in arrays)
     found = []
     for n, a in enumerate(arrays):
@@ -176,9 +181,12 @@ def _read_list(arrays, layout, name, features):
         found.append(a)
     if found[0].shape[1] == 0:
         raise ValueError(f"{name}[0]: has no features (shape {found[0].shape})")
-    if not all(map(len, found)) or not np.isfinite(np.concatenate(found)).all():
+    lengths, rows = np.array([len(a) for a in found], np.int64), np.concatenate(found)
+    joined = rows, np.cumsum(lengths) - lengths
+    if not lengths.all() or not np.isfinite(rows).all():
         found = [a[: _lengths(a[None], f"{name}[{n}]", first=n)[0]] for n, a in enumerate(found)]
-    return Panel(found, np.array([len(a) for a in found], np.int64), flat, layout)
+        lengths = np.array([len(a) for a in found], np.int64)
+    return Panel(found, lengths, flat, layout, joined)
 
 
 def _read_array(X, layout, name, features):
@@ -218,6 +226,8 @@ def _lengths(x, name, first=None):
     are errors.
     """
     lengths = np.full(len(x), x.shape[1], np.int64)
+    if 0 < x.size <= _BLOCK and np.isfinite(x).all():
+        return lengths
     step = max(1, _BLOCK // max(1, x.shape[1] * x.shape[2]))
     for start in range(0, len(x), step):
         part = x[start : start + step]
@@ -285,6 +295,13 @@ def _rows(panel, weight):
         part, lengths = panel.x[start : start + step], panel.lengths[start : start + step]
         rows = np.concatenate(part) if panel.ragged else part[np.arange(part.shape[1]) < lengths[:, None]]
         yield np.ascontiguousarray(rows, np.float64), np.repeat(weight[start : start + step], lengths)[:, None]
+
+
+def affine(arrays, dtype):
+    """What `Sequences` scale by, from the arrays of a fitted predictor; None where those have no statistics of x."""
+    if "x_scale" not in arrays:
+        return None
+    return arrays["x_mean"].astype(dtype), (1 / arrays["x_scale"]).astype(dtype)
 
 
 def usable(deviation, mean):

@@ -17,7 +17,7 @@ class Targets:
 
     def __init__(self, values, per_step):
         self.per_step = per_step
-        self.steps = Sequences(values) if per_step else None
+        self.steps = (Sequences.joined if isinstance(values, list) else Sequences)(values) if per_step else None
         self.values = None if per_step else values
 
     def are_classes(self):
@@ -28,7 +28,7 @@ class Targets:
     def take(self, chosen, context):
         """Rows of the batch, in the order of the model's output."""
         if self.per_step:
-            return self.steps.take(chosen, context)
+            return self.steps.rows_of(chosen, context)
         return self.values.take(context.sort(chosen), axis=0)
 
 
@@ -88,7 +88,7 @@ def _target_arrays(name, y, inputs, per_step):
         raise ValueError(f"{name}: not a rectangular array ({error})") from None
     if per_step:
         lead = inputs.x.shape[:2]
-        if array.shape[:2] == lead:  # what stands on the padding is never read, so it may be anything
+        if array.shape[:2] == lead:  # the padding is never read, so it may be anything
             padding = np.arange(lead[1]) >= inputs.lengths[:, None]
             if padding.any():
                 array = array.copy()

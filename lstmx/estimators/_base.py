@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from lstmx import losses, optim, training
 from lstmx.data import panel
 from lstmx.estimators import _training
+from lstmx.estimators._input import read_X
 from lstmx.functional import validate
 from lstmx.layers import LSTM, Dense, Dropout, FinalState, Last, MeanPool
 from lstmx.model import Sequential
@@ -28,17 +29,17 @@ def delegated(method, reads_X=True):
     """An estimator's method that hands sequences X, or with ``reads_X=False`` whatever it is given, to the same method
     of its predictor.
     """
+    name = method.__name__
     if reads_X:
 
         def call(self, X):
-            check_is_fitted(self)
-            return getattr(self._predictor, method.__name__)(self._read(X))
+            predictor = self._fitted()
+            return getattr(predictor, name)(self._read(X))
 
     else:
 
         def call(self, *args, **kwargs):
-            check_is_fitted(self)
-            return getattr(self._predictor, method.__name__)(*args, **kwargs)
+            return getattr(self._fitted(), name)(*args, **kwargs)
 
     return functools.wraps(method)(call)
 
@@ -127,8 +128,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
     @property
     def model_(self):
         """The trained `lstmx.Sequential`; it reads standardised sequences if ``standardize``."""
-        check_is_fitted(self)
-        return self._predictor.model
+        return self._fitted().model
 
     @property
     def parameters_(self):
@@ -144,8 +144,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         ----------
         path : str or path-like
         """
-        check_is_fitted(self)
-        self._predictor.save(path)
+        self._fitted().save(path)
 
     def trace(self, X):
         """What the gates did on sequences X, by the layer's index in ``model_.layers``.
@@ -154,12 +153,16 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         -------
         dict of int to lstmx.Trace
         """
-        check_is_fitted(self)
-        return self._predictor.trace(self._read(X))
+        return self._fitted().trace(self._read(X))
+
+    def _fitted(self):
+        """The predictor, or scikit-learn's error."""
+        predictor = vars(self).get("_predictor")
+        if predictor is None:
+            check_is_fitted(self)
+        return predictor
 
     def _read(self, X):
-        from lstmx.estimators._input import read_X
-
         return read_X(self, X, self.layout, fitted=self._predictor.config)
 
     def _seed(self):

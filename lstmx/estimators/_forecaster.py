@@ -5,7 +5,6 @@ import functools
 
 import numpy as np
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_is_fitted
 
 from lstmx import predictors
 from lstmx.data import batches, panel
@@ -268,7 +267,8 @@ model_, parameters_
             offset += len(z)
         starts, held = np.concatenate(starts), np.concatenate(held)
         series = np.concatenate(inputs).astype(dtype)
-        windows = Sequences.stretches(series, starts, np.full(len(starts), window), dtype)
+        lengths = np.full(len(starts), window, np.int64)
+        windows = Sequences(series, lengths, dtype, form="list", starts=starts)
         blocks = _Blocks(np.concatenate(targets).astype(dtype), starts + window, block)
         data = batches.Data(windows, blocks, Weights(None, None, dtype))
         return data, np.flatnonzero(~held), np.flatnonzero(held)
@@ -319,8 +319,7 @@ model_, parameters_
         -------
         float
         """
-        check_is_fitted(self)
-        config = self._predictor.config
+        config = self._fitted().config
         true = as_series(y, "y", config["many"], config["series"])
         steps = min(map(len, true)) if config["exogenous"] else max(map(len, true))
         if config["exogenous"]:
@@ -339,6 +338,5 @@ model_, parameters_
 
     @functools.wraps(predictors.Forecaster.update)
     def update(self, y, X=None):
-        check_is_fitted(self)
-        self._predictor.update(y, X)
+        self._fitted().update(y, X)
         return self

@@ -16,7 +16,9 @@ def read_X(estimator, X, layout, *, fitted=None, name="X"):
     it counts features.
     """
     if isinstance(X, panel.Panel):
-        return panel.read(X, features=None if fitted is None else fitted["features"])
+        return X
+    if type(X) is np.ndarray and X.ndim == 3 and fitted is not None:
+        return panel.read(X, layout, name, fitted["features"])
     arrays = panel.as_list(X)
     # scikit-learn's checks would drop a mask, and know neither sequences nor their shapes.
     if arrays is None and getattr(X, "ndim", None) not in (1, 3) and not isinstance(X, np.ma.MaskedArray):

@@ -8,6 +8,7 @@ from sklearn.covariance import MinCovDet
 
 from lstmx import predictors
 from lstmx.data import batches, panel
+from lstmx.data.targets import Targets, Weights
 from lstmx.estimators._base import LSTMEstimator, Problem, delegated
 from lstmx.estimators._input import is_table, read_weight, read_X, weighed
 from lstmx.estimators._training import fitting
@@ -45,15 +46,17 @@ class _NextStepEstimator(LSTMEstimator):
         owner = np.arange(len(data)) if stretches is None else stretches[3]
         train, rest = self._split(len(owner))
         each = None if weight is None else weight[owner]
+        sample = None if weight is None else Targets(each.astype(dtype), False)
         total = None if weight is None else float(each[slice(None) if rest is None else train].sum())
         if first and self.standardize:
             arrays |= self._statistics(data, weight, stretches, train)
-        affine = arrays.get("x_mean"), arrays.get("x_scale")
+        affine = panel.affine(arrays, dtype)
         if stretches is None:
-            inputs = data.sequences(dtype, *affine)
+            inputs = data.sequences(dtype, affine)
         else:
-            inputs = Sequences.stretches(*stretches[:3], dtype, *affine)
-        whole = predictors.NextStep(inputs, each)
+            rows, starts, lengths, _ = stretches
+            inputs = Sequences(rows, lengths, dtype, form="list", starts=starts, affine=affine)
+        whole = predictors.NextStep(inputs, Weights(sample, None, dtype))
         problem = Problem(
             self._kind, config, arrays, whole if rest is None else batches.Subset(whole, train), "mse", "linear", True,
             dtype, None if rest is None else batches.Subset(whole, rest), minus_error,

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
-from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d
 
 from lstmx import predictors
 from lstmx.data import panel
@@ -160,13 +160,12 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
 
     def score(self, X, y, sample_weight=None):
         """R² of the predictions, for per-step targets over all steps."""
-        check_is_fitted(self)
-        data = self._read(X)
-        if self._predictor.config["target"] == "sequence":
+        predictor, data = self._fitted(), self._read(X)
+        if predictor.config["target"] == "sequence":
             return super().score(data, y, sample_weight)
-        target = _read_steps(y, data, self._predictor.config, "y")
+        target = _read_steps(y, data, predictor.config, "y")
         rows = np.concatenate([t[:n] for t, n in zip(target, data.lengths.tolist(), strict=True)])
-        found = self._predictor.predict(data)
+        found = predictor.predict(data)
         found = np.concatenate([np.reshape(f[:n], (n, -1)) for f, n in zip(found, data.lengths.tolist(), strict=True)])
         weight = None if sample_weight is None else np.repeat(read_weight(sample_weight, len(data)), data.lengths)
         return float(r2_score(rows, found, sample_weight=weight))

@@ -123,7 +123,7 @@ class SupervisedEstimator(LSTMEstimator):
         return {"x_mean": mean, "x_scale": scale}
 
     def _data(self, data, target, weight, config, arrays, dtype):
-        inputs = data.sequences(dtype, arrays.get("x_mean"), arrays.get("x_scale"))
+        inputs = data.sequences(dtype, panel.affine(arrays, dtype))
         targets = Targets(self._rows(target, data, config, arrays, dtype), config.get("target") == "step")
         sample = None if weight is None else Targets(weight.astype(dtype), False)
         return batches.Data(inputs, targets, Weights(sample, None, dtype))

@@ -12,7 +12,7 @@ from lstmx.functional import allocate, validate
 from lstmx.functional.cell import Cell
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
-from lstmx.functional.read import give_state, read_gradient, read_sequences, read_state
+from lstmx.functional.read import give_state, read_gradient, read_state, sequences
 
 __all__ = ["Gradients", "Tape", "lstm_backward", "lstm_forward", "lstm_step"]
 
@@ -124,8 +124,8 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     dtype = _dtype_of(weight_ih, weight_hh, bias)
     weights = _weights(weight_ih, weight_hh, bias, dtype, copy=True)
     reverse = validate.flag("reverse", reverse)
-    rows, context = read_sequences(x, weights.arrays["weight_ih"].shape[1], dtype, lengths, own=True)
-    hidden = weights.arrays["weight_hh"].shape[1]
+    inputs, hidden = (weights.arrays[name].shape[1] for name in ("weight_ih", "weight_hh"))
+    rows, context = sequences(x, inputs, dtype, lengths=lengths, single=True).all(own=True)
     h, c = read_state("state", state, (context.batch, hidden), context, dtype, "(N, H)")
     y = allocate.empty((len(rows), hidden), dtype)
     slabs = get_engine().forward(rows, weights, context, reverse, h, c, y, True)
@@ -188,9 +188,10 @@ def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
     dtype = _dtype_of(weight_ih, weight_hh, bias)
     weights = _weights(weight_ih, weight_hh, bias, dtype)
     x_t = validate.real_array("x_t", x_t, dtype)
-    if x_t.ndim != 2 or x_t.shape[1] != weights.arrays["weight_ih"].shape[1]:
-        raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, I) = (N, {weights.arrays['weight_ih'].shape[1]})")
-    rows, context = read_sequences(x_t[:, None], x_t.shape[1], dtype)
-    h, c = read_state("state", state, (context.batch, weights.arrays["weight_hh"].shape[1]), context, dtype, "(N, H)")
+    inputs, hidden = (weights.arrays[name].shape[1] for name in ("weight_ih", "weight_hh"))
+    if x_t.ndim != 2 or x_t.shape[1] != inputs:
+        raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, I) = (N, {inputs})")
+    rows, context = sequences(x_t[:, None], inputs, dtype).all()
+    h, c = read_state("state", state, (context.batch, hidden), context, dtype, "(N, H)")
     get_engine().forward(rows, weights, context, False, h, c, allocate.empty(h.shape, dtype), False)
     return h.copy(), (h, c)

@@ -20,7 +20,7 @@ class SequenceContext:
     Attributes
     ----------
     batch, steps : int
-        N, and the T that padded results get.
+        N, and the T that padded results get; by default that of the longest.
     lengths : ndarray of int64 (N,)
         In the caller's order.
     order : ndarray of int64 (N,) or None
@@ -31,12 +31,12 @@ class SequenceContext:
         What the caller gave, and gets back: (N, T, F), a list of (T_n, F), or (T, F).
     """
 
-    def __init__(self, lengths, steps, form="array"):
+    def __init__(self, lengths, steps=None, form="array"):
         self.lengths = lengths
         self.batch = len(lengths)
-        self.steps = steps
         self.form = form
         self.order, self.offsets = core_rows.layout(np.ascontiguousarray(lengths, np.int64))
+        self.steps = len(self.offsets) - 1 if steps is None else steps
         self.uniform = int(self.offsets[-1]) == self.batch * (len(self.offsets) - 1)
         self._places = self._last_rows = None
         self.directions = 1  # of the LSTM whose output the rows are; FinalState asks
@@ -89,28 +89,25 @@ class SequenceContext:
         """Rows of an (N, ...) array from the caller's order to ours."""
         return per_sequence if self.order is None else per_sequence[self.order]
 
-    def unsort(self, per_sequence):
-        """Rows of an (N, ...) array from our order to the caller's."""
-        if self.order is None:
-            return per_sequence
-        out = np.empty_like(per_sequence)
-        out[self.order] = per_sequence
-        return out
+    def pack(self, x, own=False, dtype=None):
+        """Packed rows (S, ...) of sequences that have the form of this context.
 
-    def pack(self, x, own=False):
-        """Packed rows (S, ...) of (N, T, ...) arrays or of a list of (T_n, ...) arrays; `own`: never x's memory."""
+        `own`: in memory of their own, else perhaps where x is. `dtype`: of the rows, by default that of x.
+        """
         if self.form == "list":
-            if self.batch == 0:
-                return None
-            starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.intp)
-            return Source(np.concatenate(x)[None]).take(self, start=self.sort(starts))
+            starts = np.cumsum(self.lengths) - self.lengths
+            return gather(np.concatenate(x)[None], self, start=self.sort(starts), dtype=dtype)
         if self.form == "single":
             x = x[None]
-        if self.batch == 1 and self.uniform:
-            rows = x[0, : len(self.offsets) - 1]
-            return np.array(rows, order="C") if own else np.ascontiguousarray(rows)  # the latter perhaps x itself
-        sequence = np.arange(self.batch, dtype=np.intp) if self.order is None else self.order
-        return Source(x).take(self, sequence)
+        if self.batch != 1:
+            every = np.arange(self.batch, dtype=np.intp) if self.order is None else self.order
+            return gather(x, self, every, dtype=dtype)
+        rows = x[0, : len(self.offsets) - 1]
+        dtype, own = rows.dtype if dtype is None else dtype, own or not rows.flags.aligned
+        if rows.dtype == dtype:
+            return rows.astype(dtype, "C", copy=own)
+        with np.errstate(over="ignore"):  # beyond float32: infinite, as in `gather`
+            return rows.astype(dtype, "C")
 
     def _scatter(self, rows, sequence, start, out):
         """Packed rows (S, ...) to their places in out (N, T, ...)."""
@@ -147,39 +144,30 @@ class SequenceContext:
         return out[0] if self.form == "single" else out
 
 
-class Source:
-    """An array of sequences that gives packed rows: one copy, converted on the way.
+def gather(x, context, sequence=None, start=None, dtype=None):
+    """Packed rows of the batch whose k-th longest sequence is x[sequence[k], start[k]:], by default 0 for all.
 
     Parameters
     ----------
-    x : ndarray (N, T, ...), of any strides
+    x : ndarray (N, T, ...), of any strides: the one copy is made here
+    context : SequenceContext
+    sequence, start : ndarray of intp (n,), optional
     dtype : numpy.dtype, optional
         Of the rows; by default that of x.
     """
-
-    def __init__(self, x, dtype=None):
-        self.x, self.dtype = x, x.dtype if dtype is None else np.dtype(dtype)
-        self._view = self._raw = None  # x (N, T, F) as the kernel reads it, and what the kernel believes its rows to be
-        if x.ndim in (2, 3) and x.dtype.isnative and x.flags.aligned:
-            view = x if x.ndim == 3 else x[:, :, None]
-            if x.dtype.kind == "f" and x.itemsize in (4, 8) and self.dtype.kind == "f":
-                self._view, self._raw = view, self.dtype
-            elif x.dtype == self.dtype and x.itemsize == 8:
-                self._raw = np.dtype(np.float64)
-                self._view = view.view(self._raw)
-
-    def take(self, context, sequence=None, start=None):
-        """The rows of a batch whose k-th longest sequence is x[sequence[k], start[k]:]; by default 0 for all."""
-        shape = context.rows, *self.x.shape[2:]
-        if self._view is not None:
-            out = allocate.empty(shape, self.dtype)
-            rows = out if out.ndim == 2 else out[:, None]
-            core_rows.gather(self._view, sequence, start, context.offsets, rows.view(self._raw))
-            return out
-        row, time = context.sorted_places
-        time = time if start is None else start[row] + time
-        with np.errstate(over="ignore"):  # beyond float32: infinite, which training reports
-            return np.ascontiguousarray(self.x[0 if sequence is None else sequence[row], time], self.dtype)
+    dtype = x.dtype if dtype is None else dtype
+    floats = x.dtype.kind == "f" and x.itemsize in (4, 8) and dtype.kind == "f"
+    if x.ndim in (2, 3) and x.dtype.isnative and x.flags.aligned and (floats or (x.dtype == dtype and x.itemsize == 8)):
+        rows = allocate.empty((context.rows, *x.shape[2:]), dtype)
+        view, out = (x, rows) if x.ndim == 3 else (x[:, :, None], rows[:, None])
+        if not floats:  # the kernel copies any 8 bytes
+            view, out = view.view(np.float64), out.view(np.float64)
+        core_rows.gather(view, sequence, start, context.offsets, out)
+        return rows
+    row, time = context.sorted_places
+    time = time if start is None else start[row] + time
+    with np.errstate(over="ignore"):  # beyond float32: infinite, which training reports
+        return np.ascontiguousarray(x[0 if sequence is None else sequence[row], time], dtype)
 
 
 class PooledContext:
@@ -196,13 +184,15 @@ class PooledContext:
         row = np.arange(self.batch, dtype=np.intp) if order is None else order.astype(np.intp)
         return row, np.zeros(self.batch, np.intp)
 
-    def pack(self, per_sequence):
-        """Rows in our order of an (N, ...) array in the caller's."""
-        return np.ascontiguousarray(self.sequences.sort(per_sequence))
+    def pack(self, per_sequence, own=False):
+        """Rows in our order of an (N, ...) array in the caller's, or of (...) for one sequence; `own` as elsewhere."""
+        x = per_sequence[None] if self.sequences.form == "single" else per_sequence
+        return self.sequences.sort(x).astype(x.dtype, "C", copy=own)
 
-    def unpack(self, rows):
-        """(N, ...) in the caller's order, a copy; without N if the caller gave one sequence."""
-        out = rows.copy() if self.sequences.order is None else self.sequences.unsort(rows)
+    def unpack(self, rows, out=None):
+        """(N, ...) in the caller's order, a copy, perhaps to `out`; without N if the caller gave one sequence."""
+        out = np.empty_like(rows) if out is None else out
+        out[slice(None) if self.sequences.order is None else self.sequences.order] = rows
         return out[0] if self.sequences.form == "single" else out
 
 

@@ -28,6 +28,7 @@ class Layer:
 
     input_size = None  # features it takes; None: any
     per_sequence = False  # whether it pools time away
+    reads_windows = False  # whether in inference its rows may be `Windows`, where they gain by it
 
     def __init_subclass__(cls):
         if cls.__name__ in REGISTRY and REGISTRY[cls.__name__].__module__ != cls.__module__:

@@ -12,12 +12,13 @@ from lstmx.functional import (
     read_gradient,
     read_state,
     read_tape,
+    sequences,
     validate,
 )
 from lstmx.functional.cell import Cell, suffix
+from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
-from lstmx.functional.read import SequenceContext, read_sequences
 from lstmx.layers.base import Layer
 from lstmx.layers.trace import PerLayer, Trace
 
@@ -116,6 +117,11 @@ class LSTM(Layer):
             arrays = {name: derived["params"][name + end] for name in self._names}
             weights = derived.setdefault((layer, direction), Weights(self._cell, arrays))
         return weights
+
+    @property
+    def reads_windows(self):
+        """With few features, a sum that windows share would save nothing."""
+        return self.input_size >= 16 and get_engine().plain
 
     def _each(self):
         return ((layer, direction) for layer in range(self.num_layers) for direction in range(self.directions))
@@ -225,12 +231,9 @@ class LSTM(Layer):
         return self.num_layers * self.directions, context.batch, self.hidden_size
 
     def _read(self, x, state, lengths, own=False):
-        rows, context = read_sequences(x, self.input_size, self.dtype, lengths, own=own)
-        return (
-            rows,
-            context,
-            *read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)"),
-        )
+        rows, context = sequences(x, self.input_size, self.dtype, lengths=lengths, single=True).all(own)
+        h, c = read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
+        return rows, context, h, c
 
     def __call__(self, x, state=None, *, lengths=None):
         """Inference.

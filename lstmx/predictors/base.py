@@ -1,5 +1,7 @@
 """What every predictor is: a configuration of plain JSON values, plain arrays, and a model."""
 
+import functools
+
 import numpy as np
 
 from lstmx.data import panel
@@ -31,7 +33,7 @@ def build_model(config, parameters):
 
 
 class Predictor:
-    """A fitted model with what stands before and after it.
+    """A fitted model with what comes before and after it.
 
     Parameters
     ----------
@@ -131,12 +133,18 @@ class Predictor:
         save_predictor(self, path)
 
     def read(self, X):
-        """A `panel.Panel` of X, checked against what the model was fitted with."""
+        """A `panel.Panel` of X, checked against what the model was fitted with; X itself if it is one."""
+        if isinstance(X, panel.Panel):
+            return X
         return panel.read(X, self.config["layout"], features=self.config["features"])
 
     def sequences(self, data):
         """Standardised sequences of a panel."""
-        return data.sequences(self.model.dtype, self.arrays.get("x_mean"), self.arrays.get("x_scale"))
+        return data.sequences(self.model.dtype, self._affine)
+
+    @functools.cached_property
+    def _affine(self):
+        return panel.affine(self.arrays, self.model.dtype)
 
     def trace(self, X):
         """What the gates did.
@@ -146,7 +154,7 @@ class Predictor:
         dict of int to Trace
             By the layer's index in ``model.layers``; (n, T, H) arrays that are 0 behind a sequence's end, or lists.
         """
-        rows, context = self.model.pack(self.sequences(self.read(X)))
+        rows, context = self.sequences(self.read(X)).all()
         return self.model.trace_rows(self.fed(rows, context), context)
 
     def fed(self, rows, context):

@@ -1,13 +1,13 @@
-"""Models that foretell each step from those before it: what they learn, and what their errors and states tell.
+"""Models that predict each step from those before it: what they learn, and what their errors and states tell.
 
-The model reads a row of zeros and then the sequence, one step behind: its t-th output foretells x_t from x_0 to
+The model reads a row of zeros and then the sequence, one step behind: its t-th output predicts x_t from x_0 to
 x_{t-1}. In packed rows (lstmx.functional.context) "one step behind" is a shift: the sequences that run at a step are
 the first of those that ran at the step before.
 """
 
 import numpy as np
 
-from lstmx.data.batches import plan
+from lstmx.data.batches import Data
 from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext
 from lstmx.layers import LSTM, Last, MeanPool
@@ -23,26 +23,19 @@ def behind(rows, context):
     return out
 
 
-class NextStep:
-    """Inputs and targets for training, in the form of `batches.Data`."""
+class NextStep(Data):
+    """Sequences and their `Weights`, whose targets are they themselves."""
 
-    def __init__(self, inputs, weight=None):
-        self.inputs, self.weight, self.targets = inputs, weight, self
-        self.per_step = True
+    per_step = True
 
-    def original(self, chosen):
-        """The caller's indices of these sequences."""
-        return chosen
+    def __init__(self, inputs, weights):
+        super().__init__(inputs, self, weights)
 
     def take(self, chosen):
         """(rows, context, target rows, weight rows) of a batch."""
         context = self.inputs.context(chosen)
-        rows = self.inputs.take(chosen, context)
-        if self.weight is None:
-            weight = np.ones(len(rows), rows.dtype)
-        else:
-            weight = self.weight[chosen[context.places[0]]].astype(rows.dtype)
-        return behind(rows, context), context, rows, weight
+        rows = self.inputs.rows_of(chosen, context)
+        return behind(rows, context), context, rows, self.weights.take(chosen, context, rows, True)
 
 
 class _NextStepPredictor(Predictor):
@@ -61,28 +54,20 @@ class _NextStepPredictor(Predictor):
         return behind(rows, context)
 
     def _batches(self, data):
-        """(context, rows) of successive batches of a panel."""
-        inputs = self.sequences(data)
-        for chosen in plan(inputs.lengths, 256, False, None):
-            context = inputs.context(chosen)
-            yield context, inputs.take(chosen, context)
+        """(rows, context) of successive batches of a panel."""
+        return (part.all() for part in self.sequences(data).parts(256))
 
     def errors(self, data):
-        """What was foretold less what came, standardised if the model is: a list of (T_i, F)."""
+        """What was predicted less what came, standardised if the model is: a list of (T_i, F)."""
         found, layers = [], self.model.now()
-        for context, rows in self._batches(data):
-            foretold, _, _ = self.model.forward_rows(self.fed(rows, context), context, False, None, layers=layers)
-            found += _list_context(context).unpack(foretold - rows)
+        for rows, context in self._batches(data):
+            predicted, _, _ = self.model.forward_rows(self.fed(rows, context), context, False, None, layers=layers)
+            found += SequenceContext(context.lengths, form="list").unpack(predicted - rows)
         return found
 
 
-def _list_context(context):
-    """The same sequences, to be unpacked as a list."""
-    return SequenceContext(context.lengths, 0, "list")
-
-
 class AnomalyDetector(_NextStepPredictor):
-    """Sequences, and steps of them, that the model could not foretell.
+    """Sequences, and steps of them, that the model could not predict.
 
     The error of a step is measured by its squared Mahalanobis distance from the errors seen in training.
     """
@@ -150,7 +135,7 @@ class AnomalyDetector(_NextStepPredictor):
 
 
 class Transformer(_NextStepPredictor):
-    """The hidden state of a model that has learnt to foretell, as features of a sequence."""
+    """The hidden state of a model that has learnt to predict, as features of a sequence."""
 
     fields = (*_NextStepPredictor.fields, "pooling")
 
@@ -169,9 +154,9 @@ class Transformer(_NextStepPredictor):
         data = self.read(X)
         lstm = self.model.now()[0]
         found = []
-        for context, rows in self._batches(data):
+        for rows, context in self._batches(data):
             # The zeros that stand first, then all steps: packed rows begin with step 0 of every sequence.
-            after = SequenceContext(context.lengths + 1, 0)
+            after = SequenceContext(context.lengths + 1)
             rows = np.concatenate([np.zeros((context.batch, rows.shape[1]), rows.dtype), rows])
             y, after, _ = lstm.forward_rows(rows, after, False, None)
             found.append(self._pool(y, context, after))

@@ -1,219 +1,23 @@
-"""The order of a pass, the split, and the reading of inputs, targets and weights."""
+"""Targets and weights in every form, and the rows that a batch gets of them."""
 
 import numpy as np
 import pytest
 
-import lstmx
-from lstmx.data.batches import plan, split
 from lstmx.data.targets import Targets, read_targets, read_weights
-from lstmx.functional.read import read_inputs
+from lstmx.functional.read import sequences
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
-
-
-def generator(seed=0):
-    return np.random.default_rng(seed)
-
-
-def model(outputs=1, features=2, dtype="float32"):
-    layers = [lstmx.LSTM(features, 3, dtype=dtype), lstmx.Last(), lstmx.Dense(3, outputs, dtype=dtype)]
-    return lstmx.Sequential(layers, random_state=0)
-
-
-def embedding_model(tokens=6):
-    return lstmx.Sequential([lstmx.Embedding(tokens, 2), lstmx.LSTM(2, 3), lstmx.Last(), lstmx.Dense(3, 1)])
-
-
-# plan
-
-
-RAGGED = generator(1).integers(1, 40, size=503)
-
-
-@pytest.mark.parametrize("shuffle", [True, "exact", False])
-@pytest.mark.parametrize("lengths", [RAGGED, np.full(50, 9), np.array([3]), np.array([0, 0, 5])])
-@pytest.mark.parametrize("batch_size", [1, 7, 1000])
-def test_plan_takes_each_index_once_in_full_batches(lengths, batch_size, shuffle):
-    batches = plan(lengths, batch_size, shuffle, generator())
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    sizes = sorted(len(b) for b in batches)
-    assert sizes[1:] == [min(batch_size, len(lengths))] * (len(batches) - 1)  # one batch may be smaller
-    assert len(batches) == -(-len(lengths) // batch_size)
-
-
-def test_plan_puts_similar_lengths_together():
-    batches = plan(RAGGED, 8, True, generator())
-    spread = np.mean([np.ptp(RAGGED[b]) for b in batches])
-    spread_exact = np.mean([np.ptp(RAGGED[b]) for b in plan(RAGGED, 8, "exact", generator())])
-    assert spread < spread_exact / 5
-    lengths = [RAGGED[b].mean() for b in batches]
-    assert np.any(np.diff(lengths) < 0) and np.any(np.diff(lengths) > 0)  # the batches themselves are shuffled
-
-
-def test_plan_mixes_differently_at_every_pass():
-    rng = generator()
-    first, second = (sorted(map(sorted, plan(RAGGED, 8, True, rng))) for _ in range(2))
-    assert first != second
-
-
-def test_plan_keeps_the_order_without_shuffling():
-    batches = plan(RAGGED, 10, False, None)
-    np.testing.assert_array_equal(np.concatenate(batches), np.arange(len(RAGGED)))
-
-
-def test_plan_exact_is_a_plain_permutation_in_batches():
-    batches = plan(RAGGED, 10, "exact", generator(4))
-    np.testing.assert_array_equal(np.concatenate(batches), generator(4).permutation(len(RAGGED)))
-
-
-@pytest.mark.parametrize("shuffle", [True, "exact"])
-def test_plan_is_deterministic_and_depends_on_the_generator(shuffle):
-    one, same, other = (plan(RAGGED, 10, shuffle, generator(seed)) for seed in (3, 3, 4))
-    assert all((a == b).all() for a, b in zip(one, same, strict=True))
-    assert any(len(a) != len(b) or (a != b).any() for a, b in zip(one, other, strict=True))
-
-
-@pytest.mark.parametrize("shuffle", [True, "exact", False])
-def test_plan_of_nothing_is_nothing(shuffle):
-    assert plan(np.zeros(0, np.int64), 4, shuffle, generator()) == []
-
-
-# split
-
-
-@pytest.mark.parametrize("where", ["random", "tail"])
-@pytest.mark.parametrize(("count", "fraction", "held"), [(10, 0.3, 3), (10, 0.25, 2), (3, 0.4, 1), (1000, 0.999, 999)])
-def test_split_takes_each_index_once(count, fraction, held, where):
-    train, rest = split(count, fraction, where, generator())
-    assert len(rest) == held
-    assert sorted([*train, *rest]) == list(range(count))
-
-
-def test_split_tail_takes_the_last():
-    train, held = split(10, 0.3, "tail", None)
-    assert train.tolist() == list(range(7)) and held.tolist() == [7, 8, 9]
-
-
-def test_split_random_is_random_and_deterministic():
-    one, same, other = (split(100, 0.2, "random", generator(seed))[1] for seed in (0, 0, 1))
-    assert (one == same).all() and (one != other).any()
-    assert one.tolist() != list(range(80, 100))
-
-
-@pytest.mark.parametrize(("count", "fraction"), [(3, 0.1), (1, 0.5), (3, 0.9), (0, 0.5)])
-def test_split_without_a_sequence_on_each_side_is_an_error(count, fraction):
-    with pytest.raises(ValueError, match=rf"validation_split: {fraction} of {count} sequences"):
-        split(count, fraction, "random", generator())
-
-
-# read_inputs
-
-
-def test_inputs_that_fit_are_not_copied():
-    x = generator().normal(size=(4, 5, 2)).astype(np.float32)
-    assert read_inputs(x, model(), None).x is x
-    windows = np.lib.stride_tricks.sliding_window_view(x[:, :, 0].reshape(-1), 6)[:, :, None]
-    assert np.shares_memory(read_inputs(windows, model(features=1), None).x, x)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda x: x.astype(">f4"),
-        lambda x: np.asfortranarray(x),
-        lambda x: x.astype(np.float64),
-        lambda x: x.astype(np.float16).astype(np.float32),
-        lambda x: np.repeat(x, 2, axis=1)[:, ::2],
-        lambda x: x[:, ::-1][:, ::-1],
-        lambda x: x.tolist(),
-    ],
-    ids=["byte-swapped", "fortran", "double", "half", "strided", "reversed", "nested-list"],
-)
-def test_any_view_and_type_gives_the_same_batch(change):
-    x = generator().normal(size=(4, 5, 2)).astype(np.float16).astype(np.float32)
-    inputs = read_inputs(change(x), model(), None)
-    chosen = np.array([2, 0, 3])
-    rows = inputs.take(chosen, inputs.context(chosen))
-    assert rows.dtype == np.float32
-    np.testing.assert_array_equal(rows, x[chosen].swapaxes(0, 1).reshape(15, 2))
-
-
-def test_ragged_list_and_padded_array_give_the_same_rows():
-    x = generator().normal(size=(5, 6, 2)).astype(np.float32)
-    lengths = np.array([3, 6, 0, 1, 3])
-    padded = x.copy()
-    padded[np.arange(6) >= lengths[:, None]] = np.nan
-    array = read_inputs(padded, model(), lengths)
-    many = read_inputs([a[:n] for a, n in zip(x, lengths, strict=True)], model(), None)
-    for chosen in (np.arange(5), np.array([4, 2]), np.array([2]), np.array([3, 1, 0])):
-        one, two = array.take(chosen, array.context(chosen)), many.take(chosen, many.context(chosen))
-        np.testing.assert_array_equal(one, two)
-        assert len(one) == lengths[chosen].sum() and np.isfinite(one).all()
-
-
-@pytest.mark.parametrize("form", [list, tuple])
-def test_list_and_tuple_of_arrays_are_ragged(form):
-    inputs = read_inputs(form([np.zeros((3, 2)), np.zeros((5, 2))]), model(), None)
-    assert inputs.lengths.tolist() == [3, 5]
-
-
-def test_integers_for_an_embedding():
-    assert read_inputs([[1, 2, 3], [4]], embedding_model(), None).lengths.tolist() == [3, 1]
-    assert read_inputs(np.array([[1, 2], [3, 5]], np.uint8), embedding_model(), None).x.dtype == np.int64
-
-
-@pytest.mark.parametrize(
-    ("x", "lengths", "error", "message"),
-    [
-        (np.zeros((4, 5)), None, ValueError, r"X: got shape \(4, 5\).*Two readings.*X\[:, :, None\].*X\[None\]"),
-        (np.zeros(4), None, ValueError, r"X: got shape \(4,\), must be \(N, T, 2\)"),
-        (np.zeros((4, 5, 3)), None, ValueError, r"X: got shape \(4, 5, 3\), must be \(N, T, 2\)"),
-        (np.zeros((4, 2, 5)), None, ValueError, r"features come last: write X\.swapaxes\(1, 2\)"),
-        (np.zeros((4, 5, 2, 1)), None, ValueError, r"X: got shape \(4, 5, 2, 1\)"),
-        ([np.zeros((5, 2)), np.zeros((5, 3))], None, ValueError, r"X\[1\]: got shape \(5, 3\), must be \(T_n, 2\)"),
-        ([np.zeros((5, 2)), np.zeros(2)], None, ValueError, r"X\[1\]: got shape \(2,\)"),
-        ([np.zeros((5, 2))], [5], ValueError, "lengths: a list of sequences carries its own"),
-        (np.zeros((4, 5, 2)), [5, 5, 5], ValueError, r"lengths: got shape \(3,\), must be \(N,\) = \(4,\)"),
-        (np.zeros((4, 5, 2)), [5, 6, 5, 5], ValueError, "sequence 1 has length 6, must be between 0 and T = 5"),
-        (np.zeros((4, 5, 2)), [5, 5, 5, -1], ValueError, "sequence 3 has length -1"),
-        (np.zeros((4, 5, 2)), [5.0, 5, 5, 5], TypeError, "lengths: got dtype float64, must be integers"),
-        (np.zeros((4, 5, 2), complex), None, TypeError, "X: got dtype complex128, must be real"),
-        (np.full((4, 5, 2), "a"), None, TypeError, "X: got dtype <U1, must be real"),
-        (np.zeros((4, 5, 2), object), None, TypeError, "X: got dtype object, must be real"),
-        (np.ma.zeros((4, 5, 2)), None, TypeError, "X: got a masked array"),
-    ],
-)
-def test_wrong_inputs_are_explained(x, lengths, error, message):
-    with pytest.raises(error, match=message):
-        read_inputs(x, model(), lengths)
-
-
-@pytest.mark.parametrize(
-    ("x", "error", "message"),
-    [
-        (np.array([[1.0, 2.0]]), TypeError, "X: got dtype float64, must be integers"),
-        (np.array([[1, 6]]), ValueError, r"X: got the integer 6, must be between 0 and num_embeddings - 1 = 5"),
-        (np.array([[-1, 0]]), ValueError, "X: got the integer -1"),
-        (np.zeros((2, 3, 1), int), ValueError, r"X: got shape \(2, 3, 1\), must be \(N, T\) integers"),
-        ([np.array([1, 2]), np.array([[3]])], ValueError, r"X\[1\]: got shape \(1, 1\), must be \(T_n,\) integers"),
-        ([np.array([1, 2]), np.array([9])], ValueError, r"X\[1\]: got the integer 9"),
-        (np.array([[2**63]], np.uint64), ValueError, "does not fit"),
-    ],
-)
-def test_wrong_tokens_are_explained(x, error, message):
-    with pytest.raises(error, match=message):
-        read_inputs(x, embedding_model(), None)
 
 
 # read_targets
 
 
 def array_inputs(n=4, steps=3, lengths=None):
-    return read_inputs(np.zeros((n, steps, 2)), model(), lengths)
+    return sequences(np.zeros((n, steps, 2)), 2, SINGLE, lengths=lengths)
 
 
 def list_inputs(lengths=(3, 1, 2)):
-    return read_inputs([np.zeros((n, 2)) for n in lengths], model(), None)
+    return sequences([np.zeros((n, 2)) for n in lengths], 2, SINGLE)
 
 
 def rows_of(targets, inputs):
@@ -453,11 +257,6 @@ def test_targets_of_a_batch_are_a_copy():
     chosen = np.arange(4)
     assert isinstance(targets, Targets)
     assert not np.shares_memory(targets.take(chosen, inputs.context(chosen)), y)
-
-
-def test_one_sequence_without_its_batch_axis_is_recognised():
-    with pytest.raises(ValueError, match=r"X\[None\]; or 4 sequences of one step, write X\[:, None\]"):
-        read_inputs(np.zeros((4, 2)), model(), None)
 
 
 def test_softmax_over_one_class_is_refused():
