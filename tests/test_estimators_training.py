@@ -37,10 +37,11 @@ from lstmx import (
     LSTMTransformer,
     SequenceScaler,
     losses,
+    storage,
     training,
 )
 from lstmx.estimators import _training
-from lstmx.interop import files
+from lstmx.storage import ModelFileError
 
 PYTHONPATH = os.path.dirname(os.path.dirname(lstmx.__file__))  # children import what is tested here
 CHILD = os.environ | {"PYTHONPATH": PYTHONPATH}
@@ -206,7 +207,7 @@ def test_an_exception_in_an_epoch_costs_what_came_after_the_checkpoint(kind, eve
         fit(broken, *data)
     with pytest.raises(NotFittedError):
         predictions(kind, broken)
-    assert files.read(path)[0]["epoch"] == (3 if every == 1 else 2)
+    assert storage.read(path)[0]["epoch"] == (3 if every == 1 else 2)
     assert_same(kind, whole, fit(clone(broken).set_params(resume=True), *data))
 
 
@@ -268,7 +269,7 @@ def test_both_types_keep_their_bits(dtype, path):
     data = [x.astype(dtype) for x in RAGGED], NUMBERS
     whole = fit(make(max_iter=4), *data)
     fit(make(max_iter=2, checkpoint=path), *data)
-    assert files.read(path)[1]["values"].dtype == dtype
+    assert storage.read(path)[1]["values"].dtype == dtype
     assert_same("regressor", whole, fit(make(max_iter=4, checkpoint=path, resume=True), *data))
 
 
@@ -323,14 +324,14 @@ def test_resume_of_a_finished_fit_changes_nothing(kind, path, recwarn):
 def test_resume_of_a_fit_out_of_patience_does_not_go_on(path):
     options = {"tol": 10.0, "n_iter_no_change": 1, "checkpoint": path, "checkpoint_every": 100}
     first = make(max_iter=20, **options).fit(RAGGED, NUMBERS)
-    assert first.n_iter_ == 3 and files.read(path)[0]["epoch"] == 3  # written at the end, though 100 is far
+    assert first.n_iter_ == 3 and storage.read(path)[0]["epoch"] == 3  # written at the end, though 100 is far
     again = make(max_iter=40, resume=True, **options).fit(RAGGED, NUMBERS)
     assert_same("regressor", first, again)
 
 
 def test_the_last_epoch_is_written_whatever_checkpoint_every_says(path):
     fit(make(max_iter=5, checkpoint=path, checkpoint_every=3), RAGGED, NUMBERS)
-    assert files.read(path)[0]["epoch"] == 5
+    assert storage.read(path)[0]["epoch"] == 5
 
 
 def test_partial_fit_leaves_the_checkpoint_of_a_fit_alone(path):
@@ -465,21 +466,21 @@ def test_a_saved_model_is_no_checkpoint(name, path, no_training, request):
         lstmx.Sequential([lstmx.LSTM(2, 3)]).save(path)
     before = path.read_bytes()
     kind = {"predictor": "Regressor", "layer": "LSTM", "model": "Sequential"}[name]
-    with pytest.raises(files.ModelFileError, match=f"checkpoint: .* is a saved {kind}, not a checkpoint; give another"):
+    with pytest.raises(ModelFileError, match=f"checkpoint: .* is a saved {kind}, not a checkpoint; give another"):
         make(checkpoint=path, resume=True).fit(RAGGED, NUMBERS)
     assert path.read_bytes() == before
 
 
 def test_a_checkpoint_is_no_saved_model(path):
     fit(make(max_iter=1, checkpoint=path), RAGGED, NUMBERS)
-    with pytest.raises(files.ModelFileError, match=r"a checkpoint of a training; fit an estimator with .*resume=True"):
+    with pytest.raises(ModelFileError, match=r"a checkpoint of a training; fit an estimator with .*resume=True"):
         lstmx.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\0" * 100, b"PK\x03\x04" + b"\0" * 50, b"\x80\x04."])
 def test_junk_is_no_checkpoint(content, path, no_training):
     path.write_bytes(content)
-    with pytest.raises(files.ModelFileError, match="not a safetensors file"):
+    with pytest.raises(ModelFileError, match="not a safetensors file"):
         make(checkpoint=path, resume=True).fit(RAGGED, NUMBERS)
     assert path.read_bytes() == content
 
@@ -489,7 +490,7 @@ def test_a_cut_checkpoint_is_an_error(path):
     whole = path.read_bytes()
     for size in (1, 8, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(files.ModelFileError, match="not a safetensors file"):
+        with pytest.raises(ModelFileError, match="not a safetensors file"):
             make(checkpoint=path, resume=True).fit(RAGGED, NUMBERS)
 
 
@@ -507,14 +508,14 @@ def test_a_damaged_checkpoint_is_an_error(path, monkeypatch):
     data = bytearray(path.read_bytes())
     data[-200:-100] = b"?" * 100
     path.write_bytes(data)
-    with pytest.raises(files.ModelFileError, match="damaged: the file does not hold what was written to it; take"):
+    with pytest.raises(ModelFileError, match="damaged: the file does not hold what was written to it; take"):
         make(max_iter=4, checkpoint=path, resume=True).fit(RAGGED, NUMBERS)
 
 
 def damage(path, change):
-    config, arrays = files.read(path)
+    config, arrays = storage.read(path)
     change(config, arrays)
-    files.write(path, config, arrays)
+    storage.write(path, config, arrays)
 
 
 @pytest.mark.parametrize(
@@ -621,7 +622,7 @@ KILLED = """
         def __call__(self, *args, **options):
             time.sleep(rng.random() * 0.002)
             return self.call(*args, **options)
-    from lstmx.interop.files import read
+    from lstmx.storage import read
     rng = random.Random(seed)
     done = epochs = 0
     while done < kills:

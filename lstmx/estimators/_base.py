@@ -11,13 +11,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from lstmx import losses, optim, training
+from lstmx import losses, optim, storage, training
 from lstmx.data import panel
 from lstmx.estimators import _training
 from lstmx.functional import validate
 from lstmx.layers import LSTM, Dense, Dropout, FinalState, Last, MeanPool
 from lstmx.model import Sequential
-from lstmx.predictors import PREDICTORS
 
 POOLINGS = {"last": Last, "mean": MeanPool, "final": FinalState}
 SCHEDULES = ("constant", "invscaling", "adaptive")
@@ -114,7 +113,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         fitted = state.pop("_state", None)
         super().__setstate__(state)
         if fitted is not None:
-            self._predictor = PREDICTORS[fitted["class"]].from_state(fitted["config"], fitted["arrays"])
+            self._predictor = storage.registered(fitted["class"]).from_state(fitted["config"], fitted["arrays"])
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "_predictor")

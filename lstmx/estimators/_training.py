@@ -10,7 +10,9 @@ import warnings
 
 import numpy as np
 
+from lstmx import storage
 from lstmx.functional import validate
+from lstmx.storage import ModelFileError
 from lstmx.training import Callback, TrainerState
 
 try:
@@ -219,8 +221,6 @@ class Checkpoint(Callback):
 
     def write(self, state):
         """Write the state after an epoch."""
-        from lstmx.interop.files import write
-
         arrays = {"values": state.values} | {f"moments.{name}": m for name, m in state.moments.items()}
         arrays |= {f"history.{name}": np.array(v, np.float64) for name, v in state.history.history.items()}
         if self.convergence.best is not None:
@@ -234,27 +234,23 @@ class Checkpoint(Callback):
             "memory": self.convergence.memory,
             "reason": self.convergence.reason,
         }
-        write(self.path, config, arrays)
+        storage.write(self.path, config, arrays)
 
 
 def check_path(path):
     """Raise at once what writing a checkpoint would raise after some epochs."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"checkpoint: got {path!r}, must be a path or None")
-    from lstmx.interop.files import check_target
-
-    folder = os.path.dirname(check_target(path, "checkpoint")[0])
+    folder = os.path.dirname(storage.check_target(path, "checkpoint")[0])
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"checkpoint: the folder {folder!r} cannot be written to; give another path")
 
 
 def read_checkpoint(path):
     """(configuration, arrays) of a checkpoint; None if there is no such file."""
-    from lstmx.interop.files import ModelFileError, read
-
     if not os.path.exists(path):
         return None
-    config, arrays = read(path)
+    config, arrays = storage.read(path)
     if config.get("class") != "Checkpoint":
         kind = config.get("class")
         raise ModelFileError(f"checkpoint: {os.fspath(path)!r} is a saved {kind}, not a checkpoint; give another path")

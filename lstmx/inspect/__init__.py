@@ -53,7 +53,7 @@ def gradient_flow(lstm, x, dy, *, lengths=None):
     """
     if not isinstance(lstm, LSTM):
         raise TypeError(f"lstm: got {type(lstm).__name__}, must be an LSTM; a model's are in model.layers")
-    plain = LSTM.from_config(lstm.config() | {"dropout": 0.0}, lstm.parameters())
+    plain = LSTM.from_state(lstm.config() | {"dropout": 0.0}, lstm.parameters())
     _, _, tape = plain.forward(x, lengths=lengths)
     context = tape.context
     rows = read_gradient(dy, context, plain.output_size(), plain.dtype)
