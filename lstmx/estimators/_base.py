@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from lstmx import losses, optim, storage, training
 from lstmx.data import panel
 from lstmx.estimators import _training
+from lstmx.estimators._input import read_X
 from lstmx.functional import validate
 from lstmx.layers import LSTM, Dense, Dropout, FinalState, Last, MeanPool
 from lstmx.model import Sequential
@@ -157,8 +158,6 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         return self._predictor.trace(self._read(X))
 
     def _read(self, X):
-        from lstmx.estimators._input import read_X
-
         return read_X(self, X, self.layout, fitted=self._predictor.config)
 
     def _seed(self):
