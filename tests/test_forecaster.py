@@ -270,7 +270,7 @@ def test_windows_and_targets_of_training(intercepted, strategy, early_stopping, 
             return getattr(forecaster, name)
 
     oracle = Oracle(Untrained(), series, x if exogenous else None)
-    validation = trainer.callbacks[0].validation
+    validation = trainer.validation
     assert (validation is not None) == early_stopping
     for data, which in ((trainer.data, 0), (validation, 1)):
         if data is None:
@@ -311,13 +311,14 @@ def test_nothing_held_out_is_seen_by_training(intercepted, strategy, fraction):
 MEMORY = """
 import resource, sys, warnings
 import numpy as np
-from lstmx import LSTMForecaster, training
+from lstmx import LSTMForecaster
+from lstmx.training import trainer
 
 warnings.simplefilter("ignore")
 steps, window, batches = 50_000, 1000, int(sys.argv[1])
 if batches:
-    whole = training.plan
-    training.plan = lambda lengths, size, shuffle, rng: whole(lengths, size, shuffle, rng)[:batches]
+    whole = trainer.plan
+    trainer.plan = lambda lengths, size, shuffle, rng: whole(lengths, size, shuffle, rng)[:batches]
 y = np.sin(np.arange(steps) / 50)
 LSTMForecaster(window=10, hidden_size=2, max_iter=1, random_state=0).fit(y[:100]).predict()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1230,7 +1230,7 @@ def test_a_bar_on_a_terminal_with_tqdm(verbose, tqdm):
 def test_the_terminal_is_left_in_order_after_an_error():
     progress = Progress(bar=False)
     closed = []
-    progress.close = lambda: closed.append(True)
+    progress.close = lambda reason: closed.append(True)
     model, data = small(), regression(8)
     run = trainer(model, data, optimizer=SGD(0.1), callbacks=get_callbacks([lambda epoch, logs: 1 / 0]))
     run.progress = progress
