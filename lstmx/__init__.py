@@ -23,7 +23,7 @@ _LAZY = {
     **{name: ("lstmx.optim", name) for name in ("SGD", "Adam", "AdamW", "RMSprop")},
     **{name: ("lstmx.optim", name) for name in ("CosineDecay", "ExponentialDecay", "StepDecay", "Warmup")},
     **{name: ("lstmx.estimators", name) for name in _ESTIMATORS},
-    "load": ("lstmx.interop.files", "load"),
+    "load": ("lstmx.loading", "load"),
     "show_config": ("lstmx.cli", "show_config"),
     "datasets": ("lstmx.datasets", None),
     "estimators": ("lstmx.estimators", None),

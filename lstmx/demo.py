@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import lstmx
+from lstmx.plots import plot_trace
 
 WEEKS = 52  # the horizon
 WINDOW, STEP = 104, 4  # two years of history, read in steps of four weeks
@@ -169,8 +170,6 @@ def speakers(output, seed):
 
 def _plot_gates(path, model, x):
     import matplotlib.pyplot as plt
-
-    from lstmx.inspect import plot_trace
 
     figure = plot_trace(model.trace(x)[0], x=x)
     figure.suptitle("What the forward LSTM did along one utterance")

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from lstmx import storage
 from lstmx.data import batches, targets
 from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, read_tape, sequences, validate
 from lstmx.functional.threads import Lock
@@ -16,7 +17,8 @@ MOST_LAYERS = 1000  # a file of so many is still read at once
 _setting = Lock()  # held for microseconds: while the parameters of several layers are replaced or picked up
 
 
-class Sequential:
+@storage.register
+class Sequential(storage.Stored):
     """A model of layers in a row.
 
     Parameters
@@ -460,6 +462,33 @@ class Sequential:
         """What `load` needs to build the model again, as plain JSON values."""
         return {"layers": [{"class": type(layer).__name__} | layer.config() for layer in self.layers]}
 
+    @classmethod
+    def array_shapes(cls, config):
+        """(name, shape, dtype, what its numbers must be) of every parameter; an error for a wrong configuration."""
+        layers = validate.keys("the configuration of Sequential", config, ("layers",))["layers"]
+        if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
+            raise ValueError("layers is not a list of JSON objects")
+        if len(layers) > MOST_LAYERS:
+            raise ValueError(f"a model of {len(layers)} layers; the most allowed are {MOST_LAYERS}")
+        for k, layer in enumerate(layers):
+            kind, own = _split(layer)
+            for name, *rest in kind.array_shapes(own):
+                yield f"{k}.{name}", *rest
+
+    def state(self):
+        """(configuration, parameters): what `from_state` takes."""
+        return self.config(), self.parameters()
+
+    @classmethod
+    def from_state(cls, config, arrays):
+        """A model from what `state` gave."""
+        groups = [{} for _ in config["layers"]]
+        for name, value in arrays.items():
+            index, _, rest = name.partition(".")
+            groups[int(index)][rest] = value
+        layers = (_split(layer) for layer in config["layers"])
+        return cls([kind.from_state(own, group) for (kind, own), group in zip(layers, groups, strict=True)])
+
     def copy(self):
         """An independent model with the same layers and parameters."""
         return self._with([layer.copy() for layer in self.layers])
@@ -474,12 +503,6 @@ class Sequential:
     def __reduce__(self):
         return _rebuild, ([layer.copy() for layer in self.layers], self.history_, self._rng)
 
-    def save(self, path):
-        """Write configuration and parameters to one safetensors file, atomically; `lstmx.load` reads it."""
-        from lstmx.interop.files import save
-
-        save(self, path)
-
     def summary(self):
         """One line per layer: its configuration, what it gives, its parameters."""
         size, lines, per_step = self.input_size, [], True
@@ -493,6 +516,12 @@ class Sequential:
 
     def __repr__(self):
         return f"Sequential({list(self.layers)!r})"
+
+
+def _split(config):
+    """(class, its configuration) of a layer in the configuration of a model."""
+    own = {name: value for name, value in config.items() if name != "class"}
+    return storage.registered(config.get("class"), Layer), own
 
 
 def _rebuild(layers, history, rng):

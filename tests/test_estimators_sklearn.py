@@ -41,7 +41,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 import lstmx
 from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMRegressor, LSTMTransformer, SequenceScaler
 from lstmx._core import loop
-from lstmx.estimators import _supervised, _training
+from lstmx.estimators import _supervised
+from lstmx.training import Watcher
 
 QUICK = {"hidden_size": 5, "max_iter": 3, "batch_size": 8, "random_state": 0}
 # Sums of up to 200 terms in another order, in float64, through some 10 steps of gradient descent at rates up to 0.5.
@@ -877,13 +878,13 @@ def replay(curve, samples, *, schedule, rate, power_t, tol, patience, early_stop
 @pytest.mark.parametrize("tol, patience", [(1e-4, 2), (0.02, 1), (0.3, 4), (0.0, 3)])
 def test_epochs_and_learning_rates_are_those_of_mlp_classifier(schedule, early_stopping, tol, patience, monkeypatch):
     rates = []
-    judge = _training.Convergence.on_epoch_end
+    judge = Watcher.judge
 
-    def spy(self, trainer, epoch, logs):
+    def spy(self, state, logs, sequences):
         rates.append(logs["learning_rate"])
-        return judge(self, trainer, epoch, logs)
+        return judge(self, state, logs, sequences)
 
-    monkeypatch.setattr(_training.Convergence, "on_epoch_end", spy)
+    monkeypatch.setattr(Watcher, "judge", spy)
     X, y = hard(60)
     other, labels = hard(50, seed=1)
     classifier = LSTMClassifier(4, solver="sgd", learning_rate=schedule, learning_rate_init=0.5, power_t=0.3, tol=tol,

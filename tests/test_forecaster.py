@@ -145,7 +145,7 @@ def test_windows_and_targets_of_training(intercepted, strategy, early_stopping, 
             return getattr(forecaster, name)
 
     oracle = Oracle(Untrained(), series, x if exogenous else None)
-    validation = trainer.callbacks[0].validation
+    validation = trainer.validation
     assert (validation is not None) == early_stopping
     for data, which in ((trainer.data, 0), (validation, 1)):
         if data is None:

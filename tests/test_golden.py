@@ -13,7 +13,7 @@ FILES = sorted((Path(__file__).parent / "data").glob("golden_*.safetensors"))
 
 
 def test_there_is_a_file_of_every_schema():
-    from lstmx.interop.files import SCHEMA
+    from lstmx.storage import SCHEMA
 
     assert [path.stem for path in FILES] == [f"golden_{k + 1}" for k in range(SCHEMA)]
 

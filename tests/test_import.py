@@ -103,6 +103,21 @@ def test_save_and_load_load_safetensors(tmp_path):
     assert run(code, LOADED, MODEL) == "['safetensors']"
 
 
+def test_what_only_predicts_loads_no_training(tmp_path):
+    code = f"""
+        p = {str(tmp_path / "model")!r}
+        make().save(p)
+        lstmx.load(p).predict(x)
+        print(*[m for m in sys.modules if m.startswith(("lstmx.training", "lstmx.losses", "lstmx.optim"))])
+        """
+    assert run(code, "import sys", MODEL) == ""
+
+
+@pytest.mark.parametrize("first", ["import lstmx.loading", "import lstmx; lstmx.load", "from lstmx import loading"])
+def test_load_is_a_function_whatever_is_imported_first(first):
+    assert run(f"{first}; import lstmx.loading, inspect; print(inspect.isfunction(lstmx.load))") == "True"
+
+
 EVERYTHING = """
     ragged = [x[n, : n + 1] for n in range(12)]
     layers = [lstmx.LSTM(2, 8, 2, bidirectional=True, dropout=0.1), lstmx.Dense(16, 5, "tanh"), lstmx.Last(),

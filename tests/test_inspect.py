@@ -90,7 +90,7 @@ def test_gradient_flow_comes_in_the_form_of_the_input():
 
 def test_gradient_flow_leaves_the_network_alone_and_ignores_dropout():
     lstm = network(num_layers=2)
-    dropping = LSTM.from_config(lstm.config() | {"dropout": 0.9}, lstm.parameters())
+    dropping = LSTM.from_state(lstm.config() | {"dropout": 0.9}, lstm.parameters())
     x, dy = data()
     x_before, dy_before = x.copy(), dy.copy()
     before = {name: p.copy() for name, p in dropping.parameters().items()}

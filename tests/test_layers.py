@@ -9,7 +9,8 @@ import pytest
 
 from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool
 from lstmx.functional.read import Sequences, sequences
-from lstmx.layers import REGISTRY, RowGradient
+from lstmx.layers import RowGradient
+from lstmx.storage import REGISTRY
 from lstmx.testing import finite_difference
 
 # Central differences with a step of 1e-6 are good to about 1e-9 for losses of order 10.

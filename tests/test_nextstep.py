@@ -136,7 +136,7 @@ def test_training_is_on_what_follows(intercepted, form, weighted, early_stopping
     rows = np.concatenate(X[:seen])
     mean = (each * rows).sum(axis=0) / each.sum()
     deviation = np.sqrt((each * (rows - mean) ** 2).sum(axis=0) / each.sum())
-    held = trainer.callbacks[0].validation
+    held = trainer.validation
     assert (held is not None) == early_stopping
     places = [range(9), range(9, 12)] if early_stopping else [range(12)]
     for data, chosen in zip([trainer.data, held], places, strict=False):

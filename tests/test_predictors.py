@@ -21,8 +21,8 @@ pytest.importorskip("sklearn")
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 import lstmx
-from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMForecaster, LSTMRegressor, LSTMTransformer
-from lstmx.interop import files
+from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMForecaster, LSTMRegressor, LSTMTransformer, storage
+from lstmx.storage import ModelFileError
 
 PYTHONPATH = os.path.dirname(os.path.dirname(lstmx.__file__))  # children import what is tested here
 CHILD = os.environ | {"PYTHONPATH": PYTHONPATH}
@@ -397,7 +397,7 @@ def test_kill_9_in_a_save_loop_many_times(path):
     kill(path, 300)
 
 
-# Bad files.
+# Bad storage.
 
 KINDS = ["classifier of str", "classifier of object", "multi-label", "regressor", "regressor of steps",
          "detector by mean", "transformer by last", "forecaster", "recursive forecaster", "forecaster with X",
@@ -428,12 +428,12 @@ def ask(loaded):
 
 def load_or_refuse(path, config, arrays):
     """Load a file: the one error there may be is ModelFileError, and what is loaded must predict. True if refused."""
-    files.write(path, config, arrays)
+    storage.write(path, config, arrays)
     tracemalloc.start()
     try:
         loaded = lstmx.load(path)
         ask(loaded)
-    except files.ModelFileError as error:
+    except ModelFileError as error:
         assert str(path) in str(error) and len(str(error)) < 3000
         return True
     finally:
@@ -598,7 +598,7 @@ def test_many_classes_are_read_or_refused_quickly(path):
     for classes, dtype in ((short, "<U4"), (["y" * 400_000, *short], "<U400000"), ([0] * 300_000, "<i8")):
         assert load_or_refuse(path, config | {"classes": classes, "classes_dtype": dtype}, arrays)
     with pytest.raises(ValueError, match="characters of JSON"):
-        files.write(path, config | {"classes": list(range(10**6))}, arrays)
+        storage.write(path, config | {"classes": list(range(10**6))}, arrays)
 
 
 @pytest.mark.parametrize(
@@ -670,7 +670,7 @@ def test_numbers_that_give_no_predictions_are_refused(bad, name, path):
         what = (
             rf"{tensor}: 1 of \d+ values, the first {bad}, are not (finite|above 0|finite and above 0).*; fit again, or"
         )
-        with pytest.raises(files.ModelFileError, match=what):
+        with pytest.raises(ModelFileError, match=what):
             lstmx.load(path, allow_nonfinite=True)  # which is about parameters
         del config["class"]
         with pytest.raises(ValueError, match=f"^{what}"):
@@ -686,8 +686,8 @@ def test_numbers_that_the_type_of_the_model_does_not_hold_are_refused(tensor, ba
         layers = config["model"]["layers"]
         config["model"] = {"layers": [c | ({"dtype": "float32"} if "dtype" in c else {}) for c in layers]}
         arrays = {n: a.astype(np.float32) if n.startswith("model.") else a for n, a in arrays.items()}
-        files.write(path, config, arrays)
-        with pytest.raises(files.ModelFileError, match=f"{tensor}: 2 of 2 values, .*finite in the model's type"):
+        storage.write(path, config, arrays)
+        with pytest.raises(ModelFileError, match=f"{tensor}: 2 of 2 values, .*finite in the model's type"):
             lstmx.load(path)
 
 
@@ -697,8 +697,8 @@ def test_parameters_that_are_not_finite_are_refused_unless_allowed(name, path):
     tensor = next(n for n in arrays if n.startswith("model."))
     arrays[tensor] = arrays[tensor].copy()
     arrays[tensor].flat[0] = np.nan
-    files.write(path, config, arrays)
-    with pytest.raises(files.ModelFileError, match=rf"{tensor}: 1 of \d+ values are NaN .*allow_nonfinite=True"):
+    storage.write(path, config, arrays)
+    with pytest.raises(ModelFileError, match=rf"{tensor}: 1 of \d+ values are NaN .*allow_nonfinite=True"):
         lstmx.load(path)
     found = lstmx.load(path, allow_nonfinite=True)
     assert np.isnan(found.model.parameters()[tensor[len("model.") :]].flat[0])
@@ -711,8 +711,8 @@ def test_keys_that_are_unknown_or_missing_are_named_at_every_level(name, path):
     def refused(change, message):
         config, arrays = contents(name)
         change(config)
-        files.write(path, config, arrays)
-        with pytest.raises(files.ModelFileError, match=message) as error:
+        storage.write(path, config, arrays)
+        with pytest.raises(ModelFileError, match=message) as error:
             lstmx.load(path)
         assert str(path) in str(error.value)
 
@@ -773,28 +773,28 @@ def test_random_fields_are_refused_or_harmless(name, changes, tmp_path):
 @given(name=st.sampled_from(KINDS), place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_flipped_bytes_of_the_header_give_an_error_or_a_predictor(name, place, flip, tmp_path):
     path = tmp_path / "model"
-    files.write(path, *contents(name))
+    storage.write(path, *contents(name))
     data = bytearray(path.read_bytes())
     size = 8 + int.from_bytes(data[:8], "little")
     data[int(place * size)] ^= flip
     path.write_bytes(data)
-    with contextlib.suppress(files.ModelFileError):
+    with contextlib.suppress(ModelFileError):
         assert isinstance(lstmx.load(path), lstmx.predictors.Predictor)
 
 
 def test_a_child_that_loads_a_hostile_file_needs_little_memory(path):
     """The address space is limited, so that what `tracemalloc` does not see would fail."""
     config, arrays = contents("classifier of str")
-    files.write(path, config | {"classes_dtype": "V1000000000"}, arrays)
+    storage.write(path, config | {"classes_dtype": "V1000000000"}, arrays)
     code = f"""
         import resource
         import lstmx, numpy, safetensors
-        from lstmx.interop import files
+        from lstmx.storage import ModelFileError
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
         try:
             lstmx.load({str(path)!r})
-        except files.ModelFileError as error:
+        except ModelFileError as error:
             print("refused", "classes" in str(error))
         """
     done = subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(code)], capture_output=True, text=True,

@@ -11,14 +11,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from lstmx import losses, optim, training
+from lstmx import losses, optim, storage, training
 from lstmx.data import panel
 from lstmx.estimators import _training
 from lstmx.estimators._input import read_X
 from lstmx.functional import validate
 from lstmx.layers import LSTM, Dense, Dropout, FinalState, Last, MeanPool
 from lstmx.model import Sequential
-from lstmx.predictors import PREDICTORS
 
 POOLINGS = {"last": Last, "mean": MeanPool, "final": FinalState}
 SCHEDULES = ("constant", "invscaling", "adaptive")
@@ -115,7 +114,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         fitted = state.pop("_state", None)
         super().__setstate__(state)
         if fitted is not None:
-            self._predictor = PREDICTORS[fitted["class"]].from_state(fitted["config"], fitted["arrays"])
+            self._predictor = storage.registered(fitted["class"]).from_state(fitted["config"], fitted["arrays"])
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "_predictor")
@@ -211,7 +210,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         if self.checkpoint is not None:
             _training.check_path(self.checkpoint)
 
-    def _optimizer(self, batch_size, problem, rate):
+    def _optimizer(self, batch_size, problem):
         samples = len(problem.data.inputs.lengths)
         weight = samples if problem.total_weight is None else problem.total_weight
         decay = self.alpha if self.solver == "adamw" else self.alpha * samples / (batch_size * weight)
@@ -223,7 +222,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             more = {"rho": self.beta_2, "epsilon": self.epsilon}
         else:
             more = betas
-        return optim.OPTIMIZERS[self.solver](rate, weight_decay=decay, **more)
+        return optim.OPTIMIZERS[self.solver](self.learning_rate_init, weight_decay=decay, **more)
 
     def _layers(self, problem):
         features, dtype = problem.kind.inputs(problem.config), problem.dtype.name
@@ -247,30 +246,32 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             model = self._predictor.model.copy()
         samples = len(problem.data.inputs.lengths)
         batch_size = min(32 if self.batch_size == "auto" else self.batch_size, samples)
-        convergence = self._convergence(problem, samples, model, first, incremental)
-        rate = self.learning_rate_init if self.learning_rate == "constant" else convergence.learning_rate
-        callbacks, context = self._callbacks(problem, seed, convergence, given, incremental)
-        optimizer = self._optimizer(batch_size, problem, rate)
+        watcher, optimizer = self._watcher(), self._optimizer(batch_size, problem)
+        state = self._state(problem, model, seed, incremental, optimizer)
+        callbacks, context = self._callbacks(problem, seed, given, incremental)
+        epochs = 1 if incremental else self.max_iter
         trainer = training.Trainer(
             model, problem.data, losses.get_loss(problem.loss, problem.activation), optimizer, batch_size=batch_size,
-            shuffle=self.shuffle, clip_norm=self.clip_norm, rng=rng, callbacks=callbacks,
-            state=self._state(problem, model, seed, convergence, incremental, optimizer),
+            shuffle=self.shuffle, validation=problem.validation, score=problem.score, clip_norm=self.clip_norm, rng=rng,
+            early_stopping=watcher, callbacks=callbacks, state=state,
+            progress=training.Progress(bar=int(self.verbose) < 2, whole=True) if self.verbose else None,
         )  # fmt: skip
+        if not first and (state is None or incremental):  # what goes on from a checkpoint brings its own memory
+            self._remember(watcher, trainer.state, incremental)
         trainer.after_failure = "What was fitted before, if anything, is as it was"
         done = len(trainer.state.history)
-        epochs = 1 if incremental else self.max_iter
         try:
-            if convergence.reason is None:
+            if trainer.state.reason is None:
                 with model.only_fit():
                     trainer.run(epochs)
             else:
-                trainer.parameters.freeze(trainer.state.values.copy(), {})
+                trainer.settle()
         except KeyboardInterrupt:
             _training.warn("Training interrupted by user.")
-        self._keep(problem, trainer, convergence, first)
+        self._keep(problem, trainer, first)
         if context is not None:
             context.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=dict)
-        exhausted = trainer.state.history.stopped is None and convergence.reason is None
+        exhausted = trainer.state.history.stopped is None and trainer.state.reason is None
         if exhausted and not incremental and done < epochs:
             _training.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
@@ -279,25 +280,28 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             )
         return self
 
-    def _convergence(self, problem, samples, model, first, incremental):
-        convergence = _training.Convergence(
-            rate=self.learning_rate_init, schedule=self.learning_rate, power_t=self.power_t, tol=self.tol,
-            patience=self.n_iter_no_change, early_stopping=self.early_stopping, validation=problem.validation,
-            score=problem.score, watch_loss=self.monitor == "loss", samples=samples, seen=0 if first else self.t_,
+    def _watcher(self):
+        """The rules of MLPClassifier: without early stopping the training loss is watched, with it what is held out."""
+        monitor = "loss" if not self.early_stopping else "val_loss" if self.monitor == "loss" else "val_score"
+        return training.Watcher(
+            monitor, -1 if monitor == "val_score" else 1, self.n_iter_no_change, self.tol, keep=self.early_stopping,
+            sklearn=True, schedule=self.learning_rate, rate=self.learning_rate_init, power_t=self.power_t,
         )  # fmt: skip
-        if first:
-            return convergence
-        convergence.memory["best_loss"] = np.inf if self.best_loss_ is None else self.best_loss_
-        if self.early_stopping and self.best_loss_ is None and self.best_validation_score_ is not None:
-            # What the last fit kept is the best of all until it is beaten, as in MLPClassifier.
-            watched = self.best_validation_score_ if self.monitor == "score" else -min(self.validation_loss_curve_)
-            convergence.memory["best_score"] = watched
-            convergence.best, _ = training.Parameters(model).read()
-        if incremental and self.learning_rate == "adaptive":
-            convergence.memory |= getattr(self, "_moments", {}).get("schedule", {})
-        return convergence
 
-    def _state(self, problem, model, seed, convergence, incremental, optimizer):
+    def _remember(self, watcher, state, incremental):
+        """What the last fit has left for this one."""
+        memory = state.memory = watcher.start(self.t_)
+        if not self.early_stopping:
+            memory["mark"] = np.inf if self.best_loss_ is None else self.best_loss_
+        elif self.best_loss_ is None and self.best_validation_score_ is not None:
+            # What the last fit kept is the best of all until it is beaten, as in MLPClassifier.
+            score = self.monitor == "score"
+            memory["mark"] = -self.best_validation_score_ if score else min(self.validation_loss_curve_)
+            state.keep()
+        if incremental and self.learning_rate == "adaptive":
+            memory |= getattr(self, "_moments", {}).get("schedule", {})
+
+    def _state(self, problem, model, seed, incremental, optimizer):
         """Where training goes on, or None to begin."""
         if incremental and hasattr(self, "_moments"):
             values, _ = training.Parameters(model).read()
@@ -311,7 +315,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         checkpoint = _training.read_checkpoint(self.checkpoint) if self.resume and not incremental else None
         if checkpoint is None:
             return None
-        state = _training.restore(checkpoint, self._identity(problem, seed), convergence)
+        state = _training.restore(checkpoint, self._identity(problem, seed), self.early_stopping)
         if state.values.size != training.Parameters(model).size or state.moments.keys() != set(optimizer.moments):
             raise ValueError(f"checkpoint: {os.fspath(self.checkpoint)!r} does not hold the parameters and moments of "
                              "this network; remove it, or give another path")  # fmt: skip
@@ -342,32 +346,24 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
                              "give what it was written with, or fit with resume=False")  # fmt: skip
         return seed
 
-    def _callbacks(self, problem, seed, convergence, given, incremental):
-        callbacks, context = [convergence], None
+    def _callbacks(self, problem, seed, given, incremental):
+        callbacks, context = [], None
         if incremental:  # no fit: neither tasks of scikit-learn's callbacks nor a checkpoint
-            if self.verbose:
-                callbacks.append(_training.ShowProgress(1, int(self.verbose) > 1, convergence))
             return callbacks, None
         if getattr(self, "_skl_callbacks", None) or hasattr(self, "_parent_callback_ctx"):
             context = self._init_callback_context(max_subtasks=self.max_iter)
             context.call_on_fit_task_begin(estimator=self, **given)
-            callbacks.append(
-                _training.FitTasks(context, self, given, lambda t: self._fitted_now(problem, t, convergence))
-            )
+            callbacks.append(_training.FitTasks(context, self, given, lambda t: self._fitted_now(problem, t)))
         if self.checkpoint is not None:
             identity = self._identity(problem, seed)
-            callbacks.append(
-                _training.Checkpoint(self.checkpoint, self.checkpoint_every, self.max_iter, identity, convergence)
-            )
-        if self.verbose:
-            callbacks.append(_training.ShowProgress(self.max_iter, int(self.verbose) > 1, convergence))
+            callbacks.append(_training.Checkpoint(self.checkpoint, self.checkpoint_every, self.max_iter, identity))
         return callbacks, context
 
-    def _fitted_now(self, problem, trainer, convergence):
+    def _fitted_now(self, problem, trainer):
         """The attributes of an estimator as if training ended here."""
         model = trainer.model.copy()
-        if convergence.best is not None:
-            training.Parameters(model).freeze(convergence.best.copy(), {})
+        if trainer.state.best is not None:
+            training.Parameters(model).freeze(trainer.state.best["values"].copy(), {})
         return problem.finish(problem.kind(problem.config, problem.arrays, model)) | self._curves(trainer.state)
 
     @staticmethod
@@ -379,11 +375,9 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             "loss_": curves["loss"][-1] if "loss" in curves else np.nan,
         }
 
-    def _keep(self, problem, trainer, convergence, first):
+    def _keep(self, problem, trainer, first):
         """Set the fitted attributes."""
         state, model = trainer.state, trainer.model
-        if self.early_stopping and convergence.best is not None:
-            trainer.parameters.freeze(convergence.best.copy(), {})
         found = problem.finish(problem.kind(problem.config, problem.arrays, model))
         history = state.history.history
         before = [] if first else self.loss_curve_
@@ -401,10 +395,10 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
                 np.argmin(self.validation_loss_curve_) if self.monitor == "loss" else np.argmax(self.validation_scores_)
             )
             self.best_validation_score_ = self.validation_scores_[best]
-        self.best_loss_ = None if self.early_stopping else convergence.memory["best_loss"]
-        self.t_ = convergence.memory["seen"]
+        self.best_loss_ = None if self.early_stopping else state.memory["mark"]
+        self.t_ = state.memory["seen"]
         self._moments = {
             "moments": dict(state.moments), "rng": state.rng.bit_generator.state, "updates": state.updates,
-            "schedule": {name: convergence.memory[name] for name in ("rate", "count")},
+            "schedule": {name: state.memory[name] for name in ("rate", "count")},
         }  # fmt: skip
         vars(self).update(found)

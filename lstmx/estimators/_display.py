@@ -3,6 +3,8 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from lstmx.plots import pyplot
+
 
 class LossCurveDisplay:
     """Loss, and score on held-out data, of every epoch; made by `from_estimator`.
@@ -74,8 +76,6 @@ class LossCurveDisplay:
 
     def plot(self, ax=None, *, name=None, **line_kw):
         """Draw; parameters as in `from_estimator`."""
-        from lstmx.inspect import pyplot
-
         ax = pyplot().subplots(layout="constrained")[1] if ax is None else ax
         name = self.estimator_name if name is None else name
         self.ax_, self.figure_, self.score_ax_, self.lines_ = ax, ax.figure, None, []

@@ -1,6 +1,4 @@
-"""What watches the training of an estimator: convergence as in MLPClassifier, checkpoints, progress, scikit-learn's
-callbacks.
-"""
+"""What an estimator adds to training: checkpoints, scikit-learn's callbacks, warnings."""
 
 import functools
 import hashlib
@@ -10,7 +8,9 @@ import warnings
 
 import numpy as np
 
+from lstmx import storage
 from lstmx.functional import validate
+from lstmx.storage import ModelFileError
 from lstmx.training import Callback, TrainerState
 
 try:
@@ -54,123 +54,6 @@ def fitting(method):
     return with_callbacks(fit)
 
 
-class Convergence(Callback):
-    """Ends training, keeps the best weights and sets the learning rate, by the rules of scikit-learn's MLPClassifier.
-
-    Without early stopping the training loss is watched, with it the score on the validation data; `patience` epochs in
-    a row without an improvement of `tol` end training. With ``schedule="adaptive"`` they divide the rate by 5 instead,
-    until it has fallen to 1e-6.
-
-    Attributes
-    ----------
-    memory : dict of plain numbers
-        With `best`, all that changes.
-    best : ndarray or None
-        The flat parameters of the best epoch.
-    """
-
-    def __init__(self, *, rate, schedule, power_t, tol, patience, early_stopping, validation, score, samples,
-                 watch_loss=False, seen=0):  # fmt: skip
-        self.schedule, self.power_t, self.first_rate = schedule, power_t, rate
-        self.tol, self.patience, self.early_stopping = tol, patience, early_stopping
-        self.validation, self.score, self.samples, self.watch_loss = validation, score, samples, watch_loss
-        self.memory = {"rate": rate, "count": 0, "best_loss": np.inf, "best_score": -np.inf, "seen": seen}
-        self.best, self.reason = None, None
-        self._schedule()
-
-    def learning_rate(self, step):
-        """The rate of an update; it changes between epochs only."""
-        return self.memory["rate"]
-
-    def _schedule(self):
-        if self.schedule == "invscaling":
-            self.memory["rate"] = self.first_rate / (self.memory["seen"] + 1) ** self.power_t
-
-    def on_epoch_end(self, trainer, epoch, logs):
-        """Judge an epoch; True ends training."""
-        memory = self.memory
-        memory["seen"] += self.samples
-        if self.validation is not None:
-            loss, outputs = trainer.outputs(self.validation)
-            score = self.score(*(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
-            trainer.state.history.append({"val_loss": loss, "val_score": score})
-            logs |= {"val_loss": loss, "val_score": score}
-        if self.early_stopping:
-            watched = -loss if self.watch_loss else score
-            better = watched >= memory["best_score"] + self.tol
-            if watched > memory["best_score"]:
-                memory["best_score"], self.best = watched, trainer.state.values.copy()
-        else:
-            better = logs["loss"] <= memory["best_loss"] - self.tol
-        memory["best_loss"] = min(memory["best_loss"], logs["loss"])
-        memory["count"] = 0 if better else memory["count"] + 1
-        self._schedule()
-        return self._out_of_patience()
-
-    def _out_of_patience(self):
-        memory = self.memory
-        if memory["count"] <= self.patience:
-            return False
-        if self.schedule == "adaptive" and memory["rate"] > 1e-6:
-            memory["rate"], memory["count"] = memory["rate"] / 5, 0
-            return False
-        what = (
-            ("Validation loss" if self.watch_loss else "Validation score") if self.early_stopping else "Training loss"
-        )
-        self.reason = f"{what} did not improve more than tol={self.tol:g} for {self.patience} consecutive epochs."
-        return True
-
-
-class Progress:
-    """One bar over all epochs on a terminal or in a notebook where tqdm is installed, else a line per epoch."""
-
-    def __init__(self, epochs, lines):
-        notebook = "ipykernel" in sys.modules
-        self._bar = None
-        if not lines and (notebook or sys.stderr.isatty()):
-            try:
-                from tqdm import auto, std
-            except ImportError:
-                return
-            self._bar = (auto.tqdm if notebook else std.tqdm)(total=epochs, unit="epoch")
-
-    def show(self, epoch, logs):
-        """An epoch is done."""
-        numbers = {name: f"{value:.6g}" for name, value in logs.items() if name != "learning_rate"}
-        if self._bar is not None:
-            self._bar.update(epoch + 1 - self._bar.n)
-            self._bar.set_postfix(numbers)
-        else:
-            text = ", ".join(f"{name} = {value}" for name, value in numbers.items())
-            print(f"Iteration {epoch + 1}, {text}", flush=True)
-
-    def close(self, message=None):
-        """The end, and why it came."""
-        if self._bar is not None:
-            self._bar.close()
-        if message:
-            print(message, file=sys.stdout if self._bar is None else sys.stderr, flush=True)
-
-
-class ShowProgress(Callback):
-    """`Progress` as a callback."""
-
-    def __init__(self, epochs, lines, convergence):
-        self.epochs, self.lines, self.convergence, self.progress = epochs, lines, convergence, None
-
-    def on_train_begin(self, trainer):
-        """The first epoch comes."""
-        self.progress = Progress(self.epochs, self.lines)
-
-    def on_epoch_end(self, trainer, epoch, logs):
-        """An epoch is done."""
-        self.progress.show(epoch, logs)
-
-    def on_train_end(self, trainer):
-        """The last epoch was."""
-        self.progress.close(self.convergence.reason)
-
-
 class FitTasks(Callback):
     """Tells scikit-learn's own callbacks (`sklearn.callback`, 1.9) of every epoch: a task below the fit."""
 
@@ -200,12 +83,10 @@ class Checkpoint(Callback):
         Epochs.
     identity : dict
         Plain JSON values that must be the same when training goes on: the estimator, its parameters, its data.
-    convergence : Convergence
     """
 
-    def __init__(self, path, every, last, identity, convergence):
-        self.path, self.every, self.last = path, every, last
-        self.identity, self.convergence = identity, convergence
+    def __init__(self, path, every, last, identity):
+        self.path, self.every, self.last, self.identity = path, every, last, identity
 
     def on_epoch_end(self, trainer, epoch, logs):
         """Write if it is time."""
@@ -213,48 +94,44 @@ class Checkpoint(Callback):
             self.write(trainer.state)
 
     def on_train_end(self, trainer):
-        """Write if a callback, `Convergence` among them, has ended training after an epoch."""
-        if trainer.state.history.stopped == "callback":
+        """Write if training has ended after an epoch before the last."""
+        if trainer.state.history.stopped in ("callback", "early"):
             self.write(trainer.state)
 
     def write(self, state):
         """Write the state after an epoch."""
-        from lstmx.interop.files import write
-
         arrays = {"values": state.values} | {f"moments.{name}": m for name, m in state.moments.items()}
         arrays |= {f"history.{name}": np.array(v, np.float64) for name, v in state.history.history.items()}
-        if self.convergence.best is not None:
-            arrays["best"] = self.convergence.best
+        if state.best is not None:
+            arrays["best"] = state.best["values"]
+        memory = dict(state.memory)
+        mark = memory.pop("mark")  # of the training loss, or minus that of what early stopping watches
         config = {
             "class": "Checkpoint",
             "identity": self.identity,
             "epoch": state.epoch,
             "updates": state.updates,
             "rng": state.rng.bit_generator.state,
-            "memory": self.convergence.memory,
-            "reason": self.convergence.reason,
+            "memory": memory | {"best_loss": mark, "best_score": -mark},
+            "reason": state.reason,
         }
-        write(self.path, config, arrays)
+        storage.write(self.path, config, arrays)
 
 
 def check_path(path):
     """Raise at once what writing a checkpoint would raise after some epochs."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"checkpoint: got {path!r}, must be a path or None")
-    from lstmx.interop.files import check_target
-
-    folder = os.path.dirname(check_target(path, "checkpoint")[0])
+    folder = os.path.dirname(storage.check_target(path, "checkpoint")[0])
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"checkpoint: the folder {folder!r} cannot be written to; give another path")
 
 
 def read_checkpoint(path):
     """(configuration, arrays) of a checkpoint; None if there is no such file."""
-    from lstmx.interop.files import ModelFileError, read
-
     if not os.path.exists(path):
         return None
-    config, arrays = read(path)
+    config, arrays = storage.read(path)
     if config.get("class") != "Checkpoint":
         kind = config.get("class")
         raise ModelFileError(f"checkpoint: {os.fspath(path)!r} is a saved {kind}, not a checkpoint; give another path")
@@ -292,8 +169,8 @@ def _check_checkpoint(config, arrays):
             raise ValueError(f"{name}: {a.dtype} {a.shape}")
 
 
-def restore(checkpoint, identity, convergence):
-    """The `TrainerState` of a checkpoint whose identity is this one; `convergence` becomes what it was."""
+def restore(checkpoint, identity, early_stopping):
+    """The `TrainerState` of a checkpoint whose identity is this one."""
     config, arrays = checkpoint
     was = config["identity"]
     different = [name for name in identity | was if identity.get(name) != was.get(name)]
@@ -309,8 +186,10 @@ def restore(checkpoint, identity, convergence):
                 for part in ("moments.", "history.")}  # fmt: skip
     state = TrainerState(arrays["values"], {}, prefixed["moments."], {}, rng, config["epoch"], config["updates"])
     state.history.history = {name: a.tolist() for name, a in prefixed["history."].items()}
-    convergence.memory, convergence.reason = config["memory"], config["reason"]
-    convergence.best = arrays.get("best")
+    memory, state.reason = dict(config["memory"]), config["reason"]
+    loss, score = memory.pop("best_loss"), memory.pop("best_score")
+    state.memory = memory | {"mark": -score if early_stopping else loss}
+    state.best = {"values": arrays["best"], "tables": {}} if "best" in arrays else None
     return state
 
 

@@ -1,1 +1,1 @@
-"""Models from and for other places: so far, lstmx's own files."""
+"""Models from and for other libraries: a place for importers and exporters."""

@@ -1,12 +1,11 @@
 """The layers of a model; each works on packed rows (see lstmx.functional.context)."""
 
-from lstmx.layers.base import REGISTRY, Layer
+from lstmx.layers.base import Layer
 from lstmx.layers.lstm import LSTM, Trace
 from lstmx.layers.simple import Dense, Dropout, Embedding, FinalState, Last, MeanPool, RowGradient
 
 __all__ = [
     "LSTM",
-    "REGISTRY",
     "Dense",
     "Dropout",
     "Embedding",

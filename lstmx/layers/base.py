@@ -5,14 +5,14 @@ import math
 
 import numpy as np
 
+from lstmx import storage
 from lstmx.functional import validate
 
-REGISTRY = {}  # name in a model file -> class
 LARGEST, MOST_ARRAYS = 2**40, 100_000  # of parameters, in a layer
 _UNFILLED = object()  # as random_state: leave the parameters to `fill`
 
 
-class Layer:
+class Layer(storage.Stored):
     """The protocol of a layer.
 
     A subclass gives `parameter_table`, `config`, and
@@ -31,10 +31,7 @@ class Layer:
     reads_windows = False  # whether in inference its rows may be `Windows`, where they gain by it
 
     def __init_subclass__(cls):
-        if cls.__name__ in REGISTRY and REGISTRY[cls.__name__].__module__ != cls.__module__:
-            raise TypeError(f"there is already a layer class {cls.__name__!r}, and model files know classes by name")
-        if not cls.__name__.startswith("_"):
-            REGISTRY[cls.__name__] = cls
+        storage.register(cls)
 
     def _setup(self, dtype, random_state):
         self.dtype = validate.dtype(dtype)
@@ -146,13 +143,9 @@ class Layer:
     def astype(self, dtype):
         """A copy that computes in `dtype`, "float32" or "float64"."""
         dtype = validate.dtype(dtype)
-        layer = type(self).from_config(self.config() | {"dtype": dtype.name}, self._params)
+        layer = type(self).from_state(self.config() | {"dtype": dtype.name}, self._params)
         layer.__dict__.update(copy.deepcopy(self._more()))
         return layer
-
-    def _more(self):
-        """What a copy takes along beside configuration and parameters."""
-        return {}
 
     @classmethod
     def without_parameters(cls, config):
@@ -166,26 +159,27 @@ class Layer:
         return self
 
     @classmethod
-    def from_config(cls, config, parameters):
-        """A layer from what `config` gave and its parameters."""
-        return cls.without_parameters(config).fill(parameters)
+    def array_shapes(cls, config):
+        """(name, shape, dtype, what its numbers must be) of every parameter; an error for a wrong configuration."""
+        try:
+            layer = cls.without_parameters(config)
+            validate.keys("its keys", config, layer.config())
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the configuration of {cls.__name__} is not valid ({error})") from error
+        for p in cls.parameter_table(layer.config()):
+            yield p.name, p.shape, layer.dtype.name, storage.PARAMETER
 
-    def save(self, path):
-        """Write configuration and parameters to one safetensors file, atomically; `lstmx.load` reads it."""
-        from lstmx.interop.files import save
+    def state(self):
+        """(configuration, parameters): what `from_state` takes."""
+        return self.config(), self.parameters()
 
-        save(self, path)
-
-    def __reduce__(self):
-        parameters = {name: np.asarray(p) for name, p in self._params.items()}
-        return _rebuild, (type(self).__name__, self.config(), parameters), self._more()
+    @classmethod
+    def from_state(cls, config, arrays):
+        """A layer from what `state` gave."""
+        return cls.without_parameters(config).fill(arrays)
 
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
-
-
-def _rebuild(name, config, parameters):
-    return REGISTRY[name].from_config(config, parameters)
 
 
 def writable(array):

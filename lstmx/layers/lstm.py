@@ -210,7 +210,7 @@ class LSTM(Layer):
         """Inference that keeps everything: y rows and a `Trace`."""
         if h is None:
             h, c = self._zero_state(context.batch)
-        undropped = LSTM.from_config(self.config() | {"dropout": 0.0}, self._params) if self.dropout else self
+        undropped = LSTM.from_state(self.config() | {"dropout": 0.0}, self._params) if self.dropout else self
         y, tape = undropped.run(rows, context, h, c, training=True)
         outputs = [entry[0] for entry in tape[1:]] + [y]
         hidden = self.hidden_size

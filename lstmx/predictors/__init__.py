@@ -3,13 +3,12 @@
 An estimator hands its predictions to the predictor that it holds, so both give the same bits.
 """
 
-from lstmx.predictors.base import PREDICTORS, Predictor, build_model
+from lstmx.predictors.base import Predictor
 from lstmx.predictors.forecaster import Forecaster
 from lstmx.predictors.nextstep import AnomalyDetector, NextStep, Transformer
 from lstmx.predictors.supervised import Classifier, Regressor
 
 __all__ = [
-    "PREDICTORS",
     "AnomalyDetector",
     "Classifier",
     "Forecaster",
@@ -17,5 +16,4 @@ __all__ = [
     "Predictor",
     "Regressor",
     "Transformer",
-    "build_model",
 ]

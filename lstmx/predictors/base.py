@@ -4,14 +4,12 @@ import functools
 
 import numpy as np
 
+from lstmx import storage
 from lstmx.data import panel
 from lstmx.functional import validate
-from lstmx.layers import REGISTRY
 from lstmx.model import Sequential
 
-PREDICTORS = {}  # name in a file -> class
-
-# What the numbers of an array must be, in a model of a type: from here `array_shapes` takes its words.
+# What the numbers of an array must be, in a model of a type: from here `own_shapes` takes its words.
 FINITE, POSITIVE = "finite", "finite and above 0"
 SHIFT, DIVISOR = "finite in the model's type", "above 0, and finite in the model's type as is their inverse"
 _NEEDS = {
@@ -22,17 +20,7 @@ _NEEDS = {
 }
 
 
-def build_model(config, parameters):
-    """A `Sequential` from what its `config` gave and its parameters by name ("0.weight_ih_l0")."""
-    layers = []
-    for k, layer in enumerate(validate.keys("model", config, ("layers",))["layers"]):
-        rest = {name: value for name, value in layer.items() if name != "class"}
-        own = {name.partition(".")[2]: p for name, p in parameters.items() if name.startswith(f"{k}.")}
-        layers.append(REGISTRY[layer["class"]].from_config(rest, own))
-    return Sequential(layers)
-
-
-class Predictor:
+class Predictor(storage.Stored):
     """A fitted model with what comes before and after it.
 
     Parameters
@@ -41,7 +29,7 @@ class Predictor:
         Plain JSON values: ``features`` (F), ``steps`` (T where sequences came as (n, T), else None), ``layout``,
         ``standardize``, and what a subclass adds: exactly the keys in `fields`.
     arrays : dict of str to ndarray
-        Those that `array_shapes` names.
+        Those that `own_shapes` names.
     model : Sequential
 
     Raises
@@ -53,7 +41,7 @@ class Predictor:
     fields = ("features", "steps", "layout", "standardize")
 
     def __init_subclass__(cls):
-        PREDICTORS[cls.__name__] = cls
+        storage.register(cls)
 
     def __init__(self, config, arrays, model):
         self.check(config)
@@ -68,7 +56,7 @@ class Predictor:
             raise ValueError(f"model: must give an output for every {what} of numbers, got {model!r}")
 
     def _check_arrays(self):
-        shapes = {name: rest for name, *rest in self.array_shapes(self.config)}
+        shapes = {name: rest for name, *rest in self.own_shapes(self.config)}
         validate.keys("arrays", self.arrays, shapes)
         for name, (shape, dtype, need) in shapes.items():
             a = self.arrays[name]
@@ -103,11 +91,21 @@ class Predictor:
         return False
 
     @classmethod
-    def array_shapes(cls, config):
+    def own_shapes(cls, config):
         """(name, shape, dtype, what its numbers must be) of every array beside the model's parameters."""
         if config["standardize"]:
             yield "x_mean", (config["features"],), "float64", SHIFT
             yield "x_scale", (config["features"],), "float64", DIVISOR
+
+    @classmethod
+    def array_shapes(cls, config):
+        """(name, shape, dtype, what its numbers must be) of every array; an error for a wrong configuration."""
+        own = dict(validate.keys(f"the configuration of {cls.__name__}", config, (*cls.fields, "model")))
+        model = own.pop("model")
+        cls.check(own)
+        yield from cls.own_shapes(own)
+        for name, *rest in Sequential.array_shapes(model):
+            yield f"model.{name}", *rest
 
     @classmethod
     def from_state(cls, config, arrays):
@@ -116,21 +114,12 @@ class Predictor:
         model = config.pop("model")
         own = {name: a for name, a in arrays.items() if not name.startswith("model.")}
         parameters = {name[len("model.") :]: a for name, a in arrays.items() if name.startswith("model.")}
-        return cls(config, own, build_model(model, parameters))
+        return cls(config, own, Sequential.from_state(model, parameters))
 
     def state(self):
         """(configuration, arrays): all there is, as plain JSON values and plain arrays."""
         parameters = {f"model.{name}": p for name, p in self.model.parameters().items()}
         return self.config | {"model": self.model.config()}, self.arrays | parameters
-
-    def __reduce__(self):
-        return _rebuild, (type(self).__name__, *self.state())
-
-    def save(self, path):
-        """Write everything to one safetensors file, atomically; `lstmx.load` reads it."""
-        from lstmx.interop.files import save_predictor
-
-        save_predictor(self, path)
 
     def read(self, X):
         """A `panel.Panel` of X, checked against what the model was fitted with; X itself if it is one."""
@@ -163,7 +152,3 @@ class Predictor:
 
     def __repr__(self):
         return f"<{type(self).__name__}: {self.model!r}>"
-
-
-def _rebuild(name, config, arrays):
-    return PREDICTORS[name].from_state(config, arrays)

@@ -86,7 +86,7 @@ class Forecaster(Predictor):
         return config["window"] + sum(config["lags"])
 
     @classmethod
-    def array_shapes(cls, config):
+    def own_shapes(cls, config):
         series, outputs, exogenous = config["series"], config["features"], config["exogenous"]
         for name, shape, need in (
             ("y_mean", (series, outputs), FINITE),

@@ -82,8 +82,8 @@ class AnomalyDetector(_NextStepPredictor):
             validate.number(name, config[name])
 
     @classmethod
-    def array_shapes(cls, config):
-        yield from super().array_shapes(config)
+    def own_shapes(cls, config):
+        yield from super().own_shapes(config)
         yield "location", (config["features"],), "float64", FINITE
         yield "precision", (config["features"], config["features"]), "float64", FINITE
 

@@ -118,8 +118,8 @@ class Regressor(Predictor):
         return config["outputs"]
 
     @classmethod
-    def array_shapes(cls, config):
-        yield from super().array_shapes(config)
+    def own_shapes(cls, config):
+        yield from super().own_shapes(config)
         if config["standardize"]:
             yield "y_mean", (config["outputs"],), "float64", FINITE
             yield "y_scale", (config["outputs"],), "float64", POSITIVE

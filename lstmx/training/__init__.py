@@ -3,7 +3,7 @@
 from lstmx.training.callbacks import Callback, History, get_callbacks
 from lstmx.training.parameters import Parameters
 from lstmx.training.progress import Progress
-from lstmx.training.stopping import EarlyStopping, get_early_stopping
+from lstmx.training.stopping import EarlyStopping, Watcher, get_early_stopping
 from lstmx.training.trainer import Trainer, TrainerState, draw_keys
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Progress",
     "Trainer",
     "TrainerState",
+    "Watcher",
     "draw_keys",
     "get_callbacks",
     "get_early_stopping",

@@ -1,5 +1,7 @@
 """What watches training: its history, and callbacks."""
 
+from lstmx import plots
+
 
 class History:
     """What training measured, one entry per epoch.
@@ -45,9 +47,7 @@ class History:
         -------
         matplotlib Axes
         """
-        from lstmx.inspect import plot_history
-
-        return plot_history(self, ax)
+        return plots.plot_history(self, ax)
 
 
 class Callback:

@@ -16,6 +16,7 @@ from lstmx.functional import kernels
 from lstmx.functional.context import PooledContext
 from lstmx.training.callbacks import History
 from lstmx.training.parameters import Parameters
+from lstmx.training.stopping import EarlyStopping
 
 
 @dataclass
@@ -29,8 +30,14 @@ class TrainerState:
     rng: np.random.Generator
     epoch: int = 0
     updates: int = 0
-    best: dict | None = None  # "score", "epoch", "values", "tables"
+    best: dict | None = None  # "values" and "tables" of the best epoch
     history: History = field(default_factory=History)
+    memory: dict = field(default_factory=dict)  # plain numbers of a `Watcher`
+    reason: str | None = None  # why it has ended training
+
+    def keep(self):
+        """Make the weights of now the best."""
+        self.best = {"values": self.values.copy(), "tables": {name: t.copy() for name, t in self.tables.items()}}
 
 
 class Trainer:
@@ -39,16 +46,20 @@ class Trainer:
     after_failure = "The last finite weights are kept"  # what an error says of them
 
     def __init__(self, model, data, loss, optimizer, *, batch_size, shuffle=True, validation=None, metrics=None,
-                 clip_norm=None, clip_value=None, early_stopping=None, callbacks=(), progress=None, rng=None,
-                 state=None):  # fmt: skip
+                 score=None, clip_norm=None, clip_value=None, early_stopping=None, callbacks=(), progress=None,
+                 rng=None, state=None):  # fmt: skip
         self.model, self.data, self.validation = model, data, validation
         self.loss, self.activation = loss
         self.optimizer, self.batch_size, self.shuffle = optimizer, batch_size, shuffle
-        self.metrics = metrics or {}
+        self.metrics, self.score = metrics or {}, score  # score(targets, outputs, weights) of the validation data
         self.clip_norm, self.clip_value = clip_norm, clip_value
-        self.early_stopping, self.callbacks, self.progress = early_stopping, callbacks, progress
+        watched = isinstance(early_stopping, EarlyStopping)
+        self.watcher = early_stopping.watcher(validation is not None) if watched else early_stopping
+        self.callbacks, self.progress = callbacks, progress
         self.parameters = Parameters(model)
         self.state = state if state is not None else self._fresh_state(rng)
+        if self.watcher is not None and not self.state.memory:
+            self.state.memory = self.watcher.start()
         self._stop = False
         self._out = self.parameters.outputs()
         self._stretches = self._cut()
@@ -79,7 +90,7 @@ class Trainer:
         """Train up to `epochs` epochs in all. Returns the history."""
         state, history = self.state, self.state.history
         self._check_monitor()
-        history.stopped = None
+        history.stopped = state.reason = None
         self.parameters.bind(state.values, state.tables)
         try:
             self._call("on_train_begin")
@@ -104,7 +115,7 @@ class Trainer:
         self._call("on_epoch_begin", epoch)
         logs = self._epoch(epoch, epochs)
         history.append(logs)
-        go_on = self._judge(logs)
+        go_on = self.watcher is None or self.watcher.judge(state, logs, len(self.data.inputs.lengths))
         state.epoch += 1
         stops = [bool(callback.on_epoch_end(self, epoch, logs)) for callback in self.callbacks]
         if any(stops) or self._stop:
@@ -113,17 +124,16 @@ class Trainer:
             history.stopped = "early"
 
     def _finish(self):
-        """The layers get copies: of the best weights if so wanted, else of the last. The state stays as it is."""
-        state, stopping = self.state, self.early_stopping
-        values, tables = state.values, state.tables
-        if stopping is not None and state.best is not None:
-            state.history.best_epoch = state.best["epoch"]
-            if stopping.restore_best:
-                values, tables = state.best["values"], state.best["tables"]
-        self.parameters.freeze(values.copy(), {name: table.copy() for name, table in tables.items()})
+        self.settle()
         if self.progress is not None:
-            self.progress.close()
+            self.progress.close(self.state.reason)
         self._call("on_train_end")
+
+    def settle(self):
+        """The layers get copies: of the best weights if those are kept, else of the last. The state stays as it is."""
+        last = {"values": self.state.values, "tables": self.state.tables}
+        chosen = self.state.best or last
+        self.parameters.freeze(chosen["values"].copy(), {name: t.copy() for name, t in chosen["tables"].items()})
 
     def _call(self, event, *args):
         for callback in self.callbacks:
@@ -145,7 +155,7 @@ class Trainer:
         logs = {"loss": total / weight if weight else 0.0} | self._measure(outputs)
         if self.validation is not None:
             logs |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
-            if not np.isfinite(logs["val_loss"]):
+            if self.score is None and not np.isfinite(logs["val_loss"]):
                 raise FloatingPointError(
                     f"the validation loss is {logs['val_loss']} in epoch {epoch + 1}: the validation data hold NaN or "
                     "infinite values, or training diverged. The last finite weights are kept"
@@ -156,6 +166,8 @@ class Trainer:
         return logs
 
     def _learning_rate(self):
+        if self.watcher is not None and self.watcher.schedule != "constant":
+            return float(self.state.memory["rate"])
         return self.optimizer.rate(self.state.updates) if self._rate is None else self._rate
 
     def _batch(self, chosen, rate, place, outputs):
@@ -243,9 +255,12 @@ class Trainer:
         return {name: float(value) for name, value in found.items()}
 
     def evaluate(self, data):
-        """Loss and metrics on `data`, without dropout."""
-        loss, outputs = self.outputs(data, bool(self.metrics))
-        return {"loss": loss} | self._measure([(target, prediction) for target, prediction, _ in outputs])
+        """Loss, metrics and score on `data`, without dropout."""
+        loss, outputs = self.outputs(data, bool(self.metrics) or self.score is not None)
+        found = {"loss": loss} | self._measure([(target, prediction) for target, prediction, _ in outputs])
+        if self.score is not None:
+            found["score"] = self.score(*(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
+        return found
 
     def outputs(self, data, keep=True):
         """(loss, [(targets, predictions, weights) of every batch]) on `data`, without dropout."""
@@ -259,32 +274,16 @@ class Trainer:
                 outputs.append((target, self.model.finish(prediction, self.activation), w))
         return (total / weight if weight else 0.0), outputs
 
-    def _monitor(self):
-        monitor = self.early_stopping.monitor
-        return "loss" if monitor == "val_loss" and self.validation is None else monitor
-
     def _check_monitor(self):
         names = ["loss", *self.metrics]
-        names += [f"val_{name}" for name in names] if self.validation is not None else []
-        if self.early_stopping is not None and self._monitor() not in names:
-            raise ValueError(f"early_stopping: there is no {self.early_stopping.monitor!r} to monitor, only {names}")
-
-    def _judge(self, logs):
-        """False if it is time to stop early."""
-        stopping, state = self.early_stopping, self.state
-        if stopping is None:
-            return True
-        score = stopping.sign() * logs[self._monitor()]
-        score = np.inf if np.isnan(score) else score
-        if state.best is None or score < state.best["score"] - stopping.min_delta:
-            tables = {k: v.copy() for k, v in state.tables.items()}
-            state.best = {"score": score, "epoch": state.epoch, "values": state.values.copy(), "tables": tables}
-            return True
-        return state.epoch - state.best["epoch"] < stopping.patience
+        if self.validation is not None:
+            names += [f"val_{name}" for name in names] + ["val_score"] * (self.score is not None)
+        if self.watcher is not None and self.watcher.monitor not in names:
+            raise ValueError(f"early_stopping: there is no {self.watcher.monitor!r} to monitor, only {names}")
 
 
 def draw_keys(rng, count):
-    """Random 64-bit numbers, the same as ``rng.integers(2**64, size=count, dtype=np.uint64)``, but sooner."""
+    """Random 64-bit numbers, the same as ``rng.integers(2**64, size=count, dtype=np.uint64)``, but faster."""
     generator = rng.bit_generator
     if isinstance(generator, np.random.PCG64 | np.random.PCG64DXSM | np.random.Philox | np.random.SFC64):
         return generator.random_raw(count)

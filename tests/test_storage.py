@@ -23,8 +23,8 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as serialise
 
 import lstmx
-from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
-from lstmx.interop import files
+from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential, storage
+from lstmx.storage import ModelFileError
 
 CHILD = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(lstmx.__file__))}  # imports what is tested here
 
@@ -79,12 +79,12 @@ def same(one, two):
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_a_round_trip_gives_the_same_bits(make, path):
     model = make()
-    files.save(model, path)
+    model.save(path)
     again = lstmx.load(path)
     assert type(again) is type(model) and again.config() == model.config() and repr(again) == repr(model)
     assert same(model, again)
     before = path.read_bytes()
-    files.save(again, path)
+    again.save(path)
     assert same(model, lstmx.load(path)) and path.read_bytes() == before
 
 
@@ -107,10 +107,10 @@ def test_equal_models_give_equal_files_in_any_process(tmp_path):
 
 def test_other_byte_orders_and_layouts_give_the_same_file(tmp_path):
     a = np.arange(12.0).reshape(3, 4)
-    files.write(tmp_path / "plain", {}, {"a": a})
-    files.write(tmp_path / "other", {}, {"a": np.asfortranarray(a).astype(">f8")})
+    storage.write(tmp_path / "plain", {}, {"a": a})
+    storage.write(tmp_path / "other", {}, {"a": np.asfortranarray(a).astype(">f8")})
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "other").read_bytes()
-    np.testing.assert_array_equal(files.read(tmp_path / "other")[1]["a"], a)
+    np.testing.assert_array_equal(storage.read(tmp_path / "other")[1]["a"], a)
 
 
 @pytest.mark.parametrize("name", ["lstm", "lstm64", "every layer", "every layer 64"])
@@ -132,7 +132,7 @@ def test_a_loaded_model_predicts_the_same_bits_and_trains(name, path):
 def test_special_values_survive(path):
     model = Dense(4, 1)
     model.set_parameters({"weight": [[np.nan, np.inf, -0.0, 1e-45]], "bias": [np.float32(0.1)]}, allow_nonfinite=True)
-    files.save(model, path)
+    model.save(path)
     assert same(model, lstmx.load(path, allow_nonfinite=True))
 
 
@@ -148,7 +148,7 @@ def test_parameters_that_are_not_finite_are_refused_unless_allowed(bad, schema, 
         model.set_parameters({"weight_ih_l0": value}, allow_nonfinite=True)
         model.save(path)
     what = r"weight_ih_l0: 2 of 48 values are NaN or infinite, the first at index \(2, 1\) .*; load with allow_non"
-    with pytest.raises(files.ModelFileError, match=what) as error:
+    with pytest.raises(ModelFileError, match=what) as error:
         lstmx.load(path)
     assert str(path) in str(error.value)
     found = lstmx.load(path, allow_nonfinite=True)
@@ -228,7 +228,7 @@ def test_a_save_goes_through_links(relative, dangling, tmp_path):
     folder.mkdir()
     target = folder / "target"
     if not dangling:
-        files.save(MODELS["dense"](), target)
+        MODELS["dense"]().save(target)
         target.chmod(0o640)
     link.symlink_to("folder/target" if relative else target)
     first.symlink_to("link" if relative else link)
@@ -259,7 +259,7 @@ def test_a_link_into_a_missing_folder_is_an_error(tmp_path):
 
 
 def test_saving_twice_replaces_and_leaves_nothing_else(path):
-    files.save(MODELS["dense"](), path)
+    MODELS["dense"]().save(path)
     lstm().save(path)
     assert same(lstm(), lstmx.load(path)) and os.listdir(path.parent) == [path.name]
 
@@ -267,7 +267,7 @@ def test_saving_twice_replaces_and_leaves_nothing_else(path):
 @pytest.mark.parametrize("where", ["fsync", "replace", "chmod"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
 def test_a_failure_while_writing_keeps_the_old_file(where, error, path, monkeypatch):
-    files.save(MODELS["dense"](), path)
+    MODELS["dense"]().save(path)
     before = path.read_bytes()
 
     def fail(*args, **options):
@@ -282,11 +282,11 @@ def test_a_failure_while_writing_keeps_the_old_file(where, error, path, monkeypa
 
 def test_a_failure_while_serialising_keeps_the_old_file(path):
     odd = MODELS["dense"]()
-    files.save(odd, path)
+    odd.save(path)
     before = path.read_bytes()
     odd.config = lambda: {"bad": object()}
     with pytest.raises(TypeError):
-        files.save(odd, path)
+        odd.save(path)
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
 
 
@@ -397,9 +397,9 @@ def test_without_locks_a_save_works(missing, path, monkeypatch):
     leftover = path.with_name(f".{path.name}.abcdefgh.lstmx")
     leftover.write_bytes(b"")
     if missing == "module":
-        monkeypatch.setattr(files, "fcntl", None)
+        monkeypatch.setattr(storage, "fcntl", None)
     else:
-        monkeypatch.setattr(files.fcntl, "flock", unsupported)
+        monkeypatch.setattr(storage.fcntl, "flock", unsupported)
     lstm().save(path)
     assert same(lstm(), lstmx.load(path)) and leftover.exists() == (missing == "support")
 
@@ -529,7 +529,7 @@ def test_what_is_not_a_file_is_not_replaced(kind, tmp_path):
     ],
 )
 def test_a_path_must_be_a_path(path, error, message):
-    for call in (lstm().save, lstmx.load, files.read):
+    for call in (lstm().save, lstmx.load, storage.read):
         with pytest.raises(error, match=f"^path: {message}"):
             call(path)
 
@@ -554,7 +554,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     assert not os.listdir(folder)
 
 
-# Bad files.
+# Bad storage.
 
 
 def write(path, config=None, tensors=None, metadata=None, drop=()):
@@ -673,7 +673,7 @@ def test_the_file_to_be_spoilt_is_good(path):
 def test_a_bad_file_is_explained(options, message, path):
     with pytest.raises(ValueError, match=message) as error:
         lstmx.load(write(path, **options))
-    assert isinstance(error.value, files.ModelFileError) and str(path) in str(error.value)
+    assert isinstance(error.value, ModelFileError) and str(path) in str(error.value)
     assert len(str(error.value)) < 3000
 
 
@@ -681,9 +681,7 @@ def test_a_chain_that_does_not_fit_is_explained(path):
     config = {"class": "Sequential", "layers": [changed(), {"class": "Dense"} | Dense(5, 1).config()]}
     given = {f"0.{name}": value for name, value in lstm().parameters().items()}
     given |= {"1.weight": np.zeros((1, 5), np.float32), "1.bias": np.zeros(1, np.float32)}
-    with pytest.raises(
-        files.ModelFileError, match=r"layers\[1\]: Dense takes 5 features, but the layer before it gives 8"
-    ):
+    with pytest.raises(ModelFileError, match=r"layers\[1\]: Dense takes 5 features, but the layer before it gives 8"):
         lstmx.load(write(path, config, given))
 
 
@@ -693,7 +691,7 @@ def test_huge_sizes_allocate_nothing(size, value, path):
     write(path, changed(**{size: value}))
     tracemalloc.start()
     try:
-        with pytest.raises(files.ModelFileError):
+        with pytest.raises(ModelFileError):
             lstmx.load(path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -704,7 +702,7 @@ def test_huge_sizes_allocate_nothing(size, value, path):
 @pytest.mark.parametrize("number", [10**9, 2**63])
 def test_huge_embeddings_allocate_nothing(number, path):
     config = {"class": "Embedding"} | Embedding(1, 1).config() | {"num_embeddings": number, "size": number}
-    with pytest.raises(files.ModelFileError, match="the tensor 'weight' is"):
+    with pytest.raises(ModelFileError, match="the tensor 'weight' is"):
         lstmx.load(write(path, config, {"weight": np.zeros((1, 1), np.float32)}))
 
 
@@ -712,7 +710,7 @@ def test_many_layers_in_a_small_file_are_refused_before_any_is_built(path, monke
     layers = [{"class": "Last"}] * 40_000
     write(path, {"class": "Sequential", "layers": layers}, {})
     monkeypatch.setattr(Last, "without_parameters", lambda config: pytest.fail("built"))
-    with pytest.raises(files.ModelFileError, match="a model of 40000 layers; the most allowed are 1000"):
+    with pytest.raises(ModelFileError, match="a model of 40000 layers; the most allowed are 1000"):
         lstmx.load(path)
 
 
@@ -738,7 +736,7 @@ def test_a_key_that_comes_twice_in_the_header_is_an_error(old, new, path):
     size = struct.unpack("<Q", data[:8])[0]
     header = data[8 : 8 + size].decode().replace(old, new).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + size :])
-    with pytest.raises(files.ModelFileError, match=r"the header is not JSON .*the key '(model|bias_l0)' comes twice"):
+    with pytest.raises(ModelFileError, match=r"the header is not JSON .*the key '(model|bias_l0)' comes twice"):
         lstmx.load(path)
 
 
@@ -748,7 +746,7 @@ def test_deep_values_are_an_error_at_any_depth(where, path):
     limit = sys.getrecursionlimit()
     for depth in (10, 100, *range(limit - 120, limit + 10, 3)):
         text = json.dumps(changed(**{where: "@"})).replace('"@"', "[" * depth + "]" * depth)
-        with pytest.raises(files.ModelFileError):
+        with pytest.raises(ModelFileError):
             lstmx.load(write(path, text))
 
 
@@ -757,7 +755,7 @@ def test_deep_values_are_an_error_at_any_depth(where, path):
 )
 def test_other_files_are_refused(content, path):
     path.write_bytes(content)
-    with pytest.raises(files.ModelFileError, match="not a safetensors file"):
+    with pytest.raises(ModelFileError, match="not a safetensors file"):
         lstmx.load(path)
 
 
@@ -765,7 +763,7 @@ def test_other_files_are_refused(content, path):
 def test_a_file_that_was_cut_short_is_said_to_be(end, path):
     LSTM(2, 3).save(path)
     path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(files.ModelFileError, match=r"damaged or cut short .*take another copy"):
+    with pytest.raises(ModelFileError, match=r"damaged or cut short .*take another copy"):
         lstmx.load(path)
 
 
@@ -774,14 +772,14 @@ def test_a_file_that_was_cut_short_is_said_to_be(end, path):
 )
 def test_odd_headers_are_refused(header, path):
     path.write_bytes(struct.pack("<Q", len(header)) + header.encode())
-    with pytest.raises(files.ModelFileError):
+    with pytest.raises(ModelFileError):
         lstmx.load(path)
 
 
 @pytest.mark.parametrize("length", [2**63, 2**40, 2**31, 10**9])
 def test_a_header_longer_than_the_file_allocates_nothing(length, path):
     path.write_bytes(struct.pack("<Q", length) + b"{}")
-    with pytest.raises(files.ModelFileError):
+    with pytest.raises(ModelFileError):
         lstmx.load(path)
 
 
@@ -800,7 +798,7 @@ def test_offsets_that_lie_are_refused(change, path):
     header["bias_l1"]["data_offsets"] = change
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    with pytest.raises(files.ModelFileError):
+    with pytest.raises(ModelFileError):
         lstmx.load(path)
 
 
@@ -809,7 +807,7 @@ def test_offsets_that_lie_are_refused(change, path):
 def test_random_bytes_are_refused(content, tmp_path):
     path = tmp_path / "random"
     path.write_bytes(content)
-    with pytest.raises(files.ModelFileError):
+    with pytest.raises(ModelFileError):
         lstmx.load(path)
 
 
@@ -819,7 +817,7 @@ def test_truncated_files_are_refused(fraction, tmp_path):
     path = tmp_path / "truncated"
     data = write(path).read_bytes()
     path.write_bytes(data[: int(fraction * len(data))])
-    with pytest.raises(files.ModelFileError):
+    with pytest.raises(ModelFileError):
         lstmx.load(path)
 
 
@@ -841,7 +839,7 @@ def test_flipped_bytes_give_an_error_or_a_model_of_the_same_shape(schema, places
     path.write_bytes(data)
     try:
         found = lstmx.load(path)
-    except files.ModelFileError:
+    except ModelFileError:
         return
     assert isinstance(found, LSTM)
     shapes = {name: p.shape for name, p in found.parameters().items()}
@@ -861,8 +859,8 @@ def test_damaged_numbers_are_found(kind, path):
         data = data.replace(b"weight_hh_l1", b"weight_hh_lX")
         data = data.replace(b"weight_hh_l2", b"weight_hh_l1").replace(b"weight_hh_lX", b"weight_hh_l2")
     path.write_bytes(data)
-    for call in (lstmx.load, lambda path: lstmx.load(path, allow_nonfinite=True), files.read):
-        with pytest.raises(files.ModelFileError, match="damaged: the file does not hold what was written to it; take"):
+    for call in (lstmx.load, lambda path: lstmx.load(path, allow_nonfinite=True), storage.read):
+        with pytest.raises(ModelFileError, match="damaged: the file does not hold what was written to it; take"):
             call(path)
 
 
@@ -881,7 +879,7 @@ JSON = st.recursive(
 @fuzz(60)
 @given(config=JSON)
 def test_random_configurations_are_refused(config, tmp_path):
-    with pytest.raises(files.ModelFileError):
+    with pytest.raises(ModelFileError):
         lstmx.load(write(tmp_path / "config", json.dumps(config)))
 
 
@@ -895,7 +893,7 @@ def test_random_configurations_are_refused(config, tmp_path):
 def test_one_random_option_is_refused_or_harmless(key, value, tmp_path):
     try:
         found = lstmx.load(write(tmp_path / "config", json.dumps(changed(**{key: value}))))
-    except files.ModelFileError:
+    except ModelFileError:
         return
     assert found.parameters().keys() == lstm().parameters().keys()
 
@@ -933,7 +931,7 @@ def test_a_failed_load_leaves_the_file_alone_and_open_to_others(path):
     write(path, changed(hidden_size=5))
     before = path.read_bytes()
     for _ in range(50):
-        with pytest.raises(files.ModelFileError):
+        with pytest.raises(ModelFileError):
             lstmx.load(path)
     assert path.read_bytes() == before
     assert sum(1 for f in pathlib.Path("/proc/self/fd").iterdir() if os.path.lexists(f)) < 200

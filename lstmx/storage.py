@@ -1,9 +1,14 @@
-"""Model files: safetensors, with the configuration as JSON in the metadata.
+"""Model files: safetensors, with the configuration as JSON in the metadata; and the registry of what they can hold.
+
+A class that is `Stored` and registered gives ``state()``, its configuration (plain JSON values) and arrays by name;
+``from_state(config, arrays)``, the same object again; and ``array_shapes(config)``, which checks a configuration and
+tells (name, shape, dtype, what its numbers must be) of each array, one at a time, so that a file that asks for too
+much is refused before a number is read. `lstmx.load` builds what a file holds.
 
 Tensors have PyTorch-like names ("weight_ih_l0"; in a Sequential "0.weight_ih_l0"). The metadata hold the format
 "lstmx", the ``schema`` number of this layout, the ``version`` that wrote it, and ``model``, a JSON object with
-``class`` and the configuration. Reading a file never runs code from it: no pickle, no class but those registered
-here, and every key of the configuration, every name, type and shape is compared with what there must be before a
+``class`` and the configuration. Reading a file never runs code from it: no pickle, no class but those registered,
+and every key of the configuration, every name, type and shape is compared with what there must be before a
 parameter is read. Equal models give equal files.
 
 Schema 1 holds a layer or a Sequential; schema 2 also what an estimator has learnt: a predictor with its own arrays
@@ -18,7 +23,6 @@ import json
 import os
 import re
 import stat
-import tempfile
 import time
 from pathlib import Path
 
@@ -26,9 +30,6 @@ import numpy as np
 
 from lstmx._version import __version__
 from lstmx.functional import validate
-from lstmx.layers import REGISTRY
-from lstmx.model import MOST_LAYERS, Sequential
-from lstmx.predictors import PREDICTORS
 
 try:
     import fcntl
@@ -40,35 +41,60 @@ LARGEST_CONFIG = 2**20  # characters of JSON
 LARGEST_HEADER = 10**8  # bytes: what safetensors allows
 _DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}
 _TEMPORARY = ".lstmx"  # how the names of the files end that `write` renames once they are whole
+PARAMETER = "finite, or anything with allow_nonfinite"  # what the numbers of an array must be
+REGISTRY = {}  # name in a file -> class
 
 
 class ModelFileError(ValueError):
     """A file that is not a model that this version can read."""
 
 
-def save(model, path):
-    """Write a model to `path`: the whole file, or, if anything fails, nothing.
-
-    Parameters
-    ----------
-    model : LSTM, another layer, or Sequential
-    path : str or path-like
-        A symbolic link stays one: the file that it leads to is written.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `path` is no path, or empty.
-    OSError
-        If there is no such folder, or something there that is not a file, such as a device.
-    """
-    write(path, {"class": type(model).__name__} | model.config(), model.parameters())
+def register(cls):
+    """Let files hold a class, by its name; names that begin with "_" are of base classes."""
+    if cls.__name__ in REGISTRY and REGISTRY[cls.__name__].__module__ != cls.__module__:
+        raise TypeError(f"there is already a class {cls.__name__!r}, and model files know classes by name")
+    if not cls.__name__.startswith("_"):
+        REGISTRY[cls.__name__] = cls
+    return cls
 
 
-def save_predictor(predictor, path):
-    """Write a predictor to `path`, as `save` does."""
-    config, arrays = predictor.state()
-    write(path, {"class": type(predictor).__name__} | config, arrays)
+def registered(name, base=object):
+    """The class that is registered as `name`, which must be a `base`."""
+    found = REGISTRY.get(name) if isinstance(name, str) else None
+    if found is None or not issubclass(found, base):
+        raise ValueError(f"there is no layer class {name!r} in lstmx {__version__}")
+    return found
+
+
+class Stored:
+    """What a file can hold. A subclass gives `state`, `from_state` and `array_shapes`, and is registered."""
+
+    def save(self, path):
+        """Write configuration and arrays to one safetensors file, atomically: all of it, or nothing.
+
+        `lstmx.load` reads it.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A symbolic link stays one: the file that it leads to is written.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `path` is no path, or empty.
+        OSError
+            If there is no such folder, or something there that is not a file, such as a device.
+        """
+        config, arrays = self.state()
+        write(path, {"class": type(self).__name__} | config, arrays)
+
+    def __reduce__(self):
+        return type(self).from_state, self.state(), self._more()
+
+    def _more(self):
+        """What a copy takes along beside its state."""
+        return {}
 
 
 def write(path, config, arrays):
@@ -184,6 +210,8 @@ def _open_temporary(folder, name):
 
     It is locked until it is closed, so that other saves can tell it from what killed ones have left, which is removed.
     """
+    import tempfile
+
     start = "." + name
     while len(os.fsencode(start)) > 255 - len("." + 8 * "x" + _TEMPORARY):
         start = start[:-1]
@@ -256,49 +284,15 @@ def _sync_folder(folder):
             os.close(descriptor)
 
 
-def load(path, *, allow_nonfinite=False):
-    """Read what `save` wrote.
-
-    Parameters
-    ----------
-    path : str or path-like
-    allow_nonfinite : bool
-        Whether parameters may be NaN or infinite, to look into a model that diverged, say.
-
-    Returns
-    -------
-    LSTM, another layer, Sequential, or what an estimator saved
-        The latter as a predictor (`lstmx.predictors`), which needs no scikit-learn.
-
-    Raises
-    ------
-    OSError
-        If there is no such file (FileNotFoundError), or something else there, such as a folder.
-    ValueError
-        If the file is not such a model, or damaged, or holds parameters that are not finite, saying what is wrong.
-
-    Examples
-    --------
-    >>> import os, tempfile, numpy as np, lstmx
-    >>> lstm = lstmx.LSTM(3, 4, random_state=0)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     lstm.save(os.path.join(folder, "lstm.safetensors"))
-    ...     again = lstmx.load(os.path.join(folder, "lstm.safetensors"))
-    >>> x = np.ones((2, 5, 3))
-    >>> bool((lstm(x)[0] == again(x)[0]).all())
-    True
-    """
-    allow_nonfinite = validate.flag("allow_nonfinite", allow_nonfinite)
+def load(path, allow_nonfinite):
+    """What `Stored.save` wrote, of a class that is registered."""
     path = Path(_check_path(path))
-    (layers, finish), arrays = _read(path, _plan)
+    (cls, config, needs), arrays = _read(path, _plan)
     with _explained(path):
-        for prefix, layer in layers.items():
-            own = {p.name: arrays.pop(prefix + p.name) for p in layer.parameter_table(layer.config())}
-            if not allow_nonfinite:
-                for name, value in own.items():
-                    validate.finite(prefix + name, value, "load with allow_nonfinite=True to look at such a model")
-            layer.fill(own)
-        return finish(arrays)
+        if not allow_nonfinite:
+            for name in (name for name, need in needs.items() if need == PARAMETER):
+                validate.finite(name, arrays[name], "load with allow_nonfinite=True to look at such a model")
+        return cls.from_state(config, {name: arrays[name] for name in needs})
 
 
 def read(path):
@@ -386,75 +380,18 @@ def _read_config(path, metadata):
 
 
 def _plan(path, config, file):
-    """Check all but the numbers.
-
-    Returns
-    -------
-    layers : dict of str to Layer
-        Without parameters, by what stands before the names of theirs.
-    finish : callable
-        Gives the model once the layers are filled; it takes the arrays that are no parameters.
-    """
-    names = set(file.keys())
+    """Check all but the numbers: (class, its configuration, what the numbers of each array must be)."""
     kind = config.pop("class", None)
     if kind == "Checkpoint":
         raise ModelFileError(f"{path}: a checkpoint of a training; fit an estimator with checkpoint=path, resume=True")
+    names, needs = set(file.keys()), {}
     with _explained(path):
-        if isinstance(kind, str) and kind in PREDICTORS:
-            found = _plan_predictor(path, PREDICTORS[kind], config, file, names)
-        elif kind == "Sequential":
-            found = _plan_sequential(path, config, file, names)
-        else:
-            layer = _empty_layer(path, config | {"class": kind})
-            _check_tensors(path, layer, "", file, names)
-            found = {"": layer}, lambda arrays: layer
-        if names:
-            raise ModelFileError(f"{path}: tensors that no layer has: {sorted(names)[:5]}")
-        return found
-
-
-def _plan_sequential(path, config, file, names, prefix=""):
-    validate.keys("the configuration of Sequential", config, ("layers",))
-    configs = config["layers"]
-    if not isinstance(configs, list) or not all(isinstance(layer, dict) for layer in configs):
-        raise ModelFileError(f"{path}: layers is not a list of JSON objects")
-    if len(configs) > MOST_LAYERS:
-        raise ModelFileError(f"{path}: a model of {len(configs)} layers; the most allowed are {MOST_LAYERS}")
-    layers = {}
-    for k, layer_config in enumerate(configs):
-        layer = layers[f"{prefix}{k}."] = _empty_layer(path, layer_config)
-        _check_tensors(path, layer, f"{prefix}{k}.", file, names)
-    return layers, lambda arrays: Sequential(layers.values())
-
-
-def _plan_predictor(path, kind, config, file, names):
-    validate.keys(f"the configuration of {kind.__name__}", config, (*kind.fields, "model"))
-    model = config.pop("model")
-    kind.check(config)
-    for name, shape, dtype, _ in kind.array_shapes(config):
-        _check_tensor(path, name, file, names, shape, dtype)
-    layers, finish = _plan_sequential(path, model, file, names, "model.")
-    return layers, lambda arrays: kind(config, arrays, finish(arrays))
-
-
-def _empty_layer(path, config):
-    """A layer of a configuration, without parameters; its constructor validates."""
-    config = dict(config)
-    kind = config.pop("class", None)
-    if not isinstance(kind, str) or kind not in REGISTRY:
-        raise ModelFileError(f"{path}: there is no layer class {kind!r} in lstmx {__version__}")
-    try:
-        layer = REGISTRY[kind].without_parameters(config)
-        validate.keys("its keys", config, layer.config())
-        return layer
-    except (TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: the configuration of {kind} is not valid ({error})") from error
-
-
-def _check_tensors(path, layer, prefix, file, names):
-    """Compare the file's header with what a layer needs, and take those from `names`."""
-    for p in layer.parameter_table(layer.config()):
-        _check_tensor(path, prefix + p.name, file, names, p.shape, layer.dtype.name)
+        cls = registered(kind)
+        for name, shape, dtype, needs[name] in cls.array_shapes(config):
+            _check_tensor(path, name, file, names, shape, dtype)
+    if names:
+        raise ModelFileError(f"{path}: tensors that no layer has: {sorted(names)[:5]}")
+    return cls, config, needs
 
 
 def _check_tensor(path, name, file, names, shape, dtype):

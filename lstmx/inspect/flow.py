@@ -1,0 +1,70 @@
+"""How the gradient of a loss flows back through an LSTM."""
+
+import numpy as np
+
+from lstmx.functional import allocate, read_gradient
+from lstmx.layers import LSTM
+
+
+class GradientFlow:
+    """How much of a loss's gradient reaches every step.
+
+    Attributes
+    ----------
+    dh, dc : dict of (layer, direction) to array as `Trace` gives them
+        dL/dh_t and dL/dc_t.
+    """
+
+    def __init__(self, dh, dc):
+        self.dh, self.dc = dh, dc
+
+
+def gradient_flow(lstm, x, dy, *, lengths=None):
+    """Run forward and backward, and keep the gradient of the output and of the memory at every step.
+
+    Where the forget gates stay open, dL/dc_t hardly shrinks on its way back: that is why an LSTM learns what a plain
+    recurrent network forgets.
+
+    Parameters
+    ----------
+    lstm : LSTM
+    x : array (N, T, I), array (T, I), or list of arrays (T_n, I)
+    dy : in the form and shape of y
+        The gradient of the loss with respect to the outputs.
+    lengths : array of int (N,), optional
+
+    Returns
+    -------
+    GradientFlow
+
+    Examples
+    --------
+    The gradient of the last output with respect to the memory, in a network that keeps its memory:
+
+    >>> import numpy as np, lstmx
+    >>> lstm = lstmx.LSTM(2, 3, random_state=0)
+    >>> bias = np.repeat([0.0, 20.0, 0.0, 0.0], 3)       # forget gates wide open
+    >>> lstm.set_parameters({"bias_l0": bias})
+    >>> dy = np.zeros((50, 3))
+    >>> dy[-1] = 1
+    >>> flow = lstmx.inspect.gradient_flow(lstm, np.zeros((50, 2)), dy)
+    >>> bool(np.abs(flow.dc[0, 0][0]).sum() > 0.5 * np.abs(flow.dc[0, 0][-1]).sum())
+    True
+    """
+    if not isinstance(lstm, LSTM):
+        raise TypeError(f"lstm: got {type(lstm).__name__}, must be an LSTM; a model's are in model.layers")
+    plain = LSTM.from_state(lstm.config() | {"dropout": 0.0}, lstm.parameters())
+    _, _, tape = plain.forward(x, lengths=lengths)
+    context = tape.context
+    rows = read_gradient(dy, context, plain.output_size(), plain.dtype)
+    if rows is None:
+        raise ValueError("dy: got None, must have the form and shape of y")
+    pairs = [(layer, direction) for layer in range(plain.num_layers) for direction in range(plain.directions)]
+    shape = (context.rows, plain.hidden_size)
+    slabs = {pair: (allocate.empty(shape, plain.dtype), allocate.empty(shape, plain.dtype)) for pair in pairs}
+    state = np.zeros((len(pairs), context.batch, plain.hidden_size), plain.dtype)
+    out = {name: np.empty_like(p) for name, p in plain.parameters().items()}
+    layers = tape.use(False, plain._version)["layers"]
+    plain.run_backward(layers, context, rows, state, state.copy(), out, need_dx=False, flow=slabs)
+    dh, dc = ({pair: context.unpack(slabs[pair][k]) for pair in pairs} for k in (0, 1))
+    return GradientFlow(dh, dc)
