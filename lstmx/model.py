@@ -7,15 +7,16 @@ import numpy as np
 
 from lstmx.data import batches, targets
 from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, read_tape, validate
-from lstmx.functional.context import SequenceContext
+from lstmx.functional.context import PooledContext, SequenceContext
 from lstmx.functional.engine import get_engine
 from lstmx.functional.read import read_inputs
 from lstmx.functional.threads import Lock
-from lstmx.layers import LSTM, Dense, Embedding, Layer
+from lstmx.layers import LSTM, Dense, Embedding, Layer, Run, Trace
+from lstmx.layers.base import replace_together, snapshots
 from lstmx.layers.chain import check_chain
+from lstmx.layers.lstm import BACKWARD_STREAM
 
 MOST_LAYERS = 1000  # a file of so many is still read at once
-_setting = Lock()  # held for microseconds: while the parameters of several layers are replaced or picked up
 
 
 class Sequential:
@@ -62,7 +63,7 @@ class Sequential:
         check_chain(layers)
         seeds = validate.random_children(random_state, len(layers) + 1)
         for k, layer in enumerate(layers):
-            if layer._owner is not None or any(layer is other for other in layers[:k]):
+            if layer.store.owner is not None or any(layer is other for other in layers[:k]):
                 raise ValueError(
                     f"layers[{k}]: this {type(layer).__name__} is already part of a model; give each its own (.copy())"
                 )
@@ -71,9 +72,10 @@ class Sequential:
         self.history_ = None
         self._rng = None if seeds is None else np.random.default_rng(seeds.pop())
         for k, layer in enumerate(layers):
-            layer._owner = self
-            if seeds and layer._random_state is None and layer._version == 0:
-                layer._initialise(np.random.default_rng(seeds[k]))
+            store = layer.store
+            store.owner = self
+            if seeds and not store.seeded and store.version == 0:
+                store.draw(layer.parameter_table(layer.config()), np.random.default_rng(seeds[k]))
 
     # What the model is.
 
@@ -103,7 +105,7 @@ class Sequential:
     @property
     def dtype(self):
         """The type the model computes in."""
-        return next((layer.dtype for layer in self.layers if layer._params), np.dtype(np.float32))
+        return next((layer.dtype for layer in self.layers if layer.store.arrays), np.dtype(np.float32))
 
     @property
     def size(self):
@@ -116,24 +118,27 @@ class Sequential:
 
     # On packed rows: what training needs.
 
-    def now(self):
-        """The layers as they are: parameters that another thread sets meanwhile change nothing of a call."""
-        with _setting:
-            return [layer.now() for layer in self.layers]
+    def snapshots(self):
+        """The parameters of all layers as they are, for a `Run`: what another thread sets meanwhile is not seen."""
+        return snapshots(self.layers)
 
-    def forward_rows(self, rows, context, training, keys, final_activation=None, layers=None):
-        """All layers on packed rows; `keys` seed the dropout of each. Returns rows, context, tape."""
-        tape = []
-        for k, layer in enumerate(self.layers if layers is None else layers):
-            key = None if keys is None else keys[k]
+    def forward_rows(self, rows, context, state, run, final_activation=None):
+        """All layers on packed rows: the protocol of a layer, with a tuple of states and a list of tapes."""
+        parameters = self.snapshots() if run.parameters is None else run.parameters
+        keys = (None,) * len(self.layers) if run.key is None else run.key
+        states = (None,) * len(self.layers) if state is None else state
+        after, tape = [], []
+        for k, layer in enumerate(self.layers):
             more = {"activation": final_activation} if k == len(self.layers) - 1 and isinstance(layer, Dense) else {}
-            rows, context, entry = layer.forward_rows(rows, context, training, key, **more)
+            one = Run(run.keep, keys[k], parameters[k])
+            rows, context, state, entry = layer.forward_rows(rows, context, states[k], one, **more)
+            after.append(state)
             tape.append(entry)
-        return rows, context, tape
+        return rows, context, tuple(after), tape
 
     def backward_rows(self, tape, dy, out, need_dx=False):
         """Back-propagation; gradients go to ``out[layer][name]``. Returns the gradient of the input rows if wanted."""
-        first = 0 if need_dx else next((k for k, layer in enumerate(self.layers) if layer._params), len(self.layers))
+        first = 0 if need_dx else next(k for k, layer in enumerate(self.layers) if layer.store.arrays)
         for k in reversed(range(first, len(self.layers))):
             dy = self.layers[k].backward_rows(tape[k], dy, out[k], k > first or need_dx)
         return dy
@@ -304,8 +309,6 @@ class Sequential:
         """(rows, context) of all sequences. With `share` the rows may be `Windows`, which inference alone can read."""
         every = np.arange(len(inputs))
         context = inputs.context(every)
-        if not inputs.ragged:
-            context.steps = inputs.x.shape[1]
         if inputs.ragged and not len(inputs):
             return np.empty(0, np.int64) if self.embedding else np.empty((0, self.input_size), self.dtype), context
         return inputs.take(every, context, share and self._shares()), context
@@ -334,18 +337,16 @@ class Sequential:
         if many and len(inputs) > batch_size:
             return self.predict_sequences(inputs, batch_size)
         rows, context = self.pack(inputs, True) if many else self._read(X, lengths)
-        rows, context, _ = self.forward_rows(rows, context, False, None, layers=self.now())
+        rows, context, *_ = self.forward_rows(rows, context, None, Run())
         return context.unpack(rows)
 
     def predict_sequences(self, inputs, batch_size=256):
         """`predict` for validated `Sequences`."""
-        outputs, share, layers = batches.Outputs(inputs), self._shares(), self.now()
+        outputs, share, run = batches.Outputs(inputs), self._shares(), Run(parameters=self.snapshots())
         for chosen in batches.plan(inputs.lengths, batch_size, False, None):
             context = inputs.context(chosen)
-            if not inputs.ragged:
-                context.steps = inputs.x.shape[1]
             rows = inputs.take(chosen, context, share)
-            rows, context, _ = self.forward_rows(rows, context, False, None, layers=layers)
+            rows, context, *_ = self.forward_rows(rows, context, None, run)
             outputs.add(chosen, rows, context)
         return outputs.found
 
@@ -365,7 +366,7 @@ class Sequential:
         rows, context = self._read(X, lengths, own=True)
         rng = validate.random_generator("rng", rng)
         keys = rng.integers(2**64, size=len(self.layers), dtype=np.uint64)
-        y, after, tape = self.forward_rows(rows, context, True, keys)
+        y, after, _, tape = self.forward_rows(rows, context, None, Run(keep=True, key=keys))
         return after.unpack(y), Tape(self, context, self._versions(), model=tape, after=after, shape=y.shape)
 
     def backward(self, tape, dy):
@@ -386,13 +387,13 @@ class Sequential:
             raise TypeError("dy: got None, must have the form and shape of y")
         dy = self._read_gradient(dy, context, after, tape.parts["shape"][1])
         parts = tape.use(None, self._versions())
-        out = [{n: allocate.empty(p.shape, p.dtype) for n, p in layer._params.items()} for layer in self.layers]
+        out = [{n: allocate.empty(p.shape, p.dtype) for n, p in layer.store.arrays.items()} for layer in self.layers]
         dx = self.backward_rows(parts["model"], dy, out, need_dx=not self.embedding)
         params = {f"{k}.{name}": g for k, grads in enumerate(out) for name, g in grads.items()}
         return Gradients(None if self.embedding else context.unpack(dx), None, params)
 
     def _read_gradient(self, dy, context, after, width):
-        if after is context:
+        if not isinstance(after, PooledContext):
             rows = read_gradient(dy, context, width, self.dtype)
         else:
             shape = (width,) if context.form == "single" else (context.batch, width)
@@ -401,7 +402,7 @@ class Sequential:
         return rows.copy()  # layers may overwrite it
 
     def _versions(self):
-        return tuple(layer._version for layer in self.layers)
+        return tuple(layer.store.version for layer in self.layers)
 
     def step(self, x_t, state=None):
         """One time step of a stream through the whole model.
@@ -424,15 +425,12 @@ class Sequential:
         if rows.ndim != (1 if embedding else 2) or (not embedding and rows.shape[1] != self.input_size):
             want = "(N,) integers or one" if embedding else f"(N, {self.input_size}) or ({self.input_size},)"
             raise ValueError(f"x_t: got shape {x_t.shape}, must be {want}")
-        if state is None:
-            state = (None,) * len(self.layers)
-        if not isinstance(state, tuple | list) or len(state) != len(self.layers):
+        if state is not None and (not isinstance(state, tuple | list) or len(state) != len(self.layers)):
             raise TypeError("state: must be what the last step of this model returned, or None")
-        after = []
-        for layer, before in zip(self.now(), state, strict=True):
-            rows, now = layer.step_rows(rows, before)
-            after.append(now)
-        return (rows[0] if single else rows), tuple(after)
+        if not all(layer.causal for layer in self.layers):
+            raise ValueError(BACKWARD_STREAM)
+        rows, _, state, _ = self.forward_rows(rows, SequenceContext.step(len(rows)), state, Run())
+        return (rows[0] if single else rows), state
 
     def trace(self, X, *, lengths=None):
         """Run the model and keep what its LSTM layers did.
@@ -450,14 +448,8 @@ class Sequential:
 
     def trace_rows(self, rows, context):
         """`trace` on packed rows."""
-        traces = {}
-        for k, layer in enumerate(self.now()):
-            if isinstance(layer, LSTM):
-                rows, traces[k] = layer.trace_rows(rows, context)
-                context.directions = layer.directions
-            else:
-                rows, context, _ = layer.forward_rows(rows, context, False, None)
-        return traces
+        _, _, state, tape = self.forward_rows(rows, context, None, Run(keep=True))
+        return {k: Trace.of(*tape[k], state[k]) for k, layer in enumerate(self.layers) if isinstance(layer, LSTM)}
 
     def parameters(self):
         """The parameters by name ("0.weight_ih_l0": layer index, then the layer's name), read-only."""
@@ -486,10 +478,8 @@ class Sequential:
             if not index.isdecimal() or int(index) >= len(self.layers):
                 raise KeyError(f"parameters: no {name!r} here; there are {list(self.parameters())}")
             groups.setdefault(int(index), {})[rest] = value
-        checked = {k: self.layers[k].check_parameters(group, allow_nonfinite, f"{k}.") for k, group in groups.items()}
-        with _setting:
-            for k, group in checked.items():
-                self.layers[k]._replace(group)
+        checked = {k: self.layers[k].store.check(group, allow_nonfinite, f"{k}.") for k, group in groups.items()}
+        replace_together((self.layers[k].store, group) for k, group in checked.items())
 
     def config(self):
         """What `load` needs to build the model again, as plain JSON values."""

@@ -38,7 +38,7 @@ LSTM_ = make()
 PARAMETERS = {name: p.copy() for name, p in LSTM_.parameters().items()}
 X, DY = RNG.normal(size=(N, T, I)), RNG.normal(size=(N, T, H))
 STATE, DSTATE = (tuple(RNG.normal(size=(L, N, H)) for _ in range(2)) for _ in range(2))
-WEIGHTS = dict(zip(("weight_ih", "weight_hh", "bias"), LSTM_.weights(0, 0), strict=True))
+WEIGHTS = dict(zip(("weight_ih", "weight_hh", "bias"), LSTM_._weights(0, 0), strict=True))
 ONE_STATE, ONE_DSTATE = (STATE[0][0], STATE[1][0]), (DSTATE[0][0], DSTATE[1][0])
 
 
@@ -414,7 +414,7 @@ if sys.platform == "linux":
             def calls(x):
                 yield lambda: lstm(x)
                 yield lambda: lstm.forward(x)
-                yield lambda: lstm_forward(x, *lstm.weights(0, 0))
+                yield lambda: lstm_forward(x, *lstm._weights(0, 0))
                 if x.ndim == 2:
                     yield lambda: lstm.step(x)
                 elif len(x) < 2**20:

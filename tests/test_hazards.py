@@ -176,7 +176,7 @@ else:
     def call():
         out = [np.empty_like(w) for w in lstm.parameters().values()]
         dh, dc = np.zeros((2, N, H), "f4")
-        get_engine().backward(np.zeros((N * T, 1), "f4"), lstm.weights(0, 0), context, False, slabs, dy, dh, dc, None,
+        get_engine().backward(np.zeros((N * T, 1), "f4"), lstm._weights(0, 0), context, False, slabs, dy, dh, dc, None,
                               False, out, (flow, np.zeros_like(flow)))
 done = 0
 for k in range(times):
@@ -328,10 +328,10 @@ for dtype in ("float32", "float64"):
         for N in (1, 2, 13):
             p = problem(lstm, N, 3)
             guard(False)
-            lstm.weights_changed()
+            lstm.store.changed()
             wanted = everything(lstm, p)
             guard(True)
-            lstm.weights_changed()                            # panels before a guard page too
+            lstm.store.changed()                            # panels before a guard page too
             for cut in ("serial", "mixed"):
                 with cutting(cut, 3):
                     same(everything(lstm, {k: moved(a) for k, a in p.items()}), wanted)

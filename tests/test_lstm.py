@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 import lstmx
 from lstmx import LSTM, functional
 from lstmx.functional.engine import NAME as ENGINE
-from lstmx.layers.lstm import PerLayer
+from lstmx.layers.trace import PerLayer
 from lstmx.testing import gradcheck
 
 DTYPES = ["float32", "float64"]
@@ -189,7 +189,7 @@ def onnx_lstm(lstm, *, lengths):
     """The one-layer model as an ONNX graph X, [lengths,] h0, c0 -> Y, h_n, c_n; gates in ONNX's order i, o, f, g."""
     hidden, kind = lstm.hidden_size, helper.np_dtype_to_tensor_dtype(lstm.dtype)
     rows = np.concatenate([np.arange(k * hidden, (k + 1) * hidden) for k in (0, 3, 1, 2)])
-    weights = [lstm.weights(0, direction) for direction in range(lstm.directions)]
+    weights = [lstm._weights(0, direction) for direction in range(lstm.directions)]
     stacks = {
         "W": np.stack([w_ih[rows] for w_ih, _, _ in weights]),
         "R": np.stack([w_hh[rows] for _, w_hh, _ in weights]),
@@ -372,7 +372,7 @@ def test_bidirectional_is_the_concatenation_of_its_directions(dtype, lengths):
     halves = []
     for d in range(2):
         y, states, tape = functional.lstm_forward(
-            x, *lstm.weights(0, d), (h0[d], c0[d]), lengths=lengths, reverse=d == 1
+            x, *lstm._weights(0, d), (h0[d], c0[d]), lengths=lengths, reverse=d == 1
         )
         halves.append((y, states, functional.lstm_backward(tape, dy[..., 8 * d : 8 * d + 8], (dh[d], dc[d]))))
     np.testing.assert_allclose(both["y"], np.concatenate([y for y, _, _ in halves], axis=2), **SAME[dtype])
@@ -783,7 +783,7 @@ def test_what_is_no_tape_is_refused(tape):
 
 def test_the_tape_of_a_functional_call_is_refused():
     lstm = make(3, 4)
-    tape = functional.lstm_forward(np.zeros((2, 4, 3)), *lstm.weights(0, 0))[2]
+    tape = functional.lstm_forward(np.zeros((2, 4, 3)), *lstm._weights(0, 0))[2]
     with pytest.raises(TypeError, match=r"^tape"):
         lstm.backward(tape, None)
 
@@ -875,7 +875,7 @@ def check_trace(lstm, x, state, y, final, trace):
             )
             np.testing.assert_allclose(c, f * c_prev + i * g, **close)
             np.testing.assert_allclose(h, o * np.tanh(c), **close)
-            weight_ih, weight_hh, bias = lstm.weights(layer, direction)
+            weight_ih, weight_hh, bias = lstm._weights(layer, direction)
             a = x @ weight_ih.T + h_prev @ weight_hh.T + (0 if bias is None else bias)
             a_i, a_f, a_g, a_o = np.split(a, 4, axis=-1)
             for gate, z in ((i, a_i), (f, a_f), (o, a_o)):
@@ -1109,7 +1109,7 @@ def test_float32_and_float64_models_of_one_seed_start_from_the_same_numbers():
 @pytest.mark.parametrize("hidden", [1, 2, 8, 33])
 def test_recurrent_weights_are_orthogonal_gate_by_gate(hidden):
     lstm = LSTM(5, hidden, 2, bidirectional=True, dtype="float64", random_state=0)
-    gates = [g for k in range(4) for g in np.split(lstm.weights(*divmod(k, 2)).weight_hh, 4)]
+    gates = [g for k in range(4) for g in np.split(lstm._weights(*divmod(k, 2)).weight_hh, 4)]
     for gate in gates:
         np.testing.assert_allclose(gate @ gate.T, np.eye(hidden), rtol=0, atol=1e-13)
     if hidden > 1:
@@ -1127,7 +1127,7 @@ def test_input_weights_are_glorot_gate_by_gate(size, hidden):
 
 def test_bias_is_one_for_the_forget_gate_and_zero_elsewhere():
     for layer, direction in itertools.product(range(2), range(2)):
-        bias = LSTM(3, 8, 2, bidirectional=True).weights(layer, direction).bias
+        bias = LSTM(3, 8, 2, bidirectional=True)._weights(layer, direction).bias
         np.testing.assert_array_equal(bias, np.repeat([0, 1, 0, 0], 8))
 
 

@@ -110,7 +110,7 @@ class Sequences:
         if self._context is not None and self._context.batch == len(chosen):
             return self._context
         lengths = self.lengths[chosen]
-        context = SequenceContext(lengths, int(lengths.max(initial=0)), "list" if self.ragged else "array")
+        context = SequenceContext(lengths, 0, "list") if self.ragged else SequenceContext(lengths, self.x.shape[1])
         if self._alike:
             self._context = context
         return context

@@ -297,7 +297,7 @@ def load(path, *, allow_nonfinite=False):
             if not allow_nonfinite:
                 for name, value in own.items():
                     validate.finite(prefix + name, value, "load with allow_nonfinite=True to look at such a model")
-            layer.fill(own)
+            layer.store.fill(own)
         return finish(arrays)
 
 

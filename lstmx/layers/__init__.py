@@ -1,6 +1,6 @@
 """The layers of a model; each works on packed rows (see lstmx.functional.context)."""
 
-from lstmx.layers.base import REGISTRY, Layer
+from lstmx.layers.base import REGISTRY, Layer, Run
 from lstmx.layers.lstm import LSTM, Trace
 from lstmx.layers.simple import Dense, Dropout, Embedding, FinalState, Last, MeanPool, RowGradient
 
@@ -15,5 +15,6 @@ __all__ = [
     "Layer",
     "MeanPool",
     "RowGradient",
+    "Run",
     "Trace",
 ]

@@ -1,5 +1,7 @@
 """The layers without a recurrence: Embedding, Dense, Dropout, and the poolings Last, FinalState and MeanPool."""
 
+import itertools
+
 import numpy as np
 
 from lstmx import init
@@ -49,22 +51,18 @@ class Dense(Layer):
         """Features of the output."""
         return self.units
 
-    def forward_rows(self, rows, context, training, key, activation=None):
+    def forward_rows(self, rows, context, state, run, activation=None):
         """The layer protocol; `activation` overrides the layer's own (a loss fuses it)."""
         activation = self.activation if activation is None else activation
-        derived = self._derived
-        params, packed = derived["params"], derived.setdefault("weight", Packed())
-        y = kernels.linear(rows, params["weight"], params["bias"], activation, packed)
-        return y, context, (rows, y, activation, params["weight"], packed)
+        parameters = self._parameters(run)
+        weight, packed = parameters.arrays["weight"], parameters.setdefault("weight", Packed())
+        y = kernels.linear(rows, weight, parameters.arrays["bias"], activation, packed)
+        return y, context, None, (rows, y, activation, weight, packed) if run.keep else None
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol; dy is overwritten."""
         rows, y, activation, weight, packed = tape
         return kernels.linear_backward(rows, weight, y, dy, activation, (out["weight"], out["bias"]), need_dx, packed)
-
-    def step_rows(self, x_t, state):
-        """The layer protocol; there is no state."""
-        return self.forward_rows(x_t, None, False, None)[0], None
 
 
 class RowGradient:
@@ -141,9 +139,9 @@ class Embedding(Layer):
                              f"{self.num_embeddings - 1}")  # fmt: skip
         return tokens
 
-    def forward_rows(self, rows, context, training, key):
+    def forward_rows(self, rows, context, state, run):
         """The layer protocol, for rows of integers (S,)."""
-        return self._params["weight"][rows], context, rows
+        return self._parameters(run).arrays["weight"][rows], context, None, rows
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol: out["weight"] is an array to fill, or None to be replaced by a RowGradient."""
@@ -159,10 +157,6 @@ class Embedding(Layer):
         else:
             out["weight"][:] = 0
             out["weight"][touched] = values
-
-    def step_rows(self, x_t, state):
-        """The layer protocol; there is no state."""
-        return self._params["weight"][x_t], None
 
 
 class _Plain(Layer):
@@ -181,10 +175,6 @@ class _Plain(Layer):
         validate.dtype(dtype)
         return type(self)(**self.config())
 
-    def step_rows(self, x_t, state):
-        """The layer protocol: a stream passes through."""
-        return x_t, None
-
 
 class Dropout(_Plain):
     """Drops features at rate `p` in training and scales the others by 1 / (1 - p); does nothing in inference.
@@ -202,11 +192,11 @@ class Dropout(_Plain):
         """The constructor arguments, as plain JSON values."""
         return {"p": self.p}
 
-    def forward_rows(self, rows, context, training, key):
+    def forward_rows(self, rows, context, state, run):
         """The layer protocol."""
-        if not training or not self.p:
-            return rows, context, None
-        return kernels.dropout(rows, self.p, key, context), context, (key, context)
+        if run.key is None or not self.p:
+            return rows, context, None, None
+        return kernels.dropout(rows, self.p, run.key, context), context, None, (run.key, context)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol: the same mask, drawn again."""
@@ -226,15 +216,15 @@ class _Pool(_Plain):
 class Last(_Pool):
     """The output at each sequence's last step, 0 for an empty one: (N, T, F) to (N, F)."""
 
-    def forward_rows(self, rows, context, training, key):
-        """The layer protocol."""
-        batch = context.batch
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol; the state is the last output so far (N, F)."""
         if context.uniform and len(rows):  # they stand together
-            return rows[-batch:], PooledContext(context), (context, rows.shape)
-        last, sequences = context.last_rows
-        y = allocate.zeros((batch, rows.shape[1]), rows.dtype)
-        y[sequences] = rows[last]
-        return y, PooledContext(context), (context, rows.shape)
+            y = rows[-context.batch :]
+        else:
+            last, sequences = context.last_rows
+            y = _so_far(state, rows, context)
+            y[sequences] = rows[last]
+        return y, PooledContext(context), y.copy(), (context, rows.shape)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
@@ -260,14 +250,14 @@ class FinalState(_Pool):
         last, sequences = context.last_rows
         return last, sequences, sequences  # packed rows begin with step 0, longest sequence first
 
-    def forward_rows(self, rows, context, training, key):
-        """The layer protocol."""
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol; the state is the output so far (N, H), in a stream that of one direction."""
         last, first, sequences = self._places(context)
         half = rows.shape[1] // context.directions
-        y = allocate.zeros((context.batch, rows.shape[1]), rows.dtype)
+        y = _so_far(state, rows, context)
         y[sequences, :half] = rows[last, :half]
         y[sequences, half:] = rows[first, half:]
-        return y, PooledContext(context), (context, half, rows.shape)
+        return y, PooledContext(context), y.copy(), (context, half, rows.shape)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
@@ -282,18 +272,29 @@ class FinalState(_Pool):
 class MeanPool(_Pool):
     """The mean over each sequence's own steps, 0 for an empty one: (N, T, F) to (N, F)."""
 
-    def forward_rows(self, rows, context, training, key):
-        """The layer protocol."""
-        count = np.maximum(context.sort(context.lengths), 1).astype(rows.dtype)[:, None]
-        return kernels.sum_steps(rows, context) / count, PooledContext(context), (context, count)
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol; the state is the sum so far (N, F) and its steps (N, 1)."""
+        steps = context.sort(context.lengths)[:, None]
+        if state is None:
+            total = kernels.sum_steps(rows, context)
+        else:
+            if not isinstance(state, tuple | list) or len(state) != 2:
+                raise TypeError(f"state: got {type(state).__name__}, must be a pair (sum, steps)")
+            total, steps = _so_far(state[0], rows, context), steps + state[1]
+            for first, end in itertools.pairwise(context.offsets.tolist()):  # in the order of time, as the kernel
+                total[: end - first] += rows[first:end]
+        count = np.maximum(steps, 1).astype(rows.dtype)
+        return total / count, PooledContext(context), (total, steps), (context, count)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
         context, count = tape
         return kernels.spread_steps(dy / count, context)
 
-    def step_rows(self, x_t, state):
-        """The layer protocol: the mean of the stream so far; state is (sum, steps)."""
-        total, steps = (np.zeros_like(x_t), 0) if state is None else state
-        total, steps = total + x_t, steps + 1
-        return total / x_t.dtype.type(steps), (total, steps)
+
+def _so_far(state, rows, context):
+    """What a pooling begins with, one row a sequence: 0, or a copy of a state."""
+    shape = context.batch, rows.shape[1]
+    if state is None:
+        return allocate.zeros(shape, rows.dtype)
+    return validate.shaped("state", state, shape, rows.dtype, "(N, F)").copy()

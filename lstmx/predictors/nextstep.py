@@ -1,6 +1,6 @@
-"""Models that foretell each step from those before it: what they learn, and what their errors and states tell.
+"""Models that predict each step from those before it: what they learn, and what their errors and states tell.
 
-The model reads a row of zeros and then the sequence, one step behind: its t-th output foretells x_t from x_0 to
+The model reads a row of zeros and then the sequence, one step behind: its t-th output predicts x_t from x_0 to
 x_{t-1}. In packed rows (lstmx.functional.context) "one step behind" is a shift: the sequences that run at a step are
 the first of those that ran at the step before.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from lstmx.data.batches import plan
 from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext
-from lstmx.layers import LSTM, Last, MeanPool
+from lstmx.layers import LSTM, Last, MeanPool, Run
 from lstmx.predictors.base import FINITE, Predictor
 
 
@@ -68,11 +68,11 @@ class _NextStepPredictor(Predictor):
             yield context, inputs.take(chosen, context)
 
     def errors(self, data):
-        """What was foretold less what came, standardised if the model is: a list of (T_i, F)."""
-        found, layers = [], self.model.now()
+        """What was predicted less what came, standardised if the model is: a list of (T_i, F)."""
+        found, run = [], Run(parameters=self.model.snapshots())
         for context, rows in self._batches(data):
-            foretold, _, _ = self.model.forward_rows(self.fed(rows, context), context, False, None, layers=layers)
-            found += _list_context(context).unpack(foretold - rows)
+            predicted = self.model.forward_rows(self.fed(rows, context), context, None, run)[0]
+            found += _list_context(context).unpack(predicted - rows)
         return found
 
 
@@ -82,7 +82,7 @@ def _list_context(context):
 
 
 class AnomalyDetector(_NextStepPredictor):
-    """Sequences, and steps of them, that the model could not foretell.
+    """Sequences, and steps of them, that the model could not predict.
 
     The error of a step is measured by its squared Mahalanobis distance from the errors seen in training.
     """
@@ -150,7 +150,7 @@ class AnomalyDetector(_NextStepPredictor):
 
 
 class Transformer(_NextStepPredictor):
-    """The hidden state of a model that has learnt to foretell, as features of a sequence."""
+    """The hidden state of a model that has learnt to predict, as features of a sequence."""
 
     fields = (*_NextStepPredictor.fields, "pooling")
 
@@ -167,19 +167,19 @@ class Transformer(_NextStepPredictor):
     def transform(self, X):
         """The hidden state after the last step, or its mean over all steps: (n, H)."""
         data = self.read(X)
-        lstm = self.model.now()[0]
-        found = []
+        lstm = self.model.layers[0]
+        found, run = [], Run(parameters=lstm.store.snapshot)
         for context, rows in self._batches(data):
             # The zeros that stand first, then all steps: packed rows begin with step 0 of every sequence.
             after = SequenceContext(context.lengths + 1, 0)
             rows = np.concatenate([np.zeros((context.batch, rows.shape[1]), rows.dtype), rows])
-            y, after, _ = lstm.forward_rows(rows, after, False, None)
+            y, after, *_ = lstm.forward_rows(rows, after, None, run)
             found.append(self._pool(y, context, after))
         return np.concatenate(found)
 
     def _pool(self, y, context, after):
         if self.config["pooling"] == "last":
-            pooled, place, _ = Last().forward_rows(y, after, False, None)
+            pooled, place, *_ = Last().forward_rows(y, after, None, Run())
         else:
-            pooled, place, _ = MeanPool().forward_rows(y[context.batch :], context, False, None)
+            pooled, place, *_ = MeanPool().forward_rows(y[context.batch :], context, None, Run())
         return place.unpack(pooled)
