@@ -118,13 +118,9 @@ class Sequential:
 
     # On packed rows: what training needs.
 
-    def snapshots(self):
-        """The parameters of all layers as they are, for a `Run`: what another thread sets meanwhile is not seen."""
-        return snapshots(self.layers)
-
     def forward_rows(self, rows, context, state, run, final_activation=None):
         """All layers on packed rows: the protocol of a layer, with a tuple of states and a list of tapes."""
-        parameters = self.snapshots() if run.parameters is None else run.parameters
+        parameters = snapshots(self.layers) if run.parameters is None else run.parameters
         keys = (None,) * len(self.layers) if run.key is None else run.key
         states = (None,) * len(self.layers) if state is None else state
         after, tape = [], []
@@ -342,7 +338,7 @@ class Sequential:
 
     def predict_sequences(self, inputs, batch_size=256):
         """`predict` for validated `Sequences`."""
-        outputs, share, run = batches.Outputs(inputs), self._shares(), Run(parameters=self.snapshots())
+        outputs, share, run = batches.Outputs(inputs), self._shares(), Run(parameters=snapshots(self.layers))
         for chosen in batches.plan(inputs.lengths, batch_size, False, None):
             context = inputs.context(chosen)
             rows = inputs.take(chosen, context, share)
@@ -487,14 +483,11 @@ class Sequential:
 
     def copy(self):
         """An independent model with the same layers and parameters."""
-        return self._with([layer.copy() for layer in self.layers])
+        return _rebuild([layer.copy() for layer in self.layers], self.history_, self._rng)
 
     def astype(self, dtype):
         """A copy that computes in `dtype`, "float32" or "float64"."""
-        return self._with([layer.astype(dtype) for layer in self.layers])
-
-    def _with(self, layers):
-        return _rebuild(layers, self.history_, self._rng)
+        return _rebuild([layer.astype(dtype) for layer in self.layers], self.history_, self._rng)
 
     def __reduce__(self):
         return _rebuild, ([layer.copy() for layer in self.layers], self.history_, self._rng)

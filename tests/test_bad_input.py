@@ -522,7 +522,7 @@ MISTAKES = {
     "batched state, one sequence": (lambda: LSTM_(X[0], [s[:, :1] for s in STATE]), ValueError,
                                     r"state h: got shape \(2, 1, 4\), must be \(L\*D, H\) = \(2, 4\)"),
     "batched state, one step": (lambda: LSTM_.step(X[0, 0], STATE), ValueError,
-                                r"state.*: got shape \(2, 2, 4\), must be \(L, H\) = \(2, 4\)"),
+                                r"state.*: got shape \(2, 2, 4\), must be \(L\*D, H\) = \(2, 4\)"),
     "a stream of both directions": (lambda: TWO.step(X[:, 0]), ValueError,
                                     "step, stream: a bidirectional LSTM reads from the end"),
     "dy of the last step": (lambda: backward(DY[:, -1]), ValueError,

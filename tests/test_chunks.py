@@ -12,6 +12,7 @@ from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import NAME
 from lstmx.functional.read import array_context
 from lstmx.layers import Run
+from lstmx.layers.base import snapshots
 
 FEATURES = 5
 LENGTHS = np.array([7, 0, 3, 9, 1, 9])
@@ -177,7 +178,7 @@ def test_a_tape_and_dropout_are_asked_for_apart(keep, key):
 
 def test_a_call_computes_with_the_parameters_that_it_is_given():
     one, x = model("last", "float32"), data("float32")
-    context, run = array_context(x, None), Run(parameters=one.snapshots())
+    context, run = array_context(x, None), Run(parameters=snapshots(one.layers))
     wanted = one.predict(x)
     one.set_parameters({name: p + 1 for name, p in one.parameters().items()})
     assert (one.predict(x) != wanted).any()

@@ -37,7 +37,7 @@ class Run(NamedTuple):
     key : None or int
         The seed of the dropout masks; None: nothing is dropped. For a model one for every layer.
     parameters : None or Snapshot
-        To compute with; None: those of this moment. For a model what its `snapshots` gave.
+        To compute with; None: those of this moment. For a model one for every layer, as `snapshots` gives them.
     """
 
     keep: bool = False
@@ -103,9 +103,8 @@ class ParameterStore:
         checked = {}
         for name, value in parameters.items():
             if name not in self.arrays:
-                raise KeyError(
-                    f"parameters: no {prefix + str(name)!r} here; there are {[prefix + n for n in self.arrays]}"
-                )
+                there = [prefix + n for n in self.arrays]
+                raise KeyError(f"parameters: no {prefix + str(name)!r} here; there are {there}")
             array = validate.parameter(prefix + name, value, self.arrays[name].shape, self.dtype, allow_nonfinite)
             checked[name] = frozen(array, self.dtype)
         return checked
@@ -195,7 +194,8 @@ class Layer:
         -------
         dict of str to ndarray
         """
-        return {name: p if not writable(p) else frozen(p, self.dtype) for name, p in self.store.arrays.items()}
+        arrays = self.store.arrays.items()  # during a fit what they look into is writable
+        return {name: frozen(p, self.dtype) if p.base.flags.writeable else p for name, p in arrays}
 
     def set_parameters(self, parameters, *, allow_nonfinite=False):
         """Replace some or all parameters.
@@ -259,12 +259,6 @@ class Layer:
 
 def _rebuild(name, config, parameters):
     return REGISTRY[name].from_config(config, parameters)
-
-
-def writable(array):
-    """Whether the memory behind an array can still change: during fit it can."""
-    base = array if array.base is None else array.base
-    return base.flags.writeable
 
 
 def frozen(value, dtype):

@@ -17,7 +17,7 @@ from lstmx.functional import (
 from lstmx.functional.cell import Cell, suffix
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
-from lstmx.functional.read import SequenceContext, read_sequences
+from lstmx.functional.read import read_sequences
 from lstmx.layers.base import Layer, Run
 from lstmx.layers.trace import Trace
 
@@ -207,11 +207,8 @@ class LSTM(Layer):
 
     def _read(self, x, state, lengths, own=False):
         rows, context = read_sequences(x, self.input_size, self.dtype, lengths, own=own)
-        return (
-            rows,
-            context,
-            *read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)"),
-        )
+        h, c = read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
+        return rows, context, h, c
 
     def __call__(self, x, state=None, *, lengths=None):
         """Inference.
@@ -370,13 +367,8 @@ class LSTM(Layer):
         x_t = validate.real_array("x_t", x_t, self.dtype)
         if x_t.ndim not in (1, 2) or x_t.shape[-1] != self.input_size:
             raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, {self.input_size}) or ({self.input_size},)")
-        single = x_t.ndim == 1
-        if single and state is not None:
-            shape = (self.num_layers, self.hidden_size)
-            state = [validate.shaped("state", s, shape, self.dtype, "(L, H)")[:, None] for s in _pair(state)]
-        rows = np.ascontiguousarray(x_t[None] if single else x_t)
-        y, _, (h, c), _ = self.forward_rows(rows, SequenceContext.step(len(rows)), state, Run())
-        return (y[0], (h[:, 0], c[:, 0])) if single else (y, (h, c))
+        y, state = self(x_t[..., None, :], state)
+        return y[..., 0, :], state
 
     def _into(self, out, x, state, step):
         """`step` or `stream` into `out` where not all arguments are plain arrays, by way of fresh ones."""

@@ -1,6 +1,7 @@
 """The layers without a recurrence: Embedding, Dense, Dropout, and the poolings Last, FinalState and MeanPool."""
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,12 +35,8 @@ class Dense(Layer):
 
     def config(self):
         """The constructor arguments, as plain JSON values."""
-        return {
-            "input_size": self.input_size,
-            "output_size": self.units,
-            "activation": self.activation,
-            "dtype": self.dtype.name,
-        }
+        sizes = {"input_size": self.input_size, "output_size": self.units}
+        return sizes | {"activation": self.activation, "dtype": self.dtype.name}
 
     @staticmethod
     def parameter_table(config):
@@ -65,7 +62,7 @@ class Dense(Layer):
         return kernels.linear_backward(rows, weight, y, dy, activation, (out["weight"], out["bias"]), need_dx, packed)
 
 
-class RowGradient:
+class RowGradient(NamedTuple):
     """The gradient of an embedding: some rows of it, all others being 0.
 
     Attributes
@@ -74,9 +71,8 @@ class RowGradient:
     values : ndarray (K, size)
     """
 
-    def __init__(self, rows, values):
-        self.rows = rows
-        self.values = values
+    rows: np.ndarray
+    values: np.ndarray
 
 
 class Embedding(Layer):
@@ -107,12 +103,8 @@ class Embedding(Layer):
 
     def config(self):
         """The constructor arguments, as plain JSON values."""
-        return {
-            "num_embeddings": self.num_embeddings,
-            "size": self.features,
-            "padding_idx": self.padding_idx,
-            "dtype": self.dtype.name,
-        }
+        sizes = {"num_embeddings": self.num_embeddings, "size": self.features}
+        return sizes | {"padding_idx": self.padding_idx, "dtype": self.dtype.name}
 
     @staticmethod
     def parameter_table(config):
@@ -162,8 +154,8 @@ class Embedding(Layer):
 class _Plain(Layer):
     """A layer without parameters: it computes in whatever type it is given."""
 
-    def _setup(self, random_state=None):
-        super()._setup("float32", random_state)
+    def __init__(self):
+        self._setup("float32", None)
 
     @classmethod
     def without_parameters(cls, config):
@@ -186,7 +178,7 @@ class Dropout(_Plain):
 
     def __init__(self, p):
         self.p = validate.number("p", p, 0, 1, open_high=True)
-        self._setup()
+        super().__init__()
 
     def config(self):
         """The constructor arguments, as plain JSON values."""
@@ -206,71 +198,50 @@ class Dropout(_Plain):
         return kernels.dropout(dy, self.p, key, context)
 
 
-class _Pool(_Plain):
-    per_sequence = True
-
-    def __init__(self):
-        self._setup()
-
-
-class Last(_Pool):
+class Last(_Plain):
     """The output at each sequence's last step, 0 for an empty one: (N, T, F) to (N, F)."""
 
+    per_sequence = True
+
+    @staticmethod
+    def _places(context, width):
+        """Packed rows of the last steps and of the first, whose they are, and the features that read forwards."""
+        if context.uniform and context.rows:
+            return slice(-context.batch, None), slice(context.batch), slice(None), width
+        last, sequences = context.last_rows
+        return last, sequences, sequences, width  # packed rows begin with step 0, longest sequence first
+
     def forward_rows(self, rows, context, state, run):
-        """The layer protocol; the state is the last output so far (N, F)."""
-        if context.uniform and len(rows):  # they stand together
-            y = rows[-context.batch :]
-        else:
-            last, sequences = context.last_rows
-            y = _so_far(state, rows, context)
-            y[sequences] = rows[last]
+        """The layer protocol; the state is the output so far (N, F)."""
+        last, first, sequences, half = self._places(context, rows.shape[1])
+        y = _so_far(state, rows, context)
+        y[sequences, :half] = rows[last, :half]
+        y[sequences, half:] = rows[first, half:]
         return y, PooledContext(context), y.copy(), (context, rows.shape)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
         context, shape = tape
-        dx = allocate.zeros(shape, dy.dtype)
-        if context.uniform and len(dx):
-            dx[-context.batch :] = dy
-        else:
-            last, sequences = context.last_rows
-            dx[last] = dy[sequences]
-        return dx
-
-
-class FinalState(_Pool):
-    """What each direction has read when it is through: [forward at the last step | backward at the first], 0 for an
-    empty sequence: (N, T, D*H) to (N, D*H). With one direction it is `Last`."""
-
-    @staticmethod
-    def _places(context):
-        """Where the last steps are, where the first, and whose they are: slices if no sequence is shorter."""
-        if context.uniform and context.rows:
-            return slice(-context.batch, None), slice(context.batch), slice(None)
-        last, sequences = context.last_rows
-        return last, sequences, sequences  # packed rows begin with step 0, longest sequence first
-
-    def forward_rows(self, rows, context, state, run):
-        """The layer protocol; the state is the output so far (N, H), in a stream that of one direction."""
-        last, first, sequences = self._places(context)
-        half = rows.shape[1] // context.directions
-        y = _so_far(state, rows, context)
-        y[sequences, :half] = rows[last, :half]
-        y[sequences, half:] = rows[first, half:]
-        return y, PooledContext(context), y.copy(), (context, half, rows.shape)
-
-    def backward_rows(self, tape, dy, out, need_dx):
-        """The layer protocol."""
-        context, half, shape = tape
-        last, first, sequences = self._places(context)
+        last, first, sequences, half = self._places(context, shape[1])
         dx = allocate.zeros(shape, dy.dtype)
         dx[last, :half] = dy[sequences, :half]
         dx[first, half:] = dy[sequences, half:]
         return dx
 
 
-class MeanPool(_Pool):
+class FinalState(Last):
+    """What each direction has read when it is through: [forward at the last step | backward at the first], 0 for an
+    empty sequence: (N, T, D*H) to (N, D*H). With one direction it is `Last`."""
+
+    @staticmethod
+    def _places(context, width):
+        return Last._places(context, width // context.directions)
+
+
+class MeanPool(_Plain):
     """The mean over each sequence's own steps, 0 for an empty one: (N, T, F) to (N, F)."""
+
+    per_sequence = True
 
     def forward_rows(self, rows, context, state, run):
         """The layer protocol; the state is the sum so far (N, F) and its steps (N, 1)."""

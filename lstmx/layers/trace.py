@@ -73,8 +73,7 @@ class Trace:
                     parts[name][layer, direction] = context.unpack(after)
                 hidden = slabs["c_prev"].shape[1]
                 for k, name in enumerate("ifgo"):
-                    gate = slabs["gates"][:, k * hidden : (k + 1) * hidden]
-                    parts[name][layer, direction] = context.unpack(gate)
+                    parts[name][layer, direction] = context.unpack(slabs["gates"][:, k * hidden : (k + 1) * hidden])
         return cls(**{name: PerLayer(values) for name, values in parts.items()})
 
     def __repr__(self):
