@@ -141,10 +141,9 @@ class Sequential:
 
     def finish(self, rows, activation):
         """Outputs from rows that `forward_rows` gave with `activation` in place of the model's own."""
-        if activation == self._final_activation:
-            return rows if rows.base is None else rows.copy()  # it may be a small part of all steps
-        rows = rows.copy()
-        kernels.activate(rows, self._final_activation)
+        if activation != self._final_activation:
+            rows = rows.copy()
+            kernels.activate(rows, self._final_activation)
         return rows
 
     # What users call.
