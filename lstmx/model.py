@@ -9,12 +9,14 @@ import numpy as np
 from lstmx import storage
 from lstmx.data import batches, targets
 from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, read_tape, sequences, validate
+from lstmx.functional.context import SequenceContext
 from lstmx.functional.threads import Lock
-from lstmx.layers import LSTM, Dense, Embedding, Layer
+from lstmx.layers import LSTM, Dense, Embedding, Layer, Run, Trace
+from lstmx.layers.base import replace_together, snapshots
 from lstmx.layers.chain import check_chain
+from lstmx.layers.lstm import BACKWARD_STREAM
 
 MOST_LAYERS = 1000  # a file of so many is still read at once
-_setting = Lock()  # held for microseconds: while the parameters of several layers are replaced or picked up
 
 
 @storage.register
@@ -62,7 +64,7 @@ class Sequential(storage.Stored):
         check_chain(layers)
         seeds = validate.random_children(random_state, len(layers) + 1)
         for k, layer in enumerate(layers):
-            if layer._owner is not None or any(layer is other for other in layers[:k]):
+            if layer.store.owner is not None or any(layer is other for other in layers[:k]):
                 raise ValueError(
                     f"layers[{k}]: this {type(layer).__name__} is already part of a model; give each its own (.copy())"
                 )
@@ -71,9 +73,10 @@ class Sequential(storage.Stored):
         self.history_ = None
         self._rng = None if seeds is None else np.random.default_rng(seeds.pop())
         for k, layer in enumerate(layers):
-            layer._owner = self
-            if seeds and layer._random_state is None and layer._version == 0:
-                layer._initialise(np.random.default_rng(seeds[k]))
+            store = layer.store
+            store.owner = self
+            if seeds and not store.seeded and store.version == 0:
+                store.draw(layer.parameter_table(layer.config()), np.random.default_rng(seeds[k]))
 
     # What the model is.
 
@@ -103,7 +106,7 @@ class Sequential(storage.Stored):
     @functools.cached_property
     def dtype(self):
         """The type the model computes in."""
-        return next((layer.dtype for layer in self.layers if layer._params), np.dtype(np.float32))
+        return next((layer.dtype for layer in self.layers if layer.store.arrays), np.dtype(np.float32))
 
     @property
     def size(self):
@@ -116,34 +119,32 @@ class Sequential(storage.Stored):
 
     # On packed rows: what training needs.
 
-    def now(self):
-        """The layers as they are: parameters that another thread sets meanwhile change nothing of a call."""
-        with _setting:
-            return [layer.now() for layer in self.layers]
-
-    def forward_rows(self, rows, context, training, keys, final_activation=None, layers=None):
-        """All layers on packed rows; `keys` seed the dropout of each. Returns rows, context, tape."""
-        tape = []
-        for k, layer in enumerate(self.layers if layers is None else layers):
-            key = None if keys is None else keys[k]
+    def forward_rows(self, rows, context, state, run, final_activation=None):
+        """All layers on packed rows: the protocol of a layer, with a tuple of states and a list of tapes."""
+        parameters = snapshots(self.layers) if run.parameters is None else run.parameters
+        keys = (None,) * len(self.layers) if run.key is None else run.key
+        states = (None,) * len(self.layers) if state is None else state
+        after, tape = [], []
+        for k, layer in enumerate(self.layers):
             more = {"activation": final_activation} if k == len(self.layers) - 1 and isinstance(layer, Dense) else {}
-            rows, context, entry = layer.forward_rows(rows, context, training, key, **more)
+            one = Run(run.keep, keys[k], parameters[k])
+            rows, context, state, entry = layer.forward_rows(rows, context, states[k], one, **more)
+            after.append(state)
             tape.append(entry)
-        return rows, context, tape
+        return rows, context, tuple(after), tape
 
     def backward_rows(self, tape, dy, out, need_dx=False):
         """Back-propagation; gradients go to ``out[layer][name]``. Returns the gradient of the input rows if wanted."""
-        first = 0 if need_dx else next((k for k, layer in enumerate(self.layers) if layer._params), len(self.layers))
+        first = 0 if need_dx else next(k for k, layer in enumerate(self.layers) if layer.store.arrays)
         for k in reversed(range(first, len(self.layers))):
             dy = self.layers[k].backward_rows(tape[k], dy, out[k], k > first or need_dx)
         return dy
 
     def finish(self, rows, activation):
         """Outputs from rows that `forward_rows` gave with `activation` in place of the model's own."""
-        if activation == self._final_activation:
-            return rows if rows.base is None else rows.copy()  # it may be a small part of all steps
-        rows = rows.copy()
-        kernels.activate(rows, self._final_activation)
+        if activation != self._final_activation:
+            rows = rows.copy()
+            kernels.activate(rows, self._final_activation)
         return rows
 
     # What users call.
@@ -314,11 +315,11 @@ class Sequential(storage.Stored):
 
     def predict_sequences(self, inputs, batch_size=256):
         """`predict` for validated `Sequences`."""
-        layers = self.now()
+        how = Run(parameters=snapshots(self.layers))
 
         def run(part):
-            rows, context = part.all(windows=layers[0].reads_windows)
-            return self.forward_rows(rows, context, False, None, layers=layers)[:2]
+            rows, context = part.all(windows=self.layers[0].reads_windows)
+            return self.forward_rows(rows, context, None, how)[:2]
 
         if len(inputs) > batch_size:
             return batches.collect(map(run, inputs.parts(batch_size)), len(inputs))
@@ -341,7 +342,7 @@ class Sequential(storage.Stored):
         rows, context = self._read(X, lengths).all(own=True)
         rng = validate.random_generator("rng", rng)
         keys = rng.integers(2**64, size=len(self.layers), dtype=np.uint64)
-        y, after, tape = self.forward_rows(rows, context, True, keys)
+        y, after, _, tape = self.forward_rows(rows, context, None, Run(keep=True, key=keys))
         return after.unpack(y), Tape(self, context, self._versions(), model=tape, after=after, shape=y.shape)
 
     def backward(self, tape, dy):
@@ -362,13 +363,13 @@ class Sequential(storage.Stored):
             raise TypeError("dy: got None, must have the form and shape of y")
         dy = read_gradient(dy, after, tape.parts["shape"][-1], self.dtype)
         parts = tape.use(None, self._versions())
-        out = [{n: allocate.empty(p.shape, p.dtype) for n, p in layer._params.items()} for layer in self.layers]
+        out = [{n: allocate.empty(p.shape, p.dtype) for n, p in layer.store.arrays.items()} for layer in self.layers]
         dx = self.backward_rows(parts["model"], dy, out, need_dx=not self.embedding)
         params = {f"{k}.{name}": g for k, grads in enumerate(out) for name, g in grads.items()}
         return Gradients(None if self.embedding else context.unpack(dx), None, params)
 
     def _versions(self):
-        return tuple(layer._version for layer in self.layers)
+        return tuple(layer.store.version for layer in self.layers)
 
     def step(self, x_t, state=None):
         """One time step of a stream through the whole model.
@@ -391,15 +392,12 @@ class Sequential(storage.Stored):
         if rows.ndim != (1 if embedding else 2) or (not embedding and rows.shape[1] != self.input_size):
             want = "(N,) integers or one" if embedding else f"(N, {self.input_size}) or ({self.input_size},)"
             raise ValueError(f"x_t: got shape {x_t.shape}, must be {want}")
-        if state is None:
-            state = (None,) * len(self.layers)
-        if not isinstance(state, tuple | list) or len(state) != len(self.layers):
+        if state is not None and (not isinstance(state, tuple | list) or len(state) != len(self.layers)):
             raise TypeError("state: must be what the last step of this model returned, or None")
-        after = []
-        for layer, before in zip(self.now(), state, strict=True):
-            rows, now = layer.step_rows(rows, before)
-            after.append(now)
-        return (rows[0] if single else rows), tuple(after)
+        if not all(layer.causal for layer in self.layers):
+            raise ValueError(BACKWARD_STREAM)
+        rows, _, state, _ = self.forward_rows(rows, SequenceContext.step(len(rows)), state, Run())
+        return (rows[0] if single else rows), state
 
     def trace(self, X, *, lengths=None):
         """Run the model and keep what its LSTM layers did.
@@ -417,14 +415,8 @@ class Sequential(storage.Stored):
 
     def trace_rows(self, rows, context):
         """`trace` on packed rows."""
-        traces = {}
-        for k, layer in enumerate(self.now()):
-            if isinstance(layer, LSTM):
-                rows, traces[k] = layer.trace_rows(rows, context)
-                context.directions = layer.directions
-            else:
-                rows, context, _ = layer.forward_rows(rows, context, False, None)
-        return traces
+        _, _, state, tape = self.forward_rows(rows, context, None, Run(keep=True))
+        return {k: Trace.of(*tape[k], state[k]) for k, layer in enumerate(self.layers) if isinstance(layer, LSTM)}
 
     def parameters(self):
         """The parameters by name ("0.weight_ih_l0": layer index, then the layer's name), read-only."""
@@ -453,10 +445,8 @@ class Sequential(storage.Stored):
             if not index.isdecimal() or int(index) >= len(self.layers):
                 raise KeyError(f"parameters: no {name!r} here; there are {list(self.parameters())}")
             groups.setdefault(int(index), {})[rest] = value
-        checked = {k: self.layers[k].check_parameters(group, allow_nonfinite, f"{k}.") for k, group in groups.items()}
-        with _setting:
-            for k, group in checked.items():
-                self.layers[k]._replace(group)
+        checked = {k: self.layers[k].store.check(group, allow_nonfinite, f"{k}.") for k, group in groups.items()}
+        replace_together((self.layers[k].store, group) for k, group in checked.items())
 
     def config(self):
         """What `load` needs to build the model again, as plain JSON values."""
@@ -491,14 +481,11 @@ class Sequential(storage.Stored):
 
     def copy(self):
         """An independent model with the same layers and parameters."""
-        return self._with([layer.copy() for layer in self.layers])
+        return _rebuild([layer.copy() for layer in self.layers], self.history_, self._rng)
 
     def astype(self, dtype):
         """A copy that computes in `dtype`, "float32" or "float64"."""
-        return self._with([layer.astype(dtype) for layer in self.layers])
-
-    def _with(self, layers):
-        return _rebuild(layers, self.history_, self._rng)
+        return _rebuild([layer.astype(dtype) for layer in self.layers], self.history_, self._rng)
 
     def __reduce__(self):
         return _rebuild, ([layer.copy() for layer in self.layers], self.history_, self._rng)

@@ -161,7 +161,7 @@ def test_steps_survive_every_failure(dtype, single, given):
 def test_functional_calls_survive_every_failure():
     lstm = model()
     x, (h0, c0), dy, _, options = data(lstm, "ragged")
-    weights, state, dy = lstm.weights(0, 0), (h0[0], c0[0]), dy[..., :6]
+    weights, state, dy = lstm._weights(0, 0).arrays.values(), (h0[0], c0[0]), dy[..., :6]
 
     def forward():
         return functional.lstm_forward(x, *weights, state, reverse=True, **options)
@@ -291,7 +291,7 @@ def check_every_array():
             f"{dtype} both": lambda two=two, x=x_two: two(x),
             f"{dtype} step": lambda lstm=lstm, x=x: lstm.step(x[:, 0]),
             f"{dtype} stream": lambda lstm=lstm, x=x: lstm.stream(x),
-            f"{dtype} packing": lambda one=one, x=x_two: (one.weights_changed(), one(x), one.step(x[:, 0]))[1:],
+            f"{dtype} packing": lambda one=one, x=x_two: (one.store.changed(), one(x), one.step(x[:, 0]))[1:],
             f"{dtype} training": lambda two=two, x=x_two: _gradients(two, x),
             f"{dtype} fit": lambda dtype=dtype: fitted(dtype, [6, 0, 5, 6, 1, 2, 3]),
         }

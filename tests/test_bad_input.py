@@ -38,7 +38,7 @@ LSTM_ = make()
 PARAMETERS = {name: p.copy() for name, p in LSTM_.parameters().items()}
 X, DY = RNG.normal(size=(N, T, I)), RNG.normal(size=(N, T, H))
 STATE, DSTATE = (tuple(RNG.normal(size=(L, N, H)) for _ in range(2)) for _ in range(2))
-WEIGHTS = dict(zip(("weight_ih", "weight_hh", "bias"), LSTM_.weights(0, 0), strict=True))
+WEIGHTS = LSTM_._weights(0, 0).arrays
 ONE_STATE, ONE_DSTATE = (STATE[0][0], STATE[1][0]), (DSTATE[0][0], DSTATE[1][0])
 
 
@@ -414,7 +414,7 @@ if sys.platform == "linux":
             def calls(x):
                 yield lambda: lstm(x)
                 yield lambda: lstm.forward(x)
-                yield lambda: lstm_forward(x, *lstm.weights(0, 0))
+                yield lambda: lstm_forward(x, *lstm._weights(0, 0).arrays.values())
                 if x.ndim == 2:
                     yield lambda: lstm.step(x)
                 elif len(x) < 2**20:
@@ -522,7 +522,7 @@ MISTAKES = {
     "batched state, one sequence": (lambda: LSTM_(X[0], [s[:, :1] for s in STATE]), ValueError,
                                     r"state h: got shape \(2, 1, 4\), must be \(L\*D, H\) = \(2, 4\)"),
     "batched state, one step": (lambda: LSTM_.step(X[0, 0], STATE), ValueError,
-                                r"state.*: got shape \(2, 2, 4\), must be \(L, H\) = \(2, 4\)"),
+                                r"state.*: got shape \(2, 2, 4\), must be \(L\*D, H\) = \(2, 4\)"),
     "a stream of both directions": (lambda: TWO.step(X[:, 0]), ValueError,
                                     "step, stream: a bidirectional LSTM reads from the end"),
     "dy of the last step": (lambda: backward(DY[:, -1]), ValueError,

@@ -175,9 +175,9 @@ else:
     dy[0] = 1
     last = flow[0]                                           # the last that backward writes
     def call():
-        out = [np.empty_like(w) for w in lstm.parameters().values()]
+        out = {name[:-3]: np.empty_like(w) for name, w in lstm.parameters().items()}
         dh, dc = np.zeros((2, N, H), "f4")
-        get_engine().backward(np.zeros((N * T, 1), "f4"), lstm.weights(0, 0), context, False, slabs, dy, dh, dc, None,
+        get_engine().backward(np.zeros((N * T, 1), "f4"), lstm._weights(0, 0), context, False, slabs, dy, dh, dc, None,
                               False, out, (flow, np.zeros_like(flow)))
 done = 0
 for k in range(times):
@@ -329,10 +329,10 @@ for dtype in ("float32", "float64"):
         for N in (1, 2, 13):
             p = problem(lstm, N, 3)
             guard(False)
-            lstm.weights_changed()
+            lstm.store.changed()
             wanted = everything(lstm, p)
             guard(True)
-            lstm.weights_changed()                            # panels before a guard page too
+            lstm.store.changed()                            # panels before a guard page too
             for cut in ("serial", "mixed"):
                 with cutting(cut, 3):
                     same(everything(lstm, {k: moved(a) for k, a in p.items()}), wanted)

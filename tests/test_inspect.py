@@ -43,7 +43,7 @@ def by_reference(lstm, x, dy, lengths=None):
     for layer in range(lstm.num_layers):
         outputs = []
         for direction in range(lstm.directions):
-            weights = lstm.weights(layer, direction)
+            weights = lstm._weights(layer, direction).arrays.values()
             y, _, tapes[layer, direction] = reference.lstm_forward(
                 below, *weights, lengths=lengths, reverse=direction == 1
             )

@@ -134,6 +134,47 @@ def test_module_keeps_to_the_layering(module):
     assert violations(module, path.read_text(encoding="utf-8"), path.name == "__init__.py") == []
 
 
+def reaches_into(source):
+    """What a source takes by a name with an underscore from objects of other modules: `x._name`, one line each.
+
+    Free are x of the module's own classes (`_name` is set or defined in it), `self`, `cls` and `super()`, modules from
+    elsewhere, double underscores, and the two methods that a NamedTuple has.
+    """
+    tree = ast.parse(source)
+    nodes = list(ast.walk(tree))
+    own = {"_replace", "_asdict"}
+    own |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    own |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    of_self = {"self", "cls", "super()"}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) in of_self:
+            own.add(node.attr)
+        if isinstance(node, ast.Import):
+            of_self |= {a.asname or a.name for a in node.names if not a.name.startswith("lstmx")}
+    return [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in nodes
+        if isinstance(node, ast.Attribute) and re.match(r"_[^_]", node.attr)
+        and node.attr not in own and ast.unparse(node.value) not in of_self
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("module", list(MODULES))
+def test_no_module_reaches_into_the_objects_of_another(module):
+    assert reaches_into(MODULES[module].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [("layer._version += 1", 1), ("f(model.layers[0]._params)", 1), ("x = layer._params", 1), ("self.net._rng", 1),
+     ("from lstmx import layers\nlayers._setting", 1), ("class A:\n def f(self, other): return other._x", 1),
+     ("class A:\n def f(self, other):\n  self._x = 1\n  return other._x", 0), ("super()._setup()", 0),
+     ("import sys\nsys._getframe()", 0), ("row._replace(a=1)", 0), ("x.__dict__", 0), ("self._x + cls._y", 0)],
+)  # fmt: skip
+def test_reaching_into_another_would_be_found(source, found):
+    assert len(reaches_into(source)) == found
+
+
 def test_every_part_is_looked_at():
     parts = {part_of(module) for module in MODULES}
     assert {"", "_core", "functional", "layers", "reference"} <= parts

@@ -9,7 +9,7 @@ import pytest
 
 from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool
 from lstmx.functional.read import Sequences, sequences
-from lstmx.layers import RowGradient
+from lstmx.layers import RowGradient, Run
 from lstmx.storage import REGISTRY
 from lstmx.testing import finite_difference
 
@@ -55,8 +55,7 @@ def pooled(context, rows):
 
 def gradients(layer, rows, context, *, need_dx=True, **options):
     """(y, dy, dx, gradients of the parameters) for the loss sum(y * dy)."""
-    arguments = {"training": True, "key": 7} | options
-    y, _, tape = layer.forward_rows(rows, context, **arguments)
+    y, _, _, tape = layer.forward_rows(rows, context, None, Run(keep=True, key=7), **options)
     dy = np.random.default_rng(9).normal(size=y.shape).astype(y.dtype)
     out = {name: np.full_like(p, np.nan) for name, p in layer.parameters().items()}
     return y, dy, layer.backward_rows(tape, dy.copy(), out, need_dx), out
@@ -68,7 +67,7 @@ def check_gradients(layer, rows, context):
     rows = rows.copy()
 
     def loss():
-        return float((layer.forward_rows(rows, context, True, 7)[0] * dy).sum())
+        return float((layer.forward_rows(rows, context, None, Run(keep=True, key=7))[0] * dy).sum())
 
     if dx is not None:
         np.testing.assert_allclose(dx, finite_difference(loss, rows), **DIFFERENCES)
@@ -108,7 +107,7 @@ def dense(inputs, outputs, activation, dtype="float64"):
 def test_dense_by_definition(dtype, form, activation):
     layer = dense(FEATURES, 3, activation, dtype)
     rows, context, x, _ = batch(form, dtype=dtype)
-    y, after, _ = layer.forward_rows(rows, context, False, None)
+    y, after, *_ = layer.forward_rows(rows, context, None, Run())
     assert after is context and y.dtype == dtype and y.shape == (context.rows, 3)
     weight, bias = layer.parameters()["weight"], layer.parameters()["bias"]
     wanted = ACTIVATIONS[activation](x @ weight.T + bias)
@@ -142,7 +141,7 @@ def test_dense_in_every_vector_width(dtype, activation, outputs):
 def test_softmax_of_large_numbers_does_not_overflow(dtype):
     layer = Dense(1, 3, "softmax", dtype=dtype)
     layer.set_parameters({"weight": [[1000.0], [1000.0], [-1000.0]]})
-    y, _, _ = layer.forward_rows(np.ones((1, 1), dtype), None, False, None)
+    y, *_ = layer.forward_rows(np.ones((1, 1), dtype), None, None, Run())
     np.testing.assert_array_equal(y, [[0.5, 0.5, 0.0]])
 
 
@@ -150,10 +149,10 @@ def test_softmax_of_large_numbers_does_not_overflow(dtype):
 def test_nan_stays_in_its_own_row_of_dense(activation):
     layer = dense(FEATURES, 9, activation)
     rows, context, _, _ = batch("ragged")
-    clean, _, _ = layer.forward_rows(rows, context, False, None)
+    clean, *_ = layer.forward_rows(rows, context, None, Run())
     rows = rows.copy()
     rows[2, 1] = np.nan
-    y, _, _ = layer.forward_rows(rows, context, False, None)
+    y, *_ = layer.forward_rows(rows, context, None, Run())
     assert np.isnan(y[2]).all()
     np.testing.assert_array_equal(np.delete(y, 2, axis=0), np.delete(clean, 2, axis=0))
 
@@ -193,14 +192,6 @@ def test_dense_starts_glorot_and_without_bias():
     assert not layer.parameters()["bias"].any()
 
 
-def test_a_step_of_dense_is_its_row():
-    layer = dense(FEATURES, 3, "tanh")
-    rows, context, _, _ = batch("uniform")
-    y, state = layer.step_rows(rows, None)
-    np.testing.assert_array_equal(y, layer.forward_rows(rows, context, False, None)[0])
-    assert state is None
-
-
 # Embedding
 
 
@@ -219,7 +210,7 @@ token_forms = pytest.mark.parametrize("form", ["ragged", "uniform", "all empty",
 def test_embedding_looks_up_rows(dtype, form):
     layer = Embedding(8, 3, dtype=dtype, random_state=0)
     rows, context, array = tokens(form)
-    y, after, _ = layer.forward_rows(rows, context, True, None)
+    y, after, *_ = layer.forward_rows(rows, context, None, Run(keep=True))
     assert after is context and y.dtype == dtype and y.shape == (context.rows, 3)
     np.testing.assert_array_equal(y, layer.parameters()["weight"][array][context.places])
 
@@ -247,7 +238,7 @@ def test_the_gradient_of_embedding_as_rows(form):
     rows, context, _ = tokens(form)
     _, dy, _, dense_gradient = gradients(layer, rows, context)
     out = {"weight": None}
-    tape = layer.forward_rows(rows, context, True, None)[2]
+    tape = layer.forward_rows(rows, context, None, Run(keep=True))[3]
     layer.backward_rows(tape, dy.copy(), out, False)
     sparse = out["weight"]
     assert isinstance(sparse, RowGradient)
@@ -291,13 +282,6 @@ def test_what_is_no_token_is_refused(wrong, error, message):
         Embedding(8, 3).check_tokens("X", wrong)
 
 
-def test_a_step_of_embedding_is_its_row():
-    layer = Embedding(8, 3, random_state=0)
-    y, state = layer.step_rows(np.array([3, 3, 7]), None)
-    np.testing.assert_array_equal(y, layer.parameters()["weight"][[3, 3, 7]])
-    assert state is None
-
-
 # Dropout
 
 
@@ -305,19 +289,20 @@ def test_a_step_of_embedding_is_its_row():
 def test_dropout_keeps_or_drops_and_scales(dtype):
     for p in (0.1, 0.5, 0.9):
         rows, context, _, _ = batch("uniform", 1500, dtype)
-        y, after, _ = Dropout(p).forward_rows(rows, context, True, 5)
+        y, after, *_ = Dropout(p).forward_rows(rows, context, None, Run(keep=True, key=5))
         assert after is context and y.dtype == dtype and y.size > 20_000
         dropped = y == 0
         np.testing.assert_allclose(dropped.mean(), p, **SHARE)
         np.testing.assert_allclose(y[~dropped], rows[~dropped] / (1 - p), **SAME[dtype])
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("key", [5, None])
+@pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("p", [0.0, 0.7])
-def test_dropout_does_nothing_in_inference_or_at_rate_zero(p, training):
+def test_dropout_does_nothing_without_a_key_or_at_rate_zero(p, keep, key):
     rows, context, _, _ = batch("ragged")
-    y, _, tape = Dropout(p).forward_rows(rows, context, training, 5)
-    if not (p and training):
+    y, _, _, tape = Dropout(p).forward_rows(rows, context, None, Run(keep, key))
+    if not p or key is None:
         np.testing.assert_array_equal(y, rows)
         np.testing.assert_array_equal(Dropout(p).backward_rows(tape, rows.copy(), {}, True), rows)
     else:
@@ -335,7 +320,7 @@ def test_the_mask_of_dropout_depends_on_key_row_time_and_unit_alone():
 
     def mask(lengths, key=5):
         rows, context = Sequences(ones, np.array(lengths)).all()
-        y = layer.forward_rows(rows, context, True, key)[0]
+        y = layer.forward_rows(rows, context, None, Run(key=key))[0]
         return context.unpack(y) != 0
 
     whole, ragged = mask([5] * 5), mask(LENGTHS)
@@ -345,7 +330,8 @@ def test_the_mask_of_dropout_depends_on_key_row_time_and_unit_alone():
     assert (mask([5] * 5, key=6) != whole).any()
     flat = whole.reshape(25, 40)
     assert len(np.unique(flat, axis=0)) == 25  # no two rows or steps share a mask
-    single = Dropout(0.5).forward_rows(np.ones((5, 40), "float32"), Sequences(ones[:1]).all()[1], True, 5)[0]
+    context = Sequences(ones[:1]).all()[1]
+    single = Dropout(0.5).forward_rows(np.ones((5, 40), "float32"), context, None, Run(key=5))[0]
     np.testing.assert_array_equal(single != 0, whole[0])
 
 
@@ -356,7 +342,7 @@ def test_the_mask_of_dropout_depends_on_key_row_time_and_unit_alone():
 @dtypes
 def test_last_is_the_last_step_and_zero_for_an_empty_row(dtype, form):
     rows, context, x, lengths = batch(form, dtype=dtype)
-    y, after, _ = Last().forward_rows(rows, context, False, None)
+    y, after, *_ = Last().forward_rows(rows, context, None, Run())
     wanted = np.array([a[n - 1] if n else np.zeros(FEATURES) for a, n in zip(x, lengths, strict=True)])
     np.testing.assert_array_equal(pooled(after, y), wanted.reshape(-1, FEATURES))
     assert y.dtype == dtype
@@ -367,8 +353,8 @@ def test_last_is_the_last_step_and_zero_for_an_empty_row(dtype, form):
 @dtypes
 def test_final_state_is_what_each_direction_read_last(dtype, form, directions):
     rows, context, x, lengths = batch(form, dtype=dtype)
-    context.directions = directions
-    y, after, _ = FinalState().forward_rows(rows, context, False, None)
+    context = context.of(directions)
+    y, after, *_ = FinalState().forward_rows(rows, context, None, Run())
     half = FEATURES // directions
     wanted = np.zeros((len(x), FEATURES), dtype)
     for n, length in enumerate(lengths):
@@ -382,7 +368,7 @@ def test_final_state_is_what_each_direction_read_last(dtype, form, directions):
 @dtypes
 def test_mean_pool_is_the_mean_of_the_steps_and_zero_for_an_empty_row(dtype, form):
     rows, context, x, lengths = batch(form, dtype=dtype)
-    y, after, _ = MeanPool().forward_rows(rows, context, False, None)
+    y, after, *_ = MeanPool().forward_rows(rows, context, None, Run())
     wanted = np.array([a[:n].mean(axis=0) if n else np.zeros(FEATURES) for a, n in zip(x, lengths, strict=True)])
     np.testing.assert_allclose(pooled(after, y), wanted.reshape(-1, FEATURES), **SAME[dtype])
     assert y.dtype == dtype
@@ -393,7 +379,7 @@ def test_mean_pool_is_the_mean_of_the_steps_and_zero_for_an_empty_row(dtype, for
 @forms
 def test_gradients_of_poolings(form, pool, directions):
     rows, context, _, _ = batch(form)
-    context.directions = directions
+    context = context.of(directions)
     check_gradients(pool(), rows, context)
 
 
@@ -401,8 +387,8 @@ def test_gradients_of_poolings(form, pool, directions):
 def test_final_state_after_an_lstm_is_its_final_h(bidirectional):
     lstm = LSTM(3, 4, 2, bidirectional=bidirectional, dtype="float64", random_state=0)
     rows, context, x, lengths = batch("ragged", 3)
-    y, after, _ = lstm.forward_rows(rows, context, False, None)
-    found, pool, _ = FinalState().forward_rows(y, after, False, None)
+    y, after, *_ = lstm.forward_rows(rows, context, None, Run())
+    found, pool, *_ = FinalState().forward_rows(y, after, None, Run())
     h_n = lstm(x, lengths=lengths)[1][0]
     wanted = np.concatenate(h_n[2 if bidirectional else 1 :], axis=1)
     np.testing.assert_array_equal(pool.unpack(found), wanted)
@@ -411,31 +397,21 @@ def test_final_state_after_an_lstm_is_its_final_h(bidirectional):
 @pytest.mark.parametrize("pool", [Last, FinalState, MeanPool])
 def test_a_pooling_passes_nothing_to_other_rows(pool):
     rows, context, _, lengths = batch("ragged")
-    clean, after, _ = pool().forward_rows(rows, context, False, None)
+    clean, after, *_ = pool().forward_rows(rows, context, None, Run())
     dirty = rows.copy()
     dirty[context.places[0] == 2] = np.nan
-    y, _, _ = pool().forward_rows(dirty, context, False, None)
+    y, *_ = pool().forward_rows(dirty, context, None, Run())
     bad = np.isnan(after.unpack(y)).all(axis=1)
     assert bad.tolist() == [n == 2 for n in range(len(lengths))]
     np.testing.assert_array_equal(after.unpack(y)[~bad], after.unpack(clean)[~bad])
-
-
-@pytest.mark.parametrize("pool", [Last, FinalState, MeanPool])
-def test_a_stream_gives_what_the_pooling_gives_so_far(pool):
-    _, _, x, _ = batch("uniform")
-    state = None
-    for t in range(5):
-        y, state = pool().step_rows(x[:, t], state)
-        wanted, _, _ = pool().forward_rows(*Sequences(x[:, : t + 1]).all(), False, None)
-        np.testing.assert_allclose(y, wanted, **SAME["float64"])
 
 
 @forms
 def test_dense_after_a_pooling_works_on_one_row_a_sequence(form):
     rows, context, _, lengths = batch(form)
     layer = dense(FEATURES, 3, "tanh")
-    y, after, _ = Last().forward_rows(rows, context, False, None)
-    out, final, _ = layer.forward_rows(y, after, False, None)
+    y, after, *_ = Last().forward_rows(rows, context, None, Run())
+    out, final, *_ = layer.forward_rows(y, after, None, Run())
     assert final is after and out.shape == (len(lengths), 3)
     check_gradients(layer, y, after)
 
@@ -445,8 +421,8 @@ def test_dropout_after_a_pooling_masks_the_rows_of_the_caller():
     ones = np.ones((5, 5, 40))
     masks = []
     for lengths in ([5] * 5, [3, 1, 5, 2, 4]):
-        y, after, _ = Last().forward_rows(*Sequences(ones, np.array(lengths)).all(), True, None)
-        masks.append(after.unpack(layer.forward_rows(y, after, True, 5)[0]))
+        y, after, *_ = Last().forward_rows(*Sequences(ones, np.array(lengths)).all(), None, Run(keep=True))
+        masks.append(after.unpack(layer.forward_rows(y, after, None, Run(key=5))[0]))
     np.testing.assert_array_equal(masks[0], masks[1])
 
 
@@ -462,6 +438,17 @@ LAYERS = [
     lambda: LSTM(3, 4, 2, bidirectional=True, dropout=0.2, random_state=0),
 ]
 layers = pytest.mark.parametrize("make", LAYERS, ids=[type(make()).__name__ for make in LAYERS])
+
+
+def test_tab_completion_shows_what_is_documented():
+    arguments = {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype"}
+    for_users = {"parameters", "set_parameters", "forward", "backward", "step", "stream", "trace", "save", "copy",
+                 "astype", "summary", "memory", "size", "directions"}  # fmt: skip
+    protocol = {"forward_rows", "backward_rows", "config", "parameter_table", "output_size", "per_sequence", "causal",
+                "store", "reads_windows", "without_parameters", "array_shapes", "state", "from_state"}  # fmt: skip
+    shown = {name for name in dir(LSTM(1, 1)) if not name.startswith("_")}
+    assert shown == arguments | for_users | protocol
+    assert shown - {name for name in dir(LSTM) if not name.startswith("_")} == arguments - {"input_size"} | {"store"}
 
 
 @layers

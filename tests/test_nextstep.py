@@ -159,7 +159,7 @@ def test_windows_cover_every_step_of_long_series(intercepted, kind):
     seen = [set() for _ in lengths]
     for late, target in zip(inputs, targets, strict=True):
         owner, first = int(target[0, 0]) // 1000, int(target[0, 0]) % 1000
-        # A stretch is consecutive steps of one series, and is foretold from nothing before it.
+        # A stretch is consecutive steps of one series, and is predicted from nothing before it.
         np.testing.assert_array_equal(target, X[owner][first : first + len(target)])
         np.testing.assert_array_equal(late, np.concatenate([[[0]], target[:-1]]))
         assert len(target) == min(20, lengths[owner])
@@ -222,14 +222,14 @@ def test_windows_that_are_none(window):
 
 
 def errors_by_hand(estimator, arrays, shift, scale):
-    """What was foretold less what came: the network makes one step at a time."""
+    """What was predicted less what came: the network makes one step at a time."""
     model, found = estimator.model_, []
     for x in arrays:
         z = ((x - shift) / scale).astype(model.dtype)
         state, before, errors = None, np.zeros_like(z[0]), []
         for row in z:
-            foretold, state = model.step(before, state)
-            errors.append(foretold - row)
+            predicted, state = model.step(before, state)
+            errors.append(predicted - row)
             before = row
         found.append(np.array(errors, np.float64))
     return found
@@ -417,7 +417,7 @@ def test_a_planted_anomaly_is_the_strangest_step(window):
     strange = series[600:].copy()
     strange[150] = -strange[150]
     scores = estimator.score_steps(strange[None])[0]
-    assert scores[1:].argmin() + 1 == 150  # the first step is foretold from nothing
+    assert scores[1:].argmin() + 1 == 150  # the first step is predicted from nothing
     ordinary = estimator.score_steps(series[None, 600:])[0]
     assert scores[150] < 5 * ordinary[1:].min()
     pieces = np.stack([series[600:660], strange[120:180]])
@@ -465,7 +465,7 @@ def test_very_few_steps(count, steps, features):
 
 
 @pytest.mark.parametrize("kind", [detector, transformer])
-def test_sequences_of_one_step_foretell_nothing(kind):
+def test_sequences_of_one_step_predict_nothing(kind):
     with pytest.raises(
         ValueError, match=r"^X: got 30 sequences of one step.*one series of shape \(T, F\) is X\[None\]"
     ):
@@ -613,7 +613,7 @@ def test_a_warm_start_sees_new_parameters_of_the_measure():
 
 
 @pytest.mark.parametrize("kind", [detector, transformer])
-def test_trace_shows_what_the_network_did_when_it_foretold(kind):
+def test_trace_shows_what_the_network_did_when_it_predicted(kind):
     X = ragged()
     estimator = fit(kind(standardize=False), X)
     trace = estimator.trace(X)[0]

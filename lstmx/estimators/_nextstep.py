@@ -1,4 +1,4 @@
-"""LSTMAnomalyDetector and LSTMTransformer: both learn to foretell the next step."""
+"""LSTMAnomalyDetector and LSTMTransformer: both learn to predict the next step."""
 
 import warnings
 
@@ -19,7 +19,7 @@ MOST_ERRORS = 10_000  # that the robust covariance looks at; its time grows with
 
 
 class _NextStepEstimator(LSTMEstimator):
-    """What both share: the network foretells every step of X from those before it."""
+    """What both share: the network predicts every step of X from those before it."""
 
     def _train(self, X, sample_weight=None):
         self._check_parameters()
@@ -30,7 +30,7 @@ class _NextStepEstimator(LSTMEstimator):
         _, data, weight = weighed(data, weight)
         if data.lengths.max() < 2:
             raise ValueError(
-                f"X: got {len(data)} sequences of one step (for a table n_features = 1), which foretell nothing; one "
+                f"X: got {len(data)} sequences of one step (for a table n_features = 1), which predict nothing; one "
                 "series of shape (T, F) is X[None], and one of shape (T,) is X[None, :, None]"
             )
         if first:
@@ -126,7 +126,7 @@ def minus_error(target, output, weight):
 class LSTMAnomalyDetector(OutlierMixin, _NextStepEstimator):
     """Find sequences, and steps of them, that do not go on as the network has learnt that sequences go on.
 
-    The network foretells each step from those before it. A step is as strange as its error is far from the errors seen
+    The network predicts each step from those before it. A step is as strange as its error is far from the errors seen
     in training: its squared Mahalanobis distance under a robust covariance (minimum covariance determinant), so that
     the outliers among the training data do not set the measure.
 
@@ -263,7 +263,7 @@ n_features_in_, model_, parameters_
 
 
 class LSTMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _NextStepEstimator):
-    """Features of sequences: the hidden state of a network that has learnt, without labels, to foretell the next step.
+    """Features of sequences: the hidden state of a network that has learnt, without labels, to predict the next step.
 
     Parameters
     ----------

@@ -29,7 +29,11 @@ class SequenceContext:
         First packed row of each step.
     form : {"array", "list", "single"}
         What the caller gave, and gets back: (N, T, F), a list of (T_n, F), or (T, F).
+    directions : int
+        Of the LSTM whose outputs the rows are; `FinalState` asks.
     """
+
+    directions = 1
 
     def __init__(self, lengths, steps=None, form="array"):
         self.lengths = lengths
@@ -38,8 +42,22 @@ class SequenceContext:
         self.order, self.offsets = core_rows.layout(np.ascontiguousarray(lengths, np.int64))
         self.steps = len(self.offsets) - 1 if steps is None else steps
         self.uniform = int(self.offsets[-1]) == self.batch * (len(self.offsets) - 1)
-        self._places = self._last_rows = None
-        self.directions = 1  # of the LSTM whose output the rows are; FinalState asks
+        self._found, self._twin = {}, None  # what was asked for once, by name; the same with other directions
+
+    @classmethod
+    def step(cls, batch):
+        """One step of so many sequences."""
+        return cls(np.ones(batch, np.int64), 1)
+
+    def of(self, directions):
+        """The context of the outputs of an LSTM of so many directions: the same batch."""
+        if directions == self.directions:
+            return self
+        if self._twin is None:
+            twin = object.__new__(SequenceContext)
+            twin.__dict__.update(self.__dict__, directions=directions)
+            self._twin = twin
+        return self._twin
 
     @property
     def rows(self):
@@ -54,10 +72,10 @@ class SequenceContext:
     @property
     def places(self):
         """(row, time), each (S,): the caller's sequence and the time step of every packed row."""
-        if self._places is None:
+        if "places" not in self._found:
             row, time = self.sorted_places
-            self._places = (row if self.order is None else self.order[row].astype(np.intp)), time
-        return self._places
+            self._found["places"] = (row if self.order is None else self.order[row].astype(np.intp)), time
+        return self._found["places"]
 
     @property
     def sorted_places(self):
@@ -79,11 +97,11 @@ class SequenceContext:
     @property
     def last_rows(self):
         """(rows, sequences): the packed row of each non-empty sequence's last step, and its index in sorted order."""
-        if self._last_rows is None:
+        if "last rows" not in self._found:
             lengths = self.sort(self.lengths)
             sequences = np.flatnonzero(lengths)
-            self._last_rows = self.offsets[lengths[sequences] - 1] + sequences, sequences
-        return self._last_rows
+            self._found["last rows"] = self.offsets[lengths[sequences] - 1] + sequences, sequences
+        return self._found["last rows"]
 
     def sort(self, per_sequence):
         """Rows of an (N, ...) array from the caller's order to ours."""

@@ -1,7 +1,7 @@
 """The weights of one layer in one direction, and what the engines make of them.
 
 Packed weights are built on first use and never changed: a call holds what it works with, and new parameters mean new
-`Weights`. A fit changes parameters where they lie; it says so by `Layer.weights_changed`, which drops them.
+`Weights`. A fit changes parameters where they lie; it says so by `ParameterStore.changed`, which drops them.
 """
 
 import numpy as np

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lstmx.functional import allocate, read_gradient
-from lstmx.layers import LSTM
+from lstmx.functional import allocate, read_gradient, sequences
+from lstmx.layers import LSTM, Run
 
 
 class GradientFlow:
@@ -53,18 +53,15 @@ def gradient_flow(lstm, x, dy, *, lengths=None):
     """
     if not isinstance(lstm, LSTM):
         raise TypeError(f"lstm: got {type(lstm).__name__}, must be an LSTM; a model's are in model.layers")
-    plain = LSTM.from_state(lstm.config() | {"dropout": 0.0}, lstm.parameters())
-    _, _, tape = plain.forward(x, lengths=lengths)
-    context = tape.context
-    rows = read_gradient(dy, context, plain.output_size(), plain.dtype)
-    if rows is None:
+    rows, context = sequences(x, lstm.input_size, lstm.dtype, lengths=lengths, single=True).all(own=True)
+    *_, tape = lstm.forward_rows(rows, context, None, Run(keep=True))
+    dy = read_gradient(dy, context, lstm.output_size(), lstm.dtype)
+    if dy is None:
         raise ValueError("dy: got None, must have the form and shape of y")
-    pairs = [(layer, direction) for layer in range(plain.num_layers) for direction in range(plain.directions)]
-    shape = (context.rows, plain.hidden_size)
-    slabs = {pair: (allocate.empty(shape, plain.dtype), allocate.empty(shape, plain.dtype)) for pair in pairs}
-    state = np.zeros((len(pairs), context.batch, plain.hidden_size), plain.dtype)
-    out = {name: np.empty_like(p) for name, p in plain.parameters().items()}
-    layers = tape.use(False, plain._version)["layers"]
-    plain.run_backward(layers, context, rows, state, state.copy(), out, need_dx=False, flow=slabs)
+    pairs = [(layer, direction) for layer in range(lstm.num_layers) for direction in range(lstm.directions)]
+    shape = (context.rows, lstm.hidden_size)
+    slabs = {pair: (allocate.empty(shape, lstm.dtype), allocate.empty(shape, lstm.dtype)) for pair in pairs}
+    out = {name: np.empty_like(p) for name, p in lstm.parameters().items()}
+    lstm.backward_rows(tape, dy, out, False, flow=slabs)
     dh, dc = ({pair: context.unpack(slabs[pair][k]) for pair in pairs} for k in (0, 1))
     return GradientFlow(dh, dc)

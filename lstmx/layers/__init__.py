@@ -1,6 +1,6 @@
 """The layers of a model; each works on packed rows (see lstmx.functional.context)."""
 
-from lstmx.layers.base import Layer
+from lstmx.layers.base import Layer, Run
 from lstmx.layers.lstm import LSTM, Trace
 from lstmx.layers.simple import Dense, Dropout, Embedding, FinalState, Last, MeanPool, RowGradient
 
@@ -14,5 +14,6 @@ __all__ = [
     "Layer",
     "MeanPool",
     "RowGradient",
+    "Run",
     "Trace",
 ]

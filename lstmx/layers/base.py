@@ -1,48 +1,158 @@
-"""What every layer has: parameters, configuration, and three methods on packed rows."""
+"""What every layer has: parameters, configuration, and two methods on packed rows."""
 
 import copy
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from lstmx import storage
 from lstmx.functional import validate
+from lstmx.functional.threads import Lock
 
 LARGEST, MOST_ARRAYS = 2**40, 100_000  # of parameters, in a layer
-_UNFILLED = object()  # as random_state: leave the parameters to `fill`
+_UNFILLED = object()  # as random_state: leave the parameters to `ParameterStore.fill`
+_setting = Lock()  # held for microseconds: while the parameters of several layers are replaced or picked up
+
+
+class Snapshot(dict):
+    """The parameters of a layer at one moment, `arrays`, and by key what was derived from them.
+
+    A call takes one and keeps it: parameters set meanwhile change nothing of it.
+    """
+
+    __slots__ = ("arrays",)
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+
+class Run(NamedTuple):
+    """How to run a layer on packed rows.
+
+    Attributes
+    ----------
+    keep : bool
+        Whether to keep a tape, for a backward pass or a trace.
+    key : None or int
+        The seed of the dropout masks; None: nothing is dropped. For a model one for every layer.
+    parameters : None or Snapshot
+        To compute with; None: those of this moment. For a model one for every layer, as `snapshots` gives them.
+    """
+
+    keep: bool = False
+    key: object = None
+    parameters: object = None
+
+
+class ParameterStore:
+    """The parameters of one layer: read-only arrays that are replaced, never changed, but by a fit that bound its own.
+
+    Attributes
+    ----------
+    snapshot : Snapshot
+        Replaced by one assignment.
+    version : int
+        Counts how often parameters were set: a tape is good for one version.
+    owner : Sequential or None
+        The model that the layer is part of.
+    seeded : bool
+        Whether the initial parameters are those that somebody chose, by a seed or one by one.
+    """
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        self.snapshot = Snapshot({})
+        self.version = 0
+        self.owner = None
+        self.seeded = True
+
+    @property
+    def arrays(self):
+        """The parameters by name; while a fit runs, views of memory that it changes."""
+        return self.snapshot.arrays
+
+    def draw(self, table, rng):
+        """Initial parameters, from a table of `Parameter`."""
+        self.bind({p.name: frozen(p.start(rng, p.shape), self.dtype) for p in table})
+
+    def fill(self, arrays):
+        """Copy parameters that are known to fit."""
+        self.bind({name: frozen(p, self.dtype) for name, p in arrays.items()})
+
+    def bind(self, arrays):
+        """Take these arrays themselves, of some or all names."""
+        self.snapshot = Snapshot(self.arrays | arrays)
+
+    def changed(self):
+        """The numbers in the arrays are others: drop what was derived from them. Running calls keep what they hold."""
+        self.snapshot = Snapshot(self.arrays)
+
+    def replace(self, arrays):
+        """Set some or all parameters to frozen arrays; the tapes of before become invalid."""
+        self.bind(arrays)
+        self.version += 1
+
+    def check(self, parameters, allow_nonfinite, prefix=""):
+        """Frozen copies of what `set_parameters` is given, or an error."""
+        if self.owner is not None and self.owner.fitting:
+            raise RuntimeError("parameters: a fit is changing them; set them before or after it")
+        if not isinstance(parameters, dict):
+            raise TypeError(f"parameters: got {type(parameters).__name__}, must be a dict of name to array")
+        validate.flag("allow_nonfinite", allow_nonfinite)
+        checked = {}
+        for name, value in parameters.items():
+            if name not in self.arrays:
+                there = [prefix + n for n in self.arrays]
+                raise KeyError(f"parameters: no {prefix + str(name)!r} here; there are {there}")
+            array = validate.parameter(prefix + name, value, self.arrays[name].shape, self.dtype, allow_nonfinite)
+            checked[name] = frozen(array, self.dtype)
+        return checked
+
+
+def replace_together(pairs):
+    """Set the parameters of several layers, (ParameterStore, arrays) each: `snapshots` sees all of it or nothing."""
+    with _setting:
+        for store, arrays in pairs:
+            store.replace(arrays)
+
+
+def snapshots(layers):
+    """The `Snapshot` of every layer, all of the same moment."""
+    with _setting:
+        return [layer.store.snapshot for layer in layers]
 
 
 class Layer(storage.Stored):
     """The protocol of a layer.
 
-    A subclass gives `parameter_table`, `config`, and
+    A subclass gives `parameter_table`, `config`, calls `_setup`, which makes its `store`, and has
 
-    * ``forward_rows(rows, context, training, key) -> rows, context, tape``
+    * ``forward_rows(rows, context, state, run) -> rows, context, state, tape``
     * ``backward_rows(tape, dy, out, need_dx) -> dx or None``, writing gradients into the arrays ``out[name]``
-    * ``step_rows(x_t, state) -> y_t, state``
 
-    where rows are packed (see lstmx.functional.context), `key` seeds dropout masks and `tape` is whatever backward
-    needs. Parameters are read-only arrays that are replaced, never changed: a running call keeps those that it began
-    with.
+    where rows are packed (see lstmx.functional.context), `run` is a `Run`, and `tape` is whatever backward needs, if
+    ``run.keep``. The state is what a layer remembers of the steps before, in the order of the packed rows; None is the
+    start, and what a layer without state gives. It is not changed. A sequence in chunks of any lengths, each with the
+    state that the last one gave, gives what it gives whole; a step is a chunk of one.
     """
 
     input_size = None  # features it takes; None: any
     per_sequence = False  # whether it pools time away
     reads_windows = False  # whether in inference its rows may be `Windows`, where they gain by it
+    causal = True  # whether no step's output depends on a later step, so that chunks can follow each other
 
     def __init_subclass__(cls):
         storage.register(cls)
 
     def _setup(self, dtype, random_state):
         self.dtype = validate.dtype(dtype)
-        self._random_state = random_state
-        self._version = 0
-        self._owner = None
-        self._params = {}
-        self.weights_changed()
+        self.store = ParameterStore(self.dtype)
         if random_state is not _UNFILLED:
             self._check_size()
-            self._initialise(validate.random_generator("random_state", random_state))
+            rng = validate.random_generator("random_state", random_state)
+            self.store.draw(self.parameter_table(self.config()), rng)
+            self.store.seeded = random_state is not None
 
     def _check_size(self):
         total = 0
@@ -53,10 +163,9 @@ class Layer(storage.Stored):
                     f"{self!r} would have more than {LARGEST} parameters, or {MOST_ARRAYS} arrays of them"
                 )
 
-    def _initialise(self, rng):
-        table = self.parameter_table(self.config())
-        self._params = {p.name: frozen(p.start(rng, p.shape), self.dtype) for p in table}
-        self.weights_changed()
+    def _parameters(self, run):
+        """The `Snapshot` that a call works with."""
+        return self.store.snapshot if run.parameters is None else run.parameters
 
     @staticmethod
     def parameter_table(config):
@@ -74,7 +183,7 @@ class Layer(storage.Stored):
     @property
     def size(self):
         """The number of parameters."""
-        return sum(p.size for p in self._params.values())
+        return sum(p.size for p in self.store.arrays.values())
 
     def parameters(self):
         """The parameters by name, read-only.
@@ -83,7 +192,8 @@ class Layer(storage.Stored):
         -------
         dict of str to ndarray
         """
-        return {name: p if not writable(p) else frozen(p, self.dtype) for name, p in self._params.items()}
+        arrays = self.store.arrays.items()  # during a fit what they look into is writable
+        return {name: frozen(p, self.dtype) if p.base.flags.writeable else p for name, p in arrays}
 
     def set_parameters(self, parameters, *, allow_nonfinite=False):
         """Replace some or all parameters.
@@ -102,39 +212,7 @@ class Layer(storage.Stored):
         RuntimeError
             While a fit is changing them.
         """
-        self._replace(self.check_parameters(parameters, allow_nonfinite))
-
-    def check_parameters(self, parameters, allow_nonfinite, prefix=""):
-        """Frozen copies of `parameters`, or an error."""
-        if self._owner is not None and self._owner.fitting:
-            raise RuntimeError("parameters: a fit is changing them; set them before or after it")
-        if not isinstance(parameters, dict):
-            raise TypeError(f"parameters: got {type(parameters).__name__}, must be a dict of name to array")
-        validate.flag("allow_nonfinite", allow_nonfinite)
-        checked = {}
-        for name, value in parameters.items():
-            if name not in self._params:
-                raise KeyError(
-                    f"parameters: no {prefix + str(name)!r} here; there are {[prefix + n for n in self._params]}"
-                )
-            array = validate.parameter(prefix + name, value, self._params[name].shape, self.dtype, allow_nonfinite)
-            checked[name] = frozen(array, self.dtype)
-        return checked
-
-    def _replace(self, frozen_parameters):
-        self._params = self._params | frozen_parameters
-        self.weights_changed()
-        self._version += 1
-
-    def weights_changed(self):
-        """Drop what was derived from the parameters; running calls keep what they hold."""
-        self._derived = {"params": self._params}  # one object has both, so that no call sees some old and some new
-
-    def now(self):
-        """The layer as it is: parameters set later change only the original."""
-        same = object.__new__(type(self))
-        same.__dict__.update(self.__dict__)
-        return same
+        self.store.replace(self.store.check(parameters, allow_nonfinite))
 
     def copy(self):
         """An independent layer with the same configuration and parameters."""
@@ -143,20 +221,14 @@ class Layer(storage.Stored):
     def astype(self, dtype):
         """A copy that computes in `dtype`, "float32" or "float64"."""
         dtype = validate.dtype(dtype)
-        layer = type(self).from_state(self.config() | {"dtype": dtype.name}, self._params)
+        layer = type(self).from_state(self.config() | {"dtype": dtype.name}, self.store.arrays)
         layer.__dict__.update(copy.deepcopy(self._more()))
         return layer
 
     @classmethod
     def without_parameters(cls, config):
-        """A validated layer of a configuration; `fill` must follow."""
+        """A validated layer of a configuration; `store.fill` must follow."""
         return cls(**config, random_state=_UNFILLED)
-
-    def fill(self, parameters):
-        """Take parameters that are known to fit."""
-        self._params = {name: frozen(p, self.dtype) for name, p in parameters.items()}
-        self.weights_changed()
-        return self
 
     @classmethod
     def array_shapes(cls, config):
@@ -176,16 +248,12 @@ class Layer(storage.Stored):
     @classmethod
     def from_state(cls, config, arrays):
         """A layer from what `state` gave."""
-        return cls.without_parameters(config).fill(arrays)
+        layer = cls.without_parameters(config)
+        layer.store.fill(arrays)
+        return layer
 
     def __repr__(self):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
-
-
-def writable(array):
-    """Whether the memory behind an array can still change: during fit it can."""
-    base = array if array.base is None else array.base
-    return base.flags.writeable
 
 
 def frozen(value, dtype):

@@ -22,7 +22,7 @@ def check_chain(layers):
             before = [earlier for earlier in layers[:k] if not isinstance(earlier, Dropout)]
             if not before or not isinstance(before[-1], LSTM):
                 raise ValueError(f"{name}: FinalState must follow an LSTM (a Dropout may stand between)")
-        if layer._params:
+        if layer.store.arrays:
             if dtype is not None and layer.dtype != dtype:
                 raise ValueError(f'{name}: dtype {layer.dtype} beside {dtype}; give every layer dtype="{dtype}", or '
                                  'build the model in one type and use model.astype("float64")')  # fmt: skip

@@ -16,11 +16,10 @@ from lstmx.functional import (
     validate,
 )
 from lstmx.functional.cell import Cell, suffix
-from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
-from lstmx.layers.base import Layer
-from lstmx.layers.trace import PerLayer, Trace
+from lstmx.layers.base import Layer, Run
+from lstmx.layers.trace import Trace
 
 BACKWARD_STREAM = "step, stream: a bidirectional LSTM reads from the end, which a stream does not have; call it instead"
 
@@ -108,13 +107,18 @@ class LSTM(Layer):
         """Features of y: D*H."""
         return self.directions * self.hidden_size
 
-    def weights(self, layer, direction, derived=None):
-        """The `Weights` of one layer and direction; `derived` is what a call began with."""
-        derived = self._derived if derived is None else derived
+    @property
+    def causal(self):
+        """Whether chunks of a sequence can follow each other: a second direction reads from the end."""
+        return not self.bidirectional
+
+    def _weights(self, layer, direction, derived=None):
+        """The `Weights` of one layer and direction; `derived` is the `Snapshot` that a call began with."""
+        derived = self.store.snapshot if derived is None else derived
         weights = derived.get((layer, direction))
         if weights is None:
             end = suffix(layer, direction)
-            arrays = {name: derived["params"][name + end] for name in self._names}
+            arrays = {name: derived.arrays[name + end] for name in self._names}
             weights = derived.setdefault((layer, direction), Weights(self._cell, arrays))
         return weights
 
@@ -128,35 +132,35 @@ class LSTM(Layer):
 
     # On packed rows: the layer protocol, and all the arithmetic.
 
-    def run(self, rows, context, h, c, *, training, key=None):
+    def _run(self, rows, context, h, c, run):
         """All layers and directions. h and c (L*D, N, H) go from the initial to the final state.
 
-        Returns y (S, D*H) and, in training, a tape with one entry per layer.
+        Returns y (S, D*H) and, to keep, a tape with one entry per layer.
         """
         tape = []
-        wide, derived = self.directions * self.hidden_size, self._derived
+        wide, derived = self.directions * self.hidden_size, self._parameters(run)
         for layer in range(self.num_layers):
             drop = None
-            if layer and training and self.dropout:
-                drop = (int(key) + layer * 0x9E3779B97F4A7C15) % 2**64
+            if layer and self.dropout and run.key is not None:
+                drop = (int(run.key) + layer * 0x9E3779B97F4A7C15) % 2**64
                 rows = kernels.dropout(rows, self.dropout, drop, context)
             y = allocate.empty((len(rows), wide), self.dtype)
-            weights = [self.weights(layer, direction, derived) for direction in range(self.directions)]
+            weights = [self._weights(layer, direction, derived) for direction in range(self.directions)]
             slabs = []
             for direction in range(self.directions):
                 k = layer * self.directions + direction
                 columns = y[:, direction * self.hidden_size :][:, : self.hidden_size]
                 slabs.append(
                     get_engine().forward(
-                        rows, weights[direction], context, direction == 1, h[k], c[k], columns, training
+                        rows, weights[direction], context, direction == 1, h[k], c[k], columns, run.keep
                     )
                 )
-            if training:
+            if run.keep:
                 tape.append((rows, slabs, drop, weights))
             rows = y
         return rows, tape
 
-    def run_backward(self, tape, context, dy, dh, dc, out, *, need_dx=True, retain=False, flow=None):
+    def _run_backward(self, tape, context, dy, dh, dc, out, *, need_dx=True, retain=False, flow=None):
         """Back-propagation through all layers. dh and dc go from the gradients of the final to those of the initial
         state.
 
@@ -181,49 +185,26 @@ class LSTM(Layer):
             dy = dx
         return dy
 
-    def _zero_state(self, batch):
-        shape = (self.num_layers * self.directions, batch, self.hidden_size)
-        return allocate.zeros(shape, self.dtype), allocate.zeros(shape, self.dtype)
+    def _start(self, state, context):
+        """(h, c) for `_run` to change, in the order of the packed rows: zeros, or copies."""
+        shape = self._state_shape(context)
+        if state is None:
+            return allocate.zeros(shape, self.dtype), allocate.zeros(shape, self.dtype)
+        return tuple(
+            validate.shaped(f"state {name}", a, shape, self.dtype, "(L*D, N, H)").copy()
+            for name, a in zip("hc", _pair(state), strict=True)
+        )
 
-    def forward_rows(self, rows, context, training, key):
-        """The layer protocol: from a zero state."""
-        h, c = self._zero_state(context.batch)
-        y, tape = self.run(rows, context, h, c, training=training, key=key)
-        context.directions = self.directions
-        return y, context, (tape, context)
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol; the state is (h, c), each (L*D, N, H)."""
+        h, c = self._start(state, context)
+        y, tape = self._run(rows, context, h, c, run)
+        return y, context.of(self.directions), (h, c), (tape, context) if run.keep else None
 
-    def backward_rows(self, tape, dy, out, need_dx):
-        """The layer protocol."""
+    def backward_rows(self, tape, dy, out, need_dx, flow=None):
+        """The layer protocol; `flow` as `_run_backward` takes it."""
         tape, context = tape
-        return self.run_backward(tape, context, dy, *self._zero_state(context.batch), out, need_dx=need_dx)
-
-    def step_rows(self, x_t, state):
-        """The layer protocol: one step for rows x_t (N, I); state (h, c) or None."""
-        if self.bidirectional:
-            raise ValueError(BACKWARD_STREAM)
-        context = SequenceContext(np.ones(len(x_t), np.int64), 1)
-        h, c = read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
-        y, _ = self.run(np.ascontiguousarray(x_t), context, h, c, training=False)
-        return y, (h, c)
-
-    def trace_rows(self, rows, context, h=None, c=None):
-        """Inference that keeps everything: y rows and a `Trace`."""
-        if h is None:
-            h, c = self._zero_state(context.batch)
-        undropped = LSTM.from_state(self.config() | {"dropout": 0.0}, self._params) if self.dropout else self
-        y, tape = undropped.run(rows, context, h, c, training=True)
-        outputs = [entry[0] for entry in tape[1:]] + [y]
-        hidden = self.hidden_size
-        parts = {name: {} for name in "ifgoch"}
-        for layer, direction in self._each():
-            slabs = tape[layer][1][direction]
-            for k, name in enumerate("ifgo"):
-                parts[name][layer, direction] = context.unpack(slabs["gates"][:, k * hidden : (k + 1) * hidden])
-            final = c[layer * self.directions + direction]
-            parts["c"][layer, direction] = context.unpack(context.after(slabs["c_prev"], final, direction == 1))
-            columns = outputs[layer][:, direction * hidden : (direction + 1) * hidden]
-            parts["h"][layer, direction] = context.unpack(columns)
-        return y, Trace(**{name: PerLayer(values) for name, values in parts.items()})
+        return self._run_backward(tape, context, dy, *self._start(None, context), out, need_dx=need_dx, flow=flow)
 
     # What users call.
 
@@ -258,15 +239,15 @@ class LSTM(Layer):
             if found is not None:
                 return found
         rows, context, h, c = self._read(x, state, lengths)
-        y, _ = self.run(rows, context, h, c, training=False)
+        y, _ = self._run(rows, context, h, c, Run())
         return context.unpack(y), give_state((h, c), context)
 
     def _plain(self):
         """A compiled call (x, state, out, step) for plain arrays; it gives None for anything else."""
-        derived = self._derived
+        derived = self.store.snapshot
         run = derived.get("plain")
         if run is None:
-            weights = [self.weights(layer, direction, derived) for layer, direction in self._each()]
+            weights = [self._weights(layer, direction, derived) for layer, direction in self._each()]
             run = derived["plain"] = get_engine().stack(weights, self.num_layers, self.directions)
         return run
 
@@ -285,9 +266,9 @@ class LSTM(Layer):
         """
         rows, context, h, c = self._read(x, state, lengths, own=True)
         rng = self._rng if rng is None else validate.random_generator("rng", rng)
-        key = rng.integers(2**64, dtype=np.uint64) if self.dropout else 0
-        y, tape = self.run(rows, context, h, c, training=True, key=key)
-        return context.unpack(y), give_state((h, c), context), Tape(self, context, self._version, layers=tape)
+        key = rng.integers(2**64, dtype=np.uint64) if self.dropout else None
+        y, tape = self._run(rows, context, h, c, Run(keep=True, key=key))
+        return context.unpack(y), give_state((h, c), context), Tape(self, context, self.store.version, layers=tape)
 
     def backward(self, tape, dy, dstate=None, *, retain=False):
         """Back-propagation through time.
@@ -315,9 +296,9 @@ class LSTM(Layer):
         context = read_tape(tape, self).context
         dy = read_gradient(dy, context, self.output_size(), self.dtype)
         dh, dc = read_state("dstate", dstate, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
-        layers = tape.use(validate.flag("retain", retain), self._version)["layers"]
-        out = {name: allocate.empty(p.shape, self.dtype) for name, p in self._params.items()}
-        dx = self.run_backward(layers, context, dy, dh, dc, out, retain=retain)
+        layers = tape.use(validate.flag("retain", retain), self.store.version)["layers"]
+        out = {name: allocate.empty(p.shape, self.dtype) for name, p in self.store.arrays.items()}
+        dx = self._run_backward(layers, context, dy, dh, dc, out, retain=retain)
         return Gradients(context.unpack(dx), give_state((dh, dc), context), out)
 
     def step(self, x_t, state=None, *, out=None):
@@ -392,13 +373,8 @@ class LSTM(Layer):
         x_t = validate.real_array("x_t", x_t, self.dtype)
         if x_t.ndim not in (1, 2) or x_t.shape[-1] != self.input_size:
             raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, {self.input_size}) or ({self.input_size},)")
-        if x_t.ndim == 2:
-            return self.step_rows(x_t, state)
-        if state is not None:
-            shape = (self.num_layers, self.hidden_size)
-            state = [validate.shaped("state", s, shape, self.dtype, "(L, H)")[:, None] for s in _pair(state)]
-        y, (h, c) = self.step_rows(x_t[None], state)
-        return y[0], (h[:, 0], c[:, 0])
+        y, state = self(x_t[..., None, :], state)
+        return y[..., 0, :], state
 
     def _into(self, out, x, state, step):
         """`step` or `stream` into `out` where not all arguments are plain arrays, by way of fresh ones."""
@@ -431,7 +407,8 @@ class LSTM(Layer):
         (6, 4)
         """
         rows, context, h, c = self._read(x, state, lengths)
-        return self.trace_rows(rows, context, h, c)[1]
+        _, tape = self._run(rows, context, h, c, Run(keep=True))
+        return Trace.of(tape, context, (h, c))
 
     def memory(self, N, T, training=False):
         """Bytes of working memory that a call on N sequences of T steps takes at its peak, parameters and x aside.
@@ -469,7 +446,7 @@ class LSTM(Layer):
     def summary(self):
         """One line per parameter: name, shape, count."""
         lines = [f"{self!r}: {self.size:,} parameters"]
-        lines += [f"  {name:24s}{p.shape!s:>16s}{p.size:>12,}" for name, p in self._params.items()]
+        lines += [f"  {name:24s}{p.shape!s:>16s}{p.size:>12,}" for name, p in self.store.arrays.items()]
         return "\n".join(lines)
 
 

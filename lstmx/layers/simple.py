@@ -1,5 +1,8 @@
 """The layers without a recurrence: Embedding, Dense, Dropout, and the poolings Last, FinalState and MeanPool."""
 
+import itertools
+from typing import NamedTuple
+
 import numpy as np
 
 from lstmx import init
@@ -32,12 +35,8 @@ class Dense(Layer):
 
     def config(self):
         """The constructor arguments, as plain JSON values."""
-        return {
-            "input_size": self.input_size,
-            "output_size": self.units,
-            "activation": self.activation,
-            "dtype": self.dtype.name,
-        }
+        sizes = {"input_size": self.input_size, "output_size": self.units}
+        return sizes | {"activation": self.activation, "dtype": self.dtype.name}
 
     @staticmethod
     def parameter_table(config):
@@ -49,25 +48,21 @@ class Dense(Layer):
         """Features of the output."""
         return self.units
 
-    def forward_rows(self, rows, context, training, key, activation=None):
+    def forward_rows(self, rows, context, state, run, activation=None):
         """The layer protocol; `activation` overrides the layer's own (a loss fuses it)."""
         activation = self.activation if activation is None else activation
-        derived = self._derived
-        params, made = derived["params"], derived.setdefault("weight", Derived())
-        y = kernels.linear(rows, params["weight"], params["bias"], activation, made)
-        return y, context, (rows, y, activation, params["weight"], made)
+        parameters = self._parameters(run)
+        weight, made = parameters.arrays["weight"], parameters.setdefault("weight", Derived())
+        y = kernels.linear(rows, weight, parameters.arrays["bias"], activation, made)
+        return y, context, None, (rows, y, activation, weight, made) if run.keep else None
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol; dy is overwritten."""
         rows, y, activation, weight, made = tape
         return kernels.linear_backward(rows, weight, y, dy, activation, (out["weight"], out["bias"]), need_dx, made)
 
-    def step_rows(self, x_t, state):
-        """The layer protocol; there is no state."""
-        return self.forward_rows(x_t, None, False, None)[0], None
 
-
-class RowGradient:
+class RowGradient(NamedTuple):
     """The gradient of an embedding: some rows of it, all others being 0.
 
     Attributes
@@ -76,9 +71,8 @@ class RowGradient:
     values : ndarray (K, size)
     """
 
-    def __init__(self, rows, values):
-        self.rows = rows
-        self.values = values
+    rows: np.ndarray
+    values: np.ndarray
 
 
 class Embedding(Layer):
@@ -109,12 +103,8 @@ class Embedding(Layer):
 
     def config(self):
         """The constructor arguments, as plain JSON values."""
-        return {
-            "num_embeddings": self.num_embeddings,
-            "size": self.features,
-            "padding_idx": self.padding_idx,
-            "dtype": self.dtype.name,
-        }
+        sizes = {"num_embeddings": self.num_embeddings, "size": self.features}
+        return sizes | {"padding_idx": self.padding_idx, "dtype": self.dtype.name}
 
     @staticmethod
     def parameter_table(config):
@@ -141,9 +131,9 @@ class Embedding(Layer):
                              f"{self.num_embeddings - 1}")  # fmt: skip
         return tokens
 
-    def forward_rows(self, rows, context, training, key):
+    def forward_rows(self, rows, context, state, run):
         """The layer protocol, for rows of integers (S,)."""
-        return self._params["weight"][rows], context, rows
+        return self._parameters(run).arrays["weight"][rows], context, None, rows
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol: out["weight"] is an array to fill, or None to be replaced by a RowGradient."""
@@ -160,16 +150,12 @@ class Embedding(Layer):
             out["weight"][:] = 0
             out["weight"][touched] = values
 
-    def step_rows(self, x_t, state):
-        """The layer protocol; there is no state."""
-        return self._params["weight"][x_t], None
-
 
 class _Plain(Layer):
     """A layer without parameters: it computes in whatever type it is given."""
 
-    def _setup(self, random_state=None):
-        super()._setup("float32", random_state)
+    def __init__(self):
+        self._setup("float32", None)
 
     @classmethod
     def without_parameters(cls, config):
@@ -180,10 +166,6 @@ class _Plain(Layer):
         """A copy; there is nothing to convert."""
         validate.dtype(dtype)
         return type(self)(**self.config())
-
-    def step_rows(self, x_t, state):
-        """The layer protocol: a stream passes through."""
-        return x_t, None
 
 
 class Dropout(_Plain):
@@ -196,17 +178,17 @@ class Dropout(_Plain):
 
     def __init__(self, p):
         self.p = validate.number("p", p, 0, 1, open_high=True)
-        self._setup()
+        super().__init__()
 
     def config(self):
         """The constructor arguments, as plain JSON values."""
         return {"p": self.p}
 
-    def forward_rows(self, rows, context, training, key):
+    def forward_rows(self, rows, context, state, run):
         """The layer protocol."""
-        if not training or not self.p:
-            return rows, context, None
-        return kernels.dropout(rows, self.p, key, context), context, (key, context)
+        if run.key is None or not self.p:
+            return rows, context, None, None
+        return kernels.dropout(rows, self.p, run.key, context), context, None, (run.key, context)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol: the same mask, drawn again."""
@@ -216,84 +198,74 @@ class Dropout(_Plain):
         return kernels.dropout(dy, self.p, key, context)
 
 
-class _Pool(_Plain):
-    per_sequence = True
-
-    def __init__(self):
-        self._setup()
-
-
-class Last(_Pool):
+class Last(_Plain):
     """The output at each sequence's last step, 0 for an empty one: (N, T, F) to (N, F)."""
 
-    def forward_rows(self, rows, context, training, key):
-        """The layer protocol."""
-        batch = context.batch
-        if context.uniform and len(rows):  # they stand together
-            return rows[-batch:], PooledContext(context), (context, rows.shape)
+    per_sequence = True
+
+    @staticmethod
+    def _places(context, width):
+        """Packed rows of the last steps and of the first, whose they are, and the features that read forwards."""
+        if context.uniform and context.rows:
+            return slice(-context.batch, None), slice(context.batch), slice(None), width
         last, sequences = context.last_rows
-        y = allocate.zeros((batch, rows.shape[1]), rows.dtype)
-        y[sequences] = rows[last]
-        return y, PooledContext(context), (context, rows.shape)
+        return last, sequences, sequences, width  # packed rows begin with step 0, longest sequence first
+
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol; the state is the output so far (N, F)."""
+        last, first, sequences, half = self._places(context, rows.shape[1])
+        y = _so_far(state, rows, context)
+        y[sequences, :half] = rows[last, :half]
+        y[sequences, half:] = rows[first, half:]
+        return y, PooledContext(context), y.copy(), (context, rows.shape)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
         context, shape = tape
-        dx = allocate.zeros(shape, dy.dtype)
-        if context.uniform and len(dx):
-            dx[-context.batch :] = dy
-        else:
-            last, sequences = context.last_rows
-            dx[last] = dy[sequences]
-        return dx
-
-
-class FinalState(_Pool):
-    """What each direction has read when it is through: [forward at the last step | backward at the first], 0 for an
-    empty sequence: (N, T, D*H) to (N, D*H). With one direction it is `Last`."""
-
-    @staticmethod
-    def _places(context):
-        """Where the last steps are, where the first, and whose they are: slices if no sequence is shorter."""
-        if context.uniform and context.rows:
-            return slice(-context.batch, None), slice(context.batch), slice(None)
-        last, sequences = context.last_rows
-        return last, sequences, sequences  # packed rows begin with step 0, longest sequence first
-
-    def forward_rows(self, rows, context, training, key):
-        """The layer protocol."""
-        last, first, sequences = self._places(context)
-        half = rows.shape[1] // context.directions
-        y = allocate.zeros((context.batch, rows.shape[1]), rows.dtype)
-        y[sequences, :half] = rows[last, :half]
-        y[sequences, half:] = rows[first, half:]
-        return y, PooledContext(context), (context, half, rows.shape)
-
-    def backward_rows(self, tape, dy, out, need_dx):
-        """The layer protocol."""
-        context, half, shape = tape
-        last, first, sequences = self._places(context)
+        last, first, sequences, half = self._places(context, shape[1])
         dx = allocate.zeros(shape, dy.dtype)
         dx[last, :half] = dy[sequences, :half]
         dx[first, half:] = dy[sequences, half:]
         return dx
 
 
-class MeanPool(_Pool):
+class FinalState(Last):
+    """What each direction has read when it is through: [forward at the last step | backward at the first], 0 for an
+    empty sequence: (N, T, D*H) to (N, D*H). With one direction it is `Last`."""
+
+    @staticmethod
+    def _places(context, width):
+        return Last._places(context, width // context.directions)
+
+
+class MeanPool(_Plain):
     """The mean over each sequence's own steps, 0 for an empty one: (N, T, F) to (N, F)."""
 
-    def forward_rows(self, rows, context, training, key):
-        """The layer protocol."""
-        count = np.maximum(context.sort(context.lengths), 1).astype(rows.dtype)[:, None]
-        return kernels.sum_steps(rows, context) / count, PooledContext(context), (context, count)
+    per_sequence = True
+
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol; the state is the sum so far (N, F) and its steps (N, 1)."""
+        steps = context.sort(context.lengths)[:, None]
+        if state is None:
+            total = kernels.sum_steps(rows, context)
+        else:
+            if not isinstance(state, tuple | list) or len(state) != 2:
+                raise TypeError(f"state: got {type(state).__name__}, must be a pair (sum, steps)")
+            total, steps = _so_far(state[0], rows, context), steps + state[1]
+            for first, end in itertools.pairwise(context.offsets.tolist()):  # in the order of time, as the kernel
+                total[: end - first] += rows[first:end]
+        count = np.maximum(steps, 1).astype(rows.dtype)
+        return total / count, PooledContext(context), (total, steps), (context, count)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
         context, count = tape
         return kernels.spread_steps(dy / count, context)
 
-    def step_rows(self, x_t, state):
-        """The layer protocol: the mean of the stream so far; state is (sum, steps)."""
-        total, steps = (np.zeros_like(x_t), 0) if state is None else state
-        total, steps = total + x_t, steps + 1
-        return total / x_t.dtype.type(steps), (total, steps)
+
+def _so_far(state, rows, context):
+    """What a pooling begins with, one row a sequence: 0, or a copy of a state."""
+    shape = context.batch, rows.shape[1]
+    if state is None:
+        return allocate.zeros(shape, rows.dtype)
+    return validate.shaped("state", state, shape, rows.dtype, "(N, F)").copy()

@@ -61,5 +61,20 @@ class Trace:
     def __init__(self, i, f, g, o, c, h):
         self.i, self.f, self.g, self.o, self.c, self.h = i, f, g, o, c, h
 
+    @classmethod
+    def of(cls, tape, context, state):
+        """What the tape of an LSTM on packed rows and its final state (h, c) tell."""
+        parts = {name: {} for name in "ifgoch"}
+        for layer, (_, all_slabs, *_) in enumerate(tape):
+            for direction, slabs in enumerate(all_slabs):
+                for name, final in zip("hc", state, strict=True):
+                    final = final[layer * len(all_slabs) + direction]
+                    after = context.after(slabs[f"{name}_prev"], final, direction == 1)
+                    parts[name][layer, direction] = context.unpack(after)
+                hidden = slabs["c_prev"].shape[1]
+                for k, name in enumerate("ifgo"):
+                    parts[name][layer, direction] = context.unpack(slabs["gates"][:, k * hidden : (k + 1) * hidden])
+        return cls(**{name: PerLayer(values) for name, values in parts.items()})
+
     def __repr__(self):
         return f"Trace(i, f, g, o, c, h: {self.i!r})"

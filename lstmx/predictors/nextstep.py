@@ -10,7 +10,8 @@ import numpy as np
 from lstmx.data.batches import Data
 from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext
-from lstmx.layers import LSTM, Last, MeanPool
+from lstmx.layers import LSTM, Last, MeanPool, Run
+from lstmx.layers.base import snapshots
 from lstmx.predictors.base import FINITE, Predictor
 
 
@@ -59,9 +60,9 @@ class _NextStepPredictor(Predictor):
 
     def errors(self, data):
         """What was predicted less what came, standardised if the model is: a list of (T_i, F)."""
-        found, layers = [], self.model.now()
+        found, run = [], Run(parameters=snapshots(self.model.layers))
         for rows, context in self._batches(data):
-            predicted, _, _ = self.model.forward_rows(self.fed(rows, context), context, False, None, layers=layers)
+            predicted = self.model.forward_rows(self.fed(rows, context), context, None, run)[0]
             found += SequenceContext(context.lengths, form="list").unpack(predicted - rows)
         return found
 
@@ -151,20 +152,12 @@ class Transformer(_NextStepPredictor):
 
     def transform(self, X):
         """The hidden state after the last step, or its mean over all steps: (n, H)."""
-        data = self.read(X)
-        lstm = self.model.now()[0]
-        found = []
-        for rows, context in self._batches(data):
-            # The zeros that stand first, then all steps: packed rows begin with step 0 of every sequence.
-            after = SequenceContext(context.lengths + 1)
-            rows = np.concatenate([np.zeros((context.batch, rows.shape[1]), rows.dtype), rows])
-            y, after, _ = lstm.forward_rows(rows, after, False, None)
-            found.append(self._pool(y, context, after))
+        lstm, last, found = self.model.layers[0], self.config["pooling"] == "last", []
+        run = Run(parameters=lstm.store.snapshot)
+        for rows, context in self._batches(self.read(X)):
+            zeros = np.zeros((context.batch, rows.shape[1]), rows.dtype)  # stand first, and have no part in the mean
+            _, _, state, _ = lstm.forward_rows(zeros, SequenceContext.step(context.batch), None, run)
+            y, after, *_ = lstm.forward_rows(rows, context, state, run)
+            pooled, after, *_ = (Last() if last else MeanPool()).forward_rows(y, after, None, Run())
+            found.append(after.unpack(pooled))
         return np.concatenate(found)
-
-    def _pool(self, y, context, after):
-        if self.config["pooling"] == "last":
-            pooled, place, _ = Last().forward_rows(y, after, False, None)
-        else:
-            pooled, place, _ = MeanPool().forward_rows(y[context.batch :], context, False, None)
-        return place.unpack(pooled)

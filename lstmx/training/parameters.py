@@ -22,34 +22,45 @@ class Parameters:
                 start += size
         self.size = start
         self.net = net
+        self.stores = [layer.store for layer in net.layers if layer.store.arrays]
         self.gradient = np.zeros(start, net.dtype)
 
     def read(self):
         """(flat values, tables): copies of what the layers hold."""
         layers = self.net.layers
-        parts = [layers[k]._params[name].reshape(-1) for k, name, *_ in self.segments]
+        parts = [layers[k].store.arrays[name].reshape(-1) for k, name, *_ in self.segments]
         values = np.concatenate(parts) if parts else np.zeros(0, self.net.dtype)
-        return values, {f"{k}.{name}": layers[k]._params[name].copy() for k, name in self.embeddings}
+        return values, {f"{k}.{name}": layers[k].store.arrays[name].copy() for k, name in self.embeddings}
 
     def bind(self, values, tables):
         """Let the layers look into these arrays."""
-        for k, name, place, shape, _ in self.segments:
-            view = values[place].reshape(shape)
-            view.flags.writeable = False
-            self.net.layers[k]._params[name] = view
-            self.net.layers[k].weights_changed()
-        for k, name in self.embeddings:
-            view = tables[f"{k}.{name}"].view()
-            view.flags.writeable = False
-            self.net.layers[k]._params[name] = view
+        for store, views in self._views(values, tables):
+            store.bind(views)
+
+    def changed(self):
+        """The layers look into other numbers now."""
+        for store in self.stores:
+            store.changed()
 
     def freeze(self, values, tables):
-        """End of training: the arrays the layers look into become read-only, and old tapes invalid."""
-        self.bind(values, tables)
+        """End of training: the layers get these arrays for good, read-only, and old tapes become invalid."""
         for array in (values, *tables.values()):
             array.flags.writeable = False
-        for layer in self.net.layers:
-            layer._version += 1
+        for store, views in self._views(values, tables):
+            store.replace(views)
+
+    def _views(self, values, tables):
+        """(store, read-only views by name) of every layer that has parameters."""
+        views = [{} for _ in self.net.layers]
+        for k, name, place, shape, _ in self.segments:
+            views[k][name] = values[place].reshape(shape)
+        for k, name in self.embeddings:
+            views[k][name] = tables[f"{k}.{name}"].view()
+        for layer, own in zip(self.net.layers, views, strict=True):
+            for view in own.values():
+                view.flags.writeable = False
+            if own:
+                yield layer.store, own
 
     def outputs(self):
         """For every layer, where its gradients go: views of the flat gradient, and None for a RowGradient to come.

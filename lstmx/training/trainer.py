@@ -14,6 +14,7 @@ import numpy as np
 from lstmx.data.batches import plan
 from lstmx.functional import kernels
 from lstmx.functional.context import PooledContext
+from lstmx.layers import Run
 from lstmx.training.callbacks import History
 from lstmx.training.parameters import Parameters
 from lstmx.training.stopping import EarlyStopping
@@ -175,7 +176,7 @@ class Trainer:
         keys = draw_keys(self.state.rng, len(self.model.layers))
         rows, context, target, weight = self.data.take(chosen)
         batch = chosen, context, rows, target
-        prediction, _, tape = self.model.forward_rows(rows, context, True, keys, self.activation)
+        prediction, _, _, tape = self.model.forward_rows(rows, context, None, Run(keep=True, key=keys), self.activation)
         weights = kernels.total(weight)
         loss, gradient = self.loss.total(prediction, target, weight, weights)
         if not math.isfinite(loss):
@@ -236,8 +237,7 @@ class Trainer:
         if not finite:
             np.copyto(state.values, self.parameters.gradient)  # where the steps have left what the weights were
             self._fail("a weight", "infinite or NaN", where, batch)
-        for layer in self.model.layers:
-            layer.weights_changed()
+        self.parameters.changed()
         for name, (p, buffers) in touched.items():
             state.tables[name][tables[name].rows] = p
             for m, a in buffers.items():
@@ -267,7 +267,7 @@ class Trainer:
         total, weight, outputs = 0.0, 0.0, []
         for chosen in plan(data.inputs.lengths, max(self.batch_size, 64), False, None):
             rows, context, target, w = data.take(chosen)
-            prediction, _, _ = self.model.forward_rows(rows, context, False, None, self.activation)
+            prediction = self.model.forward_rows(rows, context, None, Run(), self.activation)[0]
             total += self.loss.total(prediction, target, w)[0]
             weight += kernels.total(w)
             if keep:
