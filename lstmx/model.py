@@ -69,6 +69,7 @@ class Sequential(storage.Stored):
                     f"layers[{k}]: this {type(layer).__name__} is already part of a model; give each its own (.copy())"
                 )
         self.layers = layers
+        self._first_trained = next(k for k, layer in enumerate(layers) if layer.store.arrays)
         self._fitting = Lock()
         self.history_ = None
         self._rng = None if seeds is None else np.random.default_rng(seeds.pop())
@@ -119,23 +120,22 @@ class Sequential(storage.Stored):
 
     # On packed rows: what training needs.
 
-    def forward_rows(self, rows, context, state, run, final_activation=None):
+    def forward_rows(self, rows, context, state, run):
         """All layers on packed rows: the protocol of a layer, with a tuple of states and a list of tapes."""
         parameters = snapshots(self.layers) if run.parameters is None else run.parameters
-        keys = (None,) * len(self.layers) if run.key is None else run.key
-        states = (None,) * len(self.layers) if state is None else state
+        nothing, last = (None,) * len(self.layers), self.layers[-1]
+        keys, states = nothing if run.key is None else run.key, nothing if state is None else state
         after, tape = [], []
-        for k, layer in enumerate(self.layers):
-            more = {"activation": final_activation} if k == len(self.layers) - 1 and isinstance(layer, Dense) else {}
-            one = Run(run.keep, keys[k], parameters[k])
-            rows, context, state, entry = layer.forward_rows(rows, context, states[k], one, **more)
+        for layer, key, own, state in zip(self.layers, keys, parameters, states, strict=True):
+            one = Run(run.keep, key, own, run.activation if layer is last else None)
+            rows, context, state, entry = layer.forward_rows(rows, context, state, one)
             after.append(state)
             tape.append(entry)
         return rows, context, tuple(after), tape
 
     def backward_rows(self, tape, dy, out, need_dx=False):
         """Back-propagation; gradients go to ``out[layer][name]``. Returns the gradient of the input rows if wanted."""
-        first = 0 if need_dx else next(k for k, layer in enumerate(self.layers) if layer.store.arrays)
+        first = 0 if need_dx else self._first_trained
         for k in reversed(range(first, len(self.layers))):
             dy = self.layers[k].backward_rows(tape[k], dy, out[k], k > first or need_dx)
         return dy
@@ -397,7 +397,7 @@ class Sequential(storage.Stored):
         if not all(layer.causal for layer in self.layers):
             raise ValueError(BACKWARD_STREAM)
         rows, _, state, _ = self.forward_rows(rows, SequenceContext.step(len(rows)), state, Run())
-        return (rows[0] if single else rows), state
+        return (rows[0] if single else rows).copy(), state  # that of a pooling layer is its output
 
     def trace(self, X, *, lengths=None):
         """Run the model and keep what its LSTM layers did.

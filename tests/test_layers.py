@@ -55,7 +55,7 @@ def pooled(context, rows):
 
 def gradients(layer, rows, context, *, need_dx=True, **options):
     """(y, dy, dx, gradients of the parameters) for the loss sum(y * dy)."""
-    y, _, _, tape = layer.forward_rows(rows, context, None, Run(keep=True, key=7), **options)
+    y, _, _, tape = layer.forward_rows(rows, context, None, Run(keep=True, key=7, **options))
     dy = np.random.default_rng(9).normal(size=y.shape).astype(y.dtype)
     out = {name: np.full_like(p, np.nan) for name, p in layer.parameters().items()}
     return y, dy, layer.backward_rows(tape, dy.copy(), out, need_dx), out

@@ -38,11 +38,14 @@ class Run(NamedTuple):
         The seed of the dropout masks; None: nothing is dropped. For a model one for every layer.
     parameters : None or Snapshot
         To compute with; None: those of this moment. For a model one for every layer, as `snapshots` gives them.
+    activation : None or str
+        Of a final Dense in place of its own: a loss fuses it.
     """
 
     keep: bool = False
     key: object = None
     parameters: object = None
+    activation: str | None = None
 
 
 class ParameterStore:

@@ -189,7 +189,7 @@ class LSTM(Layer):
         """(h, c) for `_run` to change, in the order of the packed rows: zeros, or copies."""
         shape = self._state_shape(context)
         if state is None:
-            return allocate.zeros(shape, self.dtype), allocate.zeros(shape, self.dtype)
+            return tuple(allocate.zeros((2, *shape), self.dtype))
         return tuple(
             validate.shaped(f"state {name}", a, shape, self.dtype, "(L*D, N, H)").copy()
             for name, a in zip("hc", _pair(state), strict=True)

@@ -48,9 +48,9 @@ class Dense(Layer):
         """Features of the output."""
         return self.units
 
-    def forward_rows(self, rows, context, state, run, activation=None):
-        """The layer protocol; `activation` overrides the layer's own (a loss fuses it)."""
-        activation = self.activation if activation is None else activation
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol."""
+        activation = self.activation if run.activation is None else run.activation
         parameters = self._parameters(run)
         weight, made = parameters.arrays["weight"], parameters.setdefault("weight", Derived())
         y = kernels.linear(rows, weight, parameters.arrays["bias"], activation, made)
@@ -206,7 +206,7 @@ class Last(_Plain):
     @staticmethod
     def _places(context, width):
         """Packed rows of the last steps and of the first, whose they are, and the features that read forwards."""
-        if context.uniform and context.rows:
+        if context.uniform and len(context.offsets) > 1:
             return slice(-context.batch, None), slice(context.batch), slice(None), width
         last, sequences = context.last_rows
         return last, sequences, sequences, width  # packed rows begin with step 0, longest sequence first
@@ -214,10 +214,14 @@ class Last(_Plain):
     def forward_rows(self, rows, context, state, run):
         """The layer protocol; the state is the output so far (N, F)."""
         last, first, sequences, half = self._places(context, rows.shape[1])
-        y = _so_far(state, rows, context)
-        y[sequences, :half] = rows[last, :half]
-        y[sequences, half:] = rows[first, half:]
-        return y, PooledContext(context), y.copy(), (context, rows.shape)
+        if isinstance(sequences, slice):
+            y = rows[last].copy()
+        else:
+            y = _so_far(state, rows, context)
+            y[sequences] = rows[last]
+        if half < rows.shape[1]:
+            y[sequences, half:] = rows[first, half:]
+        return y, PooledContext(context), y, (context, rows.shape)
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
@@ -225,7 +229,8 @@ class Last(_Plain):
         last, first, sequences, half = self._places(context, shape[1])
         dx = allocate.zeros(shape, dy.dtype)
         dx[last, :half] = dy[sequences, :half]
-        dx[first, half:] = dy[sequences, half:]
+        if half < shape[1]:
+            dx[first, half:] = dy[sequences, half:]
         return dx
 
 

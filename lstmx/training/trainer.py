@@ -176,7 +176,8 @@ class Trainer:
         keys = draw_keys(self.state.rng, len(self.model.layers))
         rows, context, target, weight = self.data.take(chosen)
         batch = chosen, context, rows, target
-        prediction, _, _, tape = self.model.forward_rows(rows, context, None, Run(keep=True, key=keys), self.activation)
+        run = Run(keep=True, key=keys, activation=self.activation)
+        prediction, _, _, tape = self.model.forward_rows(rows, context, None, run)
         weights = kernels.total(weight)
         loss, gradient = self.loss.total(prediction, target, weight, weights)
         if not math.isfinite(loss):
@@ -267,7 +268,7 @@ class Trainer:
         total, weight, outputs = 0.0, 0.0, []
         for chosen in plan(data.inputs.lengths, max(self.batch_size, 64), False, None):
             rows, context, target, w = data.take(chosen)
-            prediction = self.model.forward_rows(rows, context, None, Run(), self.activation)[0]
+            prediction = self.model.forward_rows(rows, context, None, Run(activation=self.activation))[0]
             total += self.loss.total(prediction, target, w)[0]
             weight += kernels.total(w)
             if keep:
