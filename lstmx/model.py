@@ -17,6 +17,7 @@ from lstmx.layers.chain import check_chain
 from lstmx.layers.lstm import BACKWARD_STREAM
 
 MOST_LAYERS = 1000  # a file of so many is still read at once
+BATCH = 256  # sequences that predict runs at once
 
 
 @storage.register
@@ -70,6 +71,9 @@ class Sequential(storage.Stored):
                 )
         self.layers = layers
         self._first_trained = next(k for k, layer in enumerate(layers) if layer.store.arrays)
+        self._calls = ((self.layers[0].store, None),), None  # nothing that is up to date
+        self._no_states = (None,) * len(layers)
+        self._causal = all(layer.causal for layer in layers)
         self._fitting = Lock()
         self.history_ = None
         self._rng = None if seeds is None else np.random.default_rng(seeds.pop())
@@ -310,10 +314,14 @@ class Sequential(storage.Stored):
         -------
         ndarray (N, O); without a pooling layer (N, T, O), 0 past each end, or a list as X
         """
-        batch_size = 256 if batch_size is None else validate.count("batch_size", batch_size)
+        if lengths is None and batch_size is None and self.embedding is None and type(X) is np.ndarray:
+            found = self._on_array(X) if X.ndim == 3 and len(X) <= BATCH else None
+            if found is not None:
+                return found
+        batch_size = BATCH if batch_size is None else validate.count("batch_size", batch_size)
         return self.predict_sequences(self._read(X, lengths), batch_size)
 
-    def predict_sequences(self, inputs, batch_size=256):
+    def predict_sequences(self, inputs, batch_size=BATCH):
         """`predict` for validated `Sequences`."""
         how = Run(parameters=snapshots(self.layers))
 
@@ -323,8 +331,40 @@ class Sequential(storage.Stored):
 
         if len(inputs) > batch_size:
             return batches.collect(map(run, inputs.parts(batch_size)), len(inputs))
-        rows, context = run(inputs)
-        return context.unpack(rows)
+        array = inputs.array()
+        found = None if array is None else self._on_array(array)
+        if found is None:
+            rows, context = run(inputs)
+            found = context.unpack(rows)
+        return found
+
+    def _compiled(self):
+        """The calls of all layers on plain arrays (see `Layer.compiled`), of one moment; None if a layer has none."""
+        made = self._calls
+        for store, own in made[0]:
+            if store.snapshot is not own:
+                break
+        else:
+            return made[1]
+        found, calls, directions = snapshots(self.layers), [], 1
+        for layer, own in zip(self.layers, found, strict=True):
+            calls.append(layer.compiled(own, directions))
+            directions = getattr(layer, "directions", directions)
+        stores = (layer.store for layer in self.layers)
+        made = self._calls = tuple(zip(stores, found, strict=True)), None if None in calls else calls
+        return made[1]
+
+    def _on_array(self, x):
+        """Outputs for an array (N, T, F) that a compiled call can read; None for others."""
+        calls = self._compiled()
+        if calls is None or 0 in x.shape or (self.layers[0].reads_windows and not x.flags.c_contiguous):
+            return None
+        for call in calls:
+            found = call(x, None, False)
+            if found is None:
+                return None
+            x = found[0]
+        return x
 
     def forward(self, X, *, lengths=None, rng=None):
         """Training: outputs with dropout, and a tape for `backward`.
@@ -386,6 +426,10 @@ class Sequential(storage.Stored):
         state : tuple, one entry per layer
         """
         embedding = self.embedding
+        if embedding is None and type(x_t) is np.ndarray:
+            found = self._compiled_step(x_t, state)
+            if found is not None:
+                return found
         x_t = embedding.check_tokens("x_t", x_t) if embedding else validate.real_array("x_t", x_t, self.dtype)
         single = x_t.ndim == (0 if embedding else 1)
         rows = np.ascontiguousarray(x_t[None] if single else x_t)  # kernels read features that lie side by side
@@ -394,10 +438,30 @@ class Sequential(storage.Stored):
             raise ValueError(f"x_t: got shape {x_t.shape}, must be {want}")
         if state is not None and (not isinstance(state, tuple | list) or len(state) != len(self.layers)):
             raise TypeError("state: must be what the last step of this model returned, or None")
-        if not all(layer.causal for layer in self.layers):
+        if not self._causal:
             raise ValueError(BACKWARD_STREAM)
         rows, _, state, _ = self.forward_rows(rows, SequenceContext.step(len(rows)), state, Run())
         return (rows[0] if single else rows).copy(), state  # that of a pooling layer is its output
+
+    def _compiled_step(self, x_t, state):
+        """`step` where compiled calls take the arguments; else None."""
+        calls, single = self._compiled(), x_t.ndim == 1
+        if calls is None or not self._causal or x_t.ndim not in (1, 2) or 0 in x_t.shape:
+            return None
+        if state is None:
+            state = self._no_states
+        elif type(state) is not tuple or len(state) != len(calls):
+            return None
+        x, after = x_t[None] if single else x_t, []
+        for call, own in zip(calls, state, strict=True):
+            found = call(x, own, True)
+            if found is None:
+                return None
+            x, own = found
+            after.append(own)
+        if x is after[-1] or x is x_t:
+            x = x.copy()
+        return (x[0] if single else x), tuple(after)
 
     def trace(self, X, *, lengths=None):
         """Run the model and keep what its LSTM layers did.

@@ -4,7 +4,8 @@ cimport numpy as cnp
 
 from lstmx._core.core cimport lstmx_products
 from lstmx._core.isa cimport format_of
-from lstmx._core.loop cimport GRADIENT_ROWS, data, launch, products_of, size, tile_for
+from lstmx._core.kernels cimport activate_rows
+from lstmx._core.loop cimport GRADIENT_ROWS, data, launch, products_of, size, tile_for, worth_threads
 from lstmx._core.panels cimport Panels
 
 cnp.import_array()
@@ -82,3 +83,57 @@ def outer(products, cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, cnp.ndarray s
         out.fill(0)
     else:
         launch(outer_part, &j, threads, threads, 2.0 * j.rows * j.m * j.n)
+
+
+cdef class Linear:
+    """activation(x W^T + bias) on plain arrays, in one compiled call.
+
+    Parameters
+    ----------
+    products : capsule of an engine's ``lstmx_products``, or None for the tile's
+    weight : B (I, O) in the form of the engine
+    inputs, outputs : I, O
+    bias : (O,)
+    activation : one of ACTIVATIONS of kernels.pyx
+    threads : callable, or None for the products' own
+        What a call may use; only asked where it is long.
+    """
+
+    cdef object products, threads
+    cdef Panels weight
+    cdef cnp.ndarray bias
+    cdef size inputs, outputs
+    cdef int activation
+
+    def __cinit__(self, products, Panels weight, size inputs, size outputs, cnp.ndarray bias, int activation, threads):
+        self.products, self.weight, self.bias, self.threads = products, weight, bias, threads
+        self.inputs, self.outputs, self.activation = inputs, outputs, activation
+
+    def run(self, x, state, bint step):
+        """(y, None) for x (.., I); None where x is not a plain array that fits."""
+        cdef cnp.ndarray a, y
+        cdef cnp.npy_intp shape[3]
+        cdef Task j
+        cdef double work
+        cdef int k, ndim, threads, format
+        if not cnp.PyArray_CheckExact(x):
+            return None
+        a = <cnp.ndarray>x
+        ndim = cnp.PyArray_NDIM(a)
+        if (ndim < 1 or ndim > 3 or cnp.PyArray_DIM(a, ndim - 1) != self.inputs or cnp.PyArray_SIZE(a) == 0
+                or not cnp.PyArray_ISCARRAY_RO(a) or cnp.PyArray_TYPE(a) != cnp.PyArray_TYPE(self.bias)):
+            return None
+        for k in range(ndim):
+            shape[k] = cnp.PyArray_DIM(a, k)
+        shape[ndim - 1] = self.outputs
+        y = cnp.PyArray_EMPTY(ndim, shape, cnp.PyArray_TYPE(a), 0)
+        format = format_of(a)
+        j.itemsize = cnp.PyArray_ITEMSIZE(a)
+        j.products, j.lanes = products_of(self.products, format), tile_for(format).lanes
+        j.m, j.n, j.rows = cnp.PyArray_SIZE(a) // self.inputs, self.outputs, self.inputs
+        j.a, j.b, j.out = data(a), self.weight.operand, data(y)
+        work = 2.0 * j.rows * j.m * j.n
+        threads = self.threads() if self.threads is not None and worth_threads(work) else 1
+        launch(product_part, &j, threads, threads, work)
+        activate_rows(format, self.activation, j.m, j.n, data(self.bias), data(y))
+        return y, None

@@ -133,17 +133,21 @@ def cell_backward(cell, cnp.ndarray gates, cnp.ndarray c_prev, cnp.ndarray dh, c
         checked(dh, format, 2, N * H, IN), checked(dc, format, 2, N * H, OUT), NULL, NULL)
 
 
+cdef void activate_rows(int format, int activation, size rows, size n, const void *bias, void *y) noexcept:
+    """y (rows, n) := activation(y + bias); bias (n,) or NULL."""
+    cdef PyThreadState *saved = let_go(rows * n > LONG)
+    table(format).activate(activation, rows, n, bias, y)
+    take_back(saved)
+
+
 def activate(int activation, cnp.ndarray y, cnp.ndarray bias):
     """y (rows, n) := activation(y + bias); bias (n,) or None."""
     cdef size rows, n
     cdef int format = shape_of(y, &rows, &n)
     cdef pointer y_ = checked(y, format, 2, rows * n, OUT)
     cdef pointer bias_ = NULL if bias is None else checked(bias, format, 1, n, IN)
-    if rows == 0:
-        return
-    cdef PyThreadState *saved = let_go(rows * n > LONG)
-    table(format).activate(activation, rows, n, bias_, y_)
-    take_back(saved)
+    if rows:
+        activate_rows(format, activation, rows, n, bias_, y_)
 
 
 def activate_backward(int activation, cnp.ndarray y, cnp.ndarray dy):

@@ -118,15 +118,15 @@ cdef class Stack:
                         return False
         return True
 
-    def run(self, x, state, out, bint step):
+    def run(self, x, state, bint step, out=None):
         """y, (h_n, c_n); None where the arguments are not plain arrays that fit, for the caller to look at.
 
         Parameters
         ----------
         x : (N, T, I) or (T, I); with `step` (N, I) or (I,)
         state : (h, c) or None
-        out : (y, (h, c)) to write to, or None
         step : whether x has no time axis
+        out : (y, (h, c)) to write to, or None
         """
         cdef cnp.ndarray a, y, h, c
         cdef cnp.npy_intp shape[3]

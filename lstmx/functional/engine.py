@@ -20,7 +20,7 @@ from lstmx.functional.panels import Derived, bias_panels, column_panels, gate_pa
 class _Compiled:
     """What the engines on the compiled time loop share: they differ in their products, and the form of the weights."""
 
-    plain = True  # whether inference on plain arrays needs no packed copies
+    compiled = True  # whether inference on plain arrays is one compiled call, without packed copies
     products = None  # a capsule of the products; None for the tile's
     slab = staticmethod(allocate.padded)  # an array (rows, columns) in the form that the tape's have
 
@@ -108,6 +108,12 @@ class _Compiled:
         made = [self._forward(weights) for weights in parts]
         return stream.Stack(made, layers, directions, dtype.num, threads.get_num_threads).run
 
+    def linear(self, weight, bias, activation, derived):
+        """A compiled call for activation(x W^T + b) on plain arrays; `derived` keeps what is made of W (O, I)."""
+        right = derived.get("right side True", self.right_side, weight, True)
+        count = None if self.products is not None else threads.get_num_threads
+        return dense.Linear(self.products, right, *weight.shape[::-1], bias, activation, count).run
+
     def product(self, a, b, out, transpose_b=False, derived=None):
         """out := a op(b). `derived` keeps what is made of b."""
         derived = Derived() if derived is None else derived
@@ -180,7 +186,7 @@ class ReferenceEngine:
     """lstmx.reference behind the interface of an engine: packed rows are padded, run and packed again."""
 
     name = "reference"
-    plain = False
+    compiled = False
     slab = staticmethod(allocate.padded)
 
     @staticmethod
@@ -191,7 +197,7 @@ class ReferenceEngine:
     @staticmethod
     def stack(parts, layers, directions):
         """None of its own: the call gives None for everything."""
-        return lambda x, state, out, step: None
+        return lambda x, state, step, out=None: None
 
     @staticmethod
     def _padded(rows, context):

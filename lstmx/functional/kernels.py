@@ -20,6 +20,12 @@ def linear(x, weight, bias, activation, derived=None):
     return y
 
 
+def linear_call(weight, bias, activation, derived):
+    """`linear` as a compiled call for plain arrays; None where the engine has none."""
+    engine = get_engine()
+    return engine.linear(weight, bias, kernels.ACTIVATIONS[activation], derived) if engine.compiled else None
+
+
 def linear_backward(x, weight, y, dy, activation, out, need_dx, derived=None):
     """Gradients of `linear`; `out` is (dW, db or None), written; `dy` is overwritten. Returns dx (S, I) or None."""
     if activation != "linear":
@@ -94,6 +100,14 @@ def sum_steps(rows, context):
     """(N, F): the sum of each sequence's rows (S, F), in the order of time."""
     out = allocate.empty((context.batch, rows.shape[1]), rows.dtype)
     core_rows.sum_steps(rows, context.offsets, out)
+    return out
+
+
+def sum_whole(x):
+    """(N, F): the same sums of an array (N, T, F), all of whose sequences have T steps."""
+    out = allocate.empty(x.shape[::2], x.dtype)
+    rows = np.ascontiguousarray(x.swapaxes(0, 1)).reshape(-1, x.shape[2])
+    core_rows.sum_steps(rows, np.arange(0, len(rows) + 1, len(x), np.intp), out)
     return out
 
 

@@ -69,6 +69,18 @@ class Sequences:
             return self.rows_of(np.arange(len(self)), context), context
         return self._scaled(context.pack(self.x, own or self.affine is not None, self.dtype)), context
 
+    def array(self):
+        """All of them as (N, T, ...), of the type of packed rows and scaled as those; None for a list, or if the
+        lengths differ.
+        """
+        if self.form != "array" or self.lengths.min(initial=self.steps) < self.steps:
+            return None
+        x = self.x
+        if x.dtype != self.dtype or not x.dtype.isnative:
+            with np.errstate(over="ignore"):
+                x = x.astype(self.dtype)
+        return x if self.affine is None else (x - self.affine[0]) * self.affine[1]
+
     def parts(self, size):
         """These sequences, `size` at a time."""
         for first in range(0, len(self), size):

@@ -166,6 +166,23 @@ class Layer(storage.Stored):
                     f"{self!r} would have more than {LARGEST} parameters, or {MOST_ARRAYS} arrays of them"
                 )
 
+    def compiled(self, parameters, directions):
+        """What `forward_rows` is on plain arrays in inference: a ``call(x, state, step) -> (y, state)``, or None.
+
+        Parameters
+        ----------
+        parameters : Snapshot
+        directions : int
+            Of the LSTM whose outputs x holds.
+
+        Returns
+        -------
+        callable or None
+            x is (N, T, F), or (N, F) with `step` or after a pooling, of the layer's type and not empty. The call gives
+            the bits of `forward_rows`, or None where it does not take its arguments.
+        """
+        return None
+
     def _parameters(self, run):
         """The `Snapshot` that a call works with."""
         return self.store.snapshot if run.parameters is None else run.parameters

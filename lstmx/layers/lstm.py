@@ -125,7 +125,7 @@ class LSTM(Layer):
     @property
     def reads_windows(self):
         """With few features, a sum that windows share would save nothing."""
-        return self.input_size >= 16 and get_engine().plain
+        return self.input_size >= 16 and get_engine().compiled
 
     def _each(self):
         return ((layer, direction) for layer in range(self.num_layers) for direction in range(self.directions))
@@ -201,6 +201,17 @@ class LSTM(Layer):
         y, tape = self._run(rows, context, h, c, run)
         return y, context.of(self.directions), (h, c), (tape, context) if run.keep else None
 
+    def compiled(self, parameters, directions):
+        """The layer protocol; the call also takes ``out``, arrays (y, (h, c)) to write to."""
+        call = parameters.get("compiled")
+        if call is None:
+            weights = [self._weights(layer, direction, parameters) for layer, direction in self._each()]
+            call = parameters["compiled"] = get_engine().stack(weights, self.num_layers, self.directions)
+        return call
+
+    def _call(self):
+        return self.compiled(self.store.snapshot, 1)
+
     def backward_rows(self, tape, dy, out, need_dx, flow=None):
         """The layer protocol; `flow` as `_run_backward` takes it."""
         tape, context = tape
@@ -235,21 +246,12 @@ class LSTM(Layer):
             After each sequence's last step; index layer * D + direction.
         """
         if lengths is None:
-            found = self._plain()(x, state, None, False)
+            found = self._call()(x, state, False)
             if found is not None:
                 return found
         rows, context, h, c = self._read(x, state, lengths)
         y, _ = self._run(rows, context, h, c, Run())
         return context.unpack(y), give_state((h, c), context)
-
-    def _plain(self):
-        """A compiled call (x, state, out, step) for plain arrays; it gives None for anything else."""
-        derived = self.store.snapshot
-        run = derived.get("plain")
-        if run is None:
-            weights = [self._weights(layer, direction, derived) for layer, direction in self._each()]
-            run = derived["plain"] = get_engine().stack(weights, self.num_layers, self.directions)
-        return run
 
     def forward(self, x, state=None, *, lengths=None, rng=None):
         """Training: as a call, with dropout, and with a tape for `backward`.
@@ -328,7 +330,7 @@ class LSTM(Layer):
         """
         if self.bidirectional:
             raise ValueError(BACKWARD_STREAM)
-        found = self._plain()(x_t, state, out, True)
+        found = self._call()(x_t, state, True, out)
         if found is None:
             found = self._step(x_t, state) if out is None else self._into(out, x_t, state, True)
         return found
@@ -363,7 +365,7 @@ class LSTM(Layer):
             raise ValueError(BACKWARD_STREAM)
         if isinstance(x, list | tuple):
             raise TypeError("x: got a list, must be one array (N, T, I) or (T, I); run ragged batches by a call")
-        found = self._plain()(x, state, out, False)
+        found = self._call()(x, state, False, out)
         if found is None:
             found = self(x, state) if out is None else self._into(out, x, state, False)
         return found
@@ -438,7 +440,7 @@ class LSTM(Layer):
             outputs = layers * rows * wide + rows * (self.input_size + wide)  # of every layer; x packed, y given
             gradients = self.size + rows * 2 * (self.input_size + wide) + 2 * states
             return (dropped + outputs + 2 * states + gradients) * size + tape + scratch
-        if engine.plain:
+        if engine.compiled:
             return (rows * wide * (1 + min(layers - 1, 2)) + states) * size + directions * scratch
         below = wide if layers > 1 else 0
         return (rows * (self.input_size + below + 2 * wide) + 2 * states) * size + scratch

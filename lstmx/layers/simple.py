@@ -56,6 +56,11 @@ class Dense(Layer):
         y = kernels.linear(rows, weight, parameters.arrays["bias"], activation, made)
         return y, context, None, (rows, y, activation, weight, made) if run.keep else None
 
+    def compiled(self, parameters, directions):
+        """The layer protocol."""
+        weight, made = parameters.arrays["weight"], parameters.setdefault("weight", Derived())
+        return kernels.linear_call(weight, parameters.arrays["bias"], self.activation, made)
+
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol; dy is overwritten."""
         rows, y, activation, weight, made = tape
@@ -135,6 +140,11 @@ class Embedding(Layer):
         """The layer protocol, for rows of integers (S,)."""
         return self._parameters(run).arrays["weight"][rows], context, None, rows
 
+    def compiled(self, parameters, directions):
+        """The layer protocol, for integers within range."""
+        weight = parameters.arrays["weight"]
+        return lambda x, state, step: (weight[x], None)
+
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol: out["weight"] is an array to fill, or None to be replaced by a RowGradient."""
         rows = tape
@@ -190,6 +200,10 @@ class Dropout(_Plain):
             return rows, context, None, None
         return kernels.dropout(rows, self.p, run.key, context), context, None, (run.key, context)
 
+    def compiled(self, parameters, directions):
+        """The layer protocol."""
+        return lambda x, state, step: (x, None)
+
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol: the same mask, drawn again."""
         if tape is None or dy is None:
@@ -202,14 +216,15 @@ class Last(_Plain):
     """The output at each sequence's last step, 0 for an empty one: (N, T, F) to (N, F)."""
 
     per_sequence = True
+    _both_ends = False  # whether a second direction is read where it ends, at the first step
 
-    @staticmethod
-    def _places(context, width):
+    def _places(self, context, width):
         """Packed rows of the last steps and of the first, whose they are, and the features that read forwards."""
+        half = width // context.directions if self._both_ends else width
         if context.uniform and len(context.offsets) > 1:
-            return slice(-context.batch, None), slice(context.batch), slice(None), width
+            return slice(-context.batch, None), slice(context.batch), slice(None), half
         last, sequences = context.last_rows
-        return last, sequences, sequences, width  # packed rows begin with step 0, longest sequence first
+        return last, sequences, sequences, half  # packed rows begin with step 0, longest sequence first
 
     def forward_rows(self, rows, context, state, run):
         """The layer protocol; the state is the output so far (N, F)."""
@@ -222,6 +237,18 @@ class Last(_Plain):
         if half < rows.shape[1]:
             y[sequences, half:] = rows[first, half:]
         return y, PooledContext(context), y, (context, rows.shape)
+
+    def compiled(self, parameters, directions):
+        """The layer protocol."""
+
+        def call(x, state, step):
+            y = x.copy() if step else x[:, -1].copy()
+            if self._both_ends and directions == 2 and not step:
+                half = y.shape[1] // 2
+                y[:, half:] = x[:, 0, half:]
+            return y, y
+
+        return call
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
@@ -238,9 +265,7 @@ class FinalState(Last):
     """What each direction has read when it is through: [forward at the last step | backward at the first], 0 for an
     empty sequence: (N, T, D*H) to (N, D*H). With one direction it is `Last`."""
 
-    @staticmethod
-    def _places(context, width):
-        return Last._places(context, width // context.directions)
+    _both_ends = True
 
 
 class MeanPool(_Plain):
@@ -261,6 +286,18 @@ class MeanPool(_Plain):
                 total[: end - first] += rows[first:end]
         count = np.maximum(steps, 1).astype(rows.dtype)
         return total / count, PooledContext(context), (total, steps), (context, count)
+
+    def compiled(self, parameters, directions):
+        """The layer protocol."""
+
+        def call(x, state, step):
+            if not step:
+                return kernels.sum_whole(x) / x.dtype.type(x.shape[1]), None
+            total, steps = (0, 0) if state is None else state
+            total, steps = x + total, np.full((len(x), 1), 1) + steps
+            return total / steps.astype(x.dtype), (total, steps)
+
+        return call
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
