@@ -8,6 +8,7 @@ import importlib
 
 from lstmx import functional, reference
 from lstmx._version import __version__
+from lstmx.functional.cell import Cell
 from lstmx.functional.threads import get_num_threads, num_threads, set_num_threads
 from lstmx.layers import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Trace
 from lstmx.model import Sequential
@@ -35,6 +36,7 @@ _LAZY = {
 
 __all__ = [
     "LSTM",
+    "Cell",
     "Dense",
     "Dropout",
     "Embedding",

@@ -126,7 +126,7 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     reverse = validate.flag("reverse", reverse)
     inputs, hidden = (weights.arrays[name].shape[1] for name in ("weight_ih", "weight_hh"))
     rows, context = sequences(x, inputs, dtype, lengths=lengths, single=True).all(own=True)
-    h, c = read_state("state", state, (context.batch, hidden), context, dtype, "(N, H)")
+    h, c = read_state("state", state, ((context.batch, hidden),) * 2, context, dtype, "(N, H)")
     y = allocate.empty((len(rows), hidden), dtype)
     slabs = get_engine().forward(rows, weights, context, reverse, h, c, y, True)
     tape = Tape(lstm_forward, context, x=rows, weights=weights, reverse=reverse, slabs=slabs)
@@ -154,7 +154,7 @@ def lstm_backward(tape, dy, dstate=None, *, retain=False):
     rows, weights = tape.parts["x"], tape.parts["weights"]
     dtype, hidden = rows.dtype, weights.arrays["weight_hh"].shape[1]
     dy = read_gradient(dy, context, hidden, dtype)
-    dh, dc = read_state("dstate", dstate, (context.batch, hidden), context, dtype, "(N, H)")
+    dh, dc = read_state("dstate", dstate, ((context.batch, hidden),) * 2, context, dtype, "(N, H)")
     parts = tape.use(validate.flag("retain", retain))
     out = {name: allocate.empty(w.shape, dtype) for name, w in weights.arrays.items()}
     dx = allocate.empty(rows.shape, dtype)
@@ -192,6 +192,6 @@ def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
     if x_t.ndim != 2 or x_t.shape[1] != inputs:
         raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, I) = (N, {inputs})")
     rows, context = sequences(x_t[:, None], inputs, dtype).all()
-    h, c = read_state("state", state, (context.batch, hidden), context, dtype, "(N, H)")
+    h, c = read_state("state", state, ((context.batch, hidden),) * 2, context, dtype, "(N, H)")
     get_engine().forward(rows, weights, context, False, h, c, allocate.empty(h.shape, dtype), False)
     return h.copy(), (h, c)

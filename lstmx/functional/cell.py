@@ -44,6 +44,16 @@ class Cell:
         """The options that are not as they are by default, as plain JSON values."""
         return {field.name: value for field in fields(self) if (value := asdict(self)[field.name]) != field.default}
 
+    @classmethod
+    def from_config(cls, config):
+        """The cell that gave this `config`."""
+        if not isinstance(config, dict):
+            raise TypeError(f"cell: got {config!r}, must be a dict of the options of a cell")
+        for name in config:
+            if name not in {field.name for field in fields(cls)}:
+                raise ValueError(f"cell: a cell has no option {name!r}; a newer version of lstmx may know it")
+        return cls(**config)
+
     def widths(self, hidden):
         """The widths of the state (h, c) of H units."""
         return hidden, hidden

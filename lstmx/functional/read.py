@@ -197,20 +197,20 @@ def _hint(array, features, name, single):
     return f"; for one series write {name}[None, :, None]" if array.ndim == 1 and features == 1 else takes
 
 
-def read_state(name, state, shape, context, dtype, meaning):
+def read_state(name, state, shapes, context, dtype, meaning):
     """Two fresh arrays (h, c) in sorted order from a caller's state; zeros for None.
 
-    `shape` has the batch at axis -2; a caller with one sequence leaves that axis out.
+    Each of the two `shapes` has the batch at axis -2; a caller with one sequence leaves that axis out.
     """
     single = context.form == "single"
     if state is None:
-        return allocate.zeros(shape, dtype), allocate.zeros(shape, dtype)
+        return tuple(allocate.zeros(shape, dtype) for shape in shapes)
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise TypeError(f"{name}: got {type(state).__name__}, must be a pair of arrays (h, c)")
-    wanted = shape[:-2] + shape[-1:] if single else shape
     meaning = meaning.replace("N, ", "") if single else meaning
     parts = []
-    for part, value in zip("hc", state, strict=True):
+    for part, value, shape in zip("hc", state, shapes, strict=True):
+        wanted = shape[:-2] + shape[-1:] if single else shape
         array = validate.shaped(f"{name} {part}", value, wanted, dtype, meaning).reshape(shape)
         own = allocate.empty(shape, dtype)
         own[:] = array if context.order is None else array[..., context.order, :]

@@ -194,14 +194,14 @@ def random_children(random_state, count):
     return np.random.SeedSequence(random_state.entropy, spawn_key=random_state.spawn_key).spawn(count)
 
 
-def output(name, out, y_shape, state_shape, dtype, inputs, state):
+def output(name, out, y_shape, state_shapes, dtype, inputs, state):
     """Check (y, (h, c)) that results are written to: plain arrays that share no memory, but h and c with `state`."""
     if not isinstance(out, tuple | list) or len(out) != 2 or not isinstance(out[1], tuple | list) or len(out[1]) != 2:
         raise TypeError(
             f"{name}: got {type(out).__name__}, must be a pair (y, (h, c)) of arrays, as a call without out returns"
         )
     y, (h, c) = out
-    for part, array, shape in (("y", y, y_shape), ("h", h, state_shape), ("c", c, state_shape)):
+    for part, array, shape in zip("yhc", (y, h, c), (y_shape, *state_shapes), strict=True):
         if type(array) is not np.ndarray:
             raise TypeError(f"{name} {part}: got {type(array).__name__}, must be an ndarray")
         wrong = [

@@ -59,8 +59,8 @@ def gradient_flow(lstm, x, dy, *, lengths=None):
     if dy is None:
         raise ValueError("dy: got None, must have the form and shape of y")
     pairs = [(layer, direction) for layer in range(lstm.num_layers) for direction in range(lstm.directions)]
-    shape = (context.rows, lstm.hidden_size)
-    slabs = {pair: (allocate.empty(shape, lstm.dtype), allocate.empty(shape, lstm.dtype)) for pair in pairs}
+    shapes = [(context.rows, width) for width in lstm.cell.widths(lstm.hidden_size)]
+    slabs = {pair: [allocate.empty(shape, lstm.dtype) for shape in shapes] for pair in pairs}
     out = {name: np.empty_like(p) for name, p in lstm.parameters().items()}
     lstm.backward_rows(tape, dy, out, False, flow=slabs)
     dh, dc = ({pair: context.unpack(slabs[pair][k]) for pair in pairs} for k in (0, 1))

@@ -38,6 +38,8 @@ class LSTM(Layer):
         A second direction (D = 2) reads each sequence from its own end; outputs are concatenated, forward first.
     dropout : float
         Rate at which the outputs of every layer but the last are dropped in training.
+    cell : lstmx.Cell, optional
+        The options of the cell; by default it is the plain one.
     dtype : {"float32", "float64"}
     random_state : None, int, SeedSequence or Generator
         Seeds the initial parameters: weight_ih glorot and weight_hh orthogonal, each gate by itself, bias 0 and 1 for
@@ -65,8 +67,8 @@ class LSTM(Layer):
     """
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, *, bias=True, bidirectional=False, dropout=0.0, dtype="float32",
-        random_state=None,
+        self, input_size, hidden_size, num_layers=1, *, bias=True, bidirectional=False, dropout=0.0, cell=None,
+        dtype="float32", random_state=None,
     ):  # fmt: skip
         self.input_size = validate.count("input_size", input_size)
         self.hidden_size = validate.count("hidden_size", hidden_size)
@@ -74,24 +76,33 @@ class LSTM(Layer):
         self.bias = validate.flag("bias", bias)
         self.bidirectional = validate.flag("bidirectional", bidirectional)
         self.dropout = validate.number("dropout", dropout, 0, 1, open_high=True)
-        self._cell = Cell()
-        self._names = [p.name for p in self._cell.parameters(1, 1, self.bias)]
+        self.cell = Cell() if cell is None else cell
+        if not isinstance(self.cell, Cell):
+            raise TypeError(f"cell: got {cell!r}, must be an lstmx.Cell")
+        self._outputs = self.cell.widths(self.hidden_size)[0]
+        self._names = [p.name for p in self.cell.parameters(1, 1, self.bias)]
         self._setup(dtype, random_state)
         self._rng = _dropout_rng(random_state)
 
     def config(self):
         """The constructor arguments, as plain JSON values."""
         names = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout")
-        return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
+        cell = {} if self.cell.plain else {"cell": self.cell.config()}
+        return {name: getattr(self, name) for name in names} | cell | {"dtype": self.dtype.name}
+
+    @classmethod
+    def without_parameters(cls, config):
+        """A validated layer of a configuration; `store.fill` must follow."""
+        return super().without_parameters(config | {"cell": Cell.from_config(config.get("cell", {}))})
 
     @staticmethod
     def parameter_table(config):
         """A `Parameter` for every array of a layer with this configuration."""
-        hidden, inputs = config["hidden_size"], config["input_size"]
+        hidden, inputs, cell = config["hidden_size"], config["input_size"], Cell.from_config(config.get("cell", {}))
         directions = 2 if config["bidirectional"] else 1
         for layer in range(config["num_layers"]):
             for direction in range(directions):
-                for p in Cell().parameters(inputs, hidden, config["bias"]):
+                for p in cell.parameters(inputs, hidden, config["bias"]):
                     yield p._replace(name=p.name + suffix(layer, direction))
             inputs = directions * hidden
 
@@ -105,7 +116,7 @@ class LSTM(Layer):
 
     def output_size(self, input_size=None):
         """Features of y: D*H."""
-        return self.directions * self.hidden_size
+        return self.directions * self._outputs
 
     @property
     def causal(self):
@@ -119,7 +130,7 @@ class LSTM(Layer):
         if weights is None:
             end = suffix(layer, direction)
             arrays = {name: derived.arrays[name + end] for name in self._names}
-            weights = derived.setdefault((layer, direction), Weights(self._cell, arrays))
+            weights = derived.setdefault((layer, direction), Weights(self.cell, arrays))
         return weights
 
     @property
@@ -138,7 +149,7 @@ class LSTM(Layer):
         Returns y (S, D*H) and, to keep, a tape with one entry per layer.
         """
         tape = []
-        wide, derived = self.directions * self.hidden_size, self._parameters(run)
+        wide, derived = self.directions * self._outputs, self._parameters(run)
         for layer in range(self.num_layers):
             drop = None
             if layer and self.dropout and run.key is not None:
@@ -149,7 +160,7 @@ class LSTM(Layer):
             slabs = []
             for direction in range(self.directions):
                 k = layer * self.directions + direction
-                columns = y[:, direction * self.hidden_size :][:, : self.hidden_size]
+                columns = y[:, direction * self._outputs :][:, : self._outputs]
                 slabs.append(
                     get_engine().forward(
                         rows, weights[direction], context, direction == 1, h[k], c[k], columns, run.keep
@@ -172,7 +183,7 @@ class LSTM(Layer):
             dx = allocate.empty(rows.shape, self.dtype) if layer or need_dx else None
             for direction in range(self.directions):
                 k = layer * self.directions + direction
-                columns = None if dy is None else dy[:, direction * self.hidden_size :][:, : self.hidden_size]
+                columns = None if dy is None else dy[:, direction * self._outputs :][:, : self._outputs]
                 end = suffix(layer, direction)
                 slabs = kept(all_slabs[direction]) if retain else all_slabs[direction]
                 get_engine().backward(
@@ -187,12 +198,12 @@ class LSTM(Layer):
 
     def _start(self, state, context):
         """(h, c) for `_run` to change, in the order of the packed rows: zeros, or copies."""
-        shape = self._state_shape(context)
+        shapes = self._state_shapes(context.batch)
         if state is None:
-            return tuple(allocate.zeros((2, *shape), self.dtype))
+            return tuple(allocate.zeros(shape, self.dtype) for shape in shapes)
         return tuple(
             validate.shaped(f"state {name}", a, shape, self.dtype, "(L*D, N, H)").copy()
-            for name, a in zip("hc", _pair(state), strict=True)
+            for name, a, shape in zip("hc", _pair(state), shapes, strict=True)
         )
 
     def forward_rows(self, rows, context, state, run):
@@ -219,12 +230,13 @@ class LSTM(Layer):
 
     # What users call.
 
-    def _state_shape(self, context):
-        return self.num_layers * self.directions, context.batch, self.hidden_size
+    def _state_shapes(self, *batch):
+        """The shapes of h and c, (L*D, N, H), or without N."""
+        return [(self.num_layers * self.directions, *batch, width) for width in self.cell.widths(self.hidden_size)]
 
     def _read(self, x, state, lengths, own=False):
         rows, context = sequences(x, self.input_size, self.dtype, lengths=lengths, single=True).all(own)
-        h, c = read_state("state", state, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
+        h, c = read_state("state", state, self._state_shapes(context.batch), context, self.dtype, "(L*D, N, H)")
         return rows, context, h, c
 
     def __call__(self, x, state=None, *, lengths=None):
@@ -297,7 +309,7 @@ class LSTM(Layer):
         """
         context = read_tape(tape, self).context
         dy = read_gradient(dy, context, self.output_size(), self.dtype)
-        dh, dc = read_state("dstate", dstate, self._state_shape(context), context, self.dtype, "(L*D, N, H)")
+        dh, dc = read_state("dstate", dstate, self._state_shapes(context.batch), context, self.dtype, "(L*D, N, H)")
         layers = tape.use(validate.flag("retain", retain), self.store.version)["layers"]
         out = {name: allocate.empty(p.shape, self.dtype) for name, p in self.store.arrays.items()}
         dx = self._run_backward(layers, context, dy, dh, dc, out, retain=retain)
@@ -383,8 +395,8 @@ class LSTM(Layer):
         x = validate.real_array("x_t" if step else "x", x, self.dtype)
         lead = x.shape[:-1]
         batch = lead if step else lead[:-1]
-        y, (h, c) = validate.output("out", out, (*lead, self.hidden_size), (self.num_layers, *batch, self.hidden_size),
-                                    self.dtype, [x], () if state is None else _pair(state))  # fmt: skip
+        y, (h, c) = validate.output("out", out, (*lead, self._outputs), self._state_shapes(*batch), self.dtype,
+                                    [x], () if state is None else _pair(state))  # fmt: skip
         results = self._step(x, state) if step else self(x, state)
         y[...], h[...], c[...] = results[0], *results[1]
         return y, (h, c)
@@ -429,12 +441,12 @@ class LSTM(Layer):
                 raise ValueError(f"{name}: got {value}, must be at most 2**40, which no memory holds")
         training, engine = validate.flag("training", training), get_engine()
         rows, directions, layers, size = N * T, self.directions, self.num_layers, self.dtype.itemsize
-        wide = directions * self.hidden_size
+        wide = directions * self._outputs
         scratch = tape = 0  # bytes: of the layer that needs most; of all layers
         for inputs in [self.input_size] + [wide] * (layers - 1):
-            sizes = engine.layout(rows, N, T, inputs, self.hidden_size, self._cell, self.dtype, training=training)
+            sizes = engine.layout(rows, N, T, inputs, self.hidden_size, self.cell, self.dtype, training=training)
             scratch, tape = max(scratch, sizes[0]), tape + directions * sizes[1]
-        states = 2 * layers * wide * N
+        states = layers * directions * N * sum(self.cell.widths(self.hidden_size))
         if training:
             dropped = (layers - 1) * rows * wide if self.dropout else 0
             outputs = layers * rows * wide + rows * (self.input_size + wide)  # of every layer; x packed, y given
