@@ -115,11 +115,11 @@ def cell_backward(gates, c_prev, dh, dc, cell=None):
     return np.concatenate(da, axis=-1), dc, dc * f
 
 
-def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
+def lstm_step(x_t, state, weight_ih, weight_hh, bias=None, *, cell=None):
     """One step on a batch: x_t (N, I) and state (h, c), each (N, H), give h_t and the new state."""
     h, c = state
     a = x_t @ weight_ih.T + h @ weight_hh.T + (0 if bias is None else bias)
-    _, c, h = cell_forward(a, c)
+    _, c, h = cell_forward(a, c, cell)
     return h, (h, c)
 
 

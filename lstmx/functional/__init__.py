@@ -56,7 +56,10 @@ def read_tape(tape, owner):
     return tape
 
 
-def _weights(weight_ih, weight_hh, bias, dtype, copy=False):
+def _weights(cell, weight_ih, weight_hh, bias, dtype, copy=False):
+    cell = Cell() if cell is None else cell
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell: got {cell!r}, must be an lstmx.Cell")
     weight_ih = validate.real_array("weight_ih", weight_ih, dtype)
     weight_hh = validate.real_array("weight_hh", weight_hh, dtype)
     for name, array in (("weight_ih", weight_ih), ("weight_hh", weight_hh)):
@@ -72,7 +75,7 @@ def _weights(weight_ih, weight_hh, bias, dtype, copy=False):
     if bias is not None:
         bias = validate.shaped("bias", bias, (4 * hidden,), dtype, "(4H,)")
     arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}
-    return Weights(Cell(), {n: np.array(a, order="C", copy=copy or None) for n, a in arrays.items() if a is not None})
+    return Weights(cell, {n: np.array(a, order="C", copy=copy or None) for n, a in arrays.items() if a is not None})
 
 
 def _dtype_of(*arrays):
@@ -80,7 +83,7 @@ def _dtype_of(*arrays):
     return np.dtype(np.float32 if dtypes == {np.dtype(np.float32)} else np.float64)
 
 
-def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, reverse=False):
+def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, reverse=False, cell=None):
     """One LSTM layer in one direction, keeping what the backward pass needs.
 
     Parameters
@@ -93,6 +96,8 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     lengths : array of int (N,), optional
     reverse : bool
         Read each sequence from its own end.
+    cell : lstmx.Cell, optional
+        The options of the cell.
 
     Returns
     -------
@@ -122,7 +127,7 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     (16, 4)
     """
     dtype = _dtype_of(weight_ih, weight_hh, bias)
-    weights = _weights(weight_ih, weight_hh, bias, dtype, copy=True)
+    weights = _weights(cell, weight_ih, weight_hh, bias, dtype, copy=True)
     reverse = validate.flag("reverse", reverse)
     inputs, hidden = (weights.arrays[name].shape[1] for name in ("weight_ih", "weight_hh"))
     rows, context = sequences(x, inputs, dtype, lengths=lengths, single=True).all(own=True)
@@ -171,14 +176,14 @@ def kept(slabs):
     return slabs | {"gates": copy}
 
 
-def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
+def lstm_step(x_t, state, weight_ih, weight_hh, bias=None, *, cell=None):
     """One step of one layer on a batch.
 
     Parameters
     ----------
     x_t : array (N, I)
     state : (h, c), each (N, H), or None for zero
-    weight_ih, weight_hh, bias : as in `lstm_forward`
+    weight_ih, weight_hh, bias, cell : as in `lstm_forward`
 
     Returns
     -------
@@ -186,7 +191,7 @@ def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
     state : (h_t, c_t)
     """
     dtype = _dtype_of(weight_ih, weight_hh, bias)
-    weights = _weights(weight_ih, weight_hh, bias, dtype)
+    weights = _weights(cell, weight_ih, weight_hh, bias, dtype)
     x_t = validate.real_array("x_t", x_t, dtype)
     inputs, hidden = (weights.arrays[name].shape[1] for name in ("weight_ih", "weight_hh"))
     if x_t.ndim != 2 or x_t.shape[1] != inputs:
