@@ -42,7 +42,7 @@ class Tape(NamedTuple):
     weight_hh: np.ndarray
     has_bias: bool
     reverse: bool
-    cell: object
+    cell: object  # of options, or None
 
 
 class Gradients(NamedTuple):
@@ -60,6 +60,11 @@ def sigmoid(a):
     return 0.5 + 0.5 * np.tanh(0.5 * a)
 
 
+def cut(a, bound):
+    """a cut to [-bound, bound]; a itself for None."""
+    return a if bound is None else np.where(np.abs(a.real) > bound, np.sign(a.real) * bound, a)
+
+
 def cell_forward(a, c_prev, cell=None):
     """One step of the cell.
 
@@ -69,6 +74,7 @@ def cell_forward(a, c_prev, cell=None):
         W_ih x_t + W_hh h_{t-1} + b.
     c_prev : ndarray (N, H)
         The memory before the step.
+    cell : with the options `clip` and `cell_clip`, bounds of ``a`` and of ``c``; None for none
 
     Returns
     -------
@@ -82,9 +88,10 @@ def cell_forward(a, c_prev, cell=None):
     >>> print(c.round(6), h.round(6))
     [[0.7]] [[0.604368]]
     """
-    a_i, a_f, a_g, a_o = np.split(a, 4, axis=-1)
+    clip, cell_clip = (None, None) if cell is None else (cell.clip, cell.cell_clip)
+    a_i, a_f, a_g, a_o = np.split(cut(a, clip), 4, axis=-1)
     i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
-    c = f * c_prev + i * g
+    c = cut(f * c_prev + i * g, cell_clip)
     h = o * np.tanh(c)
     return np.concatenate([i, f, g, o], axis=-1), c, h
 
@@ -106,13 +113,19 @@ def cell_backward(gates, c_prev, dh, dc, cell=None):
     da (N, 4H), dc (N, H), dc_prev (N, H)
         dL/da, the whole dL/dc_t, and what the step passes on to c_{t-1}.
     """
+    clip, cell_clip = (None, None) if cell is None else (cell.clip, cell.cell_clip)
     i, f, g, o = np.split(gates, 4, axis=-1)
-    tanh_c = np.tanh(f * c_prev + i * g)
+    memory = f * c_prev + i * g
+    tanh_c = np.tanh(cut(memory, cell_clip))
     do = dh * tanh_c  # h = o * tanh(c)
     dc = dc + dh * o * (1 - tanh_c**2)
-    di, df, dg = dc * g, dc * c_prev, dc * i  # c = f * c_prev + i * g
-    da = [di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)]
-    return np.concatenate(da, axis=-1), dc, dc * f
+    passed = dc if cell_clip is None else dc * (np.abs(memory.real) < cell_clip)  # nothing where c was cut
+    di, df, dg = passed * g, passed * c_prev, passed * i  # c = f * c_prev + i * g
+    da = np.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=-1)
+    if clip is not None:  # nothing where a was cut: there the activation is that of the bound
+        bounds = cell_forward(np.repeat([[-clip], [clip]], gates.shape[-1], axis=1).astype(gates.dtype), 0)[0].real
+        da = da * ((bounds[0] < gates.real) & (gates.real < bounds[1]))
+    return da, dc, passed * f
 
 
 def lstm_step(x_t, state, weight_ih, weight_hh, bias=None, *, cell=None):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from lstmx import init
+from lstmx.functional import validate
 
 
 class Parameter(NamedTuple):
@@ -33,7 +34,36 @@ class Parameter(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """The options of an LSTM cell."""
+    """The options of an LSTM cell; without any it is the plain one.
+
+    Parameters
+    ----------
+    clip : float, optional
+        What enters the activations of the gates and of the candidate is cut to [-clip, clip], as ONNX does.
+    cell_clip : float, optional
+        The memory c_t is cut to [-cell_clip, cell_clip] before it is shown and carried on.
+
+    Notes
+    -----
+    A value that is cut, or lies at the bound, passes no gradient on.
+
+    Examples
+    --------
+    >>> import numpy as np, lstmx
+    >>> lstm = lstmx.LSTM(1, 4, cell=lstmx.Cell(cell_clip=0.5), random_state=0)
+    >>> _, (h, c) = lstm(np.full((50, 1), 9.0))
+    >>> float(np.abs(c).max())
+    0.5
+    """
+
+    clip: float | None = None
+    cell_clip: float | None = None
+
+    def __post_init__(self):
+        for name in ("clip", "cell_clip"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, validate.number(name, value, 0, open_low=True))
 
     @property
     def plain(self):

@@ -4,7 +4,8 @@
 #define LSTMX_CELL_H
 /* As lstmx.functional.cell has them. */
 typedef struct {
-    int special;   /* whether any option is set; all zero is the plain cell */
+    int special;              /* whether any option is set; all zero is the plain cell */
+    double clip, cell_clip;   /* bounds of what enters the activations, and of the memory; 0: none */
 } lstmx_cell;
 #endif
 
@@ -13,16 +14,26 @@ INLINE FN(vec) FN(next_memory)(FN(vec) i, FN(vec) f, FN(vec) g, FN(vec) c_prev) 
     return FN(vfma)(f, c_prev, i * g);
 }
 
-/* M vectors of units, side by side: a[0..M] are those of gate i, then f, o, g; before and after come the activations.
- * c goes from c_{t-1} to c_t; h is h_t. */
-INLINE void FN(cell_step)(const int M, FN(vec) *a, FN(vec) *c, FN(vec) *h) {
-    FN(vec) *i = a, *f = a + M, *o = a + 2 * M, *g = a + 3 * M;
+/* The activations of M vectors of units, side by side: a[0..M] are those of gate i, then f, o, g. */
+INLINE void FN(activate_gates)(const int M, FN(vec) *a) {
     if (3 * M <= REGISTERS / 5) FN(vsigmoid)(3 * M, a);
-    else { FN(vsigmoid)(M, i); FN(vsigmoid)(M, f); FN(vsigmoid)(M, o); }
-    FN(vtanh)(M, g);
-    EACH h[m] = c[m] = FN(next_memory)(i[m], f[m], g[m], c[m]);
+    else { FN(vsigmoid)(M, a); FN(vsigmoid)(M, a + M); FN(vsigmoid)(M, a + 2 * M); }
+    FN(vtanh)(M, a + 3 * M);
+}
+
+/* The plain cell: before a come the sums, after it the activations; c goes from c_{t-1} to c_t; h is h_t. */
+INLINE void FN(cell_step)(const int M, FN(vec) *a, FN(vec) *c, FN(vec) *h) {
+    FN(activate_gates)(M, a);
+    EACH h[m] = c[m] = FN(next_memory)(a[m], a[M + m], a[3 * M + m], c[m]);
     FN(vtanh)(M, h);
-    EACH h[m] = o[m] * h[m];
+    EACH h[m] = a[2 * M + m] * h[m];
+}
+
+INLINE FN(vec) FN(cut)(FN(vec) x, REAL bound) { return FN(at_least)(FN(at_most)(x, bound), -bound); }
+
+/* x where low < value < high, else 0; a NaN reaches the gradient. */
+INLINE FN(vec) FN(between)(FN(vec) low, FN(vec) value, FN(vec) high, FN(vec) x) {
+    return FN(select)(FN(less)(low, value) & FN(less)(value, high), x, x * FN(splat)(0));
 }
 
 /* Whole vectors, or if `part` the first `tail` units of one: a tail is the same code. */
@@ -38,8 +49,12 @@ INLINE void FN(units_forward)(const int part, ptrdiff_t tail, const lstmx_cell *
         a[2] = a[2] + LOAD(bias + 3 * H);
         a[3] = a[3] + LOAD(bias + 2 * H);
     }
-    (void)cell;
-    FN(cell_step)(1, a, &c_t, &h_t);
+    if (cell->clip > 0)
+        UNROLL for (int k = 0; k < 4; k++) a[k] = FN(cut)(a[k], (REAL)cell->clip);
+    FN(activate_gates)(1, a);
+    c_t = FN(next_memory)(a[0], a[1], a[3], c_t);
+    if (cell->cell_clip > 0) c_t = FN(cut)(c_t, (REAL)cell->cell_clip);
+    h_t = a[2] * FN(tanh_of)(c_t);
     STORE(z, a[0]);
     STORE(z + H, a[1]);
     STORE(z + 2 * H, a[3]);
@@ -55,24 +70,37 @@ static NOINLINE void FN(cell_row_forward)(const lstmx_cell *cell, ptrdiff_t H, c
     if (j < H) FN(units_forward)(1, H - j, cell, H, bias ? bias + j : NULL, z + j, c + j, h + j);
 }
 
-INLINE void FN(units_backward)(const int part, ptrdiff_t tail, const lstmx_cell *cell, ptrdiff_t H, REAL *z, const REAL *c_prev,
-                              const REAL *dy, REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
+/* `bound` has sigmoid(-clip), sigmoid(clip) and tanh(clip), if what entered the activations was cut. */
+INLINE void FN(units_backward)(const int part, ptrdiff_t tail, const lstmx_cell *cell, const FN(vec) *bound, ptrdiff_t H,
+                               REAL *z, const REAL *c_prev, const REAL *dy, REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
     const FN(vec) one = FN(splat)(1);
     FN(vec) i = LOAD(z), f = LOAD(z + H), g = LOAD(z + 2 * H), o = LOAD(z + 3 * H), cp = LOAD(c_prev), dh_t = LOAD(dh);
-    (void)cell;
     if (dy) {
         dh_t = dh_t + LOAD(dy);
         STORE(dh, dh_t);
     }
-    FN(vec) tanh_c = FN(tanh_of)(FN(next_memory)(i, f, g, cp));
+    const FN(vec) memory = FN(next_memory)(i, f, g, cp);
+    FN(vec) tanh_c = FN(tanh_of)(cell && cell->cell_clip > 0 ? FN(cut)(memory, (REAL)cell->cell_clip) : memory);
     FN(vec) dc_t = FN(vfma)(dh_t * o, one - tanh_c * tanh_c, LOAD(dc));
-    STORE(z, dc_t * g * i * (one - i));
-    STORE(z + H, dc_t * cp * f * (one - f));
-    STORE(z + 2 * H, dc_t * i * (one - g * g));
-    STORE(z + 3 * H, dh_t * tanh_c * o * (one - o));
-    STORE(dc, dc_t * f);
     if (dh_all) STORE(dh_all, dh_t);
     if (dc_all) STORE(dc_all, dc_t);
+    if (cell && cell->cell_clip > 0) {
+        const FN(vec) top = FN(splat)((REAL)cell->cell_clip);
+        dc_t = FN(between)(-top, memory, top, dc_t);
+    }
+    FN(vec) dz[4] = {dc_t * g * i * (one - i), dc_t * cp * f * (one - f), dc_t * i * (one - g * g),
+                     dh_t * tanh_c * o * (one - o)};
+    if (bound) {
+        dz[0] = FN(between)(bound[0], i, bound[1], dz[0]);
+        dz[1] = FN(between)(bound[0], f, bound[1], dz[1]);
+        dz[2] = FN(between)(-bound[2], g, bound[2], dz[2]);
+        dz[3] = FN(between)(bound[0], o, bound[1], dz[3]);
+    }
+    STORE(z, dz[0]);
+    STORE(z + H, dz[1]);
+    STORE(z + 2 * H, dz[2]);
+    STORE(z + 3 * H, dz[3]);
+    STORE(dc, dc_t * f);
 }
 
 /* The derivative of one row, units j0..j1.
@@ -85,10 +113,19 @@ INLINE void FN(units_backward)(const int part, ptrdiff_t tail, const lstmx_cell 
 static NOINLINE void FN(cell_row_backward)(const lstmx_cell *cell, ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, REAL *z,
                                            const REAL *c_prev, const REAL *dy, REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
 #define AT(p) (p ? p + j : NULL)
+#define UNITS(part, tail, cell, bound)                                                                                   \
+    FN(units_backward)(part, tail, cell, bound, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all))
     ptrdiff_t j = j0;
-    for (; j + LANES <= j1; j += LANES)
-        FN(units_backward)(0, 0, cell, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all));
-    if (j < j1) FN(units_backward)(1, j1 - j, cell, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all));
+    if (!cell->special) {
+        for (; j + LANES <= j1; j += LANES) UNITS(0, 0, NULL, NULL);
+        if (j < j1) UNITS(1, j1 - j, NULL, NULL);
+        return;
+    }
+    const FN(vec) clip = FN(splat)((REAL)cell->clip), bound[3] = {FN(sigmoid_of)(-clip), FN(sigmoid_of)(clip), FN(tanh_of)(clip)};
+    const FN(vec) *bounds = cell->clip > 0 ? bound : NULL;
+    for (; j + LANES <= j1; j += LANES) UNITS(0, 0, cell, bounds);
+    if (j < j1) UNITS(1, j1 - j, cell, bounds);
+#undef UNITS
 #undef AT
 }
 #undef LOAD
