@@ -84,7 +84,9 @@ def get_loss(name, final_activation):
 
 
 def accuracy(target, prediction, threshold=0.5):
-    """The share of rows whose largest output, or of outputs on whose side of the threshold, the target is."""
+    """The share of rows whose largest output is the target's class; for other targets, the share of outputs that are on
+    the same side of the threshold as the target is of 0.5.
+    """
     if target.ndim == 1:
         return float(np.mean(prediction.argmax(axis=1) == target))
     if target.shape[1] > 1 and np.allclose(target.sum(axis=1), 1) and prediction.shape[1] > 1:

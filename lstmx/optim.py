@@ -1,6 +1,6 @@
 """Optimisers and learning-rate schedules: configuration only, the state is the trainer's.
 
-An optimiser says which moments it keeps (`moments`) and makes one step on a contiguous stretch of parameters
+An optimiser says which moments it keeps (`moments`) and makes one step on a contiguous array of parameters
 (`step`), as one fused pass of a compiled kernel.
 """
 
@@ -59,7 +59,7 @@ class SGD(_Optimizer):
     def step(self, p, g, moments, count, rate, scale, decay):
         """Update p in place with the gradient g * scale; `count` is the number of this update, from 1.
 
-        g gets what p was. Returns whether all of p is finite.
+        g is overwritten with the old p, so that a step can be undone. Returns whether all of p is finite.
         """
         weight_decay = self.weight_decay if decay else 0.0
         return kernels.sgd(p, g, moments.get("m"), scale, rate, self.momentum, self.nesterov, weight_decay)
@@ -98,7 +98,7 @@ class RMSprop(_Optimizer):
     def step(self, p, g, moments, count, rate, scale, decay):
         """Update p in place with the gradient g * scale; `count` is the number of this update, from 1.
 
-        g gets what p was. Returns whether all of p is finite.
+        g is overwritten with the old p, so that a step can be undone. Returns whether all of p is finite.
         """
         weight_decay = self.weight_decay if decay else 0.0
         return kernels.rmsprop(
@@ -136,7 +136,7 @@ class Adam(_Optimizer):
     def step(self, p, g, moments, count, rate, scale, decay):
         """Update p in place with the gradient g * scale; `count` is the number of this update, from 1.
 
-        g gets what p was. Returns whether all of p is finite.
+        g is overwritten with the old p, so that a step can be undone. Returns whether all of p is finite.
         """
         weight_decay = self.weight_decay if decay else 0.0
         correction = 1 - self.beta_1**count, 1 - self.beta_2**count

@@ -123,7 +123,7 @@ def intercepted(monkeypatch):
 
 def all_of(data):
     """(inputs (n, W, F), targets (n, B * O)) of training data, in the order of the data."""
-    rows, context, targets, weights = data.take(np.arange(len(data.inputs.lengths)))
+    rows, context, targets, weights = data.batch(np.arange(len(data.inputs.lengths)))
     assert (weights == 1).all()
     return np.array(context.unpack(rows)), targets
 

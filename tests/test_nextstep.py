@@ -117,7 +117,7 @@ def intercepted(monkeypatch):
 
 def all_of(data):
     """(inputs, targets, weights), each a list of (T_i, ..), of training data."""
-    rows, context, targets, weights = data.take(np.arange(len(data.inputs.lengths)))
+    rows, context, targets, weights = data.batch(np.arange(len(data.inputs.lengths)))
     context = SequenceContext(context.lengths, 0, "list")
     return context.unpack(rows), context.unpack(targets), [w[:, 0] for w in context.unpack(weights[:, None])]
 

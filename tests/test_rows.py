@@ -33,7 +33,7 @@ def by_numpy(lengths):
 def test_layout_is_a_stable_sort_by_falling_length(lengths):
     lengths = np.array(lengths, np.int64)
     before = lengths.copy()
-    order, offsets = core_rows.layout(lengths)
+    order, offsets = core_rows.by_length(lengths)
     want, want_offsets = by_numpy(lengths)
     assert (order is None) == (want.tolist() == list(range(len(lengths))))
     assert_array_equal(np.arange(len(lengths)) if order is None else order, want)

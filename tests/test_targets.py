@@ -22,7 +22,7 @@ def list_inputs(lengths=(3, 1, 2)):
 
 def rows_of(targets, inputs):
     chosen = np.arange(len(inputs))
-    return targets.take(chosen, inputs.context(chosen))
+    return targets.rows_of(chosen, inputs.context(chosen))
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1)])
@@ -148,7 +148,7 @@ def weights_of(inputs, y, per_step=False, outputs=1, loss="mse", sample=None, pe
     weights = read_weights(sample, per_class, targets, inputs, outputs, DOUBLE)
     chosen = np.arange(len(inputs))
     context = inputs.context(chosen)
-    return weights.take(chosen, context, targets.take(chosen, context), per_step)
+    return weights.rows_of(chosen, context, targets.rows_of(chosen, context), per_step)
 
 
 def test_weights_are_one_by_default():
@@ -256,7 +256,7 @@ def test_targets_of_a_batch_are_a_copy():
     targets = read_targets(y, inputs, 1, "mse", False, DOUBLE)
     chosen = np.arange(4)
     assert isinstance(targets, Targets)
-    assert not np.shares_memory(targets.take(chosen, inputs.context(chosen)), y)
+    assert not np.shares_memory(targets.rows_of(chosen, inputs.context(chosen)), y)
 
 
 def test_softmax_over_one_class_is_refused():

@@ -70,7 +70,7 @@ def test_divergence_is_named_and_leaves_finite_weights(optimizer, batch_size):
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 @pytest.mark.parametrize("optimizer", [SGD, lstmx.RMSprop, Adam, lstmx.AdamW])
 def test_an_update_to_infinity_is_taken_back_to_the_bit(optimizer, decay, dtype):
-    """With weight decay the flat buffer is updated in several stretches; all of them go back."""
+    """With weight decay the flat buffer is updated in several spans; all of them go back."""
     model, (x, y) = small(dtype=dtype), regression(16)
     kept = []
 

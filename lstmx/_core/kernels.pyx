@@ -246,7 +246,7 @@ def sgd(cnp.ndarray p, cnp.ndarray g, cnp.ndarray m, double scale, double rate, 
         double decay):
     """One step of SGD on p (n,); m (n,) is the momentum buffer, None if momentum is 0.
 
-    Of all three optimisers: g gets what p was. Returns whether all of p is finite.
+    As of all optimisers here: g is overwritten with the old p, and what is returned is whether all of p is finite.
     """
     cdef int format = format_of(p)
     cdef size n = cnp.PyArray_SIZE(p)

@@ -46,7 +46,7 @@ cdef extern from "Python.h":
     int check_signals "PyErr_CheckSignals"() noexcept
 
 cdef double SIGNAL_INTERVAL = 0.05        # seconds between looks for Ctrl-C
-cdef double LONG = 1e6                    # floating-point operations that take some 20 us: then the GIL is let go
+cdef double LONG_WORK = 1e6               # floating-point operations that take some 20 us: then the GIL is let go
 cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it runs serially
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
 cdef size ROWS_PER_THREAD = 4             # fewer, and the tiles are too flat: the units are split instead
@@ -294,7 +294,7 @@ cdef int interrupted() noexcept with gil:
 
 
 cdef void poll(Job *job, int me) noexcept nogil:
-    """The calling thread looks for Ctrl-C now and then."""
+    """The calling thread looks for Ctrl-C, every SIGNAL_INTERVAL."""
     if me == 0 and job.last != 0 and lstmx_now() - job.last > SIGNAL_INTERVAL:
         if interrupted() != 0:
             lstmx_cancel(job.team)
@@ -450,7 +450,7 @@ cdef int launch(part_function part, void *task, int wanted, int budget, double w
     `budget`; a long one lets go of the GIL."""
     cdef PyThreadState *state
     cdef int threads
-    if work <= LONG:
+    if work <= LONG_WORK:
         part(task, 0, 1)
         return 0
     state = let_go(True)
@@ -475,7 +475,7 @@ cdef void job_part(void *task, int me, int members) noexcept nogil:
 cdef int run(Job *job, int budget) except -1:
     """A job that `share_out` has shared out."""
     cdef double work = operations(&job.layer) * (3 if job.backward else 1)
-    job.last = lstmx_now() if work > LONG else 0
+    job.last = lstmx_now() if work > LONG_WORK else 0
     launch(job_part, job, job.threads, budget, work)
     return -1 if lstmx_cancelled(job.team) else 0   # the exception is set
 

@@ -1,4 +1,4 @@
-"""Weights in the forms that kernels read: panels of the tile (c/pack.h describes them), and plain matrices for BLAS.
+"""Weights in the forms that kernels read: panels of the tile (c/pack.h describes them), and matrices for BLAS.
 
 lstmx.functional.panels builds them once and keeps them.
 """

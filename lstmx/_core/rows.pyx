@@ -16,7 +16,7 @@ ctypedef fused source:
     double
 
 
-def layout(const int64_t[::1] lengths):
+def by_length(const int64_t[::1] lengths):
     """(order, offsets) of sequences of these lengths (N,), longest first, equally long ones in the order given.
 
     order (N,) is None if that is the order given; offsets (max(lengths) + 1,) is the first packed row of each step.

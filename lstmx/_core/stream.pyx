@@ -68,7 +68,7 @@ cdef class Stack:
         self.layers, self.directions, self.type_number = layers, directions, type_number
         self.inputs, self.hidden, self.outputs, self.itemsize = first.inputs, first.hidden, first.outputs, first.job.itemsize
 
-    cdef bint plain(self, object x) noexcept:
+    cdef bint readable(self, object x) noexcept:
         """Whether x is an array that can be read where it lies, by whole steps of the last axis."""
         return (cnp.PyArray_CheckExact(x) and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.type_number
                 and cnp.PyArray_ISBEHAVED_RO(<cnp.ndarray>x))
@@ -76,7 +76,7 @@ cdef class Stack:
     cdef bint state_fits(self, object a, int ndim, size batch, size width) noexcept:
         """Whether a is a contiguous (L*D, N, width), or (L*D, width) where there is one sequence."""
         cdef cnp.ndarray array
-        if not self.plain(a):
+        if not self.readable(a):
             return False
         array = <cnp.ndarray>a
         return (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_NDIM(array) == ndim
@@ -92,7 +92,7 @@ cdef class Stack:
         if type(out) is not tuple or len(<tuple>out) != 2:
             return False
         pair = (<tuple>out)[1]
-        if type(pair) is not tuple or len(<tuple>pair) != 2 or not self.plain((<tuple>out)[0]):
+        if type(pair) is not tuple or len(<tuple>pair) != 2 or not self.readable((<tuple>out)[0]):
             return False
         y = <cnp.ndarray>(<tuple>out)[0]
         if cnp.PyArray_NDIM(y) != ndim or not cnp.PyArray_IS_C_CONTIGUOUS(y):
@@ -132,7 +132,7 @@ cdef class Stack:
         cdef cnp.npy_intp shape[3]
         cdef int ndim, lead, k
         cdef size N = 1, T = 1, x_row = 0, x_step = 0, unit = self.itemsize, wide = self.directions * self.outputs
-        if not self.plain(x):
+        if not self.readable(x):
             return None
         a = <cnp.ndarray>x
         ndim = cnp.PyArray_NDIM(a)

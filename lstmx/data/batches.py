@@ -68,12 +68,12 @@ class Data:
         """The caller's indices of these sequences."""
         return chosen
 
-    def take(self, chosen):
+    def batch(self, chosen):
         """(rows, context, target rows, weight rows) of a batch."""
         context = self.inputs.context(chosen)
         rows = self.inputs.rows_of(chosen, context)
-        target = self.targets.take(chosen, context)
-        return rows, context, target, self.weights.take(chosen, context, target, self.targets.per_step)
+        target = self.targets.rows_of(chosen, context)
+        return rows, context, target, self.weights.rows_of(chosen, context, target, self.targets.per_step)
 
 
 class Subset:
@@ -89,6 +89,6 @@ class Subset:
         """The caller's indices of these sequences."""
         return self.chosen[chosen]
 
-    def take(self, chosen):
-        """As `Data.take`, by the index within the subset."""
-        return self.data.take(self.chosen[chosen])
+    def batch(self, chosen):
+        """As `Data.batch`, by the index within the subset."""
+        return self.data.batch(self.chosen[chosen])

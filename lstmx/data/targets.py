@@ -25,7 +25,7 @@ class Targets:
         values = self.steps.x if self.per_step else self.values
         return values.dtype.kind == "i" or bool(np.isin(values, (0, 1)).all())
 
-    def take(self, chosen, context):
+    def rows_of(self, chosen, context):
         """Rows of the batch, in the order of the model's output."""
         if self.per_step:
             return self.steps.rows_of(chosen, context)
@@ -110,11 +110,11 @@ def _check_labels(name, array, outputs):
 
 
 def read_weights(sample_weight, class_weight, targets, inputs, outputs, dtype, prefix=""):
-    """`Weights` from what fit was given."""
+    """`RowWeights` from what fit was given."""
     weights = None
     if sample_weight is not None:
         weights = _read_sample_weight(prefix + "sample_weight", sample_weight, targets, inputs, dtype)
-    return Weights(weights, read_class_weight(class_weight, targets, inputs, outputs), dtype)
+    return RowWeights(weights, read_class_weight(class_weight, targets, inputs, outputs), dtype)
 
 
 def _read_sample_weight(name, value, targets, inputs, dtype):
@@ -166,14 +166,14 @@ def read_class_weight(class_weight, targets, inputs, outputs):
     return weights
 
 
-class Weights:
+class RowWeights:
     """One weight per row of a batch: the sample's times its class's."""
 
     def __init__(self, sample, per_class, dtype):
         self.sample, self.per_class, self.dtype = sample, per_class, dtype
         self._ones = np.ones(0, dtype)
 
-    def take(self, chosen, context, targets, per_step):
+    def rows_of(self, chosen, context, targets, per_step):
         """Weights (rows,) in the order of the model's output."""
         if self.sample is None and self.per_class is None:
             if len(self._ones) != len(targets):
@@ -182,7 +182,7 @@ class Weights:
             return self._ones
         weight = np.ones(len(targets), self.dtype)
         if self.sample is not None and self.sample.per_step == per_step:
-            weight *= self.sample.take(chosen, context)
+            weight *= self.sample.rows_of(chosen, context)
         elif self.sample is not None:  # one per sequence, for every step of it
             weight *= self.sample.values[chosen[context.places[0]]]
         if self.per_class is not None:

@@ -8,7 +8,7 @@ from sklearn.metrics import r2_score
 
 from lstmx import predictors
 from lstmx.data import batches, panel
-from lstmx.data.targets import Weights
+from lstmx.data.targets import RowWeights
 from lstmx.estimators._base import LSTMEstimator, Problem, delegated
 from lstmx.estimators._nextstep import minus_error
 from lstmx.estimators._regressor import LOSSES
@@ -28,7 +28,7 @@ class _Blocks:
     def __init__(self, values, starts, block):
         self.values, self.starts, self.ahead = values, starts, np.arange(block)
 
-    def take(self, chosen, context):
+    def rows_of(self, chosen, context):
         """(n, block * O) in the order of the model's output."""
         places = self.starts[context.sort(chosen)][:, None] + self.ahead
         return self.values[places].reshape(len(places), -1)
@@ -270,7 +270,7 @@ model_, parameters_
         lengths = np.full(len(starts), window, np.int64)
         windows = Sequences(series, lengths, dtype, form="list", starts=starts)
         blocks = _Blocks(np.concatenate(targets).astype(dtype), starts + window, block)
-        data = batches.Data(windows, blocks, Weights(None, None, dtype))
+        data = batches.Data(windows, blocks, RowWeights(None, None, dtype))
         return data, np.flatnonzero(~held), np.flatnonzero(held)
 
     def _calibrate(self, predictor, series, exogenous, splits):

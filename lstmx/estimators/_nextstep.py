@@ -8,7 +8,7 @@ from sklearn.covariance import MinCovDet
 
 from lstmx import predictors
 from lstmx.data import batches, panel
-from lstmx.data.targets import Targets, Weights
+from lstmx.data.targets import Targets, RowWeights
 from lstmx.estimators._base import LSTMEstimator, Problem, delegated
 from lstmx.estimators._input import is_table, read_weight, read_X, weighed
 from lstmx.estimators._training import fitting
@@ -56,7 +56,7 @@ class _NextStepEstimator(LSTMEstimator):
         else:
             rows, starts, lengths, _ = stretches
             inputs = Sequences(rows, lengths, dtype, form="list", starts=starts, affine=affine)
-        whole = predictors.NextStep(inputs, Weights(sample, None, dtype))
+        whole = predictors.NextStep(inputs, RowWeights(sample, None, dtype))
         problem = Problem(
             self._kind, config, arrays, whole if rest is None else batches.Subset(whole, train), "mse", "linear", True,
             dtype, None if rest is None else batches.Subset(whole, rest), minus_error,

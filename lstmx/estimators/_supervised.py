@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from lstmx.data import batches, panel
-from lstmx.data.targets import Targets, Weights
+from lstmx.data.targets import Targets, RowWeights
 from lstmx.estimators._base import LSTMEstimator, Problem
 from lstmx.estimators._input import as_array, is_table, read_weight, read_X, weighed
 from lstmx.estimators._training import fitting, warn
@@ -126,7 +126,7 @@ class SupervisedEstimator(LSTMEstimator):
         inputs = data.sequences(dtype, panel.affine(arrays, dtype))
         targets = Targets(self._rows(target, data, config, arrays, dtype), config.get("target") == "step")
         sample = None if weight is None else Targets(weight.astype(dtype), False)
-        return batches.Data(inputs, targets, Weights(sample, None, dtype))
+        return batches.Data(inputs, targets, RowWeights(sample, None, dtype))
 
     def _held_out(self, X, y, weight, config, arrays, dtype):
         if y is None:

@@ -145,7 +145,7 @@ def lstm_backward(tape, dy, dstate=None, *, retain=False):
     ----------
     tape : from `lstm_forward`
     dy : in the form and shape of y, or None for zero
-        What stands on the padding is ignored.
+        Its values on padding are ignored.
     dstate : (dh_n, dc_n), each (N, H), optional
     retain : bool
         Keep the tape for a second pass, at the cost of a copy of its gates.

@@ -2,7 +2,7 @@
 
 A batch is sorted by length, longest first. At step t the sequences still running are the first n_t, and their rows
 stand together: rows offsets[t] to offsets[t + 1] of an (S, features) array, S = sum of lengths. Layers without time
-(Dense, Dropout, Embedding) see plain rows; an LSTM sees one contiguous block a step; padding does not exist, so its
+(Dense, Dropout, Embedding) see rows; an LSTM sees one contiguous block a step; padding does not exist, so its
 content cannot matter.
 """
 
@@ -39,7 +39,7 @@ class SequenceContext:
         self.lengths = lengths
         self.batch = len(lengths)
         self.form = form
-        self.order, self.offsets = core_rows.layout(np.ascontiguousarray(lengths, np.int64))
+        self.order, self.offsets = core_rows.by_length(np.ascontiguousarray(lengths, np.int64))
         self.steps = len(self.offsets) - 1 if steps is None else steps
         self.uniform = int(self.offsets[-1]) == self.batch * (len(self.offsets) - 1)
         self._found, self._twin = {}, None  # what was asked for once, by name; the same with other directions

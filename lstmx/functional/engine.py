@@ -45,7 +45,7 @@ class _Compiled:
             parts.append(None if backward else bias)
         return loop.Direction(weights.cell, ih.shape[1], len(ih) // 4, *parts, self.products, fused, backward)
 
-    def layout(self, rows, batch, steps, inputs, hidden, cell, dtype, *, training):
+    def memory(self, rows, batch, steps, inputs, hidden, cell, dtype, *, training):
         """What one direction of one layer allocates beside its results: (bytes of scratch, bytes of the tape).
 
         Parameters
@@ -190,8 +190,8 @@ class ReferenceEngine:
     slab = staticmethod(allocate.padded)
 
     @staticmethod
-    def layout(rows, batch, steps, inputs, hidden, cell, dtype, *, training):
-        """As `_Compiled.layout`, of the slabs alone."""
+    def memory(rows, batch, steps, inputs, hidden, cell, dtype, *, training):
+        """As `_Compiled.memory`, of the slabs alone."""
         return 0, training * rows * (4 * hidden + sum(cell.widths(hidden))) * np.dtype(dtype).itemsize
 
     @staticmethod

@@ -292,7 +292,7 @@ class LSTM(Layer):
         tape : from `forward`
             Used up, unless `retain`.
         dy : in the form and shape of y, or None for zero
-            dL/dy; what stands on the padding is ignored.
+            dL/dy; its values on padding are ignored.
         dstate : (dh_n, dc_n), each (L*D, N, H), optional
         retain : bool
             Keep the tape for another pass, at the cost of a copy of the gates.
@@ -444,7 +444,7 @@ class LSTM(Layer):
         wide = directions * self._outputs
         scratch = tape = 0  # bytes: of the layer that needs most; of all layers
         for inputs in [self.input_size] + [wide] * (layers - 1):
-            sizes = engine.layout(rows, N, T, inputs, self.hidden_size, self.cell, self.dtype, training=training)
+            sizes = engine.memory(rows, N, T, inputs, self.hidden_size, self.cell, self.dtype, training=training)
             scratch, tape = max(scratch, sizes[0]), tape + directions * sizes[1]
         states = layers * directions * N * sum(self.cell.widths(self.hidden_size))
         if training:

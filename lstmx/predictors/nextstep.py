@@ -25,18 +25,18 @@ def behind(rows, context):
 
 
 class NextStep(Data):
-    """Sequences and their `Weights`, whose targets are they themselves."""
+    """Sequences and their `RowWeights`, whose targets are they themselves."""
 
     per_step = True
 
     def __init__(self, inputs, weights):
         super().__init__(inputs, self, weights)
 
-    def take(self, chosen):
+    def batch(self, chosen):
         """(rows, context, target rows, weight rows) of a batch."""
         context = self.inputs.context(chosen)
         rows = self.inputs.rows_of(chosen, context)
-        return behind(rows, context), context, rows, self.weights.take(chosen, context, rows, True)
+        return behind(rows, context), context, rows, self.weights.rows_of(chosen, context, rows, True)
 
 
 class _NextStepPredictor(Predictor):

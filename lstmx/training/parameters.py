@@ -38,7 +38,7 @@ class Parameters:
             store.bind(views)
 
     def changed(self):
-        """The layers look into other numbers now."""
+        """The numbers in the buffers have changed: layers drop what they derived from them."""
         for store in self.stores:
             store.changed()
 
@@ -74,14 +74,14 @@ class Parameters:
             out[k][name] = None
         return out
 
-    def stretches(self, optimizer):
-        """(slice, decays) of the flat buffer: one stretch if nothing decays, else runs of segments that decay alike."""
+    def spans(self, optimizer):
+        """(slice, decays) of the flat buffer: all of it if nothing decays, else neighbours that decay alike together."""
         if not optimizer.weight_decay:
             return [(slice(0, self.size), False)] if self.size else []
-        runs = []
+        spans = []
         for _, _, place, _, decays in self.segments:
-            if runs and runs[-1][1] == decays:
-                runs[-1] = slice(runs[-1][0].start, place.stop), decays
+            if spans and spans[-1][1] == decays:
+                spans[-1] = slice(spans[-1][0].start, place.stop), decays
             else:
-                runs.append((place, decays))
-        return runs
+                spans.append((place, decays))
+        return spans

@@ -37,7 +37,7 @@ class TrainerState:
     reason: str | None = None  # why it has ended training
 
     def keep(self):
-        """Make the weights of now the best."""
+        """Keep the present weights as the best."""
         self.best = {"values": self.values.copy(), "tables": {name: t.copy() for name, t in self.tables.items()}}
 
 
@@ -63,7 +63,7 @@ class Trainer:
             self.state.memory = self.watcher.start()
         self._stop = False
         self._out = self.parameters.outputs()
-        self._stretches = self._cut()
+        self._spans = self._cut()
         self._rate = None if callable(optimizer.learning_rate) else optimizer.rate(0)
 
     def _fresh_state(self, rng):
@@ -76,11 +76,11 @@ class Trainer:
         )  # fmt: skip
 
     def _cut(self):
-        """(parameters, gradient, moments, decays) of every stretch of the flat buffers that decays alike."""
+        """(parameters, gradient, moments, decays) of every span of the flat buffers that decays alike."""
         values, moments, gradient = self.state.values, self.state.moments, self.parameters.gradient
         return [
             (values[place], gradient[place], {name: m[place] for name, m in moments.items()}, decays)
-            for place, decays in self.parameters.stretches(self.optimizer)
+            for place, decays in self.parameters.spans(self.optimizer)
         ]
 
     def stop(self):
@@ -174,7 +174,7 @@ class Trainer:
     def _batch(self, chosen, rate, place, outputs):
         """One update; returns (sum of weighted losses, sum of weights)."""
         keys = draw_keys(self.state.rng, len(self.model.layers))
-        rows, context, target, weight = self.data.take(chosen)
+        rows, context, target, weight = self.data.batch(chosen)
         batch = chosen, context, rows, target
         run = Run(keep=True, key=keys, activation=self.activation)
         prediction, _, _, tape = self.model.forward_rows(rows, context, None, run)
@@ -225,7 +225,7 @@ class Trainer:
         scale = self.clip_norm / norm if self.clip_norm is not None and norm > self.clip_norm else 1.0
         count = state.updates + 1
         finite = True
-        for p, g, moments, decays in self._stretches:
+        for p, g, moments, decays in self._spans:
             finite &= optimizer.step(p, g, moments, count, rate, scale, decays)
         touched = {}
         for name, g in tables.items():
@@ -267,7 +267,7 @@ class Trainer:
         """(loss, [(targets, predictions, weights) of every batch]) on `data`, without dropout."""
         total, weight, outputs = 0.0, 0.0, []
         for chosen in plan(data.inputs.lengths, max(self.batch_size, 64), False, None):
-            rows, context, target, w = data.take(chosen)
+            rows, context, target, w = data.batch(chosen)
             prediction = self.model.forward_rows(rows, context, None, Run(activation=self.activation))[0]
             total += self.loss.total(prediction, target, w)[0]
             weight += kernels.total(w)

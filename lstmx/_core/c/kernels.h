@@ -1,4 +1,4 @@
-/* The kernels on plain rows, one row of the table each: KERNEL(what it returns, its name, (its arguments)).
+/* The kernels on rows, one row of the table each: KERNEL(what it returns, its name, (its arguments)).
  *
  * core.h makes the fields of lstmx_kernels of this file, real.h the entries: the function FN(name) with these arguments.
  * Arrays are of the format of the table; scalars come as double and are rounded to that format first. */

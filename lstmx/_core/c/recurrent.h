@@ -19,8 +19,8 @@ static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptr
                            ptrdiff_t p1, void *sums) {
     const unsigned saved = flush_subnormals();
     const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
-    /* Tall groups of rows reuse a panel best: of all rows of the block where they lie evenly, else of the steps of one
-     * sequence, else of one step. */
+    /* A panel is read once for a group of rows, so the groups are as large as possible: all rows of the block if one
+     * stride leads through them (`whole`), else all steps of one sequence (`along`), else all rows of one step. */
     const int whole = l->windows || (r0 == 0 && r1 >= l->batch && !l->offsets && l->x_step == l->batch * l->x_row);
     const int along = !l->offsets && r1 - r0 < t1 - t0;
     const ptrdiff_t outer = whole ? 1 : along ? r1 - r0 : t1 - t0;
@@ -44,11 +44,12 @@ static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptr
     restore_control(saved);
 }
 
-/* Where the results of cells go: M of them side by side, a step apart, which are rows of one panel or panels of one row. */
+/* Where the results of M cells go that are computed together: rows of one panel, or panels of one row. Each array has its
+ * own distance from one cell to the next. */
 typedef struct {
-    REAL *c, *c_prev, *y, *h_next, *gates;   /* of the first; c_prev, h_next and gates are NULL in inference */
+    REAL *c, *c_prev, *y, *h_next, *gates;   /* of the first cell; c_prev, h_next and gates are NULL in inference */
     ptrdiff_t c_step, y_step, h_step, gates_step;
-    ptrdiff_t next;                          /* so many of them have a next step, whose place h_next is */
+    ptrdiff_t next;                          /* how many of them have a next step; h_next is its row of h_prev */
 } FN(results);
 
 INLINE void FN(advance)(FN(results) *o, ptrdiff_t count) {
@@ -63,8 +64,8 @@ INLINE void FN(advance)(FN(results) *o, ptrdiff_t count) {
 }
 
 /* The end of a tile: activations and new state of M cells of `lanes` units each, from their sums z. `part`: only `tail` units
- * of the vector exist. `own_h` (or NULL) is for the next step's eyes: there, as in c, whole vectors have room, for a load does
- * not see a masked store before it has reached the cache. */
+ * of the vector exist. `own_h`, or NULL, is a second copy of h, which the next step reads. It and c then have room for whole
+ * vectors, so that no masked store is needed: a load right after one has to wait until it has reached the cache. */
 INLINE void FN(finish)(const int M, const int part, ptrdiff_t tail, ptrdiff_t H, const REAL *z, ptrdiff_t z_step,
                        ptrdiff_t lanes, const FN(results) *o, REAL *own_h) {
 #define LOAD(p) (part ? FN(load_part)(p, tail) : FN(load)(p))
