@@ -8,7 +8,7 @@ from sklearn.covariance import MinCovDet
 
 from lstmx import predictors
 from lstmx.data import batches, panel
-from lstmx.data.targets import Targets, RowWeights
+from lstmx.data.targets import RowWeights, Targets
 from lstmx.estimators._base import LSTMEstimator, Problem, delegated
 from lstmx.estimators._input import is_table, read_weight, read_X, weighed
 from lstmx.estimators._training import fitting

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from lstmx.data import batches, panel
-from lstmx.data.targets import Targets, RowWeights
+from lstmx.data.targets import RowWeights, Targets
 from lstmx.estimators._base import LSTMEstimator, Problem
 from lstmx.estimators._input import as_array, is_table, read_weight, read_X, weighed
 from lstmx.estimators._training import fitting, warn

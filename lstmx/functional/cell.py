@@ -3,7 +3,7 @@ importers read.
 """
 
 from dataclasses import asdict, dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 from typing import NamedTuple
 
 from lstmx import init
@@ -65,7 +65,7 @@ class Cell:
             if value is not None:
                 object.__setattr__(self, name, validate.number(name, value, 0, open_low=True))
 
-    @property
+    @cached_property
     def plain(self):
         """Whether no option is set."""
         return not self.config()

@@ -219,7 +219,7 @@ class Last(_Plain):
     _both_ends = False  # whether a second direction is read where it ends, at the first step
 
     def _places(self, context, width):
-        """(packed rows of the last steps, those of the first steps, their sequences, features of the forward direction)."""
+        """(packed rows of the last steps, of the first steps, their sequences, features of the forward direction)."""
         half = width // context.directions if self._both_ends else width
         if context.uniform and len(context.offsets) > 1:
             return slice(-context.batch, None), slice(context.batch), slice(None), half

@@ -75,7 +75,7 @@ class Parameters:
         return out
 
     def spans(self, optimizer):
-        """(slice, decays) of the flat buffer: all of it if nothing decays, else neighbours that decay alike together."""
+        """(slice, decays) of the flat buffer: all of it if nothing decays, else neighbours that decay alike."""
         if not optimizer.weight_decay:
             return [(slice(0, self.size), False)] if self.size else []
         spans = []

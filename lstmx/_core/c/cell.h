@@ -70,7 +70,13 @@ static NOINLINE void FN(cell_row_forward)(const lstmx_cell *cell, ptrdiff_t H, c
     if (j < H) FN(units_forward)(1, H - j, cell, H, bias ? bias + j : NULL, z + j, c + j, h + j);
 }
 
-/* `bound` has sigmoid(-clip), sigmoid(clip) and tanh(clip), if what entered the activations was cut. */
+/* The gradient of what entered an activation, 0 if it was cut: then the activation is one of `bound`, which is sigmoid(-clip),
+ * sigmoid(clip) and tanh(clip), or NULL. */
+INLINE FN(vec) FN(unless_cut)(const FN(vec) *bound, const int tanh, FN(vec) activation, FN(vec) gradient) {
+    if (!bound) return gradient;
+    return FN(between)(tanh ? -bound[2] : bound[0], activation, tanh ? bound[2] : bound[1], gradient);
+}
+
 INLINE void FN(units_backward)(const int part, ptrdiff_t tail, const lstmx_cell *cell, const FN(vec) *bound, ptrdiff_t H,
                                REAL *z, const REAL *c_prev, const REAL *dy, REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
     const FN(vec) one = FN(splat)(1);
@@ -88,19 +94,29 @@ INLINE void FN(units_backward)(const int part, ptrdiff_t tail, const lstmx_cell 
         const FN(vec) top = FN(splat)((REAL)cell->cell_clip);
         dc_t = FN(between)(-top, memory, top, dc_t);
     }
-    FN(vec) dz[4] = {dc_t * g * i * (one - i), dc_t * cp * f * (one - f), dc_t * i * (one - g * g),
-                     dh_t * tanh_c * o * (one - o)};
-    if (bound) {
-        dz[0] = FN(between)(bound[0], i, bound[1], dz[0]);
-        dz[1] = FN(between)(bound[0], f, bound[1], dz[1]);
-        dz[2] = FN(between)(-bound[2], g, bound[2], dz[2]);
-        dz[3] = FN(between)(bound[0], o, bound[1], dz[3]);
-    }
-    STORE(z, dz[0]);
-    STORE(z + H, dz[1]);
-    STORE(z + 2 * H, dz[2]);
-    STORE(z + 3 * H, dz[3]);
+    STORE(z, FN(unless_cut)(bound, 0, i, dc_t * g * i * (one - i)));
+    STORE(z + H, FN(unless_cut)(bound, 0, f, dc_t * cp * f * (one - f)));
+    STORE(z + 2 * H, FN(unless_cut)(bound, 1, g, dc_t * i * (one - g * g)));
+    STORE(z + 3 * H, FN(unless_cut)(bound, 0, o, dh_t * tanh_c * o * (one - o)));
     STORE(dc, dc_t * f);
+}
+
+INLINE void FN(row_backward)(const lstmx_cell *cell, const FN(vec) *bound, ptrdiff_t j, ptrdiff_t j1, ptrdiff_t H, REAL *z,
+                             const REAL *c_prev, const REAL *dy, REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
+#define AT(p) (p ? p + j : NULL)
+    for (; j + LANES <= j1; j += LANES)
+        FN(units_backward)(0, 0, cell, bound, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all));
+    if (j < j1)
+        FN(units_backward)(1, j1 - j, cell, bound, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all));
+#undef AT
+}
+
+static NOINLINE void FN(row_backward_with_options)(const lstmx_cell *cell, ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, REAL *z,
+                                                   const REAL *c_prev, const REAL *dy, REAL *dh, REAL *dc, REAL *dh_all,
+                                                   REAL *dc_all) {
+    const FN(vec) clip = FN(splat)((REAL)cell->clip);
+    const FN(vec) bound[3] = {FN(sigmoid_of)(-clip), FN(sigmoid_of)(clip), FN(tanh_of)(clip)};
+    FN(row_backward)(cell, cell->clip > 0 ? bound : NULL, j0, j1, H, z, c_prev, dy, dh, dc, dh_all, dc_all);
 }
 
 /* The derivative of one row, units j0..j1.
@@ -112,21 +128,8 @@ INLINE void FN(units_backward)(const int part, ptrdiff_t tail, const lstmx_cell 
  * dh_all, dc_all (H) or NULL   out: the whole dL/dh_t and dL/dc_t */
 static NOINLINE void FN(cell_row_backward)(const lstmx_cell *cell, ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, REAL *z,
                                            const REAL *c_prev, const REAL *dy, REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
-#define AT(p) (p ? p + j : NULL)
-#define UNITS(part, tail, cell, bound)                                                                                   \
-    FN(units_backward)(part, tail, cell, bound, H, z + j, c_prev + j, AT(dy), dh + j, dc + j, AT(dh_all), AT(dc_all))
-    ptrdiff_t j = j0;
-    if (!cell->special) {
-        for (; j + LANES <= j1; j += LANES) UNITS(0, 0, NULL, NULL);
-        if (j < j1) UNITS(1, j1 - j, NULL, NULL);
-        return;
-    }
-    const FN(vec) clip = FN(splat)((REAL)cell->clip), bound[3] = {FN(sigmoid_of)(-clip), FN(sigmoid_of)(clip), FN(tanh_of)(clip)};
-    const FN(vec) *bounds = cell->clip > 0 ? bound : NULL;
-    for (; j + LANES <= j1; j += LANES) UNITS(0, 0, cell, bounds);
-    if (j < j1) UNITS(1, j1 - j, cell, bounds);
-#undef UNITS
-#undef AT
+    if (cell->special) FN(row_backward_with_options)(cell, j0, j1, H, z, c_prev, dy, dh, dc, dh_all, dc_all);
+    else FN(row_backward)(NULL, NULL, j0, j1, H, z, c_prev, dy, dh, dc, dh_all, dc_all);
 }
 #undef LOAD
 #undef STORE
