@@ -80,6 +80,10 @@ cdef extern from "core.h" nogil:
     const lstmx_isa *lstmx_isa_at(int index) noexcept
     int lstmx_isa_supported(int index) noexcept
 
+cdef extern from "control.h" nogil:
+    unsigned flush_subnormals() noexcept
+    void restore_control(unsigned saved) noexcept
+
 cdef extern from "team.h" nogil:
     int LSTMX_OPENMP
     int omp_get_max_threads() noexcept

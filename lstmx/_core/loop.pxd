@@ -35,6 +35,7 @@ cdef struct Job:
     size strip_bytes
     int split_units
     int threads                # wanted; the team may be smaller
+    unsigned control           # the control word of the caller
     double last                # when the signals were looked at; 0 in a short call, which does not look
     lstmx_team own
     lstmx_team *team           # own, or that of the direction beside it

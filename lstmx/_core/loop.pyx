@@ -34,9 +34,10 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from lstmx._core.cell cimport set_cell
-from lstmx._core.core cimport (let_go, LSTMX_OPENMP, lstmx_cancel, lstmx_cancelled, lstmx_claim, lstmx_layer, lstmx_now,
+from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_cancel, lstmx_cancelled, lstmx_claim, lstmx_layer, lstmx_now,
                                lstmx_products, lstmx_release, lstmx_stopped, lstmx_tile, lstmx_wait, omp_get_max_threads,
-                               omp_get_num_threads, omp_get_thread_num, omp_in_parallel, PyThreadState, take_back)
+                               omp_get_num_threads, omp_get_thread_num, omp_in_parallel, PyThreadState, restore_control,
+                               take_back)
 from lstmx._core.isa cimport format_of
 from lstmx._core.panels cimport Panels
 
@@ -296,8 +297,10 @@ cdef int interrupted() noexcept with gil:
 cdef void poll(Job *job, int me) noexcept nogil:
     """The calling thread looks for Ctrl-C, every SIGNAL_INTERVAL."""
     if me == 0 and job.last != 0 and lstmx_now() - job.last > SIGNAL_INTERVAL:
+        restore_control(job.control)   # a signal handler is Python
         if interrupted() != 0:
             lstmx_cancel(job.team)
+        flush_subnormals()
         job.last = lstmx_now()
 
 
@@ -440,9 +443,16 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
 
 # Threads, the GIL and Ctrl-C: here and nowhere else.
 
+cdef void flushed(part_function part, void *task, int me, int members) noexcept nogil:
+    """A part with subnormals flushed to zero."""
+    cdef unsigned saved = flush_subnormals()
+    part(task, me, members)
+    restore_control(saved)
+
+
 cdef void team(part_function part, void *task, int threads) noexcept nogil:
     with parallel(num_threads=threads):
-        part(task, omp_get_thread_num(), omp_get_num_threads())
+        flushed(part, task, omp_get_thread_num(), omp_get_num_threads())
 
 
 cdef int launch(part_function part, void *task, int wanted, int budget, double work) except -1:
@@ -451,12 +461,12 @@ cdef int launch(part_function part, void *task, int wanted, int budget, double w
     cdef PyThreadState *state
     cdef int threads
     if work <= LONG_WORK:
-        part(task, 0, 1)
+        flushed(part, task, 0, 1)
         return 0
     state = let_go(True)
     threads = lstmx_claim(1 if omp_in_parallel() or not worth_threads(work) else wanted, budget)
     if threads == 1:
-        part(task, 0, 1)
+        flushed(part, task, 0, 1)
     else:
         team(part, task, threads)
     lstmx_release(threads)
@@ -472,10 +482,17 @@ cdef void job_part(void *task, int me, int members) noexcept nogil:
         forward_part(job, me, members)
 
 
+cdef void set_clock(Job *job, double work) noexcept:
+    """What `poll` needs, if the call is long."""
+    job.last = lstmx_now() if work > LONG_WORK else 0
+    job.control = flush_subnormals()
+    restore_control(job.control)
+
+
 cdef int run(Job *job, int budget) except -1:
     """A job that `share_out` has shared out."""
     cdef double work = operations(&job.layer) * (3 if job.backward else 1)
-    job.last = lstmx_now() if work > LONG_WORK else 0
+    set_clock(job, work)
     launch(job_part, job, job.threads, budget, work)
     return -1 if lstmx_cancelled(job.team) else 0   # the exception is set
 
@@ -495,7 +512,8 @@ cdef int run_both(Job *one, Job *other, int budget) except -1:
     jobs[0], jobs[1] = one, other
     one.split_units = other.split_units = 0
     other.team = one.team   # cancelled together
-    one.last = lstmx_now()
+    set_clock(one, LONG_WORK + 1)
+    other.control = one.control
     launch(both_part, jobs, 2, budget, operations(&one.layer) + operations(&other.layer))
     return -1 if lstmx_cancelled(one.team) else 0
 

@@ -33,7 +33,7 @@ class _Compiled:
         return weights.get("forward", self._direction, weights)
 
     def _backward(self, weights, need_dx):
-        return weights.get(f"backward {need_dx}", self._direction, weights, True, need_dx)
+        return weights.get("with dx" if need_dx else "without dx", self._direction, weights, True, need_dx)
 
     def _direction(self, weights, backward=False, need_dx=True):
         ih, hh, bias = weights.arrays["weight_ih"], weights.arrays["weight_hh"], weights.arrays.get("bias")

@@ -79,7 +79,7 @@ class LSTM(Layer):
         self.cell = Cell() if cell is None else cell
         if not isinstance(self.cell, Cell):
             raise TypeError(f"cell: got {cell!r}, must be an lstmx.Cell")
-        self._outputs = self.cell.widths(self.hidden_size)[0]
+        self._outputs, self._memory = self.cell.widths(self.hidden_size)
         self._names = [p.name for p in self.cell.parameters(1, 1, self.bias)]
         self._setup(dtype, random_state)
         self._rng = _dropout_rng(random_state)
@@ -233,7 +233,8 @@ class LSTM(Layer):
 
     def _state_shapes(self, *batch):
         """The shapes of h and c, (L*D, N, H), or without N."""
-        return [(self.num_layers * self.directions, *batch, width) for width in self.cell.widths(self.hidden_size)]
+        parts = self.num_layers * self.directions
+        return (parts, *batch, self._outputs), (parts, *batch, self._memory)
 
     def _read(self, x, state, lengths, own=False):
         rows, context = sequences(x, self.input_size, self.dtype, lengths=lengths, single=True).all(own)

@@ -77,7 +77,8 @@ typedef struct {
     int transposed;
 } lstmx_matrix;
 
-/* The products and steps of the tile engine. */
+/* The products and steps of the tile engine. They leave the control word alone: `launch` of loop.pyx flushes subnormals once for
+ * each thread of a call. */
 typedef struct {
     ptrdiff_t lanes;   /* values in a vector */
     lstmx_products products;

@@ -62,7 +62,6 @@ enum { FN(CHUNK) = 36 };   /* rows that are summed together: they share the pane
 /* out (rows, n) := [out +] a (rows, K) B (K, n) for the groups of columns from..to of 4 vectors. */
 static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *left, ptrdiff_t ar, const void *panels,
                         void *result, ptrdiff_t ldo, int add, ptrdiff_t from, ptrdiff_t to) {
-    const unsigned saved = flush_subnormals();
     const REAL *a = left;
     REAL *out = result;
     ALIGNED REAL z[CHUNK * 4 * LANES];
@@ -85,5 +84,4 @@ static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *le
             }
         }
     }
-    restore_control(saved);
 }

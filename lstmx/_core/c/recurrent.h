@@ -17,7 +17,6 @@ INLINE ptrdiff_t FN(lanes_of)(ptrdiff_t H, ptrdiff_t panel) { return (panel + 1)
  * for windows, which share it, into row t - t0 + n - r0. */
 static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t p0,
                            ptrdiff_t p1, void *sums) {
-    const unsigned saved = flush_subnormals();
     const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
     /* A panel is read once for a group of rows, so the groups are as large as possible: all rows of the block if one
      * stride leads through them (`whole`), else all steps of one sequence (`along`), else all rows of one step. */
@@ -41,7 +40,6 @@ static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptr
                                z + r * z_row, z_row);
         }
     }
-    restore_control(saved);
 }
 
 /* Where the results of M cells go that are computed together: rows of one panel, or panels of one row. Each array has its
@@ -241,7 +239,6 @@ static void FN(short_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, pt
  * these steps, or NULL. */
 static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t p0,
                               ptrdiff_t p1, void *sums) {
-    const unsigned saved = flush_subnormals();
     const ptrdiff_t H = l->hidden, way = l->reverse ? -1 : 1, low = l->reverse ? l->steps - s1 : s0;   /* the step that `sums` begins with */
     if (r1 - r0 == 1 && H <= TERMS && (sums || l->inputs <= TERMS) && p0 == 0 && p1 * LANES >= H) {
         FN(short_steps)(l, s0, s1, r0, sums);
@@ -270,7 +267,6 @@ static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, 
             n += rows;
         }
     }
-    restore_control(saved);
 }
 
 /* Training: rows that begin find their initial h in h_prev. */
@@ -292,7 +288,6 @@ static void FN(close_rows)(const lstmx_layer *l) {
 
 /* The general path's cells at step t for rows r0..r1: their sums z (rows, 4H) become activated gates, h and c those of t. */
 static void FN(forward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, void *z, ptrdiff_t z_row) {
-    const unsigned saved = flush_subnormals();
     const ptrdiff_t H = l->hidden, P = l->outputs, row = FN(first_row)(l, t);
     const size_t bytes = (size_t)P * sizeof(REAL);
     for (ptrdiff_t n = r0; n < r1; n++) {
@@ -304,12 +299,10 @@ static void FN(forward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, p
         FN(cell_row_forward)(&l->cell, H, l->bias, (REAL *)z + (n - r0) * z_row, c, h);
         memcpy(FN(y_at)(l, t, n), h, bytes);
     }
-    restore_control(saved);
 }
 
 /* The cells' derivative at step t for rows r0..r1 and units j0..j1: dz over the gates, dh whole, dc for the step before. */
 static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t j0, ptrdiff_t j1) {
-    const unsigned saved = flush_subnormals();
     const ptrdiff_t H = l->hidden, P = l->outputs, row = FN(first_row)(l, t);
     for (ptrdiff_t n = r0; n < r1; n++)
         FN(cell_row_backward)(&l->cell, j0, j1, H, (REAL *)l->gates + (row + n) * l->gates_row,
@@ -317,14 +310,12 @@ static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
                               (REAL *)l->dh + n * P, (REAL *)l->dc + n * H,
                               l->dh_all ? (REAL *)l->dh_all + (row + n) * P : NULL,
                               l->dc_all ? (REAL *)l->dc_all + (row + n) * H : NULL);
-    restore_control(saved);
 }
 
 /* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n]: one chain of all the rows. `strip` has
  * room for rows * 4 * LANES values; NULL if b can be read where it lies, whole vectors to its row's end. */
 static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *left, ptrdiff_t lda,
                       const void *right, ptrdiff_t ldb, void *to, ptrdiff_t ldo, int add, void *scratch) {
-    const unsigned saved = flush_subnormals();
     const REAL *a = left, *b = right;
     REAL *out = to, *strip = scratch;
     ALIGNED REAL z[12 * 4 * LANES];
@@ -359,12 +350,10 @@ static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, c
             }
         }
     }
-    restore_control(saved);
 }
 
 /* out (n) := [out +] the sum of x over `rows` rows, one chain for each column. */
 static void FN(sum_rows)(ptrdiff_t rows, ptrdiff_t n, const void *from, ptrdiff_t ldx, void *to, int add) {
-    const unsigned saved = flush_subnormals();
     const REAL *x = from;
     REAL *out = to;
     for (ptrdiff_t j = 0; j < n; j += 4 * LANES) {
@@ -378,5 +367,4 @@ static void FN(sum_rows)(ptrdiff_t rows, ptrdiff_t n, const void *from, ptrdiff_
                 for (ptrdiff_t l = 0; l < width; l++) part[l] = part[l] + x[r * ldx + j + l];
         for (ptrdiff_t l = 0; l < width; l++) out[j + l] = add ? out[j + l] + part[l] : part[l];
     }
-    restore_control(saved);
 }
