@@ -220,10 +220,6 @@ class LSTM(Layer):
             call = parameters["compiled"] = get_engine().stack(weights, self.num_layers, self.directions)
         return call
 
-    def _call(self, *arguments):
-        call = self.store.snapshot.get("compiled") or self.compiled(self.store.snapshot, 1)
-        return call(*arguments)
-
     def backward_rows(self, tape, dy, out, need_dx, flow=None):
         """The layer protocol; `flow` as `_run_backward` takes it."""
         tape, context = tape
@@ -260,7 +256,8 @@ class LSTM(Layer):
             After each sequence's last step; index layer * D + direction.
         """
         if lengths is None:
-            found = self._call(x, state, False)
+            snapshot = self.store.snapshot
+            found = (snapshot.get("compiled") or self.compiled(snapshot, 1))(x, state, False)
             if found is not None:
                 return found
         rows, context, h, c = self._read(x, state, lengths)
@@ -344,7 +341,8 @@ class LSTM(Layer):
         """
         if self.bidirectional:
             raise ValueError(BACKWARD_STREAM)
-        found = self._call(x_t, state, True, out)
+        snapshot = self.store.snapshot
+        found = (snapshot.get("compiled") or self.compiled(snapshot, 1))(x_t, state, True, out)
         if found is None:
             found = self._step(x_t, state) if out is None else self._into(out, x_t, state, True)
         return found
@@ -379,7 +377,7 @@ class LSTM(Layer):
             raise ValueError(BACKWARD_STREAM)
         if isinstance(x, list | tuple):
             raise TypeError("x: got a list, must be one array (N, T, I) or (T, I); run ragged batches by a call")
-        found = self._call(x, state, False, out)
+        found = self.compiled(self.store.snapshot, 1)(x, state, False, out)
         if found is None:
             found = self(x, state) if out is None else self._into(out, x, state, False)
         return found
