@@ -210,7 +210,7 @@ class LSTM(Layer):
         return call
 
     def _call(self):
-        return self.compiled(self.store.snapshot, 1)
+        return LSTM.compiled(self, self.store.snapshot, 1)  # whatever a subclass is in a model
 
     def backward_rows(self, tape, dy, out, need_dx, flow=None):
         """The layer protocol; `flow` as `_run_backward` takes it."""
