@@ -459,7 +459,7 @@ class Sequential(storage.Stored):
                 return None
             x, own = found
             after.append(own)
-        if x is after[-1] or x is x_t:
+        if x is x_t or any(x is own for own in after):  # a pooling's output is its state; Dropout passes it on
             x = x.copy()
         return (x[0] if single else x), tuple(after)
 

@@ -146,6 +146,8 @@ class Layer(storage.Stored):
     causal = True  # whether no step's output depends on a later step, so that chunks can follow each other
 
     def __init_subclass__(cls):
+        if "forward_rows" in vars(cls) and "compiled" not in vars(cls):
+            cls.compiled = Layer.compiled  # an inherited call would not do what this forward_rows does
         storage.register(cls)
 
     def _setup(self, dtype, random_state):

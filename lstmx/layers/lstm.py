@@ -257,7 +257,7 @@ class LSTM(Layer):
         """
         if lengths is None:
             snapshot = self.store.snapshot
-            found = (snapshot.get("compiled") or self.compiled(snapshot, 1))(x, state, False)
+            found = (snapshot.get("compiled") or LSTM.compiled(self, snapshot, 1))(x, state, False)
             if found is not None:
                 return found
         rows, context, h, c = self._read(x, state, lengths)
@@ -342,7 +342,7 @@ class LSTM(Layer):
         if self.bidirectional:
             raise ValueError(BACKWARD_STREAM)
         snapshot = self.store.snapshot
-        found = (snapshot.get("compiled") or self.compiled(snapshot, 1))(x_t, state, True, out)
+        found = (snapshot.get("compiled") or LSTM.compiled(self, snapshot, 1))(x_t, state, True, out)
         if found is None:
             found = self._step(x_t, state) if out is None else self._into(out, x_t, state, True)
         return found
@@ -377,7 +377,7 @@ class LSTM(Layer):
             raise ValueError(BACKWARD_STREAM)
         if isinstance(x, list | tuple):
             raise TypeError("x: got a list, must be one array (N, T, I) or (T, I); run ragged batches by a call")
-        found = self.compiled(self.store.snapshot, 1)(x, state, False, out)
+        found = LSTM.compiled(self, self.store.snapshot, 1)(x, state, False, out)
         if found is None:
             found = self(x, state) if out is None else self._into(out, x, state, False)
         return found

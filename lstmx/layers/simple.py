@@ -268,6 +268,9 @@ class FinalState(Last):
     _both_ends = True
 
 
+_KERNEL_TYPES = np.dtype(np.float32), np.dtype(np.float64)  # of native byte order
+
+
 class MeanPool(_Plain):
     """The mean over each sequence's own steps, 0 for an empty one: (N, T, F) to (N, F)."""
 
@@ -291,8 +294,13 @@ class MeanPool(_Plain):
         """The layer protocol."""
 
         def call(x, state, step):
+            if x.dtype not in _KERNEL_TYPES or not x.flags.aligned:
+                return None
             if not step:
                 return kernels.sum_whole(x) / x.dtype.type(x.shape[1]), None
+            if state is not None and (type(state) is not tuple or len(state) != 2 or type(state[0]) is not np.ndarray
+                                      or (state[0].shape, state[0].dtype) != (x.shape, x.dtype)):  # fmt: skip
+                return None
             total, steps = (0, 0) if state is None else state
             total, steps = x + total, np.full((len(x), 1), 1) + steps
             return total / steps.astype(x.dtype), (total, steps)
