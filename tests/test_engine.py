@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from tolerances import ENGINES
 
-from lstmx import functional, reference
+from lstmx import LSTM, functional, reference
 from lstmx._core import loop
 from lstmx.functional.cell import Cell
 from lstmx.functional.engine import BlasEngine, ReferenceEngine, TileEngine, get_engine
@@ -207,6 +207,66 @@ def test_steps_equal_the_whole_sequence(engine):
         h, state = functional.lstm_step(p["x"][:, t], state, p["weight_ih"], p["weight_hh"], p["bias"])
         assert_allclose(h, want["y"][:, t], **ENGINES["float64"])
     assert_allclose(state, [want["h_n"], want["c_n"]], **ENGINES["float64"])
+
+
+@pytest.mark.parametrize(("layers", "bidirectional"), [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize(("N", "T"), [(1, 1), (1, 7), (3, 1), (4, 7)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("engine_class", [GeneralTile, BlasEngine])
+def test_plain_arrays_give_what_packed_rows_give(engine_class, dtype, N, T, layers, bidirectional, monkeypatch):
+    made = engine_class()
+    monkeypatch.setattr("lstmx.layers.lstm.get_engine", lambda: made)
+    net = LSTM(3, 9, layers, bidirectional=bidirectional, dtype=dtype, random_state=0)
+    x = np.random.default_rng(0).normal(size=(N, T, 3)).astype(dtype)
+    state = tuple(np.random.default_rng(1).normal(size=(2, layers * net.directions, N, 9)).astype(dtype))
+    y, (h, c) = net(x, state, lengths=[T] * N)
+
+    def close(found):
+        for a, b in zip((found[0], *found[1]), (y, h, c), strict=True):
+            assert_allclose(a, b, **ENGINES[dtype])
+
+    close(net(x, state))
+    close(net(np.asfortranarray(x), state))
+    if not bidirectional:
+        close(net.stream(x, state))
+        out = np.empty_like(y), tuple(s.copy() for s in state)
+        close(net.stream(x, out[1], out=out))
+        steps = []
+        for t in range(T):
+            y_t, state = net.step(x[:, t], state)
+            steps.append(y_t)
+        close((np.stack(steps, 1), state))
+
+
+@pytest.mark.parametrize("engine_class", [TileEngine, GeneralTile, BlasEngine])
+@pytest.mark.parametrize("inputs", [1, 3, 20])
+def test_rows_that_lie_anyhow_give_what_copies_give(engine_class, inputs, monkeypatch, capfd):
+    """BLAS takes no rows that overlap or go backwards."""
+    made = engine_class()
+    monkeypatch.setattr("lstmx.layers.lstm.get_engine", lambda: made)
+    net = LSTM(inputs, 9, 2, dtype="float64", random_state=0)
+    x = np.random.default_rng(0).normal(size=(4, 7, inputs))
+    for view in (
+        x[::-1],
+        x[:, ::-1],
+        x[::-1, ::-1],
+        x[::2, ::3],
+        x[:1, ::-1],
+        np.broadcast_to(x[0], x.shape),
+        np.broadcast_to(x[:, :1], x.shape),
+        np.broadcast_to(x[0, 0], x.shape),
+        np.lib.stride_tricks.sliding_window_view(x[0], 4, axis=0).swapaxes(1, 2),
+        np.lib.stride_tricks.as_strided(x, x.shape, (8, x.strides[1], 8)),
+    ):
+        wanted = net(view.copy(), lengths=[view.shape[1]] * len(view))
+        for found in (net(view), net.stream(view)):
+            for a, b in zip((found[0], *found[1]), (wanted[0], *wanted[1]), strict=True):
+                assert_allclose(a, b, **ENGINES["float64"])
+        for n in range(len(view)):
+            assert_allclose(net(view[n])[0], wanted[0][n], **ENGINES["float64"])
+        for t in range(view.shape[1]):
+            assert_allclose(net.step(view[:, t])[0], net(view[:, t : t + 1].copy())[0][:, 0], **ENGINES["float64"])
+    assert not "".join(capfd.readouterr())  # BLAS says what it does not take, and goes on
 
 
 def test_inputs_are_not_changed(engine):

@@ -206,6 +206,15 @@ def test_ctrl_c_ends_a_long_call_before_its_end_and_the_model_is_usable(cut, thr
     assert int(child(INTERRUPT, cut, threads, what, times)[0]) == times
 
 
+@posix
+@pytest.mark.parametrize("what", ["forward", "backward"])
+def test_ctrl_c_ends_a_long_call_of_the_blas_engine(what):
+    pytest.importorskip("scipy")
+    program = INTERRUPT.split("same(everything")[0].replace("wanted = everything(lstm, p)\n", "") + "print(done)"
+    program = program.replace("np.broadcast_to(np.float32(1), (N, T, 1))", 'np.ones((N, T, 1), "f4")')
+    assert child(program, "serial", 1, what, 2, LSTMX_ENGINE="blas") == ["2"]
+
+
 FIT = """
 lstm, both = lstmx.LSTM(2, 256, random_state=0), lstmx.LSTM(1, 256, bidirectional=True, random_state=0)
 model = lstmx.Sequential([lstm, lstmx.Last(), lstmx.Dense(256, 1)], random_state=0)
@@ -322,7 +331,10 @@ def guard(on):
 """
 
 GUARD_KERNELS = """
+from lstmx.functional import engine
 from test_same_bits import COVER
+if sys.argv[1] == "general":
+    engine.get_engine()._fused = lambda cell: False
 for dtype in ("float32", "float64"):
     for I, H in COVER:
         lstm = lstmx.LSTM(I, H, 1 + I % 2, bidirectional=H % 2 == 0, dtype=dtype, random_state=0)
@@ -383,10 +395,11 @@ os._exit(0)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages by mprotect")
+@pytest.mark.parametrize("path", ["fused", "general"])
 @pytest.mark.parametrize("isa", describe()["usable"])
-def test_nothing_is_read_or_written_behind_an_array(isa):
+def test_nothing_is_read_or_written_behind_an_array(isa, path):
     """Parameters' panels, slabs, scratch, inputs and outputs end where a page begins that may not be touched."""
-    assert child(GUARD + GUARD_KERNELS, LSTMX_ISA=isa) == ["done"]
+    assert child(GUARD + GUARD_KERNELS, path, LSTMX_ISA=isa) == ["done"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages by mprotect")

@@ -330,6 +330,46 @@ def test_these_tests_really_use_threads(cut, more, what):
     assert int(child(PATHS, cut, what, OMP_DYNAMIC="false")) == more
 
 
+# ------------------------------------------------------------------------------------------ the general path
+
+ON_THE_GENERAL_PATH = {
+    "place": test_a_row_has_the_same_bits_alone_and_at_any_place_in_any_batch,
+    "lengths": lambda dtype, I, H: test_a_row_has_the_same_bits_alone_and_among_rows_of_other_lengths(
+        dtype, I, H, True
+    ),
+    "chunks": test_chunks_and_steps_give_the_bits_of_the_whole,
+}
+
+
+@pytest.fixture
+def general_path(monkeypatch):
+    """LSTMs made within are computed as cells with options are: products into rows, then the cell."""
+    monkeypatch.setattr(engines.get_engine(), "_fused", lambda cell: False)
+
+
+@pytest.mark.parametrize("what", ON_THE_GENERAL_PATH)
+@pytest.mark.parametrize(("I", "H"), COVER[::3])
+@dtypes
+def test_the_general_path_keeps_the_bits_in_any_batch_and_chunk(general_path, dtype, I, H, what):
+    ON_THE_GENERAL_PATH[what](dtype, I, H)
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("N", [1, 13])
+@pytest.mark.parametrize(("I", "H"), LARGE)
+@dtypes
+def test_the_general_path_keeps_the_bits_on_threads_and_nan_in_its_row(general_path, dtype, I, H, N, ragged):
+    lstm, p, lengths, wanted = threaded_problem.__wrapped__(I, H, N, dtype, 2, H == 33, ragged)
+    spoilt = {name: a.copy() for name, a in p.items()}
+    spoilt["x"][0, :, 0] = spoilt["dy"][0] = np.nan
+    for cut, threads in WAYS:
+        with cutting(cut, threads):
+            same(everything(lstm, p, lengths), wanted)
+            found = everything(lstm, spoilt, lengths)
+        others = np.arange(1, N)
+        same(per_row(found, others), per_row(wanted, others))
+
+
 # ------------------------------------------------------------------------------------------ the sums as documented
 
 

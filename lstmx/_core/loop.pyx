@@ -208,7 +208,7 @@ cdef void share_out(Job *job, int threads) noexcept nogil:
     if l.batch >= ROWS_PER_THREAD * threads:
         job.threads = threads
         return
-    if units > 1 and not l.cell.special:   # other cells may need whole rows
+    if units > 1 and not l.cell.special and (job.fused or job.backward):   # else whole rows are computed
         threads = <int>min(threads, units)
         if work / l.steps / threads > WORTH_A_BARRIER:
             job.split_units = 1

@@ -13,6 +13,8 @@ from lstmx._core.loop cimport begin, Direction, Job, operations, room_for_sums, 
 
 cnp.import_array()
 
+cdef size LARGEST = 2147483647   # of a distance between rows, for BLAS; it takes none below their width either
+
 
 cdef inline void start(cnp.ndarray a, object initial) noexcept:
     """a := initial, or 0 for None."""
@@ -60,11 +62,12 @@ cdef class Stack:
     cdef list parts
     cdef object threads
     cdef int layers, directions, type_number
+    cdef bint blas
     cdef size inputs, hidden, outputs, itemsize
 
     def __cinit__(self, list parts, int layers, int directions, int type_number, threads):
         cdef Direction first = parts[0]
-        self.parts, self.threads = parts, threads
+        self.parts, self.threads, self.blas = parts, threads, first.job.serial
         self.layers, self.directions, self.type_number = layers, directions, type_number
         self.inputs, self.hidden, self.outputs, self.itemsize = first.inputs, first.hidden, first.outputs, first.job.itemsize
 
@@ -146,6 +149,9 @@ cdef class Stack:
         if not step:
             T, x_step = cnp.PyArray_DIM(a, lead - 1), cnp.PyArray_STRIDE(a, lead - 1)
         if N < 1 or T < 1 or x_row % unit or x_step % unit:
+            return None
+        if self.blas and (lead == 2 and not self.inputs <= x_row // unit <= LARGEST or not step and x_step == 0
+                          or T * wide > LARGEST):
             return None
         if state is not None and not (type(state) is tuple and len(<tuple>state) == 2
                                       and self.state_fits((<tuple>state)[0], lead + 1, N, self.outputs)
