@@ -10,7 +10,6 @@ from tolerances import ENGINES
 from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
 from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import NAME
-from lstmx.functional.read import array_context
 from lstmx.layers import Run
 from lstmx.layers.base import snapshots
 
@@ -35,6 +34,11 @@ LAYERS = {
     "MeanPool": MeanPool,
 }
 HEADS = {"steps": [], "last": [Last], "final": [FinalState], "mean": [MeanPool]}
+
+
+def array_context(x, lengths):
+    """The context of a batch (N, T, F)."""
+    return SequenceContext(np.full(len(x), x.shape[1]) if lengths is None else np.asarray(lengths), x.shape[1])
 
 
 def same(found, wanted, dtype):
