@@ -2,7 +2,19 @@
 
 import numpy as np
 import pytest
-from lstm_cases import BATCHES, DTYPES, LENGTHS, assert_close, assert_equal, dtypes, everything, inputs, kinds, make
+from lstm_cases import (
+    BATCHES,
+    DTYPES,
+    LENGTHS,
+    assert_close,
+    assert_equal,
+    assert_same,
+    dtypes,
+    everything,
+    inputs,
+    kinds,
+    make,
+)
 from tolerances import PRECISION
 
 from lstmx import LSTM
@@ -92,16 +104,16 @@ def test_any_view_gives_the_bits_of_the_plain_array(dtype, N, T, view):
     x, state, dy, dstate = inputs(lstm, N, T)
     seen = [view(x), tuple(map(view, state)), view(dy), tuple(map(view, dstate))]
     assert_equal(everything(lstm, *seen), everything(lstm, x, state, dy, dstate))
-    np.testing.assert_array_equal(lstm(seen[0], seen[1])[0], lstm(x, state)[0])
-    np.testing.assert_array_equal(lstm.step(view(x[:, 0]), seen[1])[0], lstm.step(x[:, 0], state)[0])
+    assert_same(lstm(seen[0], seen[1])[0], lstm(x, state)[0])
+    assert_same(lstm.step(view(x[:, 0]), seen[1])[0], lstm.step(x[:, 0], state)[0])
     if N > 1:
         lengths = view(np.array([T, 0, 1]))
         ragged, plain = (everything(lstm, *a, lengths=lengths) for a in (seen, (x, state, dy, dstate)))
         assert_equal(ragged, plain)
         listed = lstm([view(a) for a in x])[0]
-        np.testing.assert_array_equal(np.stack(listed), np.stack(lstm(list(x))[0]))
-    np.testing.assert_array_equal(lstm(view(x[0]))[0], lstm(x[0].copy())[0])
-    np.testing.assert_array_equal(lstm.trace(view(x)).c[1, 0], lstm.trace(x).c[1, 0])
+        assert_same(np.stack(listed), np.stack(lstm(list(x))[0]))
+    assert_same(lstm(view(x[0]))[0], lstm(x[0].copy())[0])
+    assert_same(lstm.trace(view(x)).c[1, 0], lstm.trace(x).c[1, 0])
     copied = LSTM(3, 8, 2, dtype=dtype)
     copied.set_parameters({name: view(p) for name, p in lstm.parameters().items()})
     assert_equal(copied.parameters(), lstm.parameters())
@@ -140,17 +152,17 @@ def test_any_real_type_is_converted_once(dtype, kind):
     x, dy, h0, c0 = (a.astype(kind) for a in (*arrays, h0, c0))
     wanted = everything(lstm, x.astype(dtype), (h0.astype(dtype), c0.astype(dtype)), dy.astype(dtype))
     assert_equal(everything(lstm, x, (h0, c0), dy), wanted)
-    np.testing.assert_array_equal(lstm.step(x[:, 0])[0], lstm.step(x[:, 0].astype(dtype))[0])
+    assert_same(lstm.step(x[:, 0])[0], lstm.step(x[:, 0].astype(dtype))[0])
 
 
 def test_nested_lists_are_sequences_written_out():
     lstm = make(3, 8)
     x, state, dy, _ = inputs(lstm, 2, 4)
-    np.testing.assert_array_equal(lstm(x[0].tolist())[0], lstm(x[0].copy())[0])
-    np.testing.assert_array_equal(np.array(lstm(x.tolist())[0]), lstm(x)[0])
+    assert_same(lstm(x[0].tolist())[0], lstm(x[0].copy())[0])
+    assert_same(np.array(lstm(x.tolist())[0]), lstm(x)[0])
     found = everything(lstm, x.tolist(), [s.tolist() for s in state], dy.tolist())
     assert_equal({k: np.array(v) for k, v in found.items()}, everything(lstm, x, state, dy))
-    np.testing.assert_array_equal(lstm.step(x[:, 0].tolist())[0], lstm.step(x[:, 0])[0])
+    assert_same(lstm.step(x[:, 0].tolist())[0], lstm.step(x[:, 0])[0])
 
 
 @pytest.mark.parametrize(("N", "T"), BATCHES)

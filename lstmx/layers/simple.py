@@ -229,7 +229,7 @@ class Last(_Plain):
     def forward_rows(self, rows, context, state, run):
         """The layer protocol; the state is the output so far (N, F)."""
         last, first, sequences, half = self._places(context, rows.shape[1])
-        if isinstance(sequences, slice):
+        if state is None and isinstance(sequences, slice):
             y = rows[last].copy()
         else:
             y = _so_far(state, rows, context)
