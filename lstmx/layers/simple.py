@@ -242,6 +242,8 @@ class Last(_Plain):
         """The layer protocol."""
 
         def call(x, state, step):
+            if state is not None and not _fits(state, x):
+                return None
             y = x.copy() if step else x[:, -1].copy()
             if self._both_ends and directions == 2 and not step:
                 half = y.shape[1] // 2
@@ -298,8 +300,7 @@ class MeanPool(_Plain):
                 return None
             if not step:
                 return kernels.sum_whole(x) / x.dtype.type(x.shape[1]), None
-            if state is not None and (type(state) is not tuple or len(state) != 2 or type(state[0]) is not np.ndarray
-                                      or (state[0].shape, state[0].dtype) != (x.shape, x.dtype)):  # fmt: skip
+            if state is not None and not (type(state) is tuple and len(state) == 2 and _fits(state[0], x)):
                 return None
             total, steps = (0, 0) if state is None else state
             total, steps = x + total, np.full((len(x), 1), 1) + steps
@@ -311,6 +312,11 @@ class MeanPool(_Plain):
         """The layer protocol."""
         context, count = tape
         return kernels.spread_steps(dy / count, context)
+
+
+def _fits(state, x):
+    """Whether a pooling's state is an array like the step x (N, F) of a stream."""
+    return type(state) is np.ndarray and state.shape == x.shape and state.dtype == x.dtype
 
 
 def _so_far(state, rows, context):
