@@ -5,6 +5,8 @@ import os
 
 import numpy as np
 
+from lstmx._core.panels import to_line
+
 DEBUG = os.environ.get("LSTMX_DEBUG") == "1"
 _allocations_left = None  # tests make the n-th allocation fail
 
@@ -40,7 +42,7 @@ def aligned(shape, dtype):
     dtype = np.dtype(dtype)
     count = math.prod(shape)
     raw = empty((count * dtype.itemsize + 64,), np.uint8)
-    start = -raw.ctypes.data % 64
+    start = to_line(raw)
     return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
 
 

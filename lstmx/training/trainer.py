@@ -176,7 +176,8 @@ class Trainer:
         keys = draw_keys(self.state.rng, len(self.model.layers))
         rows, context, target, weight = self.data.batch(chosen)
         batch = chosen, context, rows, target
-        run = Run(keep=True, key=keys, activation=self.activation)
+        parameters = [layer.store.snapshot for layer in self.model.layers]  # nobody else may set them now
+        run = Run(keep=True, key=keys, parameters=parameters, activation=self.activation)
         prediction, _, _, tape = self.model.forward_rows(rows, context, None, run)
         weights = kernels.total(weight)
         loss, gradient = self.loss.total(prediction, target, weight, weights)
