@@ -59,7 +59,7 @@ def read_tape(tape, owner):
 def _weights(cell, weight_ih, weight_hh, bias, dtype, copy=False):
     cell = Cell() if cell is None else cell
     if not isinstance(cell, Cell):
-        raise TypeError(f"cell: got {cell!r}, must be an lstmx.Cell")
+        raise TypeError(f"cell: got {cell!r}, must be an lstmx.Cell, such as lstmx.Cell(clip=3.0)")
     weight_ih = validate.real_array("weight_ih", weight_ih, dtype)
     weight_hh = validate.real_array("weight_hh", weight_hh, dtype)
     for name, array in (("weight_ih", weight_ih), ("weight_hh", weight_hh)):

@@ -62,6 +62,8 @@ class Cell:
     def __post_init__(self):
         for name in ("clip", "cell_clip"):
             value = getattr(self, name)
+            if isinstance(value, bool):
+                raise TypeError(f"{name}: got {value!r}, must be a number")
             if value is not None:
                 object.__setattr__(self, name, validate.number(name, value, 0, open_low=True))
 

@@ -274,8 +274,11 @@ class Layer(storage.Stored):
         layer.store.fill(arrays)
         return layer
 
+    def _shown(self):
+        return self.config()
+
     def __repr__(self):
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._shown().items())})"
 
 
 def frozen(value, dtype):

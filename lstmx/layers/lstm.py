@@ -78,7 +78,7 @@ class LSTM(Layer):
         self.dropout = validate.number("dropout", dropout, 0, 1, open_high=True)
         self.cell = Cell() if cell is None else cell
         if not isinstance(self.cell, Cell):
-            raise TypeError(f"cell: got {cell!r}, must be an lstmx.Cell")
+            raise TypeError(f"cell: got {cell!r}, must be an lstmx.Cell, such as lstmx.Cell(clip=3.0)")
         self._outputs, self._memory = self.cell.widths(self.hidden_size)
         self._names = [p.name for p in self.cell.parameters(1, 1, self.bias)]
         self._setup(dtype, random_state)
@@ -89,6 +89,9 @@ class LSTM(Layer):
         names = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout")
         cell = {} if self.cell.plain else {"cell": self.cell.config()}
         return {name: getattr(self, name) for name in names} | cell | {"dtype": self.dtype.name}
+
+    def _shown(self):
+        return self.config() | ({} if self.cell.plain else {"cell": self.cell})
 
     @classmethod
     def without_parameters(cls, config):
