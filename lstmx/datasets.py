@@ -1,6 +1,6 @@
 """Two small real data sets, shipped with the package, for examples and tests.
 
-Nothing is downloaded. Origin, licence and changes are described in ``lstmx/data/SOURCES.md``.
+Nothing is downloaded. Origin, licence and changes are described in ``lstmx/data/files/SOURCES.md``.
 """
 
 from importlib.resources import files
