@@ -191,8 +191,9 @@ class ReferenceEngine:
 
     @staticmethod
     def memory(rows, batch, steps, inputs, hidden, cell, dtype, *, training):
-        """As `_Compiled.memory`, of the slabs alone."""
-        return 0, training * rows * (4 * hidden + sum(cell.widths(hidden))) * np.dtype(dtype).itemsize
+        """As `_Compiled.memory`, of the slabs alone, which are made in inference too."""
+        slabs = rows * (4 * hidden + sum(cell.widths(hidden))) * np.dtype(dtype).itemsize
+        return (0, slabs) if training else (slabs, 0)
 
     @staticmethod
     def stack(parts, layers, directions):
