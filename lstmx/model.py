@@ -14,6 +14,7 @@ from lstmx.functional.threads import Lock
 from lstmx.layers import LSTM, Dense, Embedding, Layer, Run, Trace
 from lstmx.layers.base import replace_together, snapshots
 from lstmx.layers.chain import check_chain
+from lstmx.layers.compiled import CompiledLayers
 from lstmx.layers.lstm import BACKWARD_STREAM
 
 MOST_LAYERS = 1000  # a file of so many is still read at once
@@ -71,8 +72,6 @@ class Sequential(storage.Stored):
                 )
         self.layers = layers
         self._first_trained = next(k for k, layer in enumerate(layers) if layer.store.arrays)
-        self._calls = ((self.layers[0].store, None),), None  # nothing that is up to date
-        self._no_states = (None,) * len(layers)
         self._causal = all(layer.causal for layer in layers)
         self._fitting = Lock()
         self.history_ = None
@@ -82,6 +81,7 @@ class Sequential(storage.Stored):
             store.owner = self
             if seeds and not store.seeded and store.version == 0:
                 store.draw(layer.parameter_table(layer.config()), np.random.default_rng(seeds[k]))
+        self._compiled = None
 
     # What the model is.
 
@@ -314,57 +314,41 @@ class Sequential(storage.Stored):
         -------
         ndarray (N, O); without a pooling layer (N, T, O), 0 past each end, or a list as X
         """
-        if lengths is None and batch_size is None and self.embedding is None and type(X) is np.ndarray:
-            found = self._on_array(X) if X.ndim == 3 and len(X) <= BATCH else None
+        plain = lengths is None and batch_size is None and self.embedding is None
+        if plain and type(X) is np.ndarray and X.ndim == 3 and len(X) <= BATCH and self._reads(X):
+            found = self._compiled_layers().run(X)
             if found is not None:
-                return found
+                return found[0]
         batch_size = BATCH if batch_size is None else validate.count("batch_size", batch_size)
         return self.predict_sequences(self._read(X, lengths), batch_size)
 
     def predict_sequences(self, inputs, batch_size=BATCH):
         """`predict` for validated `Sequences`."""
-        how = Run(parameters=snapshots(self.layers))
+        compiled = self._compiled_layers()
+        how = Run(parameters=compiled.parameters)
 
         def run(part):
+            array = part.array() if self._reads(part.x) else None
+            found = None if array is None else compiled.run(array)
+            if found is not None:
+                return found[0]
             rows, context = part.all(windows=self.layers[0].reads_windows)
-            return self.forward_rows(rows, context, None, how)[:2]
+            rows, context, *_ = self.forward_rows(rows, context, None, how)
+            return context.unpack(rows)
 
-        if len(inputs) > batch_size:
-            return batches.collect(map(run, inputs.parts(batch_size)), len(inputs))
-        array = inputs.array()
-        found = None if array is None else self._on_array(array)
-        if found is None:
-            rows, context = run(inputs)
-            found = context.unpack(rows)
+        if len(inputs) <= batch_size:
+            return run(inputs)
+        return batches.collect(map(run, inputs.parts(batch_size)), len(inputs))
+
+    def _reads(self, x):
+        """Whether compiled calls read x as well as packed rows do: of windows, these may share what is summed."""
+        return x.flags.c_contiguous or not self.layers[0].reads_windows
+
+    def _compiled_layers(self):
+        found = self._compiled
+        if found is None or not found.are_current():
+            found = self._compiled = CompiledLayers(self.layers)
         return found
-
-    def _compiled(self):
-        """The calls of all layers on plain arrays (see `Layer.compiled`), of one moment; None if a layer has none."""
-        made = self._calls
-        for store, own in made[0]:
-            if store.snapshot is not own:
-                break
-        else:
-            return made[1]
-        found, calls, directions = snapshots(self.layers), [], 1
-        for layer, own in zip(self.layers, found, strict=True):
-            calls.append(layer.compiled(own, directions))
-            directions = getattr(layer, "directions", directions)
-        stores = (layer.store for layer in self.layers)
-        made = self._calls = tuple(zip(stores, found, strict=True)), None if None in calls else calls
-        return made[1]
-
-    def _on_array(self, x):
-        """Outputs for an array (N, T, F) that a compiled call can read; None for others."""
-        calls = self._compiled()
-        if calls is None or 0 in x.shape or (self.layers[0].reads_windows and not x.flags.c_contiguous):
-            return None
-        for call in calls:
-            found = call(x, None, False)
-            if found is None:
-                return None
-            x = found[0]
-        return x
 
     def forward(self, X, *, lengths=None, rng=None):
         """Training: outputs with dropout, and a tape for `backward`.
@@ -426,10 +410,14 @@ class Sequential(storage.Stored):
         state : tuple, one entry per layer
         """
         embedding = self.embedding
-        if embedding is None and type(x_t) is np.ndarray:
-            found = self._compiled_step(x_t, state)
+        if embedding is None and self._causal and type(x_t) is np.ndarray and x_t.ndim in (1, 2):
+            rows = x_t[None] if x_t.ndim == 1 else x_t
+            found = self._compiled_layers().run(rows, state, True)
             if found is not None:
-                return found
+                y, after = found
+                if y is rows or any(y is part for part in after):  # a pooling's output is its state
+                    y = y.copy()
+                return (y[0] if x_t.ndim == 1 else y), after
         x_t = embedding.check_tokens("x_t", x_t) if embedding else validate.real_array("x_t", x_t, self.dtype)
         single = x_t.ndim == (0 if embedding else 1)
         rows = np.ascontiguousarray(x_t[None] if single else x_t)  # kernels read features that lie side by side
@@ -442,26 +430,6 @@ class Sequential(storage.Stored):
             raise ValueError(BACKWARD_STREAM)
         rows, _, state, _ = self.forward_rows(rows, SequenceContext.step(len(rows)), state, Run())
         return (rows[0] if single else rows).copy(), state  # that of a pooling layer is its output
-
-    def _compiled_step(self, x_t, state):
-        """`step` where compiled calls take the arguments; else None."""
-        calls, single = self._compiled(), x_t.ndim == 1
-        if calls is None or not self._causal or x_t.ndim not in (1, 2) or 0 in x_t.shape:
-            return None
-        if state is None:
-            state = self._no_states
-        elif type(state) is not tuple or len(state) != len(calls):
-            return None
-        x, after = x_t[None] if single else x_t, []
-        for call, own in zip(calls, state, strict=True):
-            found = call(x, own, True)
-            if found is None:
-                return None
-            x, own = found
-            after.append(own)
-        if x is x_t or any(x is own for own in after):  # a pooling's output is its state; Dropout passes it on
-            x = x.copy()
-        return (x[0] if single else x), tuple(after)
 
     def trace(self, X, *, lengths=None):
         """Run the model and keep what its LSTM layers did.

@@ -5,24 +5,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from lstmx.functional import allocate
-from lstmx.functional.context import PooledContext
 
 
 def collect(parts, count):
-    """What a model gives for `count` sequences, (N, O), (N, T, O) or a list, from (rows, context) of successive parts:
-    each row is written once, to its place.
-    """
+    """One array (count, ...), or one list, of what a model gives for successive parts of `count` sequences."""
     found, first = None, 0
-    for rows, context in parts:
-        pooled = isinstance(context, PooledContext)
-        if not pooled and context.form == "list":
+    for part in parts:
+        if isinstance(part, list):
             found = [] if found is None else found
-            found += context.unpack(rows)
+            found += part
             continue
         if found is None:
-            found = allocate.empty((count, *(() if pooled else (context.steps,)), rows.shape[1]), rows.dtype)
-        context.unpack(rows, found[first : first + context.batch])
-        first += context.batch
+            found = allocate.empty((count, *part.shape[1:]), part.dtype)
+        found[first : first + len(part)] = part
+        first += len(part)
     return found
 
 

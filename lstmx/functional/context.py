@@ -143,20 +143,18 @@ class SequenceContext:
             row, time = self.sorted_places
             out[0 if sequence is None else sequence[row], time if start is None else start[row] + time] = rows
 
-    def unpack(self, rows, out=None):
-        """What the caller gets: (N, T, ...) with 0 past each end, a list, or (T, ...); an array may go to `out`."""
+    def unpack(self, rows):
+        """What the caller gets: (N, T, ...) with 0 past each end, a list, or (T, ...)."""
         if self.form == "list":
             starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.intp)
             out = allocate.empty(rows.shape, rows.dtype)
             self._scatter(rows, None, self.sort(starts[:-1]), out[None])
             return [out[a:b] for a, b in itertools.pairwise(starts.tolist())]
         longest = len(self.offsets) - 1
-        shape = (self.batch, self.steps, *rows.shape[1:])
+        out = allocate.empty((self.batch, self.steps, *rows.shape[1:]), rows.dtype)
         if self.uniform and longest == self.steps:
-            out = allocate.empty(shape, rows.dtype) if out is None else out
             out[:] = rows.reshape(self.steps, self.batch, *rows.shape[1:]).swapaxes(0, 1)
         else:
-            out = allocate.empty(shape, rows.dtype) if out is None else out
             out.fill(0)
             self._scatter(rows, self.order, None, out)
         return out[0] if self.form == "single" else out
@@ -207,9 +205,9 @@ class PooledContext:
         x = per_sequence[None] if self.sequences.form == "single" else per_sequence
         return self.sequences.sort(x).astype(x.dtype, "C", copy=own)
 
-    def unpack(self, rows, out=None):
-        """(N, ...) in the caller's order, a copy, perhaps to `out`; without N if the caller gave one sequence."""
-        out = np.empty_like(rows) if out is None else out
+    def unpack(self, rows):
+        """(N, ...) in the caller's order, a copy; without N if the caller gave one sequence."""
+        out = np.empty_like(rows)
         out[slice(None) if self.sequences.order is None else self.sequences.order] = rows
         return out[0] if self.sequences.form == "single" else out
 
