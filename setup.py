@@ -82,6 +82,7 @@ setup(
             extension("isa", "dispatch.c", "isa_baseline.c", "isa_avx2.c", "isa_avx512.c"),
             extension("kernels"),
             extension("rows"),
+            extension("job"),
             extension("loop"),
             extension("dense"),
             extension("panels"),

@@ -15,7 +15,7 @@ from tolerances import ENGINES, ONNXRUNTIME
 
 import lstmx
 from lstmx import LSTM, Cell, Dense, Last, Sequential, functional, reference
-from lstmx._core import loop
+from lstmx._core import job
 from lstmx.functional import engine as engines
 
 CELLS = {
@@ -137,12 +137,12 @@ def test_batches_and_threads_do_not_change_the_bits(cell):
 
     with lstmx.num_threads(1):
         wanted = everything()
-    before = loop.set_limits(0, 0, 1)
+    before = job.set_limits(0, 0, 1)
     try:
         with lstmx.num_threads(3):
             found = everything()
     finally:
-        loop.set_limits(*before)
+        job.set_limits(*before)
     for a, b in zip(found, wanted, strict=True):
         assert_array_equal(a, b)
     for n in range(9):

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from tolerances import ENGINES
 
 from lstmx import LSTM, functional, reference
-from lstmx._core import loop
+from lstmx._core import job
 from lstmx.functional.cell import Cell
 from lstmx.functional.engine import BlasEngine, ReferenceEngine, TileEngine, get_engine
 from lstmx.functional.panels import Weights
@@ -44,9 +44,9 @@ def engine(request, monkeypatch):
 @pytest.fixture
 def blocks(request):
     """Blocks of so many values, and of one step at least."""
-    before = loop.set_block(request.param, 1)
+    before = job.set_block(request.param, 1)
     yield request.param
-    loop.set_block(*before)
+    job.set_block(*before)
 
 
 def problem(batch, steps, dtype="float64", inputs=3, hidden=5, seed=0):

@@ -40,7 +40,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 import lstmx
 from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMRegressor, LSTMTransformer, SequenceScaler
-from lstmx._core import loop
+from lstmx._core import job
 from lstmx.estimators import _supervised
 from lstmx.training import Watcher
 
@@ -1002,9 +1002,9 @@ def test_alpha_of_adamw_is_the_decay_itself():
 @pytest.fixture
 def fine_grain():
     """Parallel regions even for these small steps."""
-    before = loop.set_limits(0, 0, 1)
+    before = job.set_limits(0, 0, 1)
     yield
-    loop.set_limits(*before)
+    job.set_limits(*before)
 
 
 @pytest.mark.parametrize("cls", EVERY)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lstmx import LSTM, functional, reference
-from lstmx._core import loop
+from lstmx._core import job
 from lstmx.functional import lstm_backward, lstm_forward, lstm_step
 from lstmx.testing import finite_difference
 
@@ -95,9 +95,9 @@ def test_inference_in_blocks_equals_training(dtype, reverse, lengths, block):
         names = (f"weight_ih_l0{suffix}", f"weight_hh_l0{suffix}", f"bias_l0{suffix}")
         lstm.set_parameters(dict(zip(names, weights, strict=True)))
     y, (h_n, c_n), _ = lstm_forward(x, *weights, (h0, c0), lengths=lengths, reverse=reverse)
-    before = loop.set_block(block, 1)
+    before = job.set_block(block, 1)
     ours, (h, c) = lstm(x, ([h0, h0], [c0, c0]), lengths=lengths)
-    loop.set_block(*before)
+    job.set_block(*before)
     np.testing.assert_allclose(np.split(ours, 2, axis=2)[reverse], y, **CLOSE[dtype])
     np.testing.assert_allclose(h[int(reverse)], h_n, **CLOSE[dtype])
     np.testing.assert_allclose(c[int(reverse)], c_n, **CLOSE[dtype])

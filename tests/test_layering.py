@@ -184,6 +184,7 @@ def test_every_part_is_looked_at():
         "isa.pyx",
         "kernels.pyx",
         "rows.pyx",
+        "job.pyx",
         "loop.pyx",
         "stream.pyx",
         "core.pxd",

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 import lstmx
 from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
+from lstmx._core import job, loop
 from lstmx._core import kernels as core_kernels
-from lstmx._core import loop
 from lstmx._core.isa import describe
 from lstmx.functional import allocate, kernels
 from lstmx.functional import engine as engines
@@ -50,13 +50,13 @@ grid = pytest.mark.parametrize(("I", "H"), GRID)
 @contextlib.contextmanager
 def cutting(cut, threads):
     """Calls within take up to `threads` threads, and share out what `cut` says, however small they are."""
-    limits, engine_limit = loop.set_limits(*CUTS[cut]), engines._threads_for
+    limits, engine_limit = job.set_limits(*CUTS[cut]), engines._threads_for
     engines._threads_for = lambda work: lstmx.get_num_threads()
     try:
         with lstmx.num_threads(threads):
             yield
     finally:
-        loop.set_limits(*limits)
+        job.set_limits(*limits)
         engines._threads_for = engine_limit
 
 

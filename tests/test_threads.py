@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import lstmx
-from lstmx._core import loop
+from lstmx._core import job, loop
 from lstmx.functional import threads
 
 LIMIT = 20  # seconds until a run counts as hanging
@@ -20,9 +20,9 @@ LIMIT = 20  # seconds until a run counts as hanging
 @pytest.fixture
 def fine_grain():
     """Threads even for tiny calls."""
-    before = loop.set_limits(0, 0, 1)
+    before = job.set_limits(0, 0, 1)
     yield
-    loop.set_limits(*before)
+    job.set_limits(*before)
 
 
 def make(seed=0, dtype="float32"):
@@ -73,8 +73,8 @@ def test_wrong_thread_counts(bad):
 
 CHILD = """
 import numpy as np, threading, lstmx
-from lstmx._core import loop
-loop.set_limits(0, 0, 1)
+from lstmx._core import job
+job.set_limits(0, 0, 1)
 x = np.random.default_rng(0).normal(size=(8, 6, 3)).astype("f4")
 lstm = lstmx.LSTM(3, 16, random_state=0)
 want = lstm(x)[0]
@@ -103,8 +103,8 @@ def test_eight_concurrent_callers_finish_whatever_openmp_gives(setting):
 
 FORK = """
 import numpy as np, os, signal, lstmx
-from lstmx._core import loop
-loop.set_limits(0, 0, 1)
+from lstmx._core import job
+job.set_limits(0, 0, 1)
 lstmx.set_num_threads(2)
 x = np.random.default_rng(0).normal(size=(32, 20, 8)).astype("f4")
 model = lstmx.Sequential([lstmx.LSTM(8, 64), lstmx.Last(), lstmx.Dense(64, 1)], random_state=0)

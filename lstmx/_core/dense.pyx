@@ -5,7 +5,8 @@ cimport numpy as cnp
 from lstmx._core.core cimport lstmx_products
 from lstmx._core.isa cimport format_of
 from lstmx._core.kernels cimport activate_rows
-from lstmx._core.loop cimport GRADIENT_ROWS, data, launch, products_of, size, tile_for, worth_threads
+from lstmx._core.job cimport data, GRADIENT_ROWS, products_of, size, tile_for, worth_threads
+from lstmx._core.loop cimport launch
 from lstmx._core.panels cimport Panels
 
 cnp.import_array()

@@ -1,66 +1,9 @@
-"""The jobs of the time loop, for the modules that make them."""
+"""The time loop and its threads, for the modules that have jobs or tasks for them."""
 
-cimport numpy as cnp
+from lstmx._core.job cimport Job
 
-from lstmx._core.core cimport lstmx_layer, lstmx_products, lstmx_team, lstmx_tile
-from lstmx._core.isa cimport active_isa
-
-ctypedef Py_ssize_t size
 ctypedef void (*part_function)(void *task, int me, int members) noexcept nogil
 
-cdef enum:
-    GRADIENT_ROWS = 256            # rows of one block of the weights' gradients
-
-cdef struct Job:
-    const lstmx_tile *kernels
-    const lstmx_products *products
-    lstmx_layer layer
-    int format                 # enum lstmx_format
-    size itemsize
-    bint fused                 # the plain cell on the tile: sums and cell in registers
-    bint serial                # the engine's products have threads of their own
-    bint backward
-    size steps_per_block
-    void *sums                 # room for the sums of a block, rows of gate_width(H) values, or NULL
-    # Backward: weights for dx and dh in the engine's form, and where the gradients go; NULL where there is none
-    const void *w_ih           # B (4H, I)
-    const void *w_hh           # B (4H, P)
-    void *dx                   # (S, I), added to if add_to_dx
-    bint add_to_dx
-    void *dw_ih                # (4H, I)
-    void *dw_ih_transposed     # (I, 4H) instead, where I is small
-    void *dw_hh                # (4H, P)
-    void *db                   # (4H)
-    char *strips               # for each thread, scratch of strip_bytes
-    size strip_bytes
-    int split_units
-    int threads                # wanted; the team may be smaller
-    unsigned control           # the control word of the caller
-    double last                # when the signals were looked at; 0 in a short call, which does not look
-    lstmx_team own
-    lstmx_team *team           # own, or that of the direction beside it
-
-cdef class Direction:
-    cdef readonly size inputs, hidden, outputs
-    cdef object _keep          # what owns the memory
-    cdef Job job               # what all calls share; the rest is NULL
-
-cdef const lstmx_products *products_of(object capsule, int format) except NULL
-cdef void begin(Job *job, Direction direction, size steps, size batch, bint reverse, const void *x, size x_step,
-                size x_row) noexcept
-cdef double operations(const lstmx_layer *l) noexcept nogil
-cdef bint worth_threads(double work) noexcept nogil
-cdef void share_out(Job *job, int threads) noexcept nogil
-cdef size room_for_sums(Job *job, int threads) noexcept nogil
 cdef int launch(part_function part, void *task, int wanted, int budget, double work) except -1
 cdef int run(Job *job, int budget) except -1
 cdef int run_both(Job *one, Job *other, int budget) except -1
-
-cdef inline const lstmx_tile *tile_for(int format) noexcept nogil:
-    return active_isa().tiles[format]
-
-cdef inline void *data(cnp.ndarray array) noexcept:
-    return NULL if array is None or cnp.PyArray_SIZE(array) == 0 else cnp.PyArray_DATA(array)
-
-cdef inline size stride(cnp.ndarray array, int axis) noexcept:
-    return cnp.PyArray_STRIDE(array, axis) // cnp.PyArray_ITEMSIZE(array)

@@ -3,7 +3,7 @@
 # Design
 # ------
 # Which file does what. c/tile.h is the register tile, c/cell.h the cell, c/recurrent.h the steps for a range of steps, rows
-# (sequences) and units; here they are put in order and shared out. panels.pyx packs weights, stream.pyx calls this loop for
+# (sequences) and units; job.pyx cuts a call up, and here it is run. panels.pyx packs weights, stream.pyx calls this loop for
 # plain arrays, dense.pyx for layers without time; blas.pyx has products to take the tile's place.
 #
 # Packed rows. At step t only the sequences that still run exist, and since a batch is sorted by length they are the first
@@ -27,19 +27,17 @@
 # of a block.
 """
 
-from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel
-from libc.string cimport memset
 
 cimport numpy as cnp
 
-from lstmx._core.cell cimport set_cell
-from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_cancel, lstmx_cancelled, lstmx_claim, lstmx_layer, lstmx_now,
-                               lstmx_products, lstmx_release, lstmx_stopped, lstmx_tile, lstmx_wait, omp_get_max_threads,
-                               omp_get_num_threads, omp_get_thread_num, omp_in_parallel, PyThreadState, restore_control,
-                               take_back)
-from lstmx._core.isa cimport format_of
-from lstmx._core.panels cimport Panels
+from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_cancel, lstmx_cancelled, lstmx_claim, lstmx_layer,
+                               lstmx_now, lstmx_products, lstmx_release, lstmx_stopped, lstmx_tile, lstmx_wait,
+                               omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel, PyThreadState,
+                               restore_control, take_back)
+from lstmx._core.job cimport (begin, data, Direction, first_row, gradient_rows, gradient_steps, groups_of, Job, operations,
+                              panels_of, place, room_for_sums, row_share, rows_at, share_out, size, stride, strip,
+                              worth_threads)
 
 cnp.import_array()
 
@@ -48,14 +46,6 @@ cdef extern from "Python.h":
 
 cdef double SIGNAL_INTERVAL = 0.05        # seconds between looks for Ctrl-C
 cdef double LONG_WORK = 1e6               # floating-point operations that take some 20 us: then the GIL is let go
-cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it runs serially
-cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
-cdef size ROWS_PER_THREAD = 4             # fewer, and the tiles are too flat: the units are split instead
-cdef size SUMS = 65536                    # values of z that one block holds, if that is a few steps
-cdef size FEW_STEPS = 4
-cdef size CACHE = 8 << 20                 # bytes of weights that are not fetched anew at every step
-cdef size SERIAL_ROWS = 4096              # rows of a block of gradients whose products have threads of their own
-cdef int MOST_THREADS = 256
 
 
 def openmp():
@@ -66,226 +56,6 @@ def openmp():
 def max_threads():
     """What OpenMP would give a parallel region now: OMP_NUM_THREADS, OMP_THREAD_LIMIT and the like."""
     return omp_get_max_threads()
-
-
-def set_limits(double worth_a_thread, double worth_a_barrier, size rows_per_thread):
-    """Set when threads are used (see the top of this file); returns what it was. For tests and measurements."""
-    global WORTH_A_THREAD, WORTH_A_BARRIER, ROWS_PER_THREAD
-    before = WORTH_A_THREAD, WORTH_A_BARRIER, ROWS_PER_THREAD
-    WORTH_A_THREAD, WORTH_A_BARRIER, ROWS_PER_THREAD = worth_a_thread, worth_a_barrier, rows_per_thread
-    return before
-
-
-def set_block(size sums, size few_steps):
-    """Set how much of z a block holds (see the top of this file); returns what it was. For tests and measurements."""
-    global SUMS, FEW_STEPS
-    before = SUMS, FEW_STEPS
-    SUMS, FEW_STEPS = sums, few_steps
-    return before
-
-
-# What a call works on.
-
-cdef const lstmx_products *products_of(object capsule, int format) except NULL:
-    """The products of an engine from its capsule (one lstmx_products for each format); those of the tile for None."""
-    if capsule is None:
-        return &tile_for(format).products
-    return <const lstmx_products *>PyCapsule_GetPointer(capsule, "lstmx.products") + format
-
-
-cdef class Direction:
-    """One layer in one direction as an engine computes it forward, or backward: sizes, cell, weights. Never changed.
-
-    Parameters
-    ----------
-    cell : lstmx.functional.cell.Cell
-    inputs, hidden : I, H
-    w_ih, w_hh : Panels
-        Fused gate panels of (4H, I), (4H, H); else right-hand sides B of the products: forward (I, 4H), (P, 4H),
-        backward (4H, I), (4H, P), and w_ih None if no dx is wanted.
-    bias : ndarray or None
-        Fused gate panels of (4H, 1); else (4H,).
-    products : capsule of an engine's ``lstmx_products``, or None for the tile's
-    fused, backward : bool
-    """
-
-    def __cinit__(self, cell, size inputs, size hidden, Panels w_ih, Panels w_hh, cnp.ndarray bias, products, bint fused,
-                  bint backward):
-        cdef lstmx_layer *l = &self.job.layer
-        memset(&self.job, 0, sizeof(Job))
-        self._keep = w_ih, w_hh, bias, products
-        self.inputs, self.hidden, self.outputs = inputs, hidden, cell.widths(hidden)[0]
-        self.job.itemsize = cnp.PyArray_ITEMSIZE(w_hh.array)
-        self.job.format = format_of(w_hh.array)
-        self.job.kernels, self.job.products = tile_for(self.job.format), products_of(products, self.job.format)
-        self.job.fused, self.job.serial, self.job.backward = fused, products is not None, backward
-        l.inputs, l.hidden, l.outputs = inputs, hidden, self.outputs
-        set_cell(&l.cell, cell)
-        if backward:
-            self.job.w_ih, self.job.w_hh = NULL if w_ih is None else w_ih.operand, w_hh.operand
-        else:
-            l.w_ih, l.w_hh, l.bias = w_ih.operand, w_hh.operand, data(bias)
-
-
-cdef void begin(Job *job, Direction direction, size steps, size batch, bint reverse, const void *x, size x_step,
-                size x_row) noexcept:
-    """A job for x; the caller adds where the state and the results are."""
-    cdef lstmx_layer *l = &job.layer
-    job[0] = direction.job
-    job.team = &job.own
-    l.steps, l.batch, l.reverse = steps, batch, reverse
-    l.x, l.x_step, l.x_row = x, x_step, x_row
-
-
-cdef inline size rows_at(const lstmx_layer *l, size t) noexcept nogil:
-    return l.batch if l.offsets == NULL else l.offsets[t + 1] - l.offsets[t]
-
-
-cdef inline size first_row(const lstmx_layer *l, size t) noexcept nogil:
-    return t * l.batch if l.offsets == NULL else l.offsets[t]
-
-
-cdef inline size panels_of(const Job *job) noexcept nogil:
-    return (job.layer.hidden + job.kernels.lanes - 1) // job.kernels.lanes
-
-
-cdef inline size groups_of(const Job *job, size n) noexcept nogil:
-    return (n + 4 * job.kernels.lanes - 1) // (4 * job.kernels.lanes)
-
-
-cdef inline void *place(const Job *job, const void *base, size values) noexcept nogil:
-    """The address of a value of an array."""
-    return <char *>base + values * job.itemsize
-
-
-# How much work there is, and who does it.
-
-cdef size steps_of_rows(const lstmx_layer *l, size rows) noexcept nogil:
-    """The steps that the first `rows` sequences run, all together."""
-    cdef size t, total = 0
-    if l.offsets == NULL:
-        return rows * l.steps
-    for t in range(l.steps):
-        total += min(rows, rows_at(l, t))
-    return total
-
-
-cdef double operations(const lstmx_layer *l) noexcept nogil:
-    """Of a forward pass."""
-    return 8.0 * steps_of_rows(l, l.batch) * l.hidden * (l.inputs + l.outputs)
-
-
-cdef bint worth_threads(double work) noexcept nogil:
-    """Whether a call of so many operations may have more than one thread."""
-    return work > WORTH_A_THREAD
-
-
-cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil:
-    """The first row of a part, so that all parts run about as many steps."""
-    cdef size low = 0, high = l.batch, middle, wanted
-    if l.offsets == NULL or part == 0 or part == parts:
-        return l.batch * part // parts
-    wanted = l.offsets[l.steps] * part // parts
-    while low < high:
-        middle = (low + high) // 2
-        if steps_of_rows(l, middle) < wanted:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-cdef void share_out(Job *job, int threads) noexcept nogil:
-    """How many threads, and what they split."""
-    cdef const lstmx_layer *l = &job.layer
-    cdef size units = groups_of(job, l.hidden) if job.backward else panels_of(job)
-    cdef double work = operations(l)
-    job.split_units = 0
-    job.threads = 1
-    if threads < 2 or job.serial or work < WORTH_A_THREAD or l.steps == 0:
-        return
-    threads = min(threads, MOST_THREADS)
-    if l.batch >= ROWS_PER_THREAD * threads:
-        job.threads = threads
-        return
-    if units > 1 and not l.cell.special and (job.fused or job.backward):   # else whole rows are computed
-        threads = <int>min(threads, units)
-        if work / l.steps / threads > WORTH_A_BARRIER:
-            job.split_units = 1
-            job.threads = threads
-            return
-    job.threads = max(1, <int>min(threads, l.batch // ROWS_PER_THREAD))
-
-
-# The room that a call needs beside its results.
-
-cdef size block_steps(size rows, size width, size steps) noexcept nogil:
-    """Steps of `rows` rows of z that one block holds."""
-    return max(1, min(steps, max(FEW_STEPS, SUMS // max(1, rows * width))))
-
-
-cdef inline size gradient_rows(bint serial) noexcept nogil:
-    """Rows of one block of the weights' gradients."""
-    return SERIAL_ROWS if serial else GRADIENT_ROWS
-
-
-cdef size gradient_steps(size batch, bint serial) noexcept nogil:
-    """Steps of one block of the weights' gradients."""
-    return (gradient_rows(serial) + batch - 1) // max(1, batch)
-
-
-cdef size sums_rows(size batch, size inputs, size hidden, size itemsize, size steps, size width, int threads, bint fused,
-                    bint windows) noexcept nogil:
-    """Rows of z that a forward pass needs room for; 0 if W_ih x is summed with W_hh h at each step: where x is short, or
-    where rows abound and both matrices stay in the cache from step to step.
-
-    Windows share them: one row for every row of their series, and a seam for every thread.
-    """
-    if windows:
-        return batch + block_steps(threads, width, steps) * threads
-    if fused and (inputs <= 8 or (batch >= 12 * threads and 4 * hidden * (inputs + hidden) * itemsize <= CACHE)):
-        return 0
-    return block_steps(batch, width, steps) * batch
-
-
-cdef size room_for_sums(Job *job, int threads) noexcept nogil:
-    """Sets a job's blocks, and gives the values of the room for z that the caller sets as `sums`; 0 for none."""
-    cdef lstmx_layer *l = &job.layer
-    cdef size width = job.kernels.gate_width(l.hidden), rows
-    job.steps_per_block = block_steps(threads if l.windows else l.batch, width, l.steps)
-    if l.gates != NULL and not job.fused:   # z lies where the gates will be
-        return 0
-    rows = sums_rows(l.batch, l.inputs, l.hidden, job.itemsize, l.steps, width, threads, job.fused, l.windows)
-    return (rows + 1) * width if rows else 0   # kernels read a little beyond the last row
-
-
-def workspace(size batch, size steps, size inputs, size hidden, cnp.ndarray of_type, int threads, bint fused, bint serial,
-              bint training):
-    """Name -> values of what a call allocates beside its results and its tape.
-
-    Parameters
-    ----------
-    batch, steps, inputs, hidden : N, T, I, H
-    of_type : any array of the type
-    threads : that a forward pass may have; a backward pass is told with its own
-    fused, serial : whether the cell is fused; whether the engine's products have threads of their own
-    training : whether a backward pass follows
-    """
-    cdef const lstmx_tile *kernels = tile_for(format_of(of_type))
-    cdef size width = kernels.gate_width(hidden), rows = 0
-    if fused or not training:
-        rows = sums_rows(batch, inputs, hidden, cnp.PyArray_ITEMSIZE(of_type), steps, width, threads, fused, False)
-    found = {"sums": (rows + 1) * width} if rows else {}
-    if training and not serial:
-        found["strips"] = threads * strip(batch, steps, kernels.lanes)
-        if inputs < kernels.lanes:
-            found["transposed"] = 4 * hidden * inputs
-    return found
-
-
-cdef size strip(size batch, size steps, size lanes) noexcept nogil:
-    """The values of a thread's scratch in a backward pass."""
-    return 4 * lanes * (GRADIENT_ROWS if batch >= GRADIENT_ROWS else min(steps, gradient_steps(batch, False)) * batch)
 
 
 # Forward.
@@ -608,8 +378,8 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
         strips = allocate(job.threads * scratch)
         job.strips, job.strip_bytes = <char *>data(strips), scratch * job.itemsize
         if I < job.kernels.lanes:
-            transposed = allocate(4 * direction.hidden * I)
+            transposed = allocate(4 * l.hidden * I)
             job.dw_ih_transposed = data(transposed)
     run(&job, threads)
     if transposed is not None:
-        dw_ih[...] = transposed.reshape(I, 4 * direction.hidden).T
+        dw_ih[...] = transposed.reshape(I, 4 * l.hidden).T

@@ -6,7 +6,7 @@ lstmx.functional.panels builds them once and keeps them.
 cimport numpy as cnp
 
 from lstmx._core.isa cimport format_of
-from lstmx._core.loop cimport data, size, tile_for
+from lstmx._core.job cimport data, size, tile_for
 
 cnp.import_array()
 

@@ -9,7 +9,8 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from lstmx._core.core cimport lstmx_layer
-from lstmx._core.loop cimport begin, Direction, Job, operations, room_for_sums, run, run_both, share_out, size, worth_threads
+from lstmx._core.job cimport begin, Direction, Job, operations, room_for_sums, share_out, size, worth_threads
+from lstmx._core.loop cimport run, run_both
 
 cnp.import_array()
 
@@ -69,7 +70,8 @@ cdef class Stack:
         cdef Direction first = parts[0]
         self.parts, self.threads, self.blas = parts, threads, first.job.serial
         self.layers, self.directions, self.type_number = layers, directions, type_number
-        self.inputs, self.hidden, self.outputs, self.itemsize = first.inputs, first.hidden, first.outputs, first.job.itemsize
+        cdef const lstmx_layer *l = &first.job.layer
+        self.inputs, self.hidden, self.outputs, self.itemsize = l.inputs, l.hidden, l.outputs, first.job.itemsize
 
     cdef bint readable(self, object x) noexcept:
         """Whether x is an array that can be read where it lies, by whole steps of the last axis."""

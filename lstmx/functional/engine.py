@@ -11,7 +11,7 @@ import os
 import numpy as np
 
 from lstmx import reference
-from lstmx._core import dense, isa, loop, panels, stream
+from lstmx._core import dense, isa, job, loop, panels, stream
 from lstmx.functional import allocate, threads
 from lstmx.functional.context import Windows
 from lstmx.functional.panels import Derived, bias_panels, column_panels, gate_panels, matrix
@@ -43,7 +43,7 @@ class _Compiled:
         else:
             parts = [self.right_side(ih, not backward) if need_dx else None, self.right_side(hh, not backward)]
             parts.append(None if backward else bias)
-        return loop.Direction(weights.cell, ih.shape[1], len(ih) // 4, *parts, self.products, fused, backward)
+        return job.Direction(weights.cell, ih.shape[1], len(ih) // 4, *parts, self.products, fused, backward)
 
     def memory(self, rows, batch, steps, inputs, hidden, cell, dtype, *, training):
         """What one direction of one layer allocates beside its results: (bytes of scratch, bytes of the tape).
@@ -61,7 +61,7 @@ class _Compiled:
         of_type = np.empty(0, dtype)
         wanted = self._threads((3 if training else 1) * rows * hidden * (inputs + width[0]))
         serial = self.products is not None
-        scratch = loop.workspace(batch, steps, inputs, hidden, of_type, wanted, self._fused(cell), serial, training)
+        scratch = job.workspace(batch, steps, inputs, hidden, of_type, wanted, self._fused(cell), serial, training)
         tape = rows * (sum(allocate.padded_width(n, dtype) for n in (4 * hidden, width[0])) + width[1]) * training
         return sum(scratch.values()) * size, tape * size
 
