@@ -1,6 +1,5 @@
 """scikit-learn's own callbacks, and learning curves."""
 
-import os
 import pickle
 import subprocess
 import sys
@@ -35,21 +34,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 import lstmx
-from lstmx import (
-    LSTMRegressor,
-    SequenceScaler,
-)
+from lstmx import LSTMRegressor, SequenceScaler
 
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    """Hundreds of files are written here; the tests that kill do so in processes of their own."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "checkpoint"
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 # scikit-learn's own callbacks.

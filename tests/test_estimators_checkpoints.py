@@ -14,28 +14,10 @@ pytest.importorskip("sklearn")
 from estimators_data import CHILD, NUMBERS, RAGGED, assert_same, fit, make
 
 import lstmx
-from lstmx import (
-    storage,
-    training,
-)
+from lstmx import storage, training
 from lstmx.storage import ModelFileError
 
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    """Hundreds of files are written here; the tests that kill do so in processes of their own."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "checkpoint"
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-    """Whatever raises here raises before the first epoch."""
-    monkeypatch.setattr(training.Trainer, "run", lambda *_: pytest.fail("trained before it raised"))
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
 @pytest.mark.parametrize("name", ["model", "layer", "predictor"])

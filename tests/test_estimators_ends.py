@@ -40,23 +40,11 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 
-from lstmx import (
-    SequenceScaler,
-    losses,
-)
+from lstmx import SequenceScaler, losses
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 LIMIT = 20  # seconds after which a child hangs
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    """Hundreds of files are written here; the tests that kill do so in processes of their own."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "checkpoint"
 
 
 # Ctrl-C.

@@ -1,7 +1,6 @@
 """Fits that go on from a checkpoint, to the bit; and what does not go together with one."""
 
 import copy
-import os
 import pickle
 
 import numpy as np
@@ -29,30 +28,12 @@ from estimators_data import (
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from lstmx import (
-    storage,
-    training,
-)
+from lstmx import storage
 from lstmx.estimators import _training
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
 BATCHES = 3  # an epoch has at least so many in every case below
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    """Hundreds of files are written here; the tests that kill do so in processes of their own."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "checkpoint"
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-    """Whatever raises here raises before the first epoch."""
-    monkeypatch.setattr(training.Trainer, "run", lambda *_: pytest.fail("trained before it raised"))
 
 
 # Resumed to the bit.

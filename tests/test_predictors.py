@@ -24,6 +24,8 @@ import lstmx
 from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMForecaster, LSTMRegressor, LSTMTransformer, storage
 from lstmx.storage import ModelFileError
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
 PYTHONPATH = os.path.dirname(os.path.dirname(lstmx.__file__))  # children import what is tested here
 CHILD = os.environ | {"PYTHONPATH": PYTHONPATH}
 
@@ -175,17 +177,6 @@ def answers(model, calls):
             value = getattr(model, method)(**arguments)
         found.append(None if method == "update" else flat(value))
     return found
-
-
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(monkeypatch):
-    """Hundreds of files are written here; the tests that kill do so in processes of their own."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "model"
 
 
 # The same bits.
