@@ -23,3 +23,9 @@ def test_the_two_commands_come_first():
     lines = [block.strip() for block in re.findall(r"```\w*\n(.*?)```", README.read_text(), re.S)]
     assert "lstmx demo" in lines[0] and "\n" not in lines[0]
     assert "pytest" in lines[1] and "\n" not in lines[1]
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text())
+    assert links
+    assert [link for link in links if "://" not in link and not (README.parent / link).exists()] == []
