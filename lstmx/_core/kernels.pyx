@@ -1,7 +1,7 @@
 """The kernels of the active instruction set on whole arrays; c/kernels.h says more of each.
 
-Floating-point arrays are of one type and C-contiguous, with as many axes and values as the docstrings say. That is
-checked here; lstmx.functional has checked all else.
+Floating-point arrays are of one type, aligned and C-contiguous, with as many axes and values as the docstrings say. That
+is checked here; lstmx.functional has checked all else.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -60,6 +60,8 @@ cdef pointer checked(cnp.ndarray array, int format, int axes, size values, bint 
         raise ValueError(f"got an array of shape {(<object>array).shape}, must have {axes} axes and {values} values")
     if not cnp.PyArray_IS_C_CONTIGUOUS(array):
         raise ValueError("got an array that is not C-contiguous")
+    if not cnp.PyArray_ISALIGNED(array):
+        raise ValueError("got an array that is not aligned")
     if out and not cnp.PyArray_CHKFLAGS(array, cnp.NPY_ARRAY_WRITEABLE):
         raise ValueError("got a read-only array to write into")
     return cnp.PyArray_DATA(array)
