@@ -15,6 +15,7 @@ import sys
 import time
 
 import numpy as np
+from layouts import moved
 from test_ownership import copied, observed, overwrite
 from test_same_bits import CUTS, cutting, flat
 from test_same_bits import same as same_bits
@@ -59,9 +60,7 @@ class Draw:
             back = (slice(None, None, -1),) * a.ndim
             return a[back].copy()[back]
         if kind == "unaligned":
-            odd = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-            odd[...] = a
-            return odd
+            return moved(a)
         a = {"fortran": np.asfortranarray(a), "swapped": a.astype(a.dtype.newbyteorder())}.get(kind, a.copy())
         a.flags.writeable = kind != "read-only"
         return a

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import moved
 from numpy.testing import assert_array_equal
 from test_disassembly import COMPILERS, X86, Kernels, bits, build, needs_avx2, needs_gcc
 from test_vmath import DTYPES, FUNCTIONS, arguments, call
@@ -198,11 +199,7 @@ def cell_results(kernels, dtype, H, bias):
     rng = np.random.default_rng(H)
 
     def unaligned(shape):
-        values = rng.normal(size=shape).astype(dtype)
-        room = np.empty(values.nbytes + 1, np.uint8)[1:]
-        out = room.view(dtype).reshape(shape)
-        out[:] = values
-        return out
+        return moved(rng.normal(size=shape).astype(dtype))
 
     plain = np.zeros(64, np.uint8)  # an lstmx_cell without options
     gates, c, h = unaligned((2, 4 * H)), unaligned((2, H)), unaligned((2, H))

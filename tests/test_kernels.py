@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from layouts import moved
 from numpy.testing import assert_allclose, assert_array_equal
 from test_disassembly import COMPILERS, X86, bits, build, needs_compiler
 from test_vmath import DTYPES, FUNCTIONS, arguments, call
@@ -602,13 +603,6 @@ def locked(array):
     return array
 
 
-def moved(array, by):
-    """A copy whose address is `by` bytes after that of an aligned array."""
-    room = np.empty(array.nbytes + by, np.uint8)[by:].view(array.dtype).reshape(array.shape)
-    room[:] = array
-    return room
-
-
 WRONG = {
     "float16": lambda a: a.astype(np.float16),
     "another type": lambda a: a.astype(np.float32 if a.itemsize == 8 else np.float64),
@@ -618,7 +612,7 @@ WRONG = {
     "more axes": lambda a: a[None],
     "too short": lambda a: a[..., :-1].copy(),
     "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
-    "not aligned": lambda a: moved(a, 1),
+    "not aligned": moved,
 }
 ALONE = {"sum": {"another type", "too short"}, "fma_chains": {"another type"}}  # wrong beside another array only
 ALONE["sum_of_squares"] = ALONE["sum"]
@@ -632,7 +626,7 @@ def test_an_array_that_does_not_fit_is_an_error(name, dtype):
     for at in [*read, *written]:
         for wrong, spoil in (WRONG | ({"read-only": locked} if at in written else {})).items():
             if wrong in ALONE.get(name, ()) or (wrong == "not aligned" and fitting[at].dtype.kind == "i"):
-                continue  # integers come from lstmx.functional, which aligns them
+                continue  # test_ownership holds that integers come aligned
             given = fitting.copy()
             given[at] = spoil(given[at])
             with pytest.raises((TypeError, ValueError)):

@@ -9,6 +9,7 @@ import warnings
 
 import numpy as np
 import pytest
+from layouts import moved
 
 import lstmx
 from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
@@ -266,13 +267,22 @@ def test_estimators():
 def one_byte_off(value):
     """Nested containers with arrays that lie one byte off alignment."""
     if isinstance(value, np.ndarray):
-        off = np.zeros(value.nbytes + 1, np.uint8)[1:].view(value.dtype).reshape(value.shape)
-        off[...] = value
-        assert not off.flags.aligned or not off.size
-        return off
+        return moved(value)
     if isinstance(value, dict):
         return {key: one_byte_off(part) for key, part in value.items()}
     return type(value)(map(one_byte_off, value)) if type(value) in (list, tuple) else value
+
+
+def test_labels_and_weights():
+    x = RNG.normal(size=(8, 5, 3)).astype("f4")
+
+    def program(user):
+        model = Sequential([LSTM(3, 4), Last(), Dense(4, 3, "softmax")], random_state=0)
+        labels, weight = np.arange(8) % 3, np.arange(8.0)
+        user(model.fit, x, labels, loss="categorical_crossentropy", sample_weight=weight, epochs=2, verbose=0)
+        user(model.predict, x)
+
+    both(program)
 
 
 @pytest.mark.parametrize("form", [name for name in FORMS if "windows" not in name])
@@ -297,4 +307,5 @@ def test_compiled_code_gets_aligned_arrays(form, monkeypatch):
     test_a_model("softmax", form)
     test_the_functions(form)
     test_a_model_of_integers(np.arange(5))
+    test_labels_and_weights()
     assert len(set(seen)) > 5

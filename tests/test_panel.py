@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from layouts import moved
 
 pytest.importorskip("sklearn")
 from scipy import sparse
@@ -71,7 +72,7 @@ WHOLE = {
     "strided": lambda x: np.repeat(np.repeat(x, 2, axis=1), 3, axis=2)[:, ::2, ::3],
     "reversed": lambda x: np.ascontiguousarray(x[:, ::-1])[:, ::-1],
     "byte-swapped": lambda x: x.astype(x.dtype.newbyteorder()),
-    "unaligned": lambda x: np.frombuffer(b"." + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape),
+    "unaligned": moved,
     "windows of a view": lambda x: np.lib.stride_tricks.as_strided(x, x.shape, x.strides),
     "a subclass": lambda x: x.view(type("Own", (np.ndarray,), {})),
     "padded beyond the longest": lambda x: np.concatenate([x, np.full((len(x), 3, x.shape[2]), np.nan)], axis=1),

@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from layouts import moved
 from numpy.testing import assert_array_equal
 
 from lstmx._core import rows as core_rows
@@ -53,16 +54,13 @@ def forms(dtype, shape, seed=0):
     room[:, ::2, ::3] = x
     locked = x.copy()
     locked.flags.writeable = False
-    raw = np.zeros(x.nbytes + 1, np.uint8)
-    odd = raw[1:].view(dtype).reshape(shape)
-    odd[...] = x
     yield "plain", x
     yield "strided", room[:, ::2, ::3]
     yield "backwards", x[::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1]
     yield "fortran", np.asfortranarray(x)
     yield "read-only", locked
     yield "byte-swapped", x.astype(x.dtype.newbyteorder())
-    yield "unaligned", odd
+    yield "unaligned", moved(x)
 
 
 @pytest.mark.parametrize("features", [1, 2, 3, 4, 5, 8, 16, 17, 67])
