@@ -32,8 +32,8 @@ from lstmx.functional.read import sequences
 pytestmark = pytest.mark.skipif(engines.NAME != "tile", reason="a promise of the tile engine")
 
 DTYPES = ["float32", "float64"]
-# Around the widths of vectors (2 to 16 lanes), panels, and the blocks of 64 terms.
-SIZES = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 50, 63, 64, 65, 100, 127, 129, 130]
+# Around the widths of vectors (2 to 16 lanes), panels, and the blocks of 128 terms.
+SIZES = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 50, 64, 65, 100, 127, 128, 129, 130, 257]
 COVER = [(I, SIZES[(7 * k + 3) % len(SIZES)]) for k, I in enumerate(SIZES)]  # every size as I and as H
 GRID = [pytest.param(I, H, marks=() if (I, H) in COVER else pytest.mark.long) for I in SIZES for H in SIZES]
 LARGE = [(50, 64), (3, 130), (65, 33)]  # both splits have something to share out
@@ -384,15 +384,15 @@ def chain(shape, a, b):
     return total
 
 
-def blocked(start, a, b, terms=64):
+def blocked(start, a, b, terms=128):
     """start + the sum over k of a[k] b[k], in chains over blocks of k that are added in order."""
     for k in range(0, len(a), terms):
         start = start + chain(start.shape, a[k : k + terms], b[k : k + terms])
     return start
 
 
-@pytest.mark.parametrize("K", [1, 63, 64, 65, 128, 130, 200])
-def test_products_are_chains_over_blocks_of_64_terms(K):
+@pytest.mark.parametrize("K", [1, 64, 127, 128, 129, 256, 258, 400])
+def test_products_are_chains_over_blocks_of_128_terms(K):
     rng = np.random.default_rng(K)
     x, weight = (rng.normal(size=(n, K)).astype(np.float32) for n in (5, 21))
     zero = np.zeros((5, 21), np.float32)
@@ -401,7 +401,7 @@ def test_products_are_chains_over_blocks_of_64_terms(K):
     same(kernels.linear(x[2:3], weight, None, "linear"), wanted[2:3])
 
 
-@pytest.mark.parametrize(("I", "H"), [(3, 5), (63, 65), (64, 64), (65, 9), (130, 130)])
+@pytest.mark.parametrize(("I", "H"), [(3, 5), (63, 65), (127, 129), (128, 128), (129, 9), (258, 258)])
 def test_gates_are_chains_over_blocks_of_x_and_of_h(I, H):
     lstm = LSTM(I, H, random_state=0)
     p = problem(lstm, 3, 1)

@@ -64,6 +64,7 @@ static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *le
                         void *result, ptrdiff_t ldo, int add, ptrdiff_t from, ptrdiff_t to) {
     const REAL *a = left;
     REAL *out = result;
+    const int far = K * n * (ptrdiff_t)sizeof(REAL) > SECOND_CACHE;
     ALIGNED REAL z[CHUNK * 4 * LANES];
     for (ptrdiff_t group = from; group < to; group++) {
         const ptrdiff_t j = group * 4 * LANES, columns = n - j < 4 * LANES ? n - j : 4 * LANES;
@@ -74,7 +75,7 @@ static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *le
             const int direct = columns == width && !add;
             REAL *to_z = direct ? out + r * ldo + j : z;
             FN(sum_blocks)((int)(width / LANES), height, (FN(start)){NULL, 0},
-                           &(FN(operand)){a + r * ar, ar, 1, b, width, K}, to_z, direct ? ldo : width);
+                           &(FN(operand)){a + r * ar, ar, 1, b, width, K, far, NULL}, to_z, direct ? ldo : width);
             if (direct) continue;
             for (ptrdiff_t i = 0; i < height; i++) {
                 REAL *row = out + (r + i) * ldo + j;

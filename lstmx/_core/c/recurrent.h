@@ -36,7 +36,7 @@ static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptr
                 FN(sum_blocks)((int)(4 * lanes / LANES), count - r < CHUNK ? count - r : CHUNK,
                                (FN(start)){(const REAL *)l->bias + at, 0},
                                &(FN(operand)){FN(x_at)(l, t, n) + r * a_row, a_row, 1, (const REAL *)l->w_ih + at * I,
-                                             4 * lanes, I},
+                                             4 * lanes, I, 0, NULL},
                                z + r * z_row, z_row);
         }
     }
@@ -123,6 +123,7 @@ static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, pt
     ALIGNED REAL scratch[(CHUNK * 4 + 1) * LANES];
     const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
     const REAL *w_ih = l->w_ih, *w_hh = l->w_hh, *bias = l->bias;
+    const int far = 4 * H * (H + (sums ? 0 : I)) * (ptrdiff_t)sizeof(REAL) > SECOND_CACHE;
     const int own = sums && !l->windows;   /* what windows share may not be added to */
     for (ptrdiff_t p = p0; p < p1; p++) {   /* a panel serves all rows before the next one is fetched */
         const ptrdiff_t lanes = FN(lanes_of)(H, p), at = p * 4 * LANES, zr = own ? width : 4 * LANES;
@@ -130,8 +131,8 @@ static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, pt
         for (ptrdiff_t r = 0; r < rows; r += CHUNK) {
             const ptrdiff_t count = rows - r < CHUNK ? rows - r : CHUNK;
             REAL *z = own ? sums + r * width + at : scratch;
-            FN(operand) px = {x + r * l->x_row, l->x_row, 1, w_ih + at * I, 4 * lanes, I};
-            FN(operand) ph = {h + r * hr, hr, 1, w_hh + at * H, 4 * lanes, H};
+            FN(operand) px = {x + r * l->x_row, l->x_row, 1, w_ih + at * I, 4 * lanes, I, far, NULL};
+            FN(operand) ph = {h + r * hr, hr, 1, w_hh + at * H, 4 * lanes, H, far, NULL};
             FN(start) start = sums ? (FN(start)){sums + r * width + at, width} : (FN(start)){bias + at, 0};
             FN(results) here = o;
             FN(advance)(&here, r);
@@ -322,7 +323,7 @@ static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, c
     for (ptrdiff_t j = 0; j < n; j += 4 * LANES) {
         const ptrdiff_t columns = n - j < 4 * LANES ? n - j : 4 * LANES, width = FN(column_width)(columns);
         const int C = (int)(width / LANES);
-        FN(operand) p = {a, 1, lda, b + j, ldb, rows};
+        FN(operand) p = {a, 1, lda, b + j, ldb, rows, 0, NULL};
         if (strip) {
             for (ptrdiff_t r = 0; r < rows; r++) {
                 memcpy(strip + r * width, b + r * ldb + j, (size_t)columns * sizeof(REAL));
@@ -331,19 +332,18 @@ static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, c
             p.b = strip;
             p.bk = width;
         }
-        const ptrdiff_t tall = TALLEST(C), groups = (m1 - m0 + tall - 1) / tall;
-        for (ptrdiff_t g = 0; g < groups; g++) {
-            const ptrdiff_t m = m0 + (m1 - m0) * g / groups, height = m0 + (m1 - m0) * (g + 1) / groups - m;
-            const FN(start) fresh = {NULL, 0};
+        const ptrdiff_t count = m1 - m0, tall = TALLEST(C), groups = (count + tall - 1) / tall;
+        for (ptrdiff_t m = m0, g = 0; g < groups; g++) {
+            const ptrdiff_t height = count / groups + (g < count % groups);
+            REAL *row = out + m * ldo + j;
             p.a = a + m;
-            switch (C) {
-            case 4: FN(tiles_4)((int)height, fresh, &p, z, width); break;
-            case 3: FN(tiles_3)((int)height, fresh, &p, z, width); break;
-            case 2: FN(tiles_2)((int)height, fresh, &p, z, width); break;
-            default: FN(tiles_1)((int)height, fresh, &p, z, width);
+            m += height;
+            if (columns == width) {
+                FN(sum_groups)(C, (int)height, 1, (FN(start)){add ? row : NULL, ldo}, &p, row, ldo);
+                continue;
             }
-            for (ptrdiff_t r = 0; r < height; r++) {
-                REAL *row = out + (m + r) * ldo + j;
+            FN(sum_groups)(C, (int)height, 1, (FN(start)){NULL, 0}, &p, z, width);
+            for (ptrdiff_t r = 0; r < height; r++, row += ldo) {
                 const REAL *sum = z + r * width;
                 if (add) for (ptrdiff_t l = 0; l < columns; l++) row[l] = row[l] + sum[l];
                 else memcpy(row, sum, (size_t)columns * sizeof(REAL));

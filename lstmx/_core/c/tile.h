@@ -10,7 +10,7 @@
  * a(r, k) = a[r * ar + k * ak]: activations are read where they lie. b(k, c) = b[k * bk + c] is a panel of packed weights, or
  * rows of an activation. Expects vector.h and REGISTERS, the number of vector registers. */
 
-#define TERMS 64
+#define TERMS 128
 /* Fetching b ahead was tried: within the noise at every height, for weights in the second cache and beyond.
  * The tallest tile of C vectors: R * C sums, C vectors of b and a broadcast must fit the registers. */
 #if REGISTERS >= 32
@@ -25,6 +25,8 @@ typedef struct {
     const REAL *b;   /* (count, C * LANES), stride bk */
     ptrdiff_t bk;
     ptrdiff_t count;
+    int far;              /* whether b lies beyond the second cache */
+    const char *ahead;    /* sum_blocks' own: what to fetch meanwhile */
 } FN(operand);
 
 /* What a chain's end is added to: rows at `from`, `row` apart; NULL for nothing. It may be z itself. */
@@ -33,44 +35,69 @@ typedef struct {
     ptrdiff_t row;
 } FN(start);
 
-INLINE void FN(tile)(const int R, const int C, FN(start) start, const FN(operand) *p, REAL *z, ptrdiff_t zr) {
-    FN(vec) acc[12][4];
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(splat)(0);
-    const REAL *a = p->a, *b = p->b;
+/* `groups` groups of R rows each, one after the other; if `fetch`, what lies behind this block of b comes into the second cache
+ * meanwhile, a cache line for each k. (On a server CPU whose third cache is slow that is a third of the time of a wide step.
+ * A burst of prefetches between groups stalls.) */
+INLINE void FN(tile)(const int R, const int C, const int fetch, ptrdiff_t groups, FN(start) start, const FN(operand) *p, REAL *z,
+                     ptrdiff_t zr) {
+    const REAL *rows = p->a;
     const ptrdiff_t ar = p->ar, ak = p->ak, bk = p->bk;
-    for (ptrdiff_t k = p->count; k > 0; k--, a += ak, b += bk) {
-        FN(vec) row[4];
-        UNROLL for (int c = 0; c < C; c++) row[c] = FN(load)(b + c * LANES);
-        UNROLL for (int r = 0; r < R; r++) {
-            const FN(vec) x = FN(splat)(a[r * ar]);
-            UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(vfma)(x, row[c], acc[r][c]);
-        }
-    }
-    if (start.from)
+    const char *ahead = (const char *)p->ahead;
+    for (; groups > 0; groups--) {
+        const REAL *a = rows, *b = p->b;
+        FN(vec) acc[12][4];
         UNROLL for (int r = 0; r < R; r++)
-            UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(load)(start.from + r * start.row + c * LANES) + acc[r][c];
-    UNROLL for (int r = 0; r < R; r++)
-        UNROLL for (int c = 0; c < C; c++) FN(store)(z + r * zr + c * LANES, acc[r][c]);
+            UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(splat)(0);
+        for (ptrdiff_t k = p->count; k > 0; k--, a += ak, b += bk) {
+            FN(vec) x[12], row[4];
+            if (fetch) { PREFETCH(ahead); ahead += CACHE_LINE; }
+            if (R < C) {   /* what there is less of stays in registers while the other goes by */
+                UNROLL for (int r = 0; r < R; r++) { x[r] = FN(splat)(a[r * ar]); HOLD(x[r]); }
+                UNROLL for (int c = 0; c < C; c++) {
+                    row[c] = FN(load)(b + c * LANES);
+                    HOLD(row[c]);
+                    UNROLL for (int r = 0; r < R; r++) acc[r][c] = FN(vfma)(x[r], row[c], acc[r][c]);
+                }
+            } else {
+                UNROLL for (int c = 0; c < C; c++) { row[c] = FN(load)(b + c * LANES); }
+                UNROLL for (int r = 0; r < R; r++) {
+                    x[r] = FN(splat)(a[r * ar]);
+                    UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(vfma)(x[r], row[c], acc[r][c]);
+                }
+            }
+        }
+        if (start.from) {
+            UNROLL for (int r = 0; r < R; r++)
+                UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(load)(start.from + r * start.row + c * LANES) + acc[r][c];
+            start.from += R * start.row;
+        }
+        UNROLL for (int r = 0; r < R; r++)
+            UNROLL for (int c = 0; c < C; c++) FN(store)(z + r * zr + c * LANES, acc[r][c]);
+        rows += R * ar;
+        z += R * zr;
+    }
 }
 
-#define CASE(R, C) case R: FN(tile)(R, C, start, p, z, zr); break;
-#define TILES(C, ...)                                                                                                    \
-    static NOINLINE void FN(tiles_##C)(int rows, FN(start) start, const FN(operand) *p, REAL *z, ptrdiff_t zr) {         \
+#define CASE(R, C, FETCH) case R: FN(tile)(R, C, FETCH, groups, start, p, z, zr); break;
+#define TILES(NAME, ...)                                                                                                 \
+    static NOINLINE void FN(NAME)(int rows, ptrdiff_t groups, FN(start) start, const FN(operand) *p, REAL *z,            \
+                                  ptrdiff_t zr) {                                                                        \
         switch (rows) { __VA_ARGS__ }                                                                                    \
     }
 #if REGISTERS >= 32
-TILES(4, CASE(1, 4) CASE(2, 4) CASE(3, 4) CASE(4, 4) CASE(5, 4) CASE(6, 4))
-TILES(3, CASE(1, 3) CASE(2, 3) CASE(3, 3) CASE(4, 3) CASE(5, 3) CASE(6, 3) CASE(7, 3) CASE(8, 3))
-TILES(2, CASE(1, 2) CASE(2, 2) CASE(3, 2) CASE(4, 2) CASE(5, 2) CASE(6, 2) CASE(7, 2) CASE(8, 2) CASE(9, 2) CASE(10, 2)
-      CASE(11, 2) CASE(12, 2))
+TILES(tiles_4, CASE(1, 4, 0) CASE(2, 4, 0) CASE(3, 4, 0) CASE(4, 4, 0) CASE(5, 4, 0) CASE(6, 4, 0))
+TILES(tiles_4_fetch, CASE(1, 4, 1) CASE(2, 4, 1) CASE(3, 4, 1) CASE(4, 4, 1) CASE(5, 4, 1) CASE(6, 4, 1))
+TILES(tiles_3, CASE(1, 3, 0) CASE(2, 3, 0) CASE(3, 3, 0) CASE(4, 3, 0) CASE(5, 3, 0) CASE(6, 3, 0) CASE(7, 3, 0) CASE(8, 3, 0))
+TILES(tiles_2, CASE(1, 2, 0) CASE(2, 2, 0) CASE(3, 2, 0) CASE(4, 2, 0) CASE(5, 2, 0) CASE(6, 2, 0) CASE(7, 2, 0) CASE(8, 2, 0)
+      CASE(9, 2, 0) CASE(10, 2, 0) CASE(11, 2, 0) CASE(12, 2, 0))
 #else
-TILES(4, CASE(1, 4) CASE(2, 4) CASE(3, 4))
-TILES(3, CASE(1, 3) CASE(2, 3) CASE(3, 3) CASE(4, 3))
-TILES(2, CASE(1, 2) CASE(2, 2) CASE(3, 2) CASE(4, 2) CASE(5, 2) CASE(6, 2))
+TILES(tiles_4, CASE(1, 4, 0) CASE(2, 4, 0) CASE(3, 4, 0))
+TILES(tiles_4_fetch, CASE(1, 4, 1) CASE(2, 4, 1) CASE(3, 4, 1))
+TILES(tiles_3, CASE(1, 3, 0) CASE(2, 3, 0) CASE(3, 3, 0) CASE(4, 3, 0))
+TILES(tiles_2, CASE(1, 2, 0) CASE(2, 2, 0) CASE(3, 2, 0) CASE(4, 2, 0) CASE(5, 2, 0) CASE(6, 2, 0))
 #endif
-TILES(1, CASE(1, 1) CASE(2, 1) CASE(3, 1) CASE(4, 1) CASE(5, 1) CASE(6, 1) CASE(7, 1) CASE(8, 1) CASE(9, 1) CASE(10, 1)
-      CASE(11, 1) CASE(12, 1))
+TILES(tiles_1, CASE(1, 1, 0) CASE(2, 1, 0) CASE(3, 1, 0) CASE(4, 1, 0) CASE(5, 1, 0) CASE(6, 1, 0) CASE(7, 1, 0) CASE(8, 1, 0)
+      CASE(9, 1, 0) CASE(10, 1, 0) CASE(11, 1, 0) CASE(12, 1, 0))
 #undef CASE
 #undef TILES
 
@@ -106,10 +133,23 @@ PAIR(2)
 PAIR(1)
 #undef PAIR
 
-/* z (rows, C * LANES) := start + a b, summed over all K terms of p, block by block. */
+/* Rows in groups of one height: z (groups * height, C * LANES) := start + a b, one block. */
+static void FN(sum_groups)(int C, ptrdiff_t height, ptrdiff_t groups, FN(start) start, const FN(operand) *p, REAL *z, ptrdiff_t zr) {
+    switch (C) {
+    case 4: (p->ahead ? FN(tiles_4_fetch) : FN(tiles_4))((int)height, groups, start, p, z, zr); break;
+    case 3: FN(tiles_3)((int)height, groups, start, p, z, zr); break;
+    case 2: FN(tiles_2)((int)height, groups, start, p, z, zr); break;
+    default: FN(tiles_1)((int)height, groups, start, p, z, zr);
+    }
+}
+
+enum { FN(FETCHING) = 4 * VECTOR_BYTES / CACHE_LINE };   /* groups that fetch a whole block of 4 vectors, a line a term */
+
+/* z (rows, C * LANES) := start + a b, summed over all K terms of p, block by block; the rows in groups of about equal height. */
 static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(operand) *p, REAL *z, ptrdiff_t zr) {
-    const int tall = TALLEST(C);
-    const ptrdiff_t groups = (rows + tall - 1) / tall, K = p->count;
+    const ptrdiff_t tall = TALLEST(C), groups = (rows + tall - 1) / tall, K = p->count;
+    const ptrdiff_t height = groups ? rows / groups : 0, taller = groups ? rows % groups : 0;   /* so many have a row more */
+    const ptrdiff_t fetching = p->far && C == 4 && groups > 1 ? (groups < FN(FETCHING) ? groups : FN(FETCHING)) : 0;
     FN(operand) q = *p;
     for (ptrdiff_t k = 0; k < K || k == 0; k += TERMS) {
         q.a = p->a + k * p->ak;
@@ -124,20 +164,22 @@ static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(oper
             default: FN(pair_1)(start.from, &q, a2, b2, z, NULL, 0);
             }
             k += TERMS;
-        } else
-            for (ptrdiff_t left = rows, group = groups, r = 0; group > 0; group--) {   /* groups of about equal height */
-                const ptrdiff_t height = left / group;
-                switch (C) {
-                case 4: FN(tiles_4)((int)height, start, &q, z + r * zr, zr); break;
-                case 3: FN(tiles_3)((int)height, start, &q, z + r * zr, zr); break;
-                case 2: FN(tiles_2)((int)height, start, &q, z + r * zr, zr); break;
-                default: FN(tiles_1)((int)height, start, &q, z + r * zr, zr);
-                }
-                q.a += height * q.ar;
-                if (start.from) start.from += height * start.row;
-                left -= height;
-                r += height;
+        } else {
+            const char *behind = (const char *)(q.b + q.count * q.bk);
+            REAL *to = z;
+            for (ptrdiff_t group = 0; group < groups;) {   /* as many at once as are of one kind */
+                const int fetch = group < fetching;
+                ptrdiff_t end = fetch ? fetching : groups;
+                if (group < taller && end > taller) end = taller;
+                const ptrdiff_t tallness = height + (group < taller), count = (end - group) * tallness;
+                q.ahead = fetch ? behind + group * q.count * CACHE_LINE : NULL;
+                FN(sum_groups)(C, tallness, end - group, start, &q, to, zr);
+                q.a += count * q.ar;
+                to += count * zr;
+                if (start.from) start.from += count * start.row;
+                group = end;
             }
+        }
         start = (FN(start)){z, zr};
     }
 }
@@ -146,7 +188,7 @@ static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(oper
 static void FN(pair_panels)(const REAL *from, FN(operand) p, ptrdiff_t next, REAL *z) {
     const ptrdiff_t K = p.count;
     for (ptrdiff_t k = 0; k < K; k += TERMS, from = z) {
-        FN(operand) q = {p.a + k * p.ak, 0, p.ak, p.b + k * p.bk, p.bk, K - k < TERMS ? K - k : TERMS};
+        FN(operand) q = {p.a + k * p.ak, 0, p.ak, p.b + k * p.bk, p.bk, K - k < TERMS ? K - k : TERMS, 0, NULL};
         FN(pair_4)(from, &q, q.a, q.b + next, z, z + 4 * LANES, 4 * LANES);
     }
 }

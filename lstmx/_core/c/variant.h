@@ -22,9 +22,19 @@
 #ifdef __GNUC__
 #define INLINE static inline __attribute__((always_inline))
 #define ALIGNED __attribute__((aligned(64)))
+#define PREFETCH(p) __builtin_prefetch(p, 0, 2)
+#if defined(__x86_64__) && !defined(LSTMX_NO_VECTOR)
+#define HOLD(v) __asm__("" : "+v"(v))
+#elif defined(__aarch64__) && !defined(LSTMX_NO_VECTOR)
+#define HOLD(v) __asm__("" : "+w"(v))
+#else
+#define HOLD(v) (void)(v)
+#endif
 #else
 #define INLINE static inline
 #define ALIGNED
+#define PREFETCH(p) (void)(p)
+#define HOLD(v) (void)(v)
 #endif
 #ifdef __clang__
 #define NOINLINE __attribute__((noinline))
@@ -36,6 +46,8 @@
 #define NOINLINE
 #define UNROLL
 #endif
+#define CACHE_LINE 64
+#define SECOND_CACHE (512 * 1024)   /* bytes of weights that surely stay in it from step to step */
 #define PASTE4(a, b, c, d) a##b##c##d
 #define JOIN4(a, b, c, d) PASTE4(a, b, c, d)
 #define PRAGMA(text) _Pragma(#text)
