@@ -13,7 +13,7 @@ from lstmx.bench.process import FreshProcess, WorkerError, WorkerProcess
 SCHEMA = 1
 START = shapes.parse("100,1,1,32")  # the model of the task `import`
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8}  # of the largest value of an array
-PAUSE = 0.005  # before each measurement, so that the threads of the engine before have gone to sleep
+PAUSE = 0.05  # before each measurement, so that the threads of the engine before have gone to sleep
 
 
 def chosen(name, given, allowed):
