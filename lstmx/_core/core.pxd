@@ -95,7 +95,17 @@ cdef extern from "team.h" nogil:
         int waiting
         int round
         int cancelled
+    enum:
+        LSTMX_SHARES
+    ctypedef struct lstmx_shares:
+        int count
+        Py_ssize_t taken
+        Py_ssize_t *done
+        Py_ssize_t *first
     void lstmx_wait(lstmx_team *team, int members) noexcept
+    Py_ssize_t lstmx_take(lstmx_shares *shares) noexcept
+    int lstmx_await(const lstmx_shares *shares, int share, Py_ssize_t blocks, lstmx_team *team) noexcept
+    void lstmx_finish(lstmx_shares *shares, int share, Py_ssize_t blocks) noexcept
     void lstmx_cancel(lstmx_team *team) noexcept
     int lstmx_cancelled(lstmx_team *team) noexcept
     int lstmx_stopped(lstmx_team *team) noexcept

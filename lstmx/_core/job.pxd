@@ -2,7 +2,7 @@
 
 cimport numpy as cnp
 
-from lstmx._core.core cimport lstmx_layer, lstmx_products, lstmx_team, lstmx_tile
+from lstmx._core.core cimport lstmx_layer, lstmx_products, lstmx_shares, lstmx_team, lstmx_tile
 from lstmx._core.isa cimport active_isa
 
 ctypedef Py_ssize_t size
@@ -34,6 +34,7 @@ cdef struct Job:
     size strip_bytes
     int split_units
     int threads                # wanted; the team may be smaller
+    lstmx_shares *shares       # of the rows, which members take; NULL: equal ones
     unsigned control           # the control word of the caller
     double last                # when the signals were looked at; 0 in a short call, which does not look
     lstmx_team own
@@ -49,6 +50,7 @@ cdef void begin(Job *job, Direction direction, size steps, size batch, bint reve
 cdef double operations(const lstmx_layer *l) noexcept nogil
 cdef bint worth_threads(double work) noexcept nogil
 cdef void share_out(Job *job, int threads) noexcept nogil
+cdef void cut_rows(const Job *job, lstmx_shares *shares) noexcept nogil
 cdef size room_for_sums(Job *job, int threads) noexcept nogil
 cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil
 cdef size gradient_steps(size batch, bint serial) noexcept nogil

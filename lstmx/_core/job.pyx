@@ -9,7 +9,7 @@ from libc.string cimport memset
 cimport numpy as cnp
 
 from lstmx._core.cell cimport set_cell
-from lstmx._core.core cimport lstmx_layer, lstmx_products, lstmx_tile
+from lstmx._core.core cimport lstmx_layer, lstmx_products, LSTMX_SHARES, lstmx_shares, lstmx_tile
 from lstmx._core.isa cimport format_of
 from lstmx._core.panels cimport Panels
 
@@ -18,6 +18,8 @@ cnp.import_array()
 cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it runs serially
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
 cdef size ROWS_PER_THREAD = 4             # fewer, and the tiles are too flat: the units are split instead
+cdef size ROWS_PER_SHARE = 10             # fewer only where there are not enough for a share for each thread
+cdef size SHARES_PER_THREAD = 4           # at most
 cdef size SUMS = 65536                    # values of z that one block holds, if that is a few steps
 cdef size FEW_STEPS = 4
 cdef size CACHE = 8 << 20                 # bytes of weights that are not fetched anew at every step
@@ -125,6 +127,19 @@ cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil:
         else:
             high = middle
     return low
+
+
+cdef void cut_rows(const Job *job, lstmx_shares *shares) noexcept nogil:
+    """Shares of the rows that the members of a team take: more than there are members, so that none waits for a slow one."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef int k
+    shares.taken = 0
+    shares.count = <int>max(job.threads, min(l.batch // ROWS_PER_SHARE, SHARES_PER_THREAD * job.threads))
+    shares.count = min(shares.count, <int>LSTMX_SHARES)
+    for k in range(shares.count):
+        shares.done[k] = 0
+        shares.first[k] = row_share(l, k, shares.count)
+    shares.first[shares.count] = l.batch
 
 
 cdef void share_out(Job *job, int threads) noexcept nogil:

@@ -31,13 +31,13 @@ from cython.parallel cimport parallel
 
 cimport numpy as cnp
 
-from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_cancel, lstmx_cancelled, lstmx_claim, lstmx_layer,
-                               lstmx_now, lstmx_products, lstmx_release, lstmx_stopped, lstmx_tile, lstmx_wait,
-                               omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel, PyThreadState,
-                               restore_control, take_back)
-from lstmx._core.job cimport (begin, data, Direction, first_row, gradient_rows, gradient_steps, groups_of, Job, operations,
-                              panels_of, place, room_for_sums, row_share, rows_at, share_out, size, stride, strip,
-                              worth_threads)
+from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_await, lstmx_cancel, lstmx_cancelled, lstmx_claim,
+                               lstmx_finish, lstmx_layer, lstmx_now, lstmx_products, lstmx_release, lstmx_shares,
+                               lstmx_stopped, lstmx_take, lstmx_tile, lstmx_wait, omp_get_max_threads, omp_get_num_threads,
+                               omp_get_thread_num, omp_in_parallel, PyThreadState, restore_control, take_back)
+from lstmx._core.job cimport (begin, cut_rows, data, Direction, first_row, gradient_rows, gradient_steps, groups_of, Job,
+                              operations, panels_of, place, room_for_sums, row_share, rows_at, share_out, size, stride,
+                              strip, worth_threads)
 
 cnp.import_array()
 
@@ -104,39 +104,81 @@ cdef void general_block(const Job *job, size s0, size s1, size r0, size r1) noex
         job.kernels.forward_cells(l, t, r0, end, row, width)
 
 
-cdef void forward_part(Job *job, int me, int members) noexcept nogil:
-    """One member's rows or units, all steps."""
-    cdef const lstmx_tile *kernels = job.kernels
+cdef void forward_block(const Job *job, size s, size end, size r0, size r1, size p0, size p1, char *sums) noexcept nogil:
+    """The steps s..end of rows r0..r1 and panels p0..p1."""
     cdef const lstmx_layer *l = &job.layer
-    cdef size r0 = 0, r1 = l.batch, p0 = 0, p1 = panels_of(job), s = 0, end, k, t0, t1, t
-    cdef size row_bytes = kernels.gate_width(l.hidden) * job.itemsize
-    cdef size step_bytes = row_bytes if l.windows else l.batch * row_bytes
+    if not job.fused:
+        general_block(job, s, end, r0, r1)
+        return
+    if sums != NULL:
+        input_sums(job, s, end, r0, r1, p0, p1, sums)
+    job.kernels.forward_steps(l, s, end, r0, r1, p0, p1, sums)
+
+
+cdef void input_sums(const Job *job, size s, size end, size r0, size r1, size p0, size p1, char *sums) noexcept nogil:
+    """W_ih x of the steps s..end, in the direction's own order."""
+    cdef const lstmx_layer *l = &job.layer
+    if l.reverse:
+        s, end = l.steps - end, l.steps - s
+    job.kernels.input_sums(l, s, end, r0, r1, p0, p1, sums)
+
+
+cdef void forward_units(Job *job, int me, int members) noexcept nogil:
+    """One member's units of all rows, with a barrier at every step."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef size panels = panels_of(job), p0 = panels * me // members, p1 = panels * (me + 1) // members, s = 0, end, k, t
+    cdef size step_bytes = job.kernels.gate_width(l.hidden) * job.itemsize * (1 if l.windows else l.batch)
     cdef char *sums = <char *>job.sums
-    if job.split_units:
-        p0, p1 = p1 * me // members, p1 * (me + 1) // members
-    else:
-        r0, r1 = row_share(l, me, members), row_share(l, me + 1, members)
-        if l.windows and sums != NULL:   # members do not share rows at the seam of their windows
-            sums += (r0 + me * job.steps_per_block) * row_bytes
     while s < l.steps:
         end = min(s + job.steps_per_block, l.steps)
-        if not job.fused:
-            general_block(job, s, end, r0, r1)
-        else:
-            if sums != NULL:
-                t0, t1 = (l.steps - end, l.steps - s) if l.reverse else (s, end)
-                kernels.input_sums(l, t0, t1, r0, r1, p0, p1, sums)
-            if job.split_units and members > 1:
-                for k in range(s, end):
-                    t = end - 1 - k if l.reverse else k - s
-                    kernels.forward_steps(l, k, k + 1, r0, r1, p0, p1, NULL if sums == NULL else sums + t * step_bytes)
-                    poll(job, me)
-                    lstmx_wait(job.team, members)
-                    if lstmx_stopped(job.team):
-                        return
-                s = end
-                continue
-            kernels.forward_steps(l, s, end, r0, r1, p0, p1, sums)
+        if sums != NULL:
+            input_sums(job, s, end, 0, l.batch, p0, p1, sums)
+        for k in range(s, end):
+            t = end - 1 - k if l.reverse else k - s
+            job.kernels.forward_steps(l, k, k + 1, 0, l.batch, p0, p1, NULL if sums == NULL else sums + t * step_bytes)
+            poll(job, me)
+            lstmx_wait(job.team, members)
+            if lstmx_stopped(job.team):
+                return
+        s = end
+
+
+cdef void forward_shares(Job *job, int me) noexcept nogil:
+    """Shares of rows, as long as there are any: the next block of steps of the next share."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef lstmx_shares *shares = job.shares
+    cdef size item, block, s
+    cdef int share
+    while True:
+        item = lstmx_take(shares)
+        block, share = item // shares.count, <int>(item % shares.count)
+        s = block * job.steps_per_block
+        if s >= l.steps or not lstmx_await(shares, share, block, job.team):
+            return
+        forward_block(job, s, min(s + job.steps_per_block, l.steps), shares.first[share], shares.first[share + 1], 0,
+                      panels_of(job), <char *>job.sums)
+        lstmx_finish(shares, share, block + 1)
+        poll(job, me)
+        if lstmx_cancelled(job.team):
+            return
+
+
+cdef void forward_part(Job *job, int me, int members) noexcept nogil:
+    """One member's rows or units, all steps."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef size r0 = row_share(l, me, members), r1 = row_share(l, me + 1, members), s = 0, end
+    cdef char *sums = <char *>job.sums
+    if members > 1 and job.split_units:
+        forward_units(job, me, members)
+        return
+    if members > 1 and job.shares != NULL:
+        forward_shares(job, me)
+        return
+    if l.windows and sums != NULL:   # members do not share rows at the seam of their windows
+        sums += (r0 + me * job.steps_per_block) * job.kernels.gate_width(l.hidden) * job.itemsize
+    while s < l.steps:
+        end = min(s + job.steps_per_block, l.steps)
+        forward_block(job, s, end, r0, r1, 0, panels_of(job), sums)
         poll(job, me)
         if lstmx_cancelled(job.team):
             return
@@ -262,6 +304,10 @@ cdef void set_clock(Job *job, double work) noexcept:
 cdef int run(Job *job, int budget) except -1:
     """A job that `share_out` has shared out."""
     cdef double work = operations(&job.layer) * (3 if job.backward else 1)
+    cdef lstmx_shares shares
+    if job.threads > 1 and not job.split_units and not job.backward and not job.layer.windows:
+        cut_rows(job, &shares)
+        job.shares = &shares
     set_clock(job, work)
     launch(job_part, job, job.threads, budget, work)
     return -1 if lstmx_cancelled(job.team) else 0   # the exception is set

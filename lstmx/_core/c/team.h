@@ -38,8 +38,28 @@ typedef struct {
     char alone[64];  /* nothing else in this cache line */
 } lstmx_team;
 
+/* Shares of rows that the members of a team take from a counter, one block of steps after the other: a member whose core
+ * is slow, or that wakes late, takes fewer. */
+enum { LSTMX_SHARES = 64 };
+typedef struct {
+    ptrdiff_t taken;                     /* of the shares of all blocks, in order */
+    char alone[64];
+    int count;
+    ptrdiff_t done[LSTMX_SHARES];        /* blocks that each share has behind it */
+    ptrdiff_t first[LSTMX_SHARES + 1];   /* the first row of each share */
+} lstmx_shares;
+
 #if LSTMX_OPENMP
 enum { LSTMX_SPINS = 1000 };   /* of about 20 ns */
+
+static inline void lstmx_pause(int spin) {
+    if (spin >= LSTMX_SPINS) lstmx_yield();
+#if defined(__x86_64__) || defined(__i386__)
+    else __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    else __asm__ volatile("yield");
+#endif
+}
 
 /* `members`: the threads that the region really got. */
 static inline void lstmx_wait(lstmx_team *team, int members) {
@@ -54,19 +74,25 @@ static inline void lstmx_wait(lstmx_team *team, int members) {
         __atomic_store_n(&team->round, round + 1, __ATOMIC_RELEASE);
         return;
     }
-    for (int spin = 0; __atomic_load_n(&team->round, __ATOMIC_ACQUIRE) == round; spin++) {
-        if (spin >= LSTMX_SPINS) lstmx_yield();
-#if defined(__x86_64__) || defined(__i386__)
-        else __builtin_ia32_pause();
-#elif defined(__aarch64__)
-        else __asm__ volatile("yield");
-#endif
-    }
+    for (int spin = 0; __atomic_load_n(&team->round, __ATOMIC_ACQUIRE) == round; spin++) lstmx_pause(spin);
 }
 static inline void lstmx_cancel(lstmx_team *team) { __atomic_store_n(&team->cancelled, 1, __ATOMIC_RELEASE); }
 static inline int lstmx_cancelled(lstmx_team *team) { return __atomic_load_n(&team->cancelled, __ATOMIC_ACQUIRE); }
 /* After a barrier: whether all members stop here. One that looked at `cancelled` might stop a barrier before the others. */
 static inline int lstmx_stopped(lstmx_team *team) { return __atomic_load_n(&team->stop, __ATOMIC_RELAXED); }
+
+static inline ptrdiff_t lstmx_take(lstmx_shares *shares) { return __atomic_fetch_add(&shares->taken, 1, __ATOMIC_RELAXED); }
+/* Waits until a share has `blocks` behind it; whether that is so, and not the team cancelled. */
+static inline int lstmx_await(const lstmx_shares *shares, int share, ptrdiff_t blocks, lstmx_team *team) {
+    for (int spin = 0; __atomic_load_n(&shares->done[share], __ATOMIC_ACQUIRE) < blocks; spin++) {
+        if (lstmx_cancelled(team)) return 0;
+        lstmx_pause(spin);
+    }
+    return 1;
+}
+static inline void lstmx_finish(lstmx_shares *shares, int share, ptrdiff_t blocks) {
+    __atomic_store_n(&shares->done[share], blocks, __ATOMIC_RELEASE);
+}
 
 static int lstmx_active;   /* threads now inside calls of this process */
 
@@ -82,6 +108,12 @@ static inline int lstmx_claim(int wanted, int budget) {
 static inline void lstmx_release(int got) { __atomic_sub_fetch(&lstmx_active, got, __ATOMIC_ACQ_REL); }
 #else
 static inline void lstmx_wait(lstmx_team *team, int members) { (void)team; (void)members; }
+static inline ptrdiff_t lstmx_take(lstmx_shares *shares) { return shares->taken++; }
+static inline int lstmx_await(const lstmx_shares *shares, int share, ptrdiff_t blocks, lstmx_team *team) {
+    (void)shares; (void)share; (void)blocks;
+    return !team->cancelled;
+}
+static inline void lstmx_finish(lstmx_shares *shares, int share, ptrdiff_t blocks) { shares->done[share] = blocks; }
 static inline void lstmx_cancel(lstmx_team *team) { team->cancelled = 1; }
 static inline int lstmx_cancelled(lstmx_team *team) { return team->cancelled; }
 static inline int lstmx_stopped(lstmx_team *team) { return team->cancelled; }
