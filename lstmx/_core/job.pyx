@@ -17,6 +17,7 @@ cnp.import_array()
 
 cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it runs serially
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
+cdef size SECOND_CACHE = 1 << 20          # bytes of weights above which threads that split the rows wait for the third cache
 cdef size ROWS_PER_THREAD = 4             # fewer, and the tiles are too flat: the units are split instead
 cdef size ROWS_PER_SHARE = 10             # fewer only where there are not enough for a share for each thread
 cdef size SHARES_PER_THREAD = 4           # at most
@@ -147,12 +148,14 @@ cdef void share_out(Job *job, int threads) noexcept nogil:
     cdef const lstmx_layer *l = &job.layer
     cdef size units = groups_of(job, l.hidden) if job.backward else panels_of(job)
     cdef double work = operations(l)
+    cdef bint wide = job.fused and not job.backward and 4 * l.hidden * (l.inputs + l.hidden) * job.itemsize > SECOND_CACHE
     job.split_units = 0
     job.threads = 1
     if threads < 2 or job.serial or work < WORTH_A_THREAD or l.steps == 0:
         return
     threads = min(threads, MOST_THREADS)
-    if l.batch >= ROWS_PER_THREAD * threads:
+    wide = wide and l.offsets == NULL and units >= threads and work / l.steps / threads > 10 * WORTH_A_BARRIER
+    if l.batch >= ROWS_PER_THREAD * threads and not wide:
         job.threads = threads
         return
     if units > 1 and not l.cell.special and (job.fused or job.backward):   # else whole rows are computed
