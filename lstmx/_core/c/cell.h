@@ -21,12 +21,16 @@ INLINE void FN(activate_gates)(const int M, FN(vec) *a) {
     FN(vtanh)(M, a + 3 * M);
 }
 
-/* The plain cell: before a come the sums, after it the activations; c goes from c_{t-1} to c_t; h is h_t. */
-INLINE void FN(cell_step)(const int M, FN(vec) *a, FN(vec) *c, FN(vec) *h) {
+/* The plain cell's first part: before a come the sums, after it the activations; c goes from c_{t-1} to c_t. */
+INLINE void FN(cell_memory)(const int M, FN(vec) *a, FN(vec) *c) {
     FN(activate_gates)(M, a);
-    EACH h[m] = c[m] = FN(next_memory)(a[m], a[M + m], a[3 * M + m], c[m]);
+    EACH c[m] = FN(next_memory)(a[m], a[M + m], a[3 * M + m], c[m]);
+}
+
+/* Its second part: h goes from c_t to h_t, o being the output gate. */
+INLINE void FN(cell_output)(const int M, FN(vec) *h, const FN(vec) *o) {
     FN(vtanh)(M, h);
-    EACH h[m] = a[2 * M + m] * h[m];
+    EACH h[m] = o[m] * h[m];
 }
 
 INLINE FN(vec) FN(cut)(FN(vec) x, REAL bound) { return FN(at_least)(FN(at_most)(x, bound), -bound); }

@@ -61,26 +61,24 @@ INLINE void FN(advance)(FN(results) *o, ptrdiff_t count) {
     }
 }
 
-/* The end of a tile: activations and new state of M cells of `lanes` units each, from their sums z. `part`: only `tail` units
- * of the vector exist. `own_h`, or NULL, is a second copy of h, which the next step reads. It and c then have room for whole
- * vectors, so that no masked store is needed: a load right after one has to wait until it has reached the cache. */
-INLINE void FN(finish)(const int M, const int part, ptrdiff_t tail, ptrdiff_t H, const REAL *z, ptrdiff_t z_step,
-                       ptrdiff_t lanes, const FN(results) *o, REAL *own_h) {
+/* The end of a tile in two parts, of M cells of `lanes` units each. First from their sums z to the new memory c and the output
+ * gate; then to h. Each is a chain of operations that wait for each other, so one's first part is done beside another's second.
+ * `part`: only `tail` units of the vector exist. `own_h`, or NULL, is a second copy of h, which the next step reads. It and c
+ * then have room for whole vectors, so that no masked store is needed: a load right after one has to wait until it has
+ * reached the cache. */
 #define LOAD(p) (part ? FN(load_part)(p, tail) : FN(load)(p))
 #define STORE(p, v) do { if (part) FN(store_part)(p, v, tail); else FN(store)(p, v); } while (0)
-    FN(vec) a[4 * 2], c[2], before[2], h[2];
+INLINE void FN(finish_memory)(const int M, const int part, ptrdiff_t tail, ptrdiff_t H, const REAL *z, ptrdiff_t z_step,
+                              ptrdiff_t lanes, const FN(results) *o, const int own_h, FN(vec) *c, FN(vec) *shown) {
+    FN(vec) a[4 * 2], before[2];
     EACH a[m] = FN(load)(z + m * z_step);
     EACH a[M + m] = FN(load)(z + m * z_step + lanes);
     EACH a[2 * M + m] = FN(load)(z + m * z_step + 3 * lanes);
     EACH a[3 * M + m] = FN(load)(z + m * z_step + 2 * lanes);
     EACH before[m] = c[m] = own_h ? FN(load)(o->c + m * o->c_step) : LOAD(o->c + m * o->c_step);
-    FN(cell_step)(M, a, c, h);
-    if (own_h) {
-        EACH FN(store)(own_h + m * LANES, h[m]);
-        EACH FN(store)(o->c + m * o->c_step, c[m]);
-    } else
-        EACH STORE(o->c + m * o->c_step, c[m]);
-    EACH STORE(o->y + m * o->y_step, h[m]);
+    FN(cell_memory)(M, a, c);
+    EACH shown[m] = a[2 * M + m];
+    EACH if (own_h) FN(store)(o->c + m * o->c_step, c[m]); else STORE(o->c + m * o->c_step, c[m]);
     if (o->gates)
         EACH {
             REAL *gates = o->gates + m * o->gates_step;
@@ -89,10 +87,47 @@ INLINE void FN(finish)(const int M, const int part, ptrdiff_t tail, ptrdiff_t H,
             STORE(gates + 2 * H, a[3 * M + m]);
             STORE(gates + 3 * H, a[2 * M + m]);
             STORE(o->c_prev + m * o->c_step, before[m]);
-            if (m < o->next) STORE(o->h_next + m * o->h_step, h[m]);
         }
+}
+
+INLINE void FN(finish_output)(const int M, const int part, ptrdiff_t tail, const FN(results) *o, REAL *own_h, FN(vec) *c,
+                              const FN(vec) *shown) {
+    FN(cell_output)(M, c, shown);
+    EACH {
+        if (own_h) FN(store)(own_h + m * LANES, c[m]);
+        STORE(o->y + m * o->y_step, c[m]);
+        if (o->gates && m < o->next) STORE(o->h_next + m * o->h_step, c[m]);
+    }
+}
 #undef LOAD
 #undef STORE
+
+/* Both parts for `count` pairs of cells: whole vectors of rows, or of panels, one after the other. `own_h` as above. */
+INLINE void FN(finish_pairs)(ptrdiff_t count, ptrdiff_t H, const REAL *z, ptrdiff_t z_step, FN(results) *o, REAL *own_h) {
+    FN(vec) c[2], shown[2], next_c[2], next_shown[2];
+    if (count <= 0) return;
+    FN(results) late = *o;
+    FN(finish_memory)(2, 0, 0, H, z, z_step, LANES, o, own_h != NULL, c, shown);
+    while (--count > 0) {
+        z += 2 * z_step;
+        FN(advance)(o, 2);
+        FN(finish_memory)(2, 0, 0, H, z, z_step, LANES, o, own_h != NULL, next_c, next_shown);
+        FN(finish_output)(2, 0, 0, &late, own_h, c, shown);
+        if (own_h) own_h += 2 * LANES;
+        FN(advance)(&late, 2);
+        c[0] = next_c[0], c[1] = next_c[1], shown[0] = next_shown[0], shown[1] = next_shown[1];
+    }
+    FN(finish_output)(2, 0, 0, &late, own_h, c, shown);
+    FN(advance)(o, 2);
+}
+
+/* Both parts of one cell, or its first `tail` units. */
+INLINE void FN(finish_one)(const int part, ptrdiff_t tail, ptrdiff_t H, const REAL *z, ptrdiff_t lanes, FN(results) *o,
+                           REAL *own_h) {
+    FN(vec) c[2], shown[2];
+    FN(finish_memory)(1, part, tail, H, z, 0, lanes, o, own_h != NULL, c, shown);
+    FN(finish_output)(1, part, tail, o, own_h, c, shown);
+    FN(advance)(o, 1);
 }
 
 /* The units of panel p for `rows` rows. */
@@ -104,10 +139,10 @@ static NOINLINE void FN(finish_panel)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t p, 
     o.y += j;
     if (o.gates) { o.gates += j; o.c_prev += j; o.h_next += j; }
     if (tail >= LANES) {
-        for (; rows >= 2; rows -= 2, z += 2 * zr, FN(advance)(&o, 2)) FN(finish)(2, 0, 0, H, z, zr, lanes, &o, NULL);
-        if (rows) FN(finish)(1, 0, 0, H, z, zr, lanes, &o, NULL);
+        FN(finish_pairs)(rows / 2, H, z, zr, &o, NULL);
+        if (rows % 2) FN(finish_one)(0, 0, H, z + (rows - 1) * zr, LANES, &o, NULL);
     } else
-        for (; rows; rows--, z += zr, FN(advance)(&o, 1)) FN(finish)(1, 1, tail, H, z, zr, lanes, &o, NULL);
+        for (; rows; rows--, z += zr) FN(finish_one)(1, tail, H, z, lanes, &o, NULL);
 }
 
 /* Where the sums of row n at step t lie, `sums` beginning with step t0. */
@@ -201,13 +236,9 @@ INLINE void FN(step_short)(const lstmx_layer *l, const REAL *x, REAL *h, const R
     else if (full - p == 2) FN(short_sums_with_tail)(8, lanes, l, at, x, h, sums, z);
     else if (full - p == 1) FN(short_sums_with_tail)(4, lanes, l, at, x, h, sums, z);
     else FN(short_sums_with_tail)(0, lanes, l, at, x, h, sums, z);
-    for (p = 0; p + 2 <= full; p += 2, FN(advance)(o, 2))
-        FN(finish)(2, 0, 0, H, z + p * 4 * LANES, 4 * LANES, LANES, o, h + p * LANES);
-    if (p < full) {
-        FN(finish)(1, 0, 0, H, z + p * 4 * LANES, 0, LANES, o, h + p * LANES);
-        FN(advance)(o, 1);
-    }
-    if (tail) FN(finish)(1, 1, tail, H, z + full * 4 * LANES, 0, lanes, o, h + full * LANES);
+    FN(finish_pairs)(full / 2, H, z, 4 * LANES, o, h);
+    if (full % 2) FN(finish_one)(0, 0, H, z + (full - 1) * 4 * LANES, LANES, o, h + (full - 1) * LANES);
+    if (tail) FN(finish_one)(1, tail, H, z + full * 4 * LANES, lanes, o, h + full * LANES);
 }
 
 /* As forward_steps for the one row n, with its state at hand. */
