@@ -4,6 +4,8 @@ import ctypes
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -327,3 +329,44 @@ def test_calls_survive_the_failure_of_any_array():
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=100
     )
     assert done.stdout.endswith("done\n"), done.stdout + done.stderr
+
+
+def test_working_memory_is_reused_once_nothing_refers_to_it():
+    spare = allocate.Spare(limit=1 << 20, smallest=1 << 10, count=4)
+    block = spare.take(5000)
+    address, view = block.ctypes.data, block[100:200].view(np.float32)
+    del block
+    other = spare.take(5000)
+    assert other.ctypes.data != address  # a view still reads the first
+    del view
+    assert spare.take(4000).ctypes.data == address
+    assert spare.take(2000).ctypes.data != address  # it would waste more than half
+
+
+def test_spare_memory_is_bounded():
+    spare = allocate.Spare(limit=1 << 20, smallest=1 << 10, count=4)
+    used = [spare.take(n) for n in (100, 300_000, 1 << 19, 5000, 200_000, 250_000, 150_000, 8000, 9000)]
+    assert all(block.nbytes >= n for block, n in zip(used, (100, 300_000), strict=False))
+    assert len({block.ctypes.data for block in used}) == len(used)
+    assert len(spare._blocks) <= 4 and sum(block.nbytes for block in spare._blocks) <= 1 << 20
+    spare.clear()
+    assert not spare._blocks
+
+
+def test_threads_never_share_a_block():
+    spare, failed = allocate.Spare(limit=1 << 20, smallest=1 << 10, count=8), []
+
+    def work(mark):
+        for _ in range(3000):
+            block = spare.take(2000)
+            block[:] = mark
+            time.sleep(0)
+            if (block != mark).any():
+                failed.append(mark)
+
+    workers = [threading.Thread(target=work, args=(mark,)) for mark in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not failed

@@ -327,7 +327,8 @@ def moved(array):
     return found
 plain = allocate.empty, allocate.aligned
 def guard(on):
-    allocate.empty, allocate.aligned = (at_the_end, lambda shape, dtype: at_the_end(shape, dtype, 64)) if on else plain
+    aligned = lambda shape, dtype, reuse=False: at_the_end(shape, dtype, 64)
+    allocate.empty, allocate.aligned = (at_the_end, aligned) if on else plain
 """
 
 GUARD_KERNELS = """

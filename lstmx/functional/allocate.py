@@ -1,7 +1,9 @@
 """Every array of a call's working memory comes from here: its size is known before the call, its failure is tested."""
 
+import collections
 import math
 import os
+import sys
 
 import numpy as np
 
@@ -11,14 +13,19 @@ DEBUG = os.environ.get("LSTMX_DEBUG") == "1"
 _allocations_left = None  # tests make the n-th allocation fail
 
 
-def empty(shape, dtype):
-    """An uninitialised C-contiguous array; NaN in debug runs (``LSTMX_DEBUG=1``), so that nobody reads it unwritten."""
+def _counted(allocate, *arguments):
+    """What `allocate` gives, unless a test wants this allocation to fail."""
     global _allocations_left
     if _allocations_left is not None:
         _allocations_left -= 1
         if _allocations_left < 0:
             raise MemoryError("allocation failed on request")
-    array = np.empty(shape, dtype)
+    return allocate(*arguments)
+
+
+def empty(shape, dtype):
+    """An uninitialised C-contiguous array; NaN in debug runs (``LSTMX_DEBUG=1``), so that nobody reads it unwritten."""
+    array = _counted(np.empty, shape, dtype)
     if DEBUG and array.dtype.kind == "f":
         array.fill(np.nan)
     return array
@@ -31,17 +38,65 @@ def zeros(shape, dtype):
     return array
 
 
-def aligned(shape, dtype):
+class Spare:
+    """The memory of working arrays, kept for the next call: pages that are new to the process can cost a training step a
+    fifth of its time.
+
+    A block is free when nothing but this object refers to it: a view of it is a reference.
+
+    Parameters
+    ----------
+    limit, smallest : int
+        Bytes: of all blocks together, above which the oldest are let go; of an array for which a block is kept.
+    count : int
+        Of blocks.
+    """
+
+    def __init__(self, limit, smallest, count):
+        self.limit, self.smallest, self.count = limit, smallest, count
+        self._blocks = collections.deque()
+        block = object()
+        self._alone = sys.getrefcount(block)
+
+    def take(self, nbytes):
+        """At least so many bytes, as a 1-D array; and twice as many at most."""
+        if not self.smallest <= nbytes <= self.limit // 4:
+            return np.empty(nbytes, np.uint8)
+        for _ in range(len(self._blocks)):
+            try:
+                block = self._blocks.popleft()
+            except IndexError:  # another thread looks through them too
+                break
+            free = sys.getrefcount(block) == self._alone
+            self._blocks.append(block)  # not free as long as this call refers to it
+            if free and nbytes <= block.nbytes <= 2 * nbytes:
+                return block
+        block = np.empty(nbytes, np.uint8)
+        self._blocks.append(block)
+        while len(self._blocks) > self.count or sum(kept.nbytes for kept in tuple(self._blocks)) > self.limit:
+            self._blocks.popleft()
+        return block
+
+    def clear(self):
+        """Let go of all blocks."""
+        self._blocks.clear()
+
+
+spare = Spare(limit=64 << 20, smallest=64 << 10, count=32)
+
+
+def aligned(shape, dtype, *, reuse=False):
     """As `empty`, beginning at a cache line, which vectors then never straddle.
 
-    Kernels are faster for it but take any address: in debug runs it ends where its allocation ends instead, so that
-    sanitizers see whoever reads beyond it.
+    If `reuse`, its memory may be that of an array which `spare` has kept. Kernels are faster for a cache line but take any
+    address: in debug runs the array ends where its allocation ends instead, so that sanitizers see whoever reads beyond it.
     """
     if DEBUG:
         return empty(shape, dtype)
     dtype = np.dtype(dtype)
     count = math.prod(shape)
-    raw = empty((count * dtype.itemsize + 64,), np.uint8)
+    nbytes = count * dtype.itemsize + 64
+    raw = _counted(spare.take, nbytes) if reuse else empty((nbytes,), np.uint8)
     start = to_line(raw)
     return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
 
@@ -57,4 +112,4 @@ def padded(rows, columns, dtype):
 
     Rows at a power of two would fall into few sets of the cache.
     """
-    return aligned((rows, padded_width(columns, dtype)), dtype)[:, :columns]
+    return aligned((rows, padded_width(columns, dtype)), dtype, reuse=True)[:, :columns]

@@ -174,7 +174,7 @@ def gather(x, context, sequence=None, start=None, dtype=None):
     dtype = x.dtype if dtype is None else dtype
     floats = x.dtype.kind == "f" and x.itemsize in (4, 8) and dtype.kind == "f"
     if x.ndim in (2, 3) and x.dtype.isnative and x.flags.aligned and (floats or (x.dtype == dtype and x.itemsize == 8)):
-        rows = allocate.empty((context.rows, *x.shape[2:]), dtype)
+        rows = allocate.aligned((context.rows, *x.shape[2:]), dtype, reuse=True)
         view, out = (x, rows) if x.ndim == 3 else (x[:, :, None], rows[:, None])
         if not floats:  # the kernel copies any 8 bytes
             view, out = view.view(np.float64), out.view(np.float64)

@@ -80,7 +80,7 @@ class _Compiled:
             slabs = {
                 "gates": self.slab(rows, 4 * hidden, x.dtype),
                 "h_prev": self.slab(rows, h.shape[1], x.dtype),
-                "c_prev": allocate.empty((rows, hidden), x.dtype),
+                "c_prev": allocate.aligned((rows, hidden), x.dtype, reuse=True),
             }
         loop.forward(
             self._forward(weights), x.series if windows else x, None if context.uniform else context.offsets,
@@ -123,7 +123,7 @@ class _Compiled:
     def outer(self, a, b, out):
         """out := a^T b."""
         wanted = self._threads(a.size * out.shape[1] // 4)
-        strips = allocate.aligned((wanted, 256 * 4 * panels.lanes(a)), a.dtype)
+        strips = allocate.aligned((wanted, 256 * 4 * panels.lanes(a)), a.dtype, reuse=True)
         dense.outer(self.products, a, b, out, strips)
 
 
@@ -135,7 +135,7 @@ def _threads_for(work):
 @functools.cache
 def _allocator(dtype):
     """Room for values of a type."""
-    return lambda count: allocate.aligned((count,), dtype)
+    return lambda count: allocate.aligned((count,), dtype, reuse=True)
 
 
 class TileEngine(_Compiled):

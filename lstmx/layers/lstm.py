@@ -158,7 +158,7 @@ class LSTM(Layer):
             if layer and self.dropout and run.key is not None:
                 drop = (int(run.key) + layer * 0x9E3779B97F4A7C15) % 2**64
                 rows = kernels.dropout(rows, self.dropout, drop, context)
-            y = allocate.empty((len(rows), wide), self.dtype)
+            y = allocate.aligned((len(rows), wide), self.dtype, reuse=True)
             weights = [self._weights(layer, direction, derived) for direction in range(self.directions)]
             slabs = []
             for direction in range(self.directions):
@@ -183,7 +183,7 @@ class LSTM(Layer):
         """
         for layer in reversed(range(self.num_layers)):
             rows, all_slabs, drop, weights = tape[layer]
-            dx = allocate.empty(rows.shape, self.dtype) if layer or need_dx else None
+            dx = allocate.aligned(rows.shape, self.dtype, reuse=True) if layer or need_dx else None
             for direction in range(self.directions):
                 k = layer * self.directions + direction
                 columns = None if dy is None else dy[:, direction * self._outputs :][:, : self._outputs]
@@ -430,7 +430,8 @@ class LSTM(Layer):
     def memory(self, N, T, training=False):
         """Bytes of working memory that a call on N sequences of T steps takes at its peak, parameters and x aside.
 
-        The outputs count. Training includes what the backward pass adds.
+        The outputs count. Training includes what the backward pass adds. Up to 64 MiB of it, in all layers together, are
+        kept for the next call.
 
         Examples
         --------
