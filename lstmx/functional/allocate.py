@@ -39,8 +39,8 @@ def zeros(shape, dtype):
 
 
 class Spare:
-    """The memory of working arrays, kept for the next call: pages that are new to the process can cost a training step a
-    fifth of its time.
+    """The memory of working arrays, kept for the next call: pages that are new to the process can cost a training step
+    a fifth of its time.
 
     A block is free when nothing but this object refers to it: a view of it is a reference.
 
@@ -88,8 +88,9 @@ spare = Spare(limit=64 << 20, smallest=64 << 10, count=32)
 def aligned(shape, dtype, *, reuse=False):
     """As `empty`, beginning at a cache line, which vectors then never straddle.
 
-    If `reuse`, its memory may be that of an array which `spare` has kept. Kernels are faster for a cache line but take any
-    address: in debug runs the array ends where its allocation ends instead, so that sanitizers see whoever reads beyond it.
+    If `reuse`, its memory may be that of an array which `spare` has kept. Kernels are faster for a cache line but take
+    any address: in debug runs the array ends where its allocation ends instead, so that sanitizers see whoever reads
+    beyond it.
     """
     if DEBUG:
         return empty(shape, dtype)

@@ -430,8 +430,8 @@ class LSTM(Layer):
     def memory(self, N, T, training=False):
         """Bytes of working memory that a call on N sequences of T steps takes at its peak, parameters and x aside.
 
-        The outputs count. Training includes what the backward pass adds. Up to 64 MiB of it, in all layers together, are
-        kept for the next call.
+        The outputs count. Training includes what the backward pass adds. Up to 64 MiB of it,
+        in all layers together, are kept for the next call.
 
         Examples
         --------
