@@ -75,7 +75,7 @@ static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *le
             const int direct = columns == width && !add;
             REAL *to_z = direct ? out + r * ldo + j : z;
             FN(sum_blocks)((int)(width / LANES), height, (FN(start)){NULL, 0},
-                           &(FN(operand)){a + r * ar, ar, 1, b, width, K, far, NULL}, to_z, direct ? ldo : width);
+                           &(FN(operand)){a + r * ar, ar, 1, b, width, K, far, NULL, {NULL, 0}}, to_z, direct ? ldo : width);
             if (direct) continue;
             for (ptrdiff_t i = 0; i < height; i++) {
                 REAL *row = out + (r + i) * ldo + j;

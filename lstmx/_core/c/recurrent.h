@@ -36,7 +36,7 @@ static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptr
                 FN(sum_blocks)((int)(4 * lanes / LANES), count - r < CHUNK ? count - r : CHUNK,
                                (FN(start)){(const REAL *)l->bias + at, 0},
                                &(FN(operand)){FN(x_at)(l, t, n) + r * a_row, a_row, 1, (const REAL *)l->w_ih + at * I,
-                                             4 * lanes, I, 0, NULL},
+                                             4 * lanes, I, 0, NULL, {NULL, 0}},
                                z + r * z_row, z_row);
         }
     }
@@ -166,8 +166,8 @@ static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, pt
         for (ptrdiff_t r = 0; r < rows; r += CHUNK) {
             const ptrdiff_t count = rows - r < CHUNK ? rows - r : CHUNK;
             REAL *z = own ? sums + r * width + at : scratch;
-            FN(operand) px = {x + r * l->x_row, l->x_row, 1, w_ih + at * I, 4 * lanes, I, far, NULL};
-            FN(operand) ph = {h + r * hr, hr, 1, w_hh + at * H, 4 * lanes, H, far, NULL};
+            FN(operand) px = {x + r * l->x_row, l->x_row, 1, w_ih + at * I, 4 * lanes, I, far, NULL, {NULL, 0}};
+            FN(operand) ph = {h + r * hr, hr, 1, w_hh + at * H, 4 * lanes, H, far, NULL, {NULL, 0}};
             FN(start) start = sums ? (FN(start)){sums + r * width + at, width} : (FN(start)){bias + at, 0};
             FN(results) here = o;
             FN(advance)(&here, r);
@@ -344,17 +344,47 @@ static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
                               l->dc_all ? (REAL *)l->dc_all + (row + n) * H : NULL);
 }
 
+enum { FN(PIECE) = 96 };   /* terms of an outer product's chains whose b stays in the first cache for a CHUNK of its rows */
+
+/* The rows m..m + count of `outer` for the columns of p.b, `columns` of them: the chains piece by piece. */
+static void FN(outer_rows)(ptrdiff_t count, const FN(operand) *whole, int C, ptrdiff_t columns, REAL *out, ptrdiff_t ldo, int add) {
+    ALIGNED REAL z[CHUNK * 4 * LANES];
+    const ptrdiff_t width = C * LANES, tall = TALLEST(C), groups = (count + tall - 1) / tall, height = count / groups;
+    const ptrdiff_t taller = count % groups, first = taller * (height + 1), rows = whole->count;
+    const int direct = columns == width;
+    for (ptrdiff_t k = 0; k < rows; k += FN(PIECE)) {
+        const int last = k + FN(PIECE) >= rows, to_out = last && direct;
+        FN(operand) p = *whole;
+        FN(start) start = {to_out && add ? out : NULL, ldo};
+        p.a += k * p.ak;
+        p.b += k * p.bk;
+        p.count = last ? rows - k : FN(PIECE);
+        p.chain = (FN(start)){k ? z : NULL, width};
+        REAL *to = to_out ? out : z;
+        const ptrdiff_t to_row = to_out ? ldo : width;
+        if (taller) FN(sum_groups)(C, height + 1, taller, start, &p, to, to_row);
+        p.a += first * p.ar;
+        if (k) p.chain.from += first * width;
+        if (start.from) start.from += first * ldo;
+        FN(sum_groups)(C, height, groups - taller, start, &p, to + first * to_row, to_row);
+    }
+    for (ptrdiff_t r = 0; r < count && !direct; r++) {
+        REAL *row = out + r * ldo;
+        const REAL *sum = z + r * width;
+        if (add) for (ptrdiff_t l = 0; l < columns; l++) row[l] = row[l] + sum[l];
+        else memcpy(row, sum, (size_t)columns * sizeof(REAL));
+    }
+}
+
 /* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n]: one chain of all the rows. `strip` has
  * room for rows * 4 * LANES values; NULL if b can be read where it lies, whole vectors to its row's end. */
 static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *left, ptrdiff_t lda,
                       const void *right, ptrdiff_t ldb, void *to, ptrdiff_t ldo, int add, void *scratch) {
     const REAL *a = left, *b = right;
     REAL *out = to, *strip = scratch;
-    ALIGNED REAL z[12 * 4 * LANES];
     for (ptrdiff_t j = 0; j < n; j += 4 * LANES) {
         const ptrdiff_t columns = n - j < 4 * LANES ? n - j : 4 * LANES, width = FN(column_width)(columns);
-        const int C = (int)(width / LANES);
-        FN(operand) p = {a, 1, lda, b + j, ldb, rows, 0, NULL};
+        FN(operand) p = {a, 1, lda, b + j, ldb, rows, 0, NULL, {NULL, 0}};
         if (strip) {
             for (ptrdiff_t r = 0; r < rows; r++) {
                 memcpy(strip + r * width, b + r * ldb + j, (size_t)columns * sizeof(REAL));
@@ -363,22 +393,9 @@ static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, c
             p.b = strip;
             p.bk = width;
         }
-        const ptrdiff_t count = m1 - m0, tall = TALLEST(C), groups = (count + tall - 1) / tall;
-        for (ptrdiff_t m = m0, g = 0; g < groups; g++) {
-            const ptrdiff_t height = count / groups + (g < count % groups);
-            REAL *row = out + m * ldo + j;
+        for (ptrdiff_t m = m0; m < m1; m += CHUNK) {
             p.a = a + m;
-            m += height;
-            if (columns == width) {
-                FN(sum_groups)(C, (int)height, 1, (FN(start)){add ? row : NULL, ldo}, &p, row, ldo);
-                continue;
-            }
-            FN(sum_groups)(C, (int)height, 1, (FN(start)){NULL, 0}, &p, z, width);
-            for (ptrdiff_t r = 0; r < height; r++, row += ldo) {
-                const REAL *sum = z + r * width;
-                if (add) for (ptrdiff_t l = 0; l < columns; l++) row[l] = row[l] + sum[l];
-                else memcpy(row, sum, (size_t)columns * sizeof(REAL));
-            }
+            FN(outer_rows)(m1 - m < CHUNK ? m1 - m : CHUNK, &p, (int)(width / LANES), columns, out + m * ldo + j, ldo, add);
         }
     }
 }

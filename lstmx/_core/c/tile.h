@@ -19,6 +19,12 @@
 #define TALLEST(C) ((C) == 4 ? 3 : (C) == 3 ? 4 : (C) == 2 ? 6 : 12)
 #endif
 
+/* What a chain's end is added to: rows at `from`, `row` apart; NULL for nothing. It may be z itself. */
+typedef struct {
+    const REAL *from;
+    ptrdiff_t row;
+} FN(start);
+
 typedef struct {
     const REAL *a;   /* (rows, count), strides ar and ak */
     ptrdiff_t ar, ak;
@@ -27,13 +33,8 @@ typedef struct {
     ptrdiff_t count;
     int far;              /* whether b lies beyond the second cache */
     const char *ahead;    /* sum_blocks' own: what to fetch meanwhile */
+    FN(start) chain;      /* where the chains have come to; NULL: they begin at 0 */
 } FN(operand);
-
-/* What a chain's end is added to: rows at `from`, `row` apart; NULL for nothing. It may be z itself. */
-typedef struct {
-    const REAL *from;
-    ptrdiff_t row;
-} FN(start);
 
 /* `groups` groups of R rows each, one after the other; if `fetch`, what lies behind this block of b comes into the second cache
  * meanwhile, a cache line for each k. (On a server CPU whose third cache is slow that is a third of the time of a wide step.
@@ -42,12 +43,18 @@ INLINE void FN(tile)(const int R, const int C, const int fetch, ptrdiff_t groups
                      ptrdiff_t zr) {
     const REAL *rows = p->a;
     const ptrdiff_t ar = p->ar, ak = p->ak, bk = p->bk;
-    const char *ahead = (const char *)p->ahead;
+    const char *ahead = p->ahead;
+    FN(start) chain = p->chain;
     for (; groups > 0; groups--) {
         const REAL *a = rows, *b = p->b;
         FN(vec) acc[12][4];
-        UNROLL for (int r = 0; r < R; r++)
-            UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(splat)(0);
+        if (chain.from) {
+            UNROLL for (int r = 0; r < R; r++)
+                UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(load)(chain.from + r * chain.row + c * LANES);
+            chain.from += R * chain.row;
+        } else
+            UNROLL for (int r = 0; r < R; r++)
+                UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(splat)(0);
         for (ptrdiff_t k = p->count; k > 0; k--, a += ak, b += bk) {
             FN(vec) x[12], row[4];
             if (fetch) { PREFETCH(ahead); ahead += CACHE_LINE; }
@@ -188,7 +195,7 @@ static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(oper
 static void FN(pair_panels)(const REAL *from, FN(operand) p, ptrdiff_t next, REAL *z) {
     const ptrdiff_t K = p.count;
     for (ptrdiff_t k = 0; k < K; k += TERMS, from = z) {
-        FN(operand) q = {p.a + k * p.ak, 0, p.ak, p.b + k * p.bk, p.bk, K - k < TERMS ? K - k : TERMS, 0, NULL};
+        FN(operand) q = {p.a + k * p.ak, 0, p.ak, p.b + k * p.bk, p.bk, K - k < TERMS ? K - k : TERMS, 0, NULL, {NULL, 0}};
         FN(pair_4)(from, &q, q.a, q.b + next, z, z + 4 * LANES, 4 * LANES);
     }
 }
