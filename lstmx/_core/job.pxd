@@ -35,6 +35,7 @@ cdef struct Job:
     int split_units
     int threads                # wanted; the team may be smaller
     lstmx_shares *shares       # of the rows, which members take; NULL: equal ones
+    lstmx_shares *columns      # backward: shares of the weights' gradients
     unsigned control           # the control word of the caller
     double last                # when the signals were looked at; 0 in a short call, which does not look
     lstmx_team own
@@ -51,6 +52,7 @@ cdef double operations(const lstmx_layer *l) noexcept nogil
 cdef bint worth_threads(double work) noexcept nogil
 cdef void share_out(Job *job, int threads) noexcept nogil
 cdef void cut_rows(const Job *job, lstmx_shares *shares) noexcept nogil
+cdef void cut_columns(const Job *job, lstmx_shares *shares) noexcept nogil
 cdef size room_for_sums(Job *job, int threads) noexcept nogil
 cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil
 cdef size gradient_steps(size batch, bint serial) noexcept nogil

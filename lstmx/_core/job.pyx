@@ -143,6 +143,14 @@ cdef void cut_rows(const Job *job, lstmx_shares *shares) noexcept nogil:
     shares.first[shares.count] = l.batch
 
 
+cdef void cut_columns(const Job *job, lstmx_shares *shares) noexcept nogil:
+    """Shares of the weights' gradients, by columns of dz: two for each member."""
+    cdef int k
+    shares.count = min(<int>(4 * panels_of(job)), 2 * job.threads, <int>LSTMX_SHARES)
+    for k in range(shares.count):
+        shares.done[k] = 0
+
+
 cdef void share_out(Job *job, int threads) noexcept nogil:
     """How many threads, and what they split."""
     cdef const lstmx_layer *l = &job.layer

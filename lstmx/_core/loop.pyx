@@ -21,9 +21,10 @@
 # Who owns what. The caller owns every array; a Direction holds a layer's weights and is never changed; a Job lives on the
 # stack of one call. Nothing here allocates.
 #
-# Threads. `launch` alone makes them, and lets go of the GIL for long calls. They split the rows, each running its own
-# through all steps; or, where rows are few and units many, the units, with a barrier at every step. A thread owns outputs,
-# never part of a sum: any number of threads gives the same bits. The calling thread looks for Ctrl-C every 50 ms at the end
+# Threads. `launch` alone makes them, and lets go of the GIL for long calls. They take shares of the rows from a counter,
+# block by block, and in backward shares of the weights' gradients between; or, where rows are few and units many, they
+# split the units, with a barrier at every step. A thread owns outputs, never part of a sum: any number of threads gives
+# the same bits. The calling thread looks for Ctrl-C every 50 ms at the end
 # of a block.
 """
 
@@ -35,9 +36,9 @@ from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_awa
                                lstmx_finish, lstmx_layer, lstmx_now, lstmx_products, lstmx_release, lstmx_shares,
                                lstmx_stopped, lstmx_take, lstmx_tile, lstmx_wait, omp_get_max_threads, omp_get_num_threads,
                                omp_get_thread_num, omp_in_parallel, PyThreadState, restore_control, take_back)
-from lstmx._core.job cimport (begin, cut_rows, data, Direction, first_row, gradient_rows, gradient_steps, groups_of, Job,
-                              operations, panels_of, place, room_for_sums, row_share, rows_at, share_out, size, stride,
-                              strip, worth_threads)
+from lstmx._core.job cimport (begin, cut_columns, cut_rows, data, Direction, first_row, gradient_rows, gradient_steps,
+                              groups_of, Job, operations, panels_of, place, room_for_sums, row_share, rows_at, share_out,
+                              size, stride, strip, worth_threads)
 
 cnp.import_array()
 
@@ -187,16 +188,21 @@ cdef void forward_part(Job *job, int me, int members) noexcept nogil:
 
 # Backward.
 
-cdef void block_gradients(const Job *job, int me, int members, size r0, size r1, bint add) noexcept nogil:
-    """One member's part of the weights' gradients and of dx over the packed rows r0..r1: every output belongs to one part."""
+cdef size column_share(const Job *job, int part, int parts) noexcept nogil:
+    """The first column of dz of a part of the weights' gradients: whole vectors."""
+    cdef size lanes = job.kernels.lanes, width = 4 * job.layer.hidden
+    return min(width, (width + lanes - 1) // lanes * part // parts * lanes)
+
+
+cdef void block_gradients(const Job *job, int me, int part, int parts, size r0, size r1, bint add) noexcept nogil:
+    """A part of the weights' gradients and of dx over the packed rows r0..r1: every output belongs to one part."""
     cdef const lstmx_layer *l = &job.layer
     cdef const lstmx_products *products = job.products
-    cdef size H = l.hidden, P = l.outputs, I = l.inputs, rows = r1 - r0, width = 4 * job.kernels.lanes
-    cdef size units = groups_of(job, 4 * H), m0, m1   # members share whole groups of columns of dz
+    cdef size H = l.hidden, P = l.outputs, I = l.inputs, rows = r1 - r0, m0, m1
     cdef void *dz = place(job, l.gates, r0 * l.gates_row)
     cdef void *x = place(job, l.x, r0 * l.x_row)
     cdef void *strip = NULL if job.strips == NULL else job.strips + me * job.strip_bytes
-    m0, m1 = units * me // members * width, min(4 * H, units * (me + 1) // members * width)
+    m0, m1 = column_share(job, part, parts), column_share(job, part + 1, parts)
     if m0 < m1:
         products.outer(rows, m0, m1, P, dz, l.gates_row, place(job, l.h_prev, r0 * l.h_row), l.h_row, job.dw_hh, P, add, strip)
         if job.dw_ih_transposed != NULL:
@@ -207,49 +213,100 @@ cdef void block_gradients(const Job *job, int me, int members, size r0, size r1,
         if job.db != NULL:
             job.kernels.sum_rows(rows, m1 - m0, place(job, dz, m0), l.gates_row, place(job, job.db, m0), add)
     if job.dx != NULL:
-        m0, m1 = r0 + rows * me // members, r0 + rows * (me + 1) // members
+        m0, m1 = r0 + rows * part // parts, r0 + rows * (part + 1) // parts
         products.product(m1 - m0, I, 4 * H, place(job, l.gates, m0 * l.gates_row), l.gates_row, job.w_ih,
                          place(job, job.dx, m0 * I), I, job.add_to_dx, 0, groups_of(job, I))
 
 
-cdef void gradients(const Job *job, int me, int members, size t0, size t1, bint add) noexcept nogil:
-    """The weights' gradients and dx of the steps t0..t1, at most some 256 rows at once, last to first."""
+cdef void gradients(const Job *job, int me, int part, int parts, size s, size end) noexcept nogil:
+    """A part of the weights' gradients and of dx of the steps s..end, at most some 256 rows at once, last to first."""
     cdef const lstmx_layer *l = &job.layer
-    cdef size first = first_row(l, t0), end = first_row(l, t1 - 1) + rows_at(l, t1 - 1), most = gradient_rows(job.serial), start
-    while end > first:
-        start = first + (end - 1 - first) // most * most if l.batch > most else first
-        block_gradients(job, me, members, start, end, add)
+    cdef size t0, t1, r0, r1, most = gradient_rows(job.serial), start
+    cdef bint add = end < l.steps
+    t0, t1 = (l.steps - end, l.steps - s) if l.reverse else (s, end)
+    r0, r1 = first_row(l, t0), first_row(l, t1 - 1) + rows_at(l, t1 - 1)
+    while r1 > r0:
+        start = r0 + (r1 - 1 - r0) // most * most if l.batch > most else r0
+        block_gradients(job, me, part, parts, start, r1, add)
         add = True
-        end = start
+        r1 = start
+
+
+cdef void backward_step(const Job *job, size k, size r0, size r1) noexcept nogil:
+    """dz and dh of rows r0..r1 at the step k of the direction."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef size t = l.steps - 1 - k if l.reverse else k, stop = min(r1, rows_at(l, t))
+    job.kernels.backward_cells(l, t, r0, stop, 0, l.hidden)
+    step_gradient(job, t, r0, stop, 0, groups_of(job, l.outputs))
+
+
+cdef void step_gradient(const Job *job, size t, size r0, size r1, size g0, size g1) noexcept nogil:
+    """dh = dz W_hh at t, for rows r0..r1 and groups g0..g1 of its columns."""
+    cdef const lstmx_layer *l = &job.layer
+    if r0 < r1:
+        job.products.product(r1 - r0, l.outputs, 4 * l.hidden, place(job, l.gates, (first_row(l, t) + r0) * l.gates_row),
+                             l.gates_row, job.w_hh, place(job, l.dh, r0 * l.outputs), l.outputs, 0, g0, g1)
+
+
+cdef void backward_shares(Job *job, int me) noexcept nogil:
+    """Block by block, shares of the rows and then of the weights' gradients, as long as there are any."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef lstmx_shares *rows = job.shares
+    cdef lstmx_shares *columns = job.columns
+    cdef size blocks = (l.steps - 1) // job.steps_per_block + 1, item, block, s, end, k
+    cdef int parts = rows.count + columns.count, part
+    while True:
+        item = lstmx_take(rows)
+        block, part = item // parts, <int>(item % parts)
+        if block >= blocks:
+            return
+        s = (blocks - 1 - block) * job.steps_per_block
+        end = min(s + job.steps_per_block, l.steps)
+        if part < rows.count:
+            if not lstmx_await(rows, part, block, job.team):
+                return
+            for k in range(end - 1, s - 1, -1):
+                backward_step(job, k, rows.first[part], rows.first[part + 1])
+            lstmx_finish(rows, part, block + 1)
+        else:
+            part -= rows.count
+            for k in range(rows.count):
+                if not lstmx_await(rows, <int>k, block + 1, job.team):
+                    return
+            if not lstmx_await(columns, part, block, job.team):
+                return
+            gradients(job, me, part, columns.count, s, end)
+            lstmx_finish(columns, part, block + 1)
+        poll(job, me)
+        if lstmx_cancelled(job.team):
+            return
 
 
 cdef void backward_part(Job *job, int me, int members) noexcept nogil:
     """One member's rows or units, all steps, and its outputs of the weights' gradients."""
     cdef const lstmx_layer *l = &job.layer
-    cdef size H = l.hidden, P = l.outputs, r0 = 0, r1 = l.batch, j0 = 0, j1 = H, g0 = 0, g1 = groups_of(job, P)
-    cdef size end = l.steps, s, k, t, t0, t1, stop
-    if job.split_units:
-        g0, g1 = g1 * me // members, g1 * (me + 1) // members
-        j0, j1 = g0 * 4 * job.kernels.lanes, min(H, g1 * 4 * job.kernels.lanes)
-    else:
-        r0, r1 = row_share(l, me, members), row_share(l, me + 1, members)
+    cdef size g0, g1, j0, j1, end = l.steps, s, k, t, stop
+    if members > 1 and job.shares != NULL:
+        backward_shares(job, me)
+        return
+    g0, g1 = groups_of(job, l.outputs) * me // members, groups_of(job, l.outputs) * (me + 1) // members
+    j0, j1 = g0 * 4 * job.kernels.lanes, min(l.hidden, g1 * 4 * job.kernels.lanes)
     while end > 0:
         s = (end - 1) // job.steps_per_block * job.steps_per_block
         for k in range(end - 1, s - 1, -1):
+            if members == 1:
+                backward_step(job, k, 0, l.batch)
+                continue
             t = l.steps - 1 - k if l.reverse else k
-            stop = min(r1, rows_at(l, t))
-            job.kernels.backward_cells(l, t, r0, stop, j0, j1)
-            if job.split_units:
-                lstmx_wait(job.team, members)
-            if r0 < stop:
-                job.products.product(stop - r0, P, 4 * H, place(job, l.gates, (first_row(l, t) + r0) * l.gates_row), l.gates_row,
-                                     job.w_hh, place(job, l.dh, r0 * P), P, 0, g0, g1)
+            stop = rows_at(l, t)
+            job.kernels.backward_cells(l, t, 0, stop, j0, j1)
+            lstmx_wait(job.team, members)
+            step_gradient(job, t, 0, stop, g0, g1)
         poll(job, me)
         lstmx_wait(job.team, members)
         if lstmx_stopped(job.team):
             return
-        t0, t1 = (l.steps - end, l.steps - s) if l.reverse else (s, end)
-        gradients(job, me, members, t0, t1, end < l.steps)
+        gradients(job, me, me, members, s, end)
         end = s
 
 
@@ -304,10 +361,13 @@ cdef void set_clock(Job *job, double work) noexcept:
 cdef int run(Job *job, int budget) except -1:
     """A job that `share_out` has shared out."""
     cdef double work = operations(&job.layer) * (3 if job.backward else 1)
-    cdef lstmx_shares shares
-    if job.threads > 1 and not job.split_units and not job.backward and not job.layer.windows:
+    cdef lstmx_shares shares, columns
+    if job.threads > 1 and not job.split_units and not job.layer.windows:
         cut_rows(job, &shares)
         job.shares = &shares
+        if job.backward:
+            cut_columns(job, &columns)
+            job.columns = &columns
     set_clock(job, work)
     launch(job_part, job, job.threads, budget, work)
     return -1 if lstmx_cancelled(job.team) else 0   # the exception is set
