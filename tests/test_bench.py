@@ -15,7 +15,7 @@ from lstmx import cli
 from lstmx.bench import environment, process, report, runner, shapes, tasks
 from lstmx.bench.engine import Case
 from lstmx.bench.lstmx_engine import LstmxEngine
-from lstmx.bench.worker import Worker, calibrate, percentile_99, timed
+from lstmx.bench.worker import Worker, calibrate, laps, percentile_99, timed
 
 SMALL = ["3,2,4,5"]
 RAGGED = ["2..6,5,4,7"]
@@ -128,7 +128,8 @@ def test_the_schema_of_the_results(fakes):
     assert training["peak_fraction"] == pytest.approx(training["gflops"] / results["peaks"][0]["gflops"])
     assert step["shape"] == "1,2,4,5", "a step has no T"
     for record in (*training["engines"].values(), *step["engines"].values()):
-        assert set(record) == {"seconds", "variant", "cores", "p99", "memory", "rounds"}
+        assert set(record) == {"seconds", "median", "variant", "cores", "p99", "waiting", "memory", "rounds"}
+        assert record["median"] >= record["seconds"] and record["waiting"] is None, "one thread waits for nobody"
         assert all(len(times) == 2 for times in record["rounds"].values())
     assert {(s["task"], s["peer"]) for s in results["summary"]} == {
         (task, peer) for task in ("training", "step") for peer in (fakes("Same"), report.BEST)
@@ -353,6 +354,9 @@ def test_repetitions_fill_the_time():
     assert calibrate(lambda: time.sleep(0.01), 0.005) == 1
     wall, cpu = timed(lambda: time.sleep(0.01), 2)
     assert wall >= 0.02 and cpu < wall
+    calls.clear()
+    times, cores = laps(lambda: calls.append(time.sleep(0.001)), 45)
+    assert len(calls) == 45 and len(times) == 15 and min(times) >= 0.001 and cores < 1
     assert percentile_99(lambda: time.sleep(0.01), 0.02) is None
     assert percentile_99(int) > 0
 

@@ -48,6 +48,20 @@ def test_bits_do_not_depend_on_the_number_of_threads(fine_grain, threads, dtype)
     assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
 
 
+@pytest.mark.parametrize("rows_per_thread", [1, 100], ids=["rows", "units"])
+def test_waiting_is_told_for_each_thread(rows_per_thread):
+    before, rng = job.set_limits(0, 0, rows_per_thread), np.random.default_rng(0)
+    lstm, x = lstmx.LSTM(32, 96, random_state=0), rng.normal(size=(13, 30, 32)).astype("f4")
+    try:
+        with lstmx.num_threads(2):
+            found = threads.waiting(lambda: everything(lstm, x, None), 3, 2)
+    finally:
+        job.set_limits(*before)
+    if loop.openmp():
+        assert len(found) == 2 and all(0 < part < 1 for part in found)
+    assert not any(loop.record_work(False)[1]), "nothing is recorded when nobody asked"
+
+
 def test_num_threads_is_local_to_its_context():
     lstmx.set_num_threads(3)
     try:

@@ -8,6 +8,7 @@ from lstmx._core.isa cimport active_isa
 ctypedef Py_ssize_t size
 
 cdef enum:
+    MOST_THREADS = 256             # of a team
     GRADIENT_ROWS = 256            # rows of one block of the weights' gradients
     SERIAL_ROWS = 4096             # and of a block whose products have threads of their own
 

@@ -18,13 +18,12 @@ cnp.import_array()
 cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it runs serially
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
 cdef size SECOND_CACHE = 1 << 20          # bytes of weights above which threads that split the rows wait for the third cache
-cdef size ROWS_PER_THREAD = 4             # fewer, and the tiles are too flat: the units are split instead
+cdef size ROWS_PER_THREAD = 2             # fewer, and the tiles are too flat: the units are split instead
 cdef size ROWS_PER_SHARE = 10             # fewer only where there are not enough for a share for each thread
 cdef size SHARES_PER_THREAD = 4           # at most
 cdef size SUMS = 65536                    # values of z that one block holds, if that is a few steps
 cdef size FEW_STEPS = 4
 cdef size CACHE = 8 << 20                 # bytes of weights that are not fetched anew at every step
-cdef int MOST_THREADS = 256
 
 
 def set_limits(double worth_a_thread, double worth_a_barrier, size rows_per_thread):
@@ -161,7 +160,7 @@ cdef void share_out(Job *job, int threads) noexcept nogil:
     job.threads = 1
     if threads < 2 or job.serial or work < WORTH_A_THREAD or l.steps == 0:
         return
-    threads = min(threads, MOST_THREADS)
+    threads = min(threads, <int>MOST_THREADS)
     wide = wide and l.offsets == NULL and units >= threads and work / l.steps / threads > 10 * WORTH_A_BARRIER
     if l.batch >= ROWS_PER_THREAD * threads and not wide:
         job.threads = threads

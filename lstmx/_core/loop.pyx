@@ -37,7 +37,7 @@ from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_awa
                                lstmx_stopped, lstmx_take, lstmx_tile, lstmx_wait, omp_get_max_threads, omp_get_num_threads,
                                omp_get_thread_num, omp_in_parallel, PyThreadState, restore_control, take_back)
 from lstmx._core.job cimport (begin, cut_columns, cut_rows, data, Direction, first_row, gradient_rows, gradient_steps,
-                              groups_of, Job, operations, panels_of, place, room_for_sums, row_share, rows_at, share_out,
+                              groups_of, Job, MOST_THREADS, operations, panels_of, place, room_for_sums, row_share, rows_at, share_out,
                               size, stride, strip, worth_threads)
 
 cnp.import_array()
@@ -47,6 +47,9 @@ cdef extern from "Python.h":
 
 cdef double SIGNAL_INTERVAL = 0.05        # seconds between looks for Ctrl-C
 cdef double LONG_WORK = 1e6               # floating-point operations that take some 20 us: then the GIL is let go
+cdef bint recording = False               # see record_work
+cdef double in_teams = 0
+cdef double busy[MOST_THREADS]
 
 
 def openmp():
@@ -138,7 +141,7 @@ cdef void forward_units(Job *job, int me, int members) noexcept nogil:
             t = end - 1 - k if l.reverse else k - s
             job.kernels.forward_steps(l, k, k + 1, 0, l.batch, p0, p1, NULL if sums == NULL else sums + t * step_bytes)
             poll(job, me)
-            lstmx_wait(job.team, members)
+            wait(job, me, members)
             if lstmx_stopped(job.team):
                 return
         s = end
@@ -154,7 +157,7 @@ cdef void forward_shares(Job *job, int me) noexcept nogil:
         item = lstmx_take(shares)
         block, share = item // shares.count, <int>(item % shares.count)
         s = block * job.steps_per_block
-        if s >= l.steps or not lstmx_await(shares, share, block, job.team):
+        if s >= l.steps or not ready(job, me, shares, share, block):
             return
         forward_block(job, s, min(s + job.steps_per_block, l.steps), shares.first[share], shares.first[share + 1], 0,
                       panels_of(job), <char *>job.sums)
@@ -263,7 +266,7 @@ cdef void backward_shares(Job *job, int me) noexcept nogil:
         s = (blocks - 1 - block) * job.steps_per_block
         end = min(s + job.steps_per_block, l.steps)
         if part < rows.count:
-            if not lstmx_await(rows, part, block, job.team):
+            if not ready(job, me, rows, part, block):
                 return
             for k in range(end - 1, s - 1, -1):
                 backward_step(job, k, rows.first[part], rows.first[part + 1])
@@ -271,9 +274,9 @@ cdef void backward_shares(Job *job, int me) noexcept nogil:
         else:
             part -= rows.count
             for k in range(rows.count):
-                if not lstmx_await(rows, <int>k, block + 1, job.team):
+                if not ready(job, me, rows, <int>k, block + 1):
                     return
-            if not lstmx_await(columns, part, block, job.team):
+            if not ready(job, me, columns, part, block):
                 return
             gradients(job, me, part, columns.count, s, end)
             lstmx_finish(columns, part, block + 1)
@@ -300,10 +303,10 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
             t = l.steps - 1 - k if l.reverse else k
             stop = rows_at(l, t)
             job.kernels.backward_cells(l, t, 0, stop, j0, j1)
-            lstmx_wait(job.team, members)
+            wait(job, me, members)
             step_gradient(job, t, 0, stop, g0, g1)
         poll(job, me)
-        lstmx_wait(job.team, members)
+        wait(job, me, members)
         if lstmx_stopped(job.team):
             return
         gradients(job, me, me, members, s, end)
@@ -320,8 +323,52 @@ cdef void flushed(part_function part, void *task, int me, int members) noexcept 
 
 
 cdef void team(part_function part, void *task, int threads) noexcept nogil:
+    global in_teams
+    cdef double start = clock()
     with parallel(num_threads=threads):
-        flushed(part, task, omp_get_thread_num(), omp_get_num_threads())
+        member(part, task, omp_get_thread_num(), omp_get_num_threads())
+    if start:
+        in_teams += lstmx_now() - start
+
+
+cdef void member(part_function part, void *task, int me, int members) noexcept nogil:
+    cdef double start = clock()
+    flushed(part, task, me, members)
+    if start and me < MOST_THREADS:
+        busy[me] += lstmx_now() - start
+
+
+cdef inline double clock() noexcept nogil:
+    """The time if it is recorded, else 0."""
+    return lstmx_now() if recording else 0
+
+
+cdef void wait(const Job *job, int me, int members) noexcept nogil:
+    """The barrier of a team."""
+    cdef double start = clock()
+    lstmx_wait(job.team, members)
+    if start:
+        busy[me] -= lstmx_now() - start
+
+
+cdef bint ready(const Job *job, int me, const lstmx_shares *shares, int share, size blocks) noexcept nogil:
+    """Waits until a share has `blocks` behind it; False if the team is cancelled."""
+    cdef double start = clock()
+    cdef bint found = lstmx_await(shares, share, blocks, job.team)
+    if start:
+        busy[me] -= lstmx_now() - start
+    return found
+
+
+def record_work(bint on):
+    """Begin or end to record what teams of threads do, for a benchmark that makes one call at a time; returns what was
+    recorded until then: the seconds spent in teams, and those in which each member worked and did not wait."""
+    global recording, in_teams
+    found = in_teams, [busy[k] for k in range(MOST_THREADS)]
+    recording, in_teams = on, 0
+    for k in range(MOST_THREADS):
+        busy[k] = 0
+    return found
 
 
 cdef int launch(part_function part, void *task, int wanted, int budget, double work) except -1:

@@ -6,7 +6,7 @@ import numpy as np
 
 import lstmx
 from lstmx.bench.engine import EPOCHS, RATE, SAMPLE, Job
-from lstmx.functional import kernels
+from lstmx.functional import kernels, threads
 
 
 def flat(grads):
@@ -38,6 +38,10 @@ class LstmxEngine:
         for thread in team:
             thread.join()
         return sum(rates) / 1e9
+
+    def waiting(self, call, calls):
+        """The part of the time of `calls` calls in which each thread waits for work or for the others."""
+        return threads.waiting(call, calls, self.threads)
 
     def _layer(self, case):
         lstm = lstmx.LSTM(case.shape.I, case.shape.H, dtype=case.dtype, random_state=0)

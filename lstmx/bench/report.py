@@ -95,6 +95,11 @@ def as_percent(value):
     return "-" if value is None else f"{100 * value:.0f} %"
 
 
+def as_shares(values):
+    """Each thread's part, the calling one first: "2, 9 %"."""
+    return "-" if values is None else ", ".join(f"{100 * value:.0f}" for value in values) + " %"
+
+
 def header(results):
     """What ran where, a list of lines."""
     e = results["environment"]
@@ -129,11 +134,15 @@ def columns(task, cases, peers):
         ("T,N,I,H", lambda case: case["shape"]),
         ("lstmx", lambda case: as_time(seconds_of(case, "lstmx"))),
     ]
+    if any(case["engines"]["lstmx"].get("median") for case in cases):
+        found.append(("median", lambda case: as_time(case["engines"]["lstmx"].get("median"))))
     if per_step:
         own = [("a step", lambda case: as_time((seconds_of(case, "lstmx") or math.nan) / case["steps"]))]
         found += [(title, lambda case, f=f: f(case) if seconds_of(case, "lstmx") else "-") for title, f in own]
     if any(case["engines"]["lstmx"].get("p99") for case in cases):
         found.append(("p99", lambda case: as_time(case["engines"]["lstmx"].get("p99"))))
+    if any(case["engines"]["lstmx"].get("waiting") for case in cases):
+        found.append(("waiting", lambda case: as_shares(case["engines"]["lstmx"].get("waiting"))))
     if any(case["gflops"] for case in cases):
         found.append(("GFLOP/s", lambda case: as_number(case["gflops"], ".1f")))
         found.append(("of peak", lambda case: as_percent(case["peak_fraction"])))

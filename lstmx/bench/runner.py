@@ -181,18 +181,22 @@ class Runner:
 
 
 def summarise(record):
-    """The fastest round of the fastest variant, with the rounds of all; p99 is the median over its rounds."""
+    """The fastest lap of the fastest variant, with the rounds of all; p99, waiting are medians over its rounds."""
     variants = {name: times for name, times in record["variants"].items() if times}
     if "error" in record or not variants:
         return {"error": record.get("error", "not measured")}
     best = min(variants, key=lambda name: min(t["seconds"] for t in variants[name]))
     fastest = min(variants[best], key=lambda t: t["seconds"])
     p99 = [t["p99"] for t in variants[best] if t.get("p99") is not None]
+    waiting = [t["waiting"] for t in variants[best] if t.get("waiting") is not None]
+    laps = [seconds for t in variants[best] for seconds in t.get("laps", [t["seconds"]])]
     return {
         "seconds": fastest["seconds"],
+        "median": float(np.median(laps)),
         "variant": best,
         "cores": fastest.get("cores"),
         "p99": float(np.median(p99)) if p99 else None,
+        "waiting": np.median(waiting, axis=0).tolist() if waiting else None,
         "memory": min((t["memory"] for t in variants[best] if "memory" in t), default=None),
         "rounds": {name: [t["seconds"] for t in times] for name, times in variants.items()},
     }

@@ -25,6 +25,14 @@ def timed(call, repetitions):
     return time.perf_counter() - start, time.process_time() - cpu
 
 
+def laps(call, repetitions, most=20):
+    """(seconds of a call in each of up to `most` laps of as many calls, CPUs used)."""
+    each = -(-repetitions // most)
+    times = [timed(call, each) for _ in range(-(-repetitions // each))]
+    wall, cpu = map(sum, zip(*times, strict=True))
+    return [seconds / each for seconds, _ in times], cpu / wall
+
+
 def calibrate(call, target):
     """How many calls take `target` seconds; at least one."""
     repetitions = 1
@@ -76,16 +84,21 @@ class Worker:
         return {"variants": found}
 
     def time(self, index, repetitions):
-        """Time one variant: seconds per unit, CPUs used, and the 99th percentile of short calls."""
+        """Time one variant: the fastest lap's and the median lap's seconds per unit, CPUs used, the 99th percentile of
+        short calls, and the part of the time in which each thread waits where an engine can tell."""
         job = self.jobs[index]
         gc.collect()
         gc.disable()
         try:
-            wall, cpu = timed(job.call, repetitions)
-            p99 = percentile_99(job.call) if wall / repetitions < 250e-6 else None
+            times, cores = laps(job.call, repetitions)
+            p99 = percentile_99(job.call) if min(times) < 250e-6 else None
+            waiting = None
+            if self.engine.threads > 1 and hasattr(self.engine, "waiting"):
+                waiting = self.engine.waiting(job.call, max(1, repetitions // 4))
         finally:
             gc.enable()
-        return {"seconds": wall / repetitions / job.units, "cores": cpu / wall, "p99": p99}
+        times = [seconds / job.units for seconds in times]
+        return {"seconds": min(times), "laps": times, "cores": cores, "p99": p99, "waiting": waiting}
 
     def peak(self, dtype, seconds):
         """GFLOP/s of multiply-adds in registers."""

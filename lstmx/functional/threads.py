@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import os
 import threading
+import time
 import weakref
 from typing import ClassVar
 
@@ -118,6 +119,23 @@ def get_num_threads():
         return 1
     _used_threads = _used_threads or wanted > 1
     return wanted
+
+
+def waiting(call, calls, threads):
+    """The part of the time of so many calls that each of `threads` threads does not work in, the calling thread first.
+
+    For benchmarks: no other call of the library may run meanwhile.
+    """
+    loop.record_work(True)
+    start = time.perf_counter()
+    try:
+        for _ in range(calls):
+            call()
+    finally:
+        wall = time.perf_counter() - start
+        in_teams, busy = loop.record_work(False)
+    waited = [in_teams - busy[0], *(wall - seconds for seconds in busy[1:threads])]
+    return [seconds / wall for seconds in waited]
 
 
 @contextlib.contextmanager
