@@ -40,8 +40,8 @@ class LstmxEngine:
         return sum(rates) / 1e9
 
     def waiting(self, call, calls):
-        """The part of the time of `calls` calls in which each thread waits for work or for the others."""
-        return threads.waiting(call, calls, self.threads)
+        """The part of the time of `calls` calls in which each of several threads waits for work or for the others."""
+        return threads.waiting(call, calls, self.threads) if self.threads > 1 else None
 
     def _layer(self, case):
         lstm = lstmx.LSTM(case.shape.I, case.shape.H, dtype=case.dtype, random_state=0)

@@ -92,9 +92,8 @@ class Worker:
         try:
             times, cores = laps(job.call, repetitions)
             p99 = percentile_99(job.call) if min(times) < 250e-6 else None
-            waiting = None
-            if self.engine.threads > 1 and hasattr(self.engine, "waiting"):
-                waiting = self.engine.waiting(job.call, max(1, repetitions // 4))
+            tell = getattr(self.engine, "waiting", None)  # lstmx's own
+            waiting = tell(job.call, max(1, repetitions // 4)) if tell else None
         finally:
             gc.enable()
         times = [seconds / job.units for seconds in times]
