@@ -31,8 +31,7 @@ class Same(LstmxEngine):
         return {"same": "1.0"}
 
 class Slower:
-    """Has no more than an engine must."""
-
+    # has no more than an engine must
     def __init__(self, threads):
         self._own = LstmxEngine(threads)
 
