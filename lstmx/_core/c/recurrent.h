@@ -376,12 +376,38 @@ static void FN(outer_rows)(ptrdiff_t count, const FN(operand) *whole, int C, ptr
     }
 }
 
+enum { FN(FEW) = 8 };   /* rows of an outer product up to which what is written takes longer than what is computed */
+
+/* `outer` of a few rows: whole rows of `out` one after the other, not the columns of a tile with a page for each row. */
+static void FN(outer_few)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const REAL *a, ptrdiff_t lda, const REAL *b,
+                          ptrdiff_t ldb, REAL *out, ptrdiff_t ldo, int add) {
+    const ptrdiff_t whole = n / LANES * LANES, rest = n - whole;
+    for (ptrdiff_t m = m0; m < m1; m++) {
+        REAL *row = out + m * ldo;
+        for (ptrdiff_t j = 0; j < whole; j += LANES) {
+            FN(vec) sum = FN(splat)(0);
+            for (ptrdiff_t k = 0; k < rows; k++) sum = FN(vfma)(FN(splat)(a[k * lda + m]), FN(load)(b + k * ldb + j), sum);
+            FN(store)(row + j, add ? FN(load)(row + j) + sum : sum);
+        }
+        if (rest) {
+            FN(vec) sum = FN(splat)(0);
+            for (ptrdiff_t k = 0; k < rows; k++)
+                sum = FN(vfma)(FN(splat)(a[k * lda + m]), FN(load_part)(b + k * ldb + whole, rest), sum);
+            FN(store_part)(row + whole, add ? FN(load_part)(row + whole, rest) + sum : sum, rest);
+        }
+    }
+}
+
 /* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n]: one chain of all the rows. `strip` has
  * room for rows * 4 * LANES values; NULL if b can be read where it lies, whole vectors to its row's end. */
 static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *left, ptrdiff_t lda,
                       const void *right, ptrdiff_t ldb, void *to, ptrdiff_t ldo, int add, void *scratch) {
     const REAL *a = left, *b = right;
     REAL *out = to, *strip = scratch;
+    if (rows <= FN(FEW)) {
+        FN(outer_few)(rows, m0, m1, n, a, lda, b, ldb, out, ldo, add);
+        return;
+    }
     for (ptrdiff_t j = 0; j < n; j += 4 * LANES) {
         const ptrdiff_t columns = n - j < 4 * LANES ? n - j : 4 * LANES, width = FN(column_width)(columns);
         FN(operand) p = {a, 1, lda, b + j, ldb, rows, 0, NULL, {NULL, 0}};
