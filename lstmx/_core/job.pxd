@@ -49,7 +49,7 @@ cdef class Direction:
 cdef const lstmx_products *products_of(object capsule, int format) except NULL
 cdef void begin(Job *job, Direction direction, size steps, size batch, bint reverse, const void *x, size x_step,
                 size x_row) noexcept
-cdef double operations(const lstmx_layer *l) noexcept nogil
+cdef double operations(const Job *job) noexcept nogil
 cdef bint worth_threads(double work) noexcept nogil
 cdef void share_out(Job *job, int threads) noexcept nogil
 cdef void cut_rows(const Job *job, lstmx_shares *shares) noexcept nogil

@@ -18,6 +18,7 @@ cnp.import_array()
 cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it runs serially
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
 cdef size SECOND_CACHE = 1 << 20          # bytes of weights above which threads that split the rows wait for the third cache
+cdef double WHILE_A_BYTE_COMES = 5        # from the third cache: operations of a thread
 cdef size ROWS_PER_THREAD = 2             # fewer, and the tiles are too flat: the units are split instead
 cdef size ROWS_PER_SHARE = 10             # fewer only where there are not enough for a share for each thread
 cdef size SHARES_PER_THREAD = 4           # at most
@@ -104,9 +105,13 @@ cdef size steps_of_rows(const lstmx_layer *l, size rows) noexcept nogil:
     return total
 
 
-cdef double operations(const lstmx_layer *l) noexcept nogil:
-    """Of a forward pass."""
-    return 8.0 * steps_of_rows(l, l.batch) * l.hidden * (l.inputs + l.outputs)
+cdef double operations(const Job *job) noexcept nogil:
+    """Of a forward pass; those for which there is time while the weights come, if that is at every step from the third
+    cache.
+    """
+    cdef const lstmx_layer *l = &job.layer
+    cdef double weights = 4.0 * l.hidden * (l.inputs + l.outputs), found = 2 * weights * steps_of_rows(l, l.batch)
+    return found if weights * job.itemsize <= SECOND_CACHE else max(found, WHILE_A_BYTE_COMES * weights * job.itemsize * l.steps)
 
 
 cdef bint worth_threads(double work) noexcept nogil:
@@ -154,7 +159,7 @@ cdef void share_out(Job *job, int threads) noexcept nogil:
     """How many threads, and what they split."""
     cdef const lstmx_layer *l = &job.layer
     cdef size units = groups_of(job, l.hidden) if job.backward else panels_of(job)
-    cdef double work = operations(l)
+    cdef double work = operations(job)
     cdef bint wide = job.fused and not job.backward and 4 * l.hidden * (l.inputs + l.hidden) * job.itemsize > SECOND_CACHE
     job.split_units = 0
     job.threads = 1

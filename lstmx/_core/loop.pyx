@@ -407,7 +407,7 @@ cdef void set_clock(Job *job, double work) noexcept:
 
 cdef int run(Job *job, int budget) except -1:
     """A job that `share_out` has shared out."""
-    cdef double work = operations(&job.layer) * (3 if job.backward else 1)
+    cdef double work = operations(job) * (3 if job.backward else 1)
     cdef lstmx_shares shares, columns
     if job.threads > 1 and not job.split_units and not job.layer.windows:
         cut_rows(job, &shares)
@@ -437,7 +437,7 @@ cdef int run_both(Job *one, Job *other, int budget) except -1:
     other.team = one.team   # cancelled together
     set_clock(one, LONG_WORK + 1)
     other.control = one.control
-    launch(both_part, jobs, 2, budget, operations(&one.layer) + operations(&other.layer))
+    launch(both_part, jobs, 2, budget, operations(one) + operations(other))
     return -1 if lstmx_cancelled(one.team) else 0
 
 

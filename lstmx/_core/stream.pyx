@@ -203,7 +203,7 @@ cdef class Stack:
                 l.c = <char *>cnp.PyArray_DATA(c) + k * N * self.hidden * self.itemsize
                 l.y = <char *>cnp.PyArray_DATA(above) + direction * self.outputs * self.itemsize
                 l.y_step, l.y_row = wide, T * wide
-                threads = self.threads() if worth_threads(operations(l)) else 1
+                threads = self.threads() if worth_threads(operations(&jobs[direction])) else 1
                 rooms.append(self.room(&jobs[direction], threads))
                 share_out(&jobs[direction], threads)
             if self.directions == 2 and threads > 1 and (jobs[0].split_units or jobs[0].threads == 1) and not jobs[0].serial:
