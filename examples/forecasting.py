@@ -55,7 +55,13 @@ top.set(ylabel="CO2, ppm", title="Forecasts made once a year")
 top.legend(loc="upper left")
 for error, name, colour in zip(rmse, ("LSTM", "seasonal naive with drift"), ("tab:red", "tab:blue"), strict=True):
     bottom.plot(np.arange(1, YEAR + 1), error, color=colour, label=name)
-bottom.set(xlabel="weeks ahead", ylabel="RMSE, ppm", ylim=(0, None), title=f"Error of {len(errors)} forecasts")
+bottom.set(
+    xlabel="weeks ahead",
+    ylabel="RMSE, ppm",
+    ylim=(0, None),
+    xticks=range(0, 53, 4),
+    title=f"Error of {len(errors)} forecasts",
+)
 bottom.legend(loc="lower left")
 paths = forecaster.sample(n_paths=30, random_state=0)
 inset = bottom.inset_axes([0.62, 0.08, 0.36, 0.42])

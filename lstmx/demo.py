@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import lstmx
-from lstmx.plots import plot_trace
+from lstmx.plots import plot_trace, whole_numbers
 
 WEEKS = 52  # the horizon
 WINDOW, STEP = 104, 4  # two years of history, read in steps of four weeks
@@ -123,25 +123,40 @@ def _plot_forecast(path, dates, values, test, found, naive, history):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(3, 1, figsize=(10, 11), layout="constrained")
-    axes[0].plot(dates[test[0] - 104 :], values[test[0] - 104 :], color="0.3", label="measured")
+    forecasts = (found, {"color": "#D55E00", "label": "LSTM"}), (
+        naive, {"color": "#0072B2", "linestyle": ":", "label": "seasonal naive with drift"}
+    )  # fmt: skip
+    axes[0].plot(dates[test[0] - 104 :], values[test[0] - 104 :], color="0.2", label="measured")
     for k in range(0, len(test), WEEKS):
         ahead = dates[test[k]] + 7 * np.arange(1, WEEKS + 1)
-        axes[0].plot(ahead, found[k], color="tab:red", label="LSTM" if k == 0 else None)
-        axes[0].plot(
-            ahead, naive[k], color="tab:blue", linestyle=":", label="seasonal naive with drift" if k == 0 else None
-        )
-    axes[0].set(ylabel="CO2, ppm", title="Forecasts of 52 weeks, made once a year")
+        for f, style in forecasts:
+            axes[0].plot(ahead, f[k], **style | ({} if k == 0 else {"label": None}))
+    axes[0].set(
+        xlabel="year",
+        ylabel="CO2 in the air, ppm",
+        title=f"CO2 at Mauna Loa: forecasts of {WEEKS} weeks, made once a year",
+    )
     true = values[test[:, None] + np.arange(1, WEEKS + 1)]
-    for f, colour, label in ((found, "tab:red", "LSTM"), (naive, "tab:blue", "seasonal naive with drift")):
-        axes[1].plot(np.arange(1, WEEKS + 1), np.sqrt(np.mean((f - true) ** 2, axis=0)), color=colour, label=label)
-    axes[1].set(xlabel="weeks ahead", ylabel="RMSE, ppm", ylim=(0, None), title=f"Error of {len(test)} forecasts")
-    history.plot(axes[2])
-    axes[2].set(title="Training loss", yscale="log")
-    for ax in axes:
+    for f, style in forecasts:
+        axes[1].plot(np.arange(1, WEEKS + 1), np.sqrt(np.mean((f - true) ** 2, axis=0)), **style)
+    axes[1].set(xlabel="weeks ahead", ylabel="root mean square error, ppm", ylim=(0, None), xlim=(0, WEEKS + 1),
+                xticks=range(0, WEEKS + 1, 4), title=f"Error by distance, over {len(test)} forecasts")  # fmt: skip
+    for ax in axes[:2]:
         ax.legend()
+    _plot_loss(axes[2], history, "mean squared error, (2 ppm)²")
     figure.savefig(path, dpi=110)
     plt.close(figure)
     print(f"  {path.name}: the forecasts, their error by distance, the training")
+
+
+def _plot_loss(ax, history, unit):
+    """The training loss on a logarithmic axis with plain numbers."""
+    ax.plot(np.arange(1, len(history) + 1), history["loss"], color="#D55E00")
+    ax.set(xlabel="epoch", ylabel=unit, yscale="log", title="Training loss, on a logarithmic scale")
+    ax.grid(which="both", axis="y", color="0.9")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("{x:g}" if max(history["loss"]) < 10 * min(history["loss"]) else "")
+    whole_numbers(ax.xaxis)
 
 
 def speakers(output, seed):
@@ -157,22 +172,61 @@ def speakers(output, seed):
     )
     model.fit(train, labels, loss="categorical_crossentropy", optimizer=lstmx.Adam(0.005), epochs=20, batch_size=16,
               clip_norm=1.0, metrics=["accuracy"])  # fmt: skip
-    accuracy = float(np.mean(model.predict(test).argmax(axis=1) == test_labels))
+    found = model.predict(test).argmax(axis=1)
+    accuracy = float(np.mean(found == test_labels))
     means = np.array([np.mean([a.mean(axis=0) for a, k in zip(train, labels, strict=True) if k == c], axis=0)
                       for c in range(9)])  # fmt: skip
     nearest = [int(np.argmin(((a.mean(axis=0) - means) ** 2).sum(axis=1))) for a in test]
     baseline = float(np.mean(np.array(nearest) == test_labels))
     print(f"  test accuracy: LSTM {accuracy:.1%}, nearest class mean {baseline:.1%}")
     same = _check_saved(model, output / "speakers.safetensors", test)
-    _plot_gates(output / "gates.png", model, test[0])
+    _plot_speakers(output / "speakers.png", test_labels, found, model.history_)
+    _plot_gates(output / "gates.png", model, test[0], test_labels[0])
     return same and accuracy >= 0.95
 
 
-def _plot_gates(path, model, x):
+def confusion(true, found, count):
+    """How many of each class (a row) were taken for each class (a column)."""
+    counts = np.zeros((count, count), np.int64)
+    np.add.at(counts, (true, found), 1)
+    return counts
+
+
+def _plot_speakers(path, true, found, history):
     import matplotlib.pyplot as plt
 
-    figure = plot_trace(model.trace(x)[0], x=x)
-    figure.suptitle("What the forward LSTM did along one utterance")
+    counts = confusion(true, found, 9)
+    share = counts / counts.sum(axis=1, keepdims=True)  # speakers have said 24 to 88 utterances
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained", width_ratios=(1.2, 1))
+    image = left.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), number in np.ndenumerate(counts):
+        colour = "white" if share[row, column] > 0.5 else "black" if number else "0.55"
+        left.text(column, row, number, ha="center", va="center", color=colour)
+    names = range(1, 10)
+    left.set_xticks(range(9), names)
+    left.set_yticks(range(9), names)
+    hits = int(counts.trace())
+    left.set_title(f"Who was taken for whom: {hits} of {len(true)} right, {hits / len(true):.1%}")
+    left.set(xlabel="taken for speaker", ylabel="utterances of speaker")
+    figure.colorbar(image, ax=left, label="share of the speaker's utterances", format="{x:.0%}")
+    _plot_loss(right, history, "cross-entropy, nats")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    print(f"  {path.name}: who was taken for whom, the training")
+
+
+def _plot_gates(path, model, x, speaker):
+    import matplotlib.pyplot as plt
+
+    figure = plot_trace(
+        model.trace(x)[0],
+        x=x,
+        feature_names=[f"LPC {k}" for k in range(1, 13)],
+        x_label="input x:\n12 LPC cepstrum\ncoefficients, in standard\ndeviations from the mean",
+    )
+    figure.suptitle(
+        f"What the forward LSTM did along one utterance of speaker {speaker + 1}; frames start 6.4 ms apart"
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)
     print(f"  {path.name}: gates, memory cell and output along one utterance")

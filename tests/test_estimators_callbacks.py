@@ -290,6 +290,18 @@ def test_an_axis_a_name_and_styles_are_taken(pyplot):
     assert again is display and display.ax_ is not ax and display.ax_.get_title() == "other"
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7])
+def test_epochs_are_whole(epochs, pyplot):
+    estimator = fit(make("classifier", max_iter=epochs), RAGGED, LABELS)
+    display = lstmx.LossCurveDisplay.from_estimator(estimator)
+    display.figure_.canvas.draw()
+    for ax in (display.ax_, display.score_ax_):
+        low, high = ax.get_xlim()
+        ticks = [float(tick) for tick in ax.get_xticks() if low <= tick <= high]
+        assert ticks and all(tick == int(tick) for tick in ticks)
+    assert all((line.get_marker() == "o") == (epochs == 1) for line in display.lines_)
+
+
 def test_a_warm_start_draws_one_curve(pyplot):
     estimator = fit(make(max_iter=3, warm_start=True), RAGGED, NUMBERS)
     fit(estimator, RAGGED, NUMBERS)

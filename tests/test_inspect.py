@@ -247,3 +247,69 @@ def test_an_empty_history_is_drawn_without_a_warning():
 def test_the_traces_of_a_model_are_no_trace():
     with pytest.raises(TypeError, match=r"^trace: got dict, must be a Trace; for a model plot_trace"):
         plot_trace({})
+
+
+# Ticks of epochs and steps, and what is drawn where.
+
+
+def ticks(ax):
+    """Of the horizontal axis, those in sight."""
+    ax.figure.canvas.draw()
+    low, high = sorted(ax.get_xlim())
+    return [float(tick) for tick in ax.get_xticks() if low <= tick <= high]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 20, 137])
+def test_epochs_are_whole(epochs):
+    found = History()
+    for _ in range(epochs):
+        found.append({"loss": 1.0})
+    ax = plot_history(found)
+    assert ticks(ax) and all(tick == int(tick) for tick in ticks(ax))
+    line = ax.lines[0]
+    assert (line.get_marker() == "o") == (epochs == 1)  # a line of one point would not be seen
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 19, 200])
+@pytest.mark.parametrize("features", [2, 12])
+def test_steps_are_whole(steps, features):
+    x = np.random.default_rng(0).normal(size=(steps, features))
+    figure = plot_trace(LSTM(features, 4, random_state=0).trace(x), x=x)
+    shared = [ax for ax in figure.axes if ax.get_xlabel()]
+    assert len(shared) == 1 and "time step" in shared[0].get_xlabel()
+    assert ticks(shared[0]) and all(tick == int(tick) for tick in ticks(shared[0]))
+
+
+def test_few_features_are_lines_with_a_legend():
+    x = data()[0][0]
+    ax = plot_trace(network().trace(x), x=x, feature_names=["wind", "rain"], x_label="input, mm").axes[0]
+    np.testing.assert_array_equal([line.get_ydata() for line in ax.lines], x.T)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["wind", "rain"]
+    assert ax.get_ylabel() == "input, mm"
+
+
+def test_many_features_are_rows_with_names():
+    x = np.random.default_rng(0).normal(size=(7, 12))
+    names = [f"LPC {k}" for k in range(1, 13)]
+    figure = plot_trace(LSTM(12, 4, random_state=0).trace(x), x=x, feature_names=names)
+    np.testing.assert_array_equal(panels(figure)[0], x.T)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == names
+
+
+def test_colours_are_explained():
+    figure = plot_trace(network().trace(data()[0][0]))
+    bars = [ax.get_ylabel() for ax in figure.axes if not ax.images]
+    assert bars == ["share let in", "share kept", "value", "share shown", "value", "value"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"x": np.zeros((5, 2))}, r"^x: got shape \(5, 2\), must be \(6,\) or \(6, I\)"),
+        ({"x": np.zeros((3, 6, 2))}, r"^x: got shape \(3, 6, 2\)"),
+        ({"x": np.zeros((6, 2)), "feature_names": ["a"]}, r"^feature_names: got 1, must be 2, one for each feature"),
+    ],
+)
+def test_input_that_does_not_fit_is_explained(options, message):
+    with pytest.raises(ValueError, match=message):
+        plot_trace(network().trace(data()[0][0]), **options)

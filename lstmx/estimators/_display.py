@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from lstmx.plots import pyplot
+from lstmx.plots import pyplot, whole_numbers
 
 
 class LossCurveDisplay:
@@ -82,14 +82,18 @@ class LossCurveDisplay:
         curves = [("training loss", self.loss_curve), ("validation loss", self.validation_loss_curve)]
         for label, curve in curves:
             if curve:
-                self.lines_ += ax.plot(np.arange(1, len(curve) + 1), curve, label=label, **line_kw)
+                self._draw(ax, curve, label, line_kw)
         if self.validation_scores:
             self.score_ax_ = ax.twinx()
-            epochs = np.arange(1, len(self.validation_scores) + 1)
-            line_kw = {"color": "tab:green", "linestyle": "--"} | line_kw
-            self.lines_ += self.score_ax_.plot(epochs, self.validation_scores, label="validation score", **line_kw)
+            line_kw = {"color": "0.25", "linestyle": "--"} | line_kw
+            self._draw(self.score_ax_, self.validation_scores, "validation score", line_kw)
             self.score_ax_.set_ylabel("score")
         ax.set(xlabel="epoch", ylabel="loss", title=name)
+        whole_numbers(ax.xaxis)
         # "best" does not look at the lines of the other axis; both kinds of curve are flat at their ends.
         ax.legend(handles=self.lines_, loc="center right" if self.validation_scores else "best")
         return self
+
+    def _draw(self, ax, curve, label, line_kw):
+        line_kw = {"marker": "o" if len(curve) == 1 else None} | line_kw
+        self.lines_ += ax.plot(np.arange(1, len(curve) + 1), curve, label=label, **line_kw)
