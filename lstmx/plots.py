@@ -149,7 +149,7 @@ def _draw_input(ax, x, names, label):
     for column, name, colour in zip(x.T, names, COLOURS, strict=False):
         ax.plot(column, color=colour, marker="o" if len(x) == 1 else None, label=name)
     ax.set_ylabel(label, rotation=0, ha="right", va="center")
-    ax.legend(title="feature", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(COLOURS), frameon=False)  # above: lines are everywhere
 
 
 def _draw_rows(ax, image, label, meaning, **colours):
