@@ -1,6 +1,14 @@
-"""Looking inside: what the gates did, how the gradient flows, how training went; plots need ``lstmx[plot]``."""
+"""Looking inside: what the gates did, how the gradient flows, what a score rests on; plots need ``lstmx[plot]``."""
 
 from lstmx.inspect.flow import GradientFlow, gradient_flow
+from lstmx.inspect.importance import PermutationImportance, permutation_importance
 from lstmx.plots import plot_history, plot_trace
 
-__all__ = ["GradientFlow", "gradient_flow", "plot_history", "plot_trace"]
+__all__ = [
+    "GradientFlow",
+    "PermutationImportance",
+    "gradient_flow",
+    "permutation_importance",
+    "plot_history",
+    "plot_trace",
+]
