@@ -28,6 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lstmx import formats
 from lstmx._version import __version__
 from lstmx.functional import validate
 
@@ -310,7 +311,8 @@ def _read(path, plan):
         except OSError as error:
             raise FileNotFoundError(f"path: there is no file {str(path)!r}") from error
         if stat.S_ISDIR(found):
-            raise IsADirectoryError(f"path: {str(path)!r} is a folder; give the path of a saved model")
+            what, remedy = formats.identify(path) or ("a folder", "give the path of a saved model")
+            raise IsADirectoryError(f"path: {str(path)!r} is {what}; {remedy}")
         raise OSError(f"path: {str(path)!r} is not a file but {_kind(found)}; give the path of a saved model")
     try:
         with safe_open(path, framework="numpy") as file:
@@ -319,6 +321,10 @@ def _read(path, plan):
             planned = plan(path, config, file)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
+        known = formats.identify(path)
+        if known is not None:
+            what, remedy = known
+            raise ModelFileError(f"{path}: not a safetensors file but {what}; {remedy}") from error
         raise ModelFileError(f"{path}: not a safetensors file, or one that is damaged or cut short ({error}); take "
                              "another copy of it") from error  # fmt: skip
     wanted = metadata.get("digest")
@@ -352,7 +358,8 @@ def _unique(pairs):
 def _read_config(path, metadata):
     if metadata.get("format") != "lstmx":
         raise ModelFileError(
-            f"{path}: a safetensors file, but not a model saved by lstmx (its metadata lack format=lstmx)"
+            f"{path}: a safetensors file, but not a model saved by lstmx (its metadata lack format=lstmx); to take its "
+            "arrays, read it with safetensors.numpy.load_file and give them to set_parameters of an lstmx.LSTM"
         )
     schema = metadata.get("schema", "")
     if not schema.isdecimal() or len(schema) > 6 or not 1 <= int(schema) <= SCHEMA:

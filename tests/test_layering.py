@@ -33,7 +33,7 @@ HEIGHT = {
     "estimators": 7,
 }
 # Leaves import nothing of lstmx, and all may import them.
-LEAVES = {"datasets", "testing", "init", "plots", "reference", "_version"}
+LEAVES = {"datasets", "formats", "testing", "init", "plots", "reference", "_version"}
 # These import anything but _core; only they import each other, and inside functions.
 TOP = {"loading", "interop", "inspect", "bench", "cli", "demo", "__main__"}
 PEERS = {"torch", "keras", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "tf2onnx"}
