@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -55,8 +56,12 @@ class Sequential(storage.Stored):
     True
     """
 
-    def __init__(self, layers, *, random_state=None):
-        layers = tuple(layers)
+    def __init__(self, layers, *more, random_state=None):
+        if more or isinstance(layers, Layer):
+            given = ", ".join(type(layer).__name__ for layer in (layers, *more))
+            remedy = f"put them in brackets: Sequential([{given}])" if isinstance(layers, Layer) else "join them"
+            raise TypeError(f"layers: got {given}, must be one list; {remedy}")
+        layers = tuple(layers) if isinstance(layers, Iterable) else ()
         if not layers or not all(isinstance(layer, Layer) for layer in layers):
             raise TypeError(
                 "layers: must be a list of at least one lstmx layer, such as [lstmx.LSTM(4, 32), lstmx.Last()]"

@@ -701,6 +701,23 @@ def test_bad_chains_are_explained(layers, error, message):
         Sequential(layers())
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            lambda: (LSTM(2, 3), Last()),
+            r"^layers: got LSTM, Last, must be one list; put them in .*Sequential\(\[LSTM, L",
+        ),
+        (lambda: (LSTM(2, 3),), r"^layers: got LSTM, must be one list; put them in brackets: Sequential\(\[LSTM\]\)"),
+        (lambda: ([LSTM(2, 3)], Last()), r"^layers: got list, Last, must be one list"),
+        (lambda: (3,), "^layers: must be a list of at least one lstmx layer"),
+    ],
+)
+def test_layers_must_be_one_list(given, message):
+    with pytest.raises(TypeError, match=message):
+        Sequential(*given())
+
+
 @pytest.mark.parametrize("seed", ["x", -1, 1.5])
 def test_bad_random_state_is_explained(seed):
     with pytest.raises(TypeError, match="random_state: got"):
