@@ -111,7 +111,7 @@ def show_config(mode="stdout"):
 
 
 def main(arguments=None):
-    """Entry point of the ``lstmx`` command; returns the exit status."""
+    """The ``lstmx`` command once lstmx is imported (see lstmx_command.py); returns the exit status."""
     parser = argparse.ArgumentParser(prog="lstmx", description="Long Short-Term Memory networks for CPUs.")
     parser.add_argument("--version", action="version", version=f"lstmx {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
