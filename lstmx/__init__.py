@@ -24,7 +24,7 @@ _LAZY = {
     **{name: ("lstmx.optim", name) for name in ("SGD", "Adam", "AdamW", "RMSprop")},
     **{name: ("lstmx.optim", name) for name in ("CosineDecay", "ExponentialDecay", "StepDecay", "Warmup")},
     **{name: ("lstmx.estimators", name) for name in _ESTIMATORS},
-    "load": ("lstmx.loading", "load"),
+    **{name: ("lstmx.loading", name) for name in ("load", "save")},
     "show_config": ("lstmx.cli", "show_config"),
     "datasets": ("lstmx.datasets", None),
     "estimators": ("lstmx.estimators", None),

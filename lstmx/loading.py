@@ -1,4 +1,6 @@
-"""`lstmx.load`: importing this registers everything that a file can hold."""
+"""`lstmx.save` and `lstmx.load`: importing this registers everything that a file can hold."""
+
+import sys
 
 import lstmx.model
 import lstmx.predictors  # noqa: F401
@@ -6,8 +8,56 @@ from lstmx import storage
 from lstmx.functional import validate
 
 
+def save(model, path):
+    """Write a model to one safetensors file, atomically: all of it, or nothing.
+
+    `lstmx.load` reads it. Estimators and pipelines come back as predictors (`lstmx.predictors`), which need no
+    scikit-learn and give the same bits.
+
+    Parameters
+    ----------
+    model : LSTM, another layer, Sequential, predictor, fitted estimator or sklearn.pipeline.Pipeline
+        Of layers, models and estimators of lstmx it is what their ``save`` does. A Pipeline may hold estimators of
+        lstmx, but for LSTMForecaster, scikit-learn's StandardScaler, MinMaxScaler, MaxAbsScaler and RobustScaler,
+        "passthrough", and pipelines of these.
+    path : str or path-like
+
+    Raises
+    ------
+    TypeError
+        If `model`, or a step of it, is something else.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+    OSError, ValueError
+        As of ``save``.
+
+    Examples
+    --------
+    >>> import os, tempfile, numpy as np, lstmx
+    >>> from sklearn.pipeline import make_pipeline
+    >>> X = [np.arange(n, dtype=float)[:, None] for n in (3, 5, 4)]
+    >>> detector = lstmx.LSTMAnomalyDetector(hidden_size=4, standardize=False, tol=0.1, random_state=0)
+    >>> pipeline = make_pipeline(lstmx.SequenceScaler(), detector).fit(X)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lstmx.save(pipeline, os.path.join(folder, "detector.safetensors"))
+    ...     again = lstmx.load(os.path.join(folder, "detector.safetensors"))
+    >>> bool((again.score_samples(X) == pipeline.score_samples(X)).all())
+    True
+    """
+    stored = model if isinstance(model, storage.Stored) else None
+    if stored is None and "sklearn" in sys.modules:  # else it cannot be an estimator
+        from lstmx.estimators import to_stored
+
+        stored = to_stored(model)
+    if stored is None:
+        more = "; save its best_estimator_" if hasattr(model, "best_estimator_") else ""
+        raise TypeError(f"model: got {type(model).__name__}, must be a layer, Sequential or fitted estimator of lstmx, "
+                        f"or a scikit-learn Pipeline of such estimators and scalers{more}")  # fmt: skip
+    stored.save(path)
+
+
 def load(path, *, allow_nonfinite=False):
-    """Read what `save` wrote.
+    """Read what `save` wrote: the function, or the method of a model or an estimator.
 
     Parameters
     ----------
@@ -17,7 +67,7 @@ def load(path, *, allow_nonfinite=False):
 
     Returns
     -------
-    LSTM, another layer, Sequential, or what an estimator saved
+    LSTM, another layer, Sequential, or what was learnt by an estimator or a pipeline
         The latter as a predictor (`lstmx.predictors`), which needs no scikit-learn.
 
     Raises

@@ -59,11 +59,11 @@ def register(cls):
     return cls
 
 
-def registered(name, base=object):
-    """The class that is registered as `name`, which must be a `base`."""
+def registered(name, base=object, what="layer class"):
+    """The class that is registered as `name`, which must be a `base`; an error calls that `what`."""
     found = REGISTRY.get(name) if isinstance(name, str) else None
     if found is None or not issubclass(found, base):
-        raise ValueError(f"there is no layer class {name!r} in lstmx {__version__}")
+        raise ValueError(f"there is no {what} {name!r} in lstmx {__version__}")
     return found
 
 

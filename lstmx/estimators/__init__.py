@@ -10,6 +10,7 @@ from lstmx.estimators._display import LossCurveDisplay
 from lstmx.estimators._forecaster import LSTMForecaster
 from lstmx.estimators._nextstep import LSTMAnomalyDetector, LSTMTransformer
 from lstmx.estimators._regressor import LSTMRegressor
+from lstmx.estimators._saving import to_stored  # noqa: F401  what lstmx.save takes
 from lstmx.estimators._scaler import SequenceScaler
 
 __all__ = [

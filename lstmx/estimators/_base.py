@@ -15,6 +15,7 @@ from lstmx import losses, optim, storage, training
 from lstmx.data import panel
 from lstmx.estimators import _training
 from lstmx.estimators._input import read_X
+from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
 from lstmx.layers import LSTM, Dense, Dropout, FinalState, Last, MeanPool
 from lstmx.model import Sequential
@@ -402,3 +403,8 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             "schedule": {name: state.memory[name] for name in ("rate", "count")},
         }  # fmt: skip
         vars(self).update(found)
+
+
+@to_step.register
+def _(estimator: LSTMEstimator):
+    return estimator._fitted()

@@ -3,8 +3,10 @@
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from lstmx import predictors
 from lstmx.data import panel
 from lstmx.estimators._input import is_table, read_weight, read_X, weighed
+from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
 
 
@@ -77,17 +79,30 @@ class SequenceScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self._form = {"features": data.features, "steps": data.x.shape[1] if is_table(data) else None}
         return self
 
-    def _apply(self, X, function):
-        check_is_fitted(self)
-        data = read_X(self, X, self.layout, fitted=self._form)
-        shift = 0.0 if self.mean_ is None else self.mean_
-        scale = 1.0 if self.scale_ is None else self.scale_
-        return data.give([function(x, shift, scale).astype(x.dtype) for x in data.each()])
-
     def transform(self, X):
         """Scaled sequences, in the form of X."""
-        return self._apply(X, lambda x, shift, scale: (x - shift) / scale)
+        return to_step(self).transform(read_X(self, X, self.layout, fitted=self._form))
 
     def inverse_transform(self, X):
         """Sequences in the original units, in the form of X."""
-        return self._apply(X, lambda x, shift, scale: x * scale + shift)
+        return to_step(self).inverse_transform(read_X(self, X, self.layout, fitted=self._form))
+
+    def save(self, path):
+        """Write what `transform` needs to one safetensors file, atomically.
+
+        `lstmx.load` reads it and gives a predictor with the same methods and the same bits, without scikit-learn.
+
+        Parameters
+        ----------
+        path : str or path-like
+        """
+        to_step(self).save(path)
+
+
+@to_step.register
+def _(scaler: SequenceScaler):
+    check_is_fitted(scaler)
+    arrays = {"mean": scaler.mean_, "scale": scaler.scale_}
+    config = {"features": scaler._form["features"], "layout": scaler.layout, "with_mean": scaler.mean_ is not None,
+              "with_std": scaler.scale_ is not None}  # fmt: skip
+    return predictors.Scaler(config, {name: a for name, a in arrays.items() if a is not None})

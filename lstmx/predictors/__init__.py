@@ -3,17 +3,23 @@
 An estimator hands its predictions to the predictor that it holds, so both give the same bits.
 """
 
-from lstmx.predictors.base import Predictor
+from lstmx.predictors.base import Predictor, Step
 from lstmx.predictors.forecaster import Forecaster
 from lstmx.predictors.nextstep import AnomalyDetector, NextStep, Transformer
+from lstmx.predictors.pipeline import Pipeline
+from lstmx.predictors.scalers import ColumnScaler, Scaler
 from lstmx.predictors.supervised import Classifier, Regressor
 
 __all__ = [
     "AnomalyDetector",
     "Classifier",
+    "ColumnScaler",
     "Forecaster",
     "NextStep",
+    "Pipeline",
     "Predictor",
     "Regressor",
+    "Scaler",
+    "Step",
     "Transformer",
 ]

@@ -1,4 +1,6 @@
-"""What every predictor is: a configuration of plain JSON values, plain arrays, and a model."""
+"""What every predictor is: a configuration of plain JSON values, plain arrays, and a model; and what a step of a
+pipeline is, which may have no model.
+"""
 
 import functools
 
@@ -20,7 +22,85 @@ _NEEDS = {
 }
 
 
-class Predictor(storage.Stored):
+class Step(storage.Stored):
+    """What was learnt by a step of a pipeline, or by the whole of one.
+
+    A subclass gives `fields`, `check` and `own_shapes`, and has ``transform(X)`` if steps may follow it.
+
+    Parameters
+    ----------
+    config : dict
+        Plain JSON values: exactly the keys in `fields`.
+    arrays : dict of str to ndarray
+        Those that `own_shapes` names.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If one of them is not as it must be, or they do not belong together.
+    """
+
+    fields = ()
+    dtype = np.dtype(np.float64)  # what it computes in
+    in_pipelines = True  # whether it may be a step of a `Pipeline`
+    takes = (None, None)  # features of sequences, columns of tables that it takes; None: any
+    gives = (None, None)  # those of what its `transform` gives; None: as many as it was given
+
+    def __init_subclass__(cls, abstract=False):
+        if not abstract:
+            storage.register(cls)
+
+    def __init__(self, config, arrays):
+        self.check(config)
+        self.config, self.arrays = config, arrays
+        self._check_arrays()
+
+    def _check_arrays(self):
+        shapes = {name: rest for name, *rest in self.own_shapes(self.config)}
+        validate.keys("arrays", self.arrays, shapes)
+        for name, (shape, dtype, need) in shapes.items():
+            a = self.arrays[name]
+            if not isinstance(a, np.ndarray) or a.shape != shape or a.dtype != dtype:
+                got = f"{a.dtype} {a.shape}" if isinstance(a, np.ndarray) else type(a).__name__
+                raise ValueError(f"{name}: got {got}, must be an array of {dtype} {shape}")
+            with np.errstate(all="ignore"):
+                good = _NEEDS[need](a, self.dtype)
+            if not good.all():
+                bad = a[~good]
+                raise ValueError(f"{name}: {bad.size} of {a.size} values, the first {bad[0]}, are not {need}; fit "
+                                 "again, or take another copy of the file")  # fmt: skip
+
+    @classmethod
+    def check(cls, config):
+        """Raise ValueError or TypeError for a configuration that is not right."""
+        validate.keys("config", config, cls.fields)
+
+    @classmethod
+    def own_shapes(cls, config):
+        """(name, shape, dtype, what its numbers must be) of every array, but the parameters of a model."""
+        return ()
+
+    @classmethod
+    def array_shapes(cls, config):
+        """(name, shape, dtype, what its numbers must be) of every array; an error for a wrong configuration."""
+        validate.keys(f"the configuration of {cls.__name__}", config, cls.fields)
+        cls.check(config)
+        yield from cls.own_shapes(config)
+
+    @classmethod
+    def from_state(cls, config, arrays):
+        """A step from what `state` gave."""
+        return cls(config, arrays)
+
+    def state(self):
+        """(configuration, arrays): all there is, as plain JSON values and plain arrays."""
+        return self.config, self.arrays
+
+    def __repr__(self):
+        return f"<{type(self).__name__}>"
+
+
+class Predictor(Step, abstract=True):
     """A fitted model with what comes before and after it.
 
     Parameters
@@ -40,13 +120,9 @@ class Predictor(storage.Stored):
 
     fields = ("features", "steps", "layout", "standardize")
 
-    def __init_subclass__(cls):
-        storage.register(cls)
-
     def __init__(self, config, arrays, model):
-        self.check(config)
-        self.config, self.arrays, self.model = config, arrays, model
-        self._check_arrays()
+        self.model = model
+        super().__init__(config, arrays)
         if model.input_size != self.inputs(config):
             raise ValueError(f"model: takes {model.input_size} features, must take {self.inputs(config)}")
         if model.output_size != self.outputs(config):
@@ -55,25 +131,19 @@ class Predictor(storage.Stored):
             what = "step" if self.per_step(config) else "sequence"
             raise ValueError(f"model: must give an output for every {what} of numbers, got {model!r}")
 
-    def _check_arrays(self):
-        shapes = {name: rest for name, *rest in self.own_shapes(self.config)}
-        validate.keys("arrays", self.arrays, shapes)
-        for name, (shape, dtype, need) in shapes.items():
-            a = self.arrays[name]
-            if not isinstance(a, np.ndarray) or a.shape != shape or a.dtype != dtype:
-                got = f"{a.dtype} {a.shape}" if isinstance(a, np.ndarray) else type(a).__name__
-                raise ValueError(f"{name}: got {got}, must be an array of {dtype} {shape}")
-            with np.errstate(all="ignore"):
-                good = _NEEDS[need](a, self.model.dtype)
-            if not good.all():
-                bad = a[~good]
-                raise ValueError(f"{name}: {bad.size} of {a.size} values, the first {bad[0]}, are not {need}; fit "
-                                 "again, or take another copy of the file")  # fmt: skip
+    @property
+    def dtype(self):
+        """What the model computes in."""
+        return self.model.dtype
+
+    @property
+    def takes(self):
+        """(features, None): of sequences, in tables of any number of columns if it is one feature."""
+        return self.config["features"], None
 
     @classmethod
     def check(cls, config):
-        """Raise ValueError or TypeError for a configuration that is not right."""
-        validate.keys("config", config, cls.fields)
+        super().check(config)
         validate.count("features", config["features"])
         if config["steps"] is not None:
             validate.count("steps", config["steps"])
@@ -92,14 +162,12 @@ class Predictor(storage.Stored):
 
     @classmethod
     def own_shapes(cls, config):
-        """(name, shape, dtype, what its numbers must be) of every array beside the model's parameters."""
         if config["standardize"]:
             yield "x_mean", (config["features"],), "float64", SHIFT
             yield "x_scale", (config["features"],), "float64", DIVISOR
 
     @classmethod
     def array_shapes(cls, config):
-        """(name, shape, dtype, what its numbers must be) of every array; an error for a wrong configuration."""
         own = dict(validate.keys(f"the configuration of {cls.__name__}", config, (*cls.fields, "model")))
         model = own.pop("model")
         cls.check(own)
@@ -109,7 +177,6 @@ class Predictor(storage.Stored):
 
     @classmethod
     def from_state(cls, config, arrays):
-        """A predictor from what `state` gave."""
         config = dict(config)
         model = config.pop("model")
         own = {name: a for name, a in arrays.items() if not name.startswith("model.")}
@@ -117,7 +184,6 @@ class Predictor(storage.Stored):
         return cls(config, own, Sequential.from_state(model, parameters))
 
     def state(self):
-        """(configuration, arrays): all there is, as plain JSON values and plain arrays."""
         parameters = {f"model.{name}": p for name, p in self.model.parameters().items()}
         return self.config | {"model": self.model.config()}, self.arrays | parameters
 

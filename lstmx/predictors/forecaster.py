@@ -47,6 +47,7 @@ class Forecaster(Predictor):
 
     fields = (*Predictor.fields, "window", "block", "horizon", "lags", "series", "exogenous", "single", "many",
               "columns", "calibrated", "drawn")  # fmt: skip
+    in_pipelines = False  # it takes series
 
     @classmethod
     def check(cls, config):

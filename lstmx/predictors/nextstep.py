@@ -39,7 +39,7 @@ class NextStep(Data):
         return behind(rows, context), context, rows, self.weights.rows_of(chosen, context, rows, True)
 
 
-class _NextStepPredictor(Predictor):
+class _NextStepPredictor(Predictor, abstract=True):
     @classmethod
     def outputs(cls, config):
         """Outputs that the model must have."""
@@ -144,6 +144,11 @@ class Transformer(_NextStepPredictor):
         super().__init__(config, arrays, model)
         if not isinstance(model.layers[0], LSTM):
             raise ValueError(f"model: must begin with an LSTM, got {model!r}")
+
+    @property
+    def gives(self):
+        """A table of the hidden units."""
+        return 1, self.model.layers[0].output_size()
 
     @classmethod
     def check(cls, config):
