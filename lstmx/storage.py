@@ -14,7 +14,9 @@ parameter is read. Equal models give equal files.
 Schema 1 holds a layer or a Sequential; schema 2 also what an estimator has learnt: a predictor with its own arrays
 beside those of its model ("model.0.weight_ih_l0"); and checkpoints. Schema 3 adds ``digest`` to the metadata: the
 SHA-256, in hexadecimal digits, of the text of ``model`` and of each tensor in the order of their names: the JSON list
-of its name, type ("float32") and shape, then its numbers, little-endian and C-contiguous.
+of its name, type ("float32") and shape, then its numbers, little-endian and C-contiguous. Pipelines came after it:
+their arrays have the number of the step first ("1.model.0.weight_ih_l0"), and versions before them say that there is
+no such class.
 """
 
 import contextlib

@@ -9,7 +9,8 @@ from safetensors import safe_open
 
 import lstmx
 
-FILES = sorted((Path(__file__).parent / "data").glob("golden_*.safetensors"))
+DATA = Path(__file__).parent / "data"
+FILES = sorted(DATA.glob("golden_[0-9]*.safetensors"))
 
 
 def test_there_is_a_file_of_every_schema():
@@ -49,6 +50,16 @@ def test_schema_3_holds_a_digest_too():
     ):
         np.testing.assert_allclose(found, data[wanted], **CLOSE)
     assert np.ptp(data["y"], axis=0).min() > 1e-3
+
+
+def test_pipelines_load_for_ever():
+    pipeline, data = golden(DATA / "golden_pipeline.safetensors")
+    np.testing.assert_allclose(pipeline.predict_proba(data["x"]), data["y"], **CLOSE)
+    assert np.array_equal(pipeline.predict(data["x"]), data["labels"])
+    assert np.ptp(data["y"], axis=0).min() > 1e-3
+    assert [type(step).__name__ for _, step in pipeline.steps] == [
+        "ColumnScaler", "Scaler", "Transformer", "ColumnScaler", "Classifier"
+    ]  # fmt: skip
 
 
 def test_the_digest_is_what_the_module_says():

@@ -1,22 +1,28 @@
 """Makes model files as this release writes them, and what they predict: ``python tests/data/make_golden.py``.
 
-Run once for each schema number; the files stay in the repository, because old files load for ever. Schema 2 brought
-what estimators save, schema 3 the digest.
+Run once for each schema number and each new kind of file; the files stay in the repository, because old files load for
+ever, and the recipes of those before are in its history. Schema 2 brought what estimators save, schema 3 the digest;
+then came pipelines.
 """
 
 from pathlib import Path
 
 import numpy as np
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import lstmx
 
 HERE = Path(__file__).parent
 
-rng = np.random.default_rng(5)
-X = rng.normal(size=(60, 2))
-y = np.cumsum(X[:, :1] + 0.1 * rng.normal(size=(60, 2)), axis=0)
-forecaster = lstmx.LSTMForecaster(6, 3, hidden_size=5, differences=(1,), max_iter=5, random_state=0)
-forecaster.fit(y, X).save(HERE / "golden_3.safetensors")
-ahead = rng.normal(size=(6, 2))
-lower, upper = forecaster.predict_interval(3, ahead[:3], coverage=0.5)
-np.savez(HERE / "golden_3.npz", X=ahead, y=forecaster.predict(6, ahead), lower=lower, upper=upper)
+rng = np.random.default_rng(6)
+X, ahead = (rng.normal(size=(n, 8)) * 10.0 ** np.arange(-4, 4) for n in (30, 9))
+quick = {"hidden_size": 3, "max_iter": 5, "random_state": 0}
+pipeline = make_pipeline(
+    StandardScaler(), lstmx.SequenceScaler(), lstmx.LSTMTransformer(**quick), MinMaxScaler((-1, 1), clip=True),
+    lstmx.LSTMClassifier(**quick),
+)  # fmt: skip
+pipeline.fit(X, np.array(["no", "yes"])[np.arange(30) % 2])
+lstmx.save(pipeline, HERE / "golden_pipeline.safetensors")
+labels = pipeline.predict(ahead)
+np.savez(HERE / "golden_pipeline.npz", x=ahead, y=pipeline.predict_proba(ahead), labels=labels)
