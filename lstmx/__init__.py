@@ -15,7 +15,7 @@ from lstmx.model import Sequential
 
 _ESTIMATORS = (
     *("LSTMAnomalyDetector", "LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "LSTMTransformer"),
-    *("LossCurveDisplay", "SequenceScaler"),
+    *("LossCurveDisplay", "SequenceImputer", "SequenceScaler"),
 )
 
 # Loaded on first use: what needs more than numpy, and what a program that only predicts can do without.

@@ -19,6 +19,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import ConvergenceWarning, SkipTestWarning
+from sklearn.impute import SimpleImputer
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
@@ -42,6 +43,7 @@ from lstmx import (
     LSTMForecaster,
     LSTMRegressor,
     LSTMTransformer,
+    SequenceImputer,
     SequenceScaler,
     estimators,
 )
@@ -53,8 +55,9 @@ ESTIMATORS = [
     LSTMAnomalyDetector(**QUICK),
     LSTMTransformer(**QUICK),
     SequenceScaler(),
+    SequenceImputer(),
 ]
-DEFAULTS = [LSTMClassifier(), LSTMRegressor(), LSTMAnomalyDetector(), LSTMTransformer()]  # and the scaler, above
+DEFAULTS = [LSTMClassifier(), LSTMRegressor(), LSTMAnomalyDetector(), LSTMTransformer()]  # and the last, above
 # Estimator -> check -> the reason why it must fail.
 EXPECTED_FAILURES = {
     "LSTMTransformer()": {
@@ -78,6 +81,7 @@ PEERS = [
     (ESTIMATORS[2], IsolationForest()),
     (ESTIMATORS[3], PCA()),
     (ESTIMATORS[4], StandardScaler()),
+    (ESTIMATORS[5], SimpleImputer()),
 ]
 
 # Most of the checks' data are noise in 60 epochs, and the checks of scikit-learn 1.6 and 1.7 use NumPy, pandas and

@@ -16,7 +16,14 @@ pytest.importorskip("sklearn")
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
-from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMRegressor, LSTMTransformer, SequenceScaler
+from lstmx import (
+    LSTMAnomalyDetector,
+    LSTMClassifier,
+    LSTMRegressor,
+    LSTMTransformer,
+    SequenceImputer,
+    SequenceScaler,
+)
 from lstmx.data import panel
 
 QUICK = {"hidden_size": 5, "max_iter": 2, "batch_size": 8, "random_state": 0}
@@ -504,6 +511,111 @@ def test_a_swapped_layout_is_named_in_the_error(layout, other):
         estimator.predict(right.swapaxes(1, 2))
     with pytest.raises(ValueError, match=r"^X: got 4 features .* fitted with 2$"):
         estimator.predict(np.zeros((3, 4, 4)))
+
+
+# Features before time, unsaid.
+
+
+def series(count=12, channels=3, steps=60, seed=0):
+    """(n, C, T): noisy waves, and the levels of channels differ."""
+    rng = np.random.default_rng(seed)
+    waves = np.sin(
+        np.arange(steps) * rng.uniform(0.2, 0.6, size=(count, channels, 1)) + rng.uniform(0, 6, (count, 1, 1))
+    )
+    return waves + 0.3 * rng.normal(size=waves.shape) + 10 * np.arange(channels)[:, None]
+
+
+SWAPPED = {
+    "waves": series,
+    "one channel": lambda: series(channels=1),
+    "a few sequences": lambda: series(count=2),
+    "a list": lambda: list(series()),
+    "a random walk": lambda: np.random.default_rng(0).normal(size=(8, 6, 50)).cumsum(axis=2),
+    "offsets that all share": lambda: series() + 1000 * np.sin(np.arange(60)),
+    "float32": lambda: series().astype(np.float32),
+    "padded": lambda: padded(series().swapaxes(1, 2), np.r_[60, 30 + np.arange(11)]).swapaxes(1, 2),
+    "padded noise": lambda: padded(np.random.default_rng(0).normal(size=(9, 20, 6)), 12 + np.arange(9)).swapaxes(1, 2),
+}
+
+
+@pytest.mark.parametrize("case", SWAPPED)
+def test_features_that_look_like_steps_raise_an_alarm(case):
+    X = SWAPPED[case]()
+    alarm = r'^X: got \d+ sequences that layout="NTC" reads as \d+ steps of \d+ features, but .*set layout="NCT"'
+    if case.startswith("padded"):
+        with pytest.raises(
+            ValueError, match=r'contains NaN inside .* \(with layout="NCT" all of it would be padding\)'
+        ):
+            SequenceScaler().fit(X)
+    else:
+        with pytest.warns(UserWarning, match=alarm) as caught:
+            SequenceScaler().fit(X)
+        assert len(caught) == 1 and caught[0].filename == __file__
+        with pytest.warns(UserWarning, match=alarm):
+            fitted(LSTMAnomalyDetector, X) if case != "one channel" else fitted(LSTMClassifier, X, np.arange(12) % 2)
+    with pytest.warns(UserWarning, match=alarm):
+        SequenceImputer().fit(X)
+    for cls in (SequenceScaler, SequenceImputer):
+        cls(layout="NCT").fit(X).transform(X)
+
+
+def noise(*shape):
+    return np.random.default_rng(0).normal(size=shape)
+
+
+UNSUSPICIOUS = {
+    "the right layout": lambda: series().swapaxes(1, 2),
+    "embeddings": lambda: noise(20, 10, 300),
+    "embeddings of one step": lambda: noise(30, 1, 100),
+    "features of growing scales": lambda: (noise(20, 3, 30) + 5) * 2.0 ** np.arange(30),
+    "many sensors of one thing": lambda: noise(20, 10, 1).cumsum(axis=1) + 0.3 * noise(20, 10, 50),
+    "short spectrograms": lambda: np.stack([np.convolve(a, np.ones(9), "same") for a in noise(160, 80)]
+                                           ).reshape(8, 20, 80).cumsum(axis=1),
+    "days of hours": lambda: 0.3 * noise(20, 7, 24) + np.sin(np.arange(24) / 4) * noise(20, 7, 1),
+    "constant": lambda: np.ones((4, 2, 30)),
+    "one row": lambda: noise(1, 1, 30),
+    "huge": lambda: 1e150 * noise(5, 3, 30),
+    "a list": lambda: [noise(3, 30), noise(4, 30)],
+    "a table": lambda: series(channels=1)[:, 0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNSUSPICIOUS)
+def test_features_that_are_features_raise_no_alarm(case):
+    SequenceScaler().fit(UNSUSPICIOUS[case]())  # a warning would be an error
+    SequenceImputer().fit(UNSUSPICIOUS[case]())
+
+
+def test_a_last_feature_that_broke_raises_no_alarm():
+    X = noise(5, 12, 3)
+    X[2, :, 2] = X[3, :, 1:] = np.nan
+    SequenceImputer().fit(X)
+    with pytest.raises(ValueError, match=r'layout="NCT" all of it would be padding'):
+        SequenceScaler().fit(X)  # where it is an error, a hint does no harm
+
+
+def test_who_says_the_layout_hears_nothing():
+    SequenceScaler(layout="NCT").fit(series())
+    SequenceScaler(layout="NCT").fit(series().swapaxes(1, 2))
+    scaler = SequenceScaler(layout="NCT").fit(series(steps=3, channels=60))
+    scaler.transform(series(steps=3, channels=60))
+
+
+@pytest.mark.parametrize("cls", [LSTMClassifier, SequenceScaler, SequenceImputer])
+def test_nested_frames_are_refused_with_a_remedy_that_works(cls):
+    pandas = pytest.importorskip("pandas")
+    x, lengths, y = data()
+    nested = pandas.DataFrame({f"dim_{k}": [pandas.Series(a[:n, k]) for a, n in zip(x, lengths, strict=True)]
+                               for k in range(2)})  # fmt: skip
+    for X in (nested, nested.to_numpy()):
+        with pytest.raises(TypeError, match=r"^X: got a series in each cell \(a nested frame") as caught:
+            cls().fit(X, y)
+        with pytest.raises(TypeError, match=r"^X: got a series in each cell"):
+            panel.read(X)
+    X = nested
+    remedy = eval(str(caught.value).split("arrays, ")[1], {"np": np, "X": X})
+    for a, b in zip(remedy, ragged(x, lengths), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_layout_is_one_of_two():

@@ -28,10 +28,13 @@ class Panel:
         In which they came.
     joined : (rows, starts), optional
         Of a list: all its rows in one array (S, F), and the first row of each sequence.
+    missing : ndarray of bool (n, T, F), or list of ndarrays (T_i, F), optional
+        Which values were missing, once they are filled (`lstmx.data.missing`).
     """
 
-    def __init__(self, x, lengths, flat, layout, joined=None):
+    def __init__(self, x, lengths, flat, layout, joined=None, missing=None):
         self.x, self.lengths, self.flat, self.layout, self.joined = x, lengths, flat, layout, joined
+        self.missing = missing
 
     def __len__(self):
         return len(self.lengths)
@@ -63,13 +66,21 @@ class Panel:
         """The sequences one by one, without padding: (T_i, F)."""
         return (x[:n] for x, n in zip(self.x, self.lengths.tolist(), strict=True))
 
+    def each_missing(self):
+        """Which values of each sequence were missing, (T_i, F) of bool; None for each where nothing is filled."""
+        if self.missing is None:
+            return (None for _ in self.lengths)
+        return (gaps[:n] for gaps, n in zip(self.missing, self.lengths.tolist(), strict=True))
+
     def select(self, chosen):
         """The panel of some of the sequences."""
         if not self.ragged:
-            return Panel(self.x[chosen], self.lengths[chosen], self.flat, self.layout)
+            gaps = None if self.missing is None else self.missing[chosen]
+            return Panel(self.x[chosen], self.lengths[chosen], self.flat, self.layout, missing=gaps)
         rows, starts = self.joined
         x = [self.x[k] for k in chosen]
-        return Panel(x, self.lengths[chosen], self.flat, self.layout, (rows, starts[chosen]))
+        gaps = None if self.missing is None else [self.missing[k] for k in chosen]
+        return Panel(x, self.lengths[chosen], self.flat, self.layout, (rows, starts[chosen]), gaps)
 
     def padded(self, arrays):
         """(n, T, ..) of arrays (T_i, ..), one per sequence, with NaN behind each; of a panel that is no list."""
@@ -108,7 +119,7 @@ def as_list(X):
     return [validate.rectangular(f"X[{n}]", a) for n, a in enumerate(X)]
 
 
-def read(X, layout="NTC", name="X", features=None):
+def read(X, layout="NTC", name="X", features=None, gaps=False):
     """A `Panel` of X.
 
     Parameters
@@ -120,10 +131,17 @@ def read(X, layout="NTC", name="X", features=None):
         For errors.
     features : int, optional
         What F must be.
+    gaps : bool
+        Whether NaN inside a sequence is a missing value, not an error. At the end, in all features of a step, NaN is
+        padding all the same in an array; in a list, whose sequences have lengths of their own, it is missing too.
     """
     validate.choice("layout", layout, LAYOUTS)
     arrays = as_list(X)
-    panel = _read_array(X, layout, name, features) if arrays is None else _read_list(arrays, layout, name)
+    if arrays is None:
+        refuse_nested(X, name)
+        panel = _read_array(X, layout, name, features, gaps)
+    else:
+        panel = _read_list(arrays, layout, name, gaps)
     if features is not None and panel.features != features:
         shape = panel.x[0].shape if panel.ragged else panel.x.shape
         raise ValueError(
@@ -136,6 +154,18 @@ def read(X, layout="NTC", name="X", features=None):
 def _swapped(shape, features, layout):
     other = "NCT" if layout == "NTC" else "NTC"
     return f'; if features stand before time, set layout="{other}"' if features in shape[:-1] else ""
+
+
+def refuse_nested(X, name):
+    """An error for a table whose cells are series, as sktime nests them."""
+    if not hasattr(X, "columns") and getattr(getattr(X, "dtype", None), "kind", None) != "O":
+        return
+    first = validate.rectangular(name, X[:1])
+    if first.dtype.kind == "O" and first.ndim == 2 and any(np.ndim(cell) for cell in first.flat):
+        raise TypeError(
+            f"{name}: got a series in each cell (a nested frame, as of sktime), must be numbers; make it a list of "
+            f"(T_i, F) arrays, [np.column_stack(list(row)) for row in {name}.to_numpy()]"
+        )
 
 
 def _numbers(array):
@@ -160,7 +190,7 @@ def _real(name, array):
         return array.astype(np.float64)
 
 
-def _read_list(arrays, layout, name):
+def _read_list(arrays, layout, name, gaps):
     flat = all(a.ndim == 1 for a in arrays)
     found = []
     for n, a in enumerate(arrays):
@@ -184,12 +214,14 @@ def _read_list(arrays, layout, name):
     lengths, rows = np.array([len(a) for a in found], np.int64), np.concatenate(found)
     joined = rows, np.cumsum(lengths) - lengths
     if not lengths.all() or not np.isfinite(rows).all():
-        found = [a[: _lengths(a[None], f"{name}[{n}]", first=n)[0]] for n, a in enumerate(found)]
-        lengths = np.array([len(a) for a in found], np.int64)
+        ends = [_lengths(a[None], f"{name}[{n}]", layout, gaps, first=n)[0] for n, a in enumerate(found)]
+        if not gaps:
+            found = [a[:end] for a, end in zip(found, ends, strict=True)]
+            lengths = np.array(ends, np.int64)
     return Panel(found, lengths, flat, layout, joined)
 
 
-def _read_array(X, layout, name, features):
+def _read_array(X, layout, name, features, gaps):
     x = _real(name, validate.rectangular(name, X))
     if x.ndim not in (2, 3):
         raise ValueError(f"{name}: got shape {x.shape}, {_dimensions(x, name, features)}")
@@ -200,7 +232,7 @@ def _read_array(X, layout, name, features):
     if 0 in x.shape:
         raise ValueError(f"{name}: got shape {np.shape(X)}, which holds no numbers; sequences, steps and features must "
                          "each be at least 1")  # fmt: skip
-    return Panel(x, _lengths(x, name), flat, layout)
+    return Panel(x, _lengths(x, name, layout, gaps), flat, layout)
 
 
 def _dimensions(x, name, features):
@@ -221,9 +253,9 @@ def _two_readings(x, name, features):
     )
 
 
-def _lengths(x, name, first=None):
-    """Steps of each sequence of x (n, T, F) without trailing NaN; NaN elsewhere, infinite values and empty sequences
-    are errors.
+def _lengths(x, name, layout, gaps, first=None):
+    """Steps of each sequence of x (n, T, F) without trailing NaN; NaN elsewhere unless gaps are allowed, infinite
+    values and empty sequences are errors.
     """
     lengths = np.full(len(x), x.shape[1], np.int64)
     if 0 < x.size <= _BLOCK and np.isfinite(x).all():
@@ -237,19 +269,81 @@ def _lengths(x, name, first=None):
             raise ValueError(f"{name}: contains infinity or a value too large for {x.dtype}, in sequence "
                              f"{_where(np.isinf(part), start, first)}; remove it, or clip")  # fmt: skip
         missing = np.isnan(part)
-        there = ~missing.all(axis=2)
-        found = np.where(there.any(axis=1), x.shape[1] - there[:, ::-1].argmax(axis=1), 0)
-        inside = missing & (np.arange(x.shape[1]) < found[:, None])[:, :, None]
-        if inside.any():
+        found = _ends(missing)
+        inside = _inside(missing, found)
+        if inside.any() and not gaps:
             raise ValueError(
                 f"{name}: contains NaN inside sequence {_where(inside, start, first)}; only NaN at the end, in all "
-                "features of a step, is padding. Fill it (forward fill, interpolation), or cut the sequence there"
+                f"features of a step, is padding{_padded_elsewhere(missing, layout)}. Fill it with "
+                "lstmx.SequenceImputer (scikit-learn's imputers and scalers know no sequences), or cut the sequence "
+                "there"
             )
         lengths[start : start + step] = found
     if lengths.size and lengths.min() < 1:
         n = int(np.argmin(lengths)) if first is None else first
         raise ValueError(f"{name}: sequence {n} has no steps{'' if x.shape[1] == 0 else ', only NaN'}; leave it out")
     return lengths
+
+
+def _ends(missing):
+    """Steps (n,) before the padding, of missing values (n, T, F)."""
+    there = ~missing.all(axis=2)
+    return np.where(there.any(axis=1), there.shape[1] - there[:, ::-1].argmax(axis=1), 0)
+
+
+def _inside(missing, ends):
+    """Those of the missing values (n, T, F) that are not padding."""
+    return missing & (np.arange(missing.shape[1]) < ends[:, None])[:, :, None]
+
+
+def _is_padded_elsewhere(missing):
+    """Whether missing values (n, T, F) would all be padding if the last two axes were swapped, and are not now."""
+    swapped = missing.swapaxes(1, 2)
+    return bool(_inside(missing, _ends(missing)).any() and not _inside(swapped, _ends(swapped)).any())
+
+
+def _padded_elsewhere(missing, layout):
+    if not _is_padded_elsewhere(missing):
+        return ""
+    other = "NCT" if layout == "NTC" else "NTC"
+    return f' (with layout="{other}" all of it would be padding)'
+
+
+def seems_swapped(data):
+    """Whether a panel read as "NTC" is more likely "NCT".
+
+    Features outnumber the steps four times and yet, as steps do and features seldom do, each resembles its neighbour
+    more than steps resemble theirs: so neither wide embeddings nor short spectrograms raise an alarm. Or, where
+    features outnumber the steps at all, the missing values are just what would be padding.
+    """
+    if data.flat or data.layout != "NTC":
+        return False
+    some = list(data.select(np.arange(min(len(data), 64))).each())
+    steps = sum(map(len, some)) / len(some)
+    if data.features > steps and not data.ragged and _is_padded_elsewhere(np.isnan(data.x)):
+        return True
+    if data.features < 4 * steps:
+        return False
+    with np.errstate(all="ignore"):
+        rows = np.concatenate(some, dtype=np.float64)
+        whole = rows[~np.isnan(rows).any(axis=1)]
+        if len(whole) > 2:  # then features of other scales are brought to one
+            deviation = whole.std(axis=0)
+            rows = (rows - whole.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+        some = np.split(rows, np.cumsum([len(a) for a in some])[:-1])
+        along, across = _roughness(some, 1), _roughness(some, 0)
+    return bool(along < 2 / 3 and (np.isnan(across) or 2 * along < across))
+
+
+def _roughness(arrays, axis):
+    """von Neumann's ratio: mean squares of differences between neighbours, over twice the variance; 1 for noise."""
+    changes, around = [], []
+    for a in arrays:
+        changes.append(np.diff(a, axis=axis).ravel() ** 2)
+        around.append((a - a.mean(axis=axis, keepdims=True)).ravel() ** 2)
+    changes, around = np.concatenate(changes), np.concatenate(around)
+    changes, around = changes[~np.isnan(changes)], around[~np.isnan(around)]
+    return changes.mean() / (2 * around.mean()) if changes.size and around.size else np.nan
 
 
 def _where(bad, start, first):
@@ -279,15 +373,15 @@ def statistics(panel, weight=None, name="X"):
     weight = np.ones(len(panel)) if weight is None else np.asarray(weight, np.float64)
     total = (weight * panel.lengths).sum()
     with np.errstate(over="ignore", invalid="ignore"):
-        mean = sum((w * x).sum(axis=0) for x, w in _rows(panel, weight)) / total
-        variance = sum((w * (x - mean) ** 2).sum(axis=0) for x, w in _rows(panel, weight)) / total
+        mean = sum((w * x).sum(axis=0) for x, w in rows_of(panel, weight)) / total
+        variance = sum((w * (x - mean) ** 2).sum(axis=0) for x, w in rows_of(panel, weight)) / total
     if not np.isfinite(variance).all():
         feature = int(np.flatnonzero(~np.isfinite(variance))[0])
         raise ValueError(f"{name}: the values of feature {feature} are too large to scale; divide them by a constant")
     return mean, usable(np.sqrt(variance), mean)
 
 
-def _rows(panel, weight):
+def rows_of(panel, weight):
     """(rows (S, F) in float64, weights (S, 1)) of all steps, some sequences at a time."""
     widest = max(1, int(panel.lengths.max()) * panel.features)
     step = max(1, _BLOCK // widest)

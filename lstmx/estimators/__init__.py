@@ -8,6 +8,7 @@ except ImportError as error:
 from lstmx.estimators._classifier import LSTMClassifier
 from lstmx.estimators._display import LossCurveDisplay
 from lstmx.estimators._forecaster import LSTMForecaster
+from lstmx.estimators._imputer import SequenceImputer
 from lstmx.estimators._nextstep import LSTMAnomalyDetector, LSTMTransformer
 from lstmx.estimators._regressor import LSTMRegressor
 from lstmx.estimators._saving import to_stored  # noqa: F401  what lstmx.save takes
@@ -20,5 +21,6 @@ __all__ = [
     "LSTMRegressor",
     "LSTMTransformer",
     "LossCurveDisplay",
+    "SequenceImputer",
     "SequenceScaler",
 ]

@@ -3,33 +3,40 @@
 import numpy as np
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
-from lstmx.data import panel
+from lstmx.data import missing, panel
+from lstmx.estimators._training import warn
 from lstmx.functional import validate
 
 ANY = {"dtype": [np.float64, np.float32], "ensure_all_finite": False, "allow_nd": True}
 
 
-def read_X(estimator, X, layout, *, fitted=None, name="X"):
+def read_X(estimator, X, layout, *, fitted=None, name="X", gaps=False):
     """A `panel.Panel` of X, which is checked against the `fitted` configuration or, without one, defines it.
 
     2-D data, frames among them, pass scikit-learn's own checks; ``n_features_in_`` counts their columns. For sequences
-    it counts features.
+    it counts features. With `gaps`, values may be missing.
     """
     if isinstance(X, panel.Panel):
         return X
     if type(X) is np.ndarray and X.ndim == 3 and fitted is not None:
-        return panel.read(X, layout, name, fitted["features"])
+        return panel.read(X, layout, name, fitted["features"], gaps)
     arrays = panel.as_list(X)
     # scikit-learn's checks would drop a mask, and know neither sequences nor their shapes.
     if arrays is None and getattr(X, "ndim", None) not in (1, 3) and not isinstance(X, np.ma.MaskedArray):
         _refuse_dates(X, name)
+        panel.refuse_nested(X, name)
         if fitted is None and name == "X":
             X = validate_data(estimator, X, reset=True, **ANY)
         elif fitted is not None and fitted["steps"] is not None and np.asarray(X).ndim == 2:
             X = validate_data(estimator, X, reset=False, **ANY)
         else:
             X = check_array(X, input_name=name, **ANY)
-    found = panel.read(X if arrays is None else arrays, layout, name, None if fitted is None else fitted["features"])
+    features = None if fitted is None else fitted["features"]
+    found = panel.read(X if arrays is None else arrays, layout, name, features, gaps)
+    if fitted is None and panel.seems_swapped(found):
+        warn(f'{name}: got {len(found)} sequences that layout="NTC" reads as {found.lengths.max()} steps of '
+             f"{found.features} features, but their numbers look like {found.features} steps; if features stand before "
+             'time, as in aeon and sktime, set layout="NCT"')  # fmt: skip
     if fitted is None and name == "X" and not is_table(found):
         estimator.n_features_in_ = found.features
         if hasattr(estimator, "feature_names_in_"):
@@ -44,6 +51,15 @@ def _refuse_dates(X, name):
     if kinds & {"M", "m"}:
         raise TypeError(f"{name}: holds dates or durations, must be numbers; convert them, such as "
                         f"({name} - {name}.min()) / np.timedelta64(1, 'D')")  # fmt: skip
+
+
+def learnt_means(data):
+    """What missing values become where a sequence says nothing of them: the mean (F,) of each feature."""
+    found = missing.means(data)
+    if np.isnan(found).any():
+        warn(f"X: feature {int(np.isnan(found).argmax())} has no values in training, only NaN, and becomes 0; leave it "
+             "out")  # fmt: skip
+    return np.nan_to_num(found)
 
 
 def as_array(y):

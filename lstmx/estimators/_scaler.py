@@ -13,8 +13,9 @@ from lstmx.functional import validate
 class SequenceScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Scale every feature to mean 0 and deviation 1 over all steps of all sequences, whatever their lengths.
 
-    Results have the form, layout and type of the input; NaN at the end is padding and stays. The estimators of lstmx
-    do this themselves (``standardize``): use it where others need scaled sequences, or a scaler of its own.
+    Results have the form, layout and type of the input; NaN at the end is padding and stays, and elsewhere an error:
+    `SequenceImputer` fills it. The estimators of lstmx scale by themselves (``standardize``): use this where others
+    need scaled sequences, as scikit-learn's StandardScaler refuses 3-D arrays and lists.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ except ImportError:
 def warn(message, category=UserWarning):
     """A warning that names the caller's line, outside of lstmx and scikit-learn."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_back.f_globals.get("__name__", "").partition(".")[0] in ("lstmx", "sklearn"):
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("lstmx", "sklearn"):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
 
