@@ -256,6 +256,20 @@ def test_other_parameters_are_named(change, message, path):
     assert path.read_bytes() == before
 
 
+def test_a_checkpoint_from_before_a_parameter_is_gone_on_from(path):
+    """As if it had been written with the value that is the default now."""
+    wanted = fit(make("detector", max_iter=4), RAGGED)
+    fit(make("detector", max_iter=2, checkpoint=path), RAGGED)
+    config, arrays = storage.read(path)
+    assert config["identity"].pop("missing") == "'error'"
+    storage.write(path, config, arrays)
+    with pytest.raises(
+        ValueError, match=r"^resume: the checkpoint was written with missing='error', now it is 'impute'"
+    ):
+        fit(make("detector", max_iter=4, checkpoint=path, resume=True, missing="impute"), RAGGED)
+    assert_same("detector", fit(make("detector", max_iter=4, checkpoint=path, resume=True), RAGGED), wanted)
+
+
 def test_numbers_of_numpy_are_the_same_numbers(path):
     """As a search over np.logspace would give them."""
     fit(make(max_iter=2, checkpoint=path, alpha=np.float64(0.01), batch_size=np.int64(8)), RAGGED, NUMBERS)

@@ -33,6 +33,7 @@ RNG = np.random.default_rng(0)
 EVEN = RNG.normal(size=(20, 6, 2))
 RAGGED = [RNG.normal(size=(n, 2)) for n in RNG.integers(1, 8, 20)]
 PADDED = np.where(np.arange(6)[:, None] < RNG.integers(1, 7, 20)[:, None, None], EVEN, np.nan)
+GAPS = np.where(np.random.default_rng(1).random(EVEN.shape) < 0.2, np.nan, EVEN)
 FLAT = EVEN[:, :, 0]
 PLACE = np.arange(20) % 3
 SERIES = np.sin(np.arange(60) / 3) + 0.1 * RNG.normal(size=60)
@@ -120,6 +121,11 @@ CASES = {
         )
         for aggregate in ("mean", "max")
     },
+    "detector of gaps": (
+        lambda: _fit(LSTMAnomalyDetector(**COMMON, missing="impute"), GAPS),
+        [(method, {"X": X}) for X in [GAPS, list(GAPS), *FORMS]
+         for method in ("predict", "score_samples", "decision_function", "score_steps", "predict_steps")],
+    ),
     **{
         f"transformer by {pooling}": (
             lambda pooling=pooling: _fit(LSTMTransformer(**COMMON, pooling=pooling, num_layers=2), EVEN),
@@ -590,6 +596,22 @@ def test_many_classes_are_read_or_refused_quickly(path):
         assert load_or_refuse(path, config | {"classes": classes, "classes_dtype": dtype}, arrays)
     with pytest.raises(ValueError, match="characters of JSON"):
         storage.write(path, config | {"classes": list(range(10**6))}, arrays)
+
+
+def test_a_detector_from_before_missing_values_refuses_them(path):
+    config, arrays = contents("detector by mean")
+    assert "missing" not in config  # so that files are what they were, and older versions read them
+    storage.write(path, config, arrays)
+    assert lstmx.load(path).config["missing"] == "error"
+    with pytest.raises(ValueError, match="contains NaN inside"):
+        lstmx.load(path).predict(GAPS)
+    for change, message in (
+        ({"missing": "impute"}, "'x_fill' is missing"),
+        ({"missing": "drop"}, "^.*missing: got 'drop'"),
+    ):
+        storage.write(path, config | change, arrays)
+        with pytest.raises(ModelFileError, match=message):
+            lstmx.load(path)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What all estimators share: parameters, the fit from start to end, saving."""
 
 import functools
+import inspect
 import os
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -163,7 +164,8 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         return predictor
 
     def _read(self, X):
-        return read_X(self, X, self.layout, fitted=self._predictor.config)
+        config = self._predictor.config
+        return read_X(self, X, self.layout, fitted=config, gaps=config.get("missing") == "impute")
 
     def _seed(self):
         try:
@@ -316,7 +318,12 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         checkpoint = _training.read_checkpoint(self.checkpoint) if self.resume and not incremental else None
         if checkpoint is None:
             return None
-        state = _training.restore(checkpoint, self._identity(problem, seed), self.early_stopping)
+        # Parameters that are newer than the checkpoint had the value that is now the default.
+        known = {name: repr(p.default) for name, p in inspect.signature(type(self)).parameters.items()}
+        identity = self._identity(problem, seed)
+        was = {name: value for name, value in known.items() if name in identity} | checkpoint[0]["identity"]
+        checkpoint = checkpoint[0] | {"identity": was}, checkpoint[1]
+        state = _training.restore(checkpoint, identity, self.early_stopping)
         if state.values.size != training.Parameters(model).size or state.moments.keys() != set(optimizer.moments):
             raise ValueError(f"checkpoint: {os.fspath(self.checkpoint)!r} does not hold the parameters and moments of "
                              "this network; remove it, or give another path")  # fmt: skip

@@ -7,10 +7,10 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, OutlierMixin, Transfor
 from sklearn.covariance import MinCovDet
 
 from lstmx import predictors
-from lstmx.data import batches, panel
+from lstmx.data import batches, missing, panel
 from lstmx.data.targets import RowWeights, Targets
 from lstmx.estimators._base import LSTMEstimator, Problem, delegated
-from lstmx.estimators._input import is_table, read_weight, read_X, weighed
+from lstmx.estimators._input import is_table, learnt_means, read_weight, read_X, weighed
 from lstmx.estimators._training import fitting
 from lstmx.functional import validate
 from lstmx.functional.read import Sequences
@@ -21,10 +21,13 @@ MOST_ERRORS = 10_000  # that the robust covariance looks at; its time grows with
 class _NextStepEstimator(LSTMEstimator):
     """What both share: the network predicts every step of X from those before it."""
 
+    missing = "error"  # a parameter of one
+
     def _train(self, X, sample_weight=None):
         self._check_parameters()
         seed, first = self._resumed_seed(), self._is_first()
-        data = read_X(self, X, self.layout, fitted=None if first else self._predictor.config)
+        gaps = self.missing == "impute"
+        data = read_X(self, X, self.layout, fitted=None if first else self._predictor.config, gaps=gaps)
         weight = read_weight(sample_weight, len(data))
         identity = (*data.each(), weight)
         _, data, weight = weighed(data, weight)
@@ -43,18 +46,26 @@ class _NextStepEstimator(LSTMEstimator):
             config, arrays, dtype = self._predictor.config, self._predictor.arrays, self._predictor.model.dtype
             config = config | self._extra_config()  # which does not change what the network is
         stretches = self._stretches(data)
-        owner = np.arange(len(data)) if stretches is None else stretches[3]
+        owner = np.arange(len(data)) if stretches is None else stretches[2]
         train, rest = self._split(len(owner))
         each = None if weight is None else weight[owner]
         sample = None if weight is None else Targets(each.astype(dtype), False)
         total = None if weight is None else float(each[slice(None) if rest is None else train].sum())
+        if gaps:
+            if "x_fill" not in arrays:
+                arrays = arrays | {"x_fill": learnt_means(self._seen(data, weight, stretches, train)[0])}
+            data = missing.fill_panel(data, "linear", arrays["x_fill"])
+        else:
+            arrays = {name: a for name, a in arrays.items() if name != "x_fill"}  # of an earlier fit
         if first and self.standardize:
-            arrays |= self._statistics(data, weight, stretches, train)
+            found = panel.statistics(*self._seen(data, weight, stretches, train))
+            arrays |= dict(zip(("x_mean", "x_scale"), found, strict=True))
         affine = panel.affine(arrays, dtype)
         if stretches is None:
             inputs = data.sequences(dtype, affine)
         else:
-            rows, starts, lengths, _ = stretches
+            starts, lengths, _ = stretches
+            rows = np.concatenate(list(data.each()))
             inputs = Sequences(rows, lengths, dtype, form="list", starts=starts, affine=affine)
         whole = predictors.NextStep(inputs, RowWeights(sample, None, dtype))
         problem = Problem(
@@ -66,18 +77,20 @@ class _NextStepEstimator(LSTMEstimator):
         self._run(problem, seed, {"X": X, "y": None, "metadata": metadata})
         return self
 
-    def _statistics(self, data, weight, stretches, train):
-        """Means and deviations, of what training sees alone."""
+    def _seen(self, data, weight, stretches, train):
+        """(panel, weights) of what training sees, without what is held out."""
         if train is not None and stretches is None:
             data, weight = data.select(train), None if weight is None else weight[train]
         elif train is not None:
-            series, starts, lengths, _ = stretches
+            starts, lengths, _ = stretches
             end = starts[train[-1]] + lengths[train[-1]]
             lengths = np.clip(end - (np.cumsum(data.lengths) - data.lengths), 0, data.lengths)
             seen = np.flatnonzero(lengths)
-            pieces = np.split(series[:end], np.cumsum(lengths[seen])[:-1])
-            data, weight = panel.Panel(pieces, lengths[seen], False, "NTC"), None if weight is None else weight[seen]
-        return dict(zip(("x_mean", "x_scale"), panel.statistics(data, weight), strict=True))
+            pieces = [x[:n] for x, n in zip(data.each(), lengths.tolist(), strict=True) if n]
+            joined = np.concatenate(pieces), np.cumsum(lengths[seen]) - lengths[seen]
+            data = panel.Panel(pieces, lengths[seen], False, "NTC", joined)
+            weight = None if weight is None else weight[seen]
+        return data, weight
 
     def _finish(self, predictor, data):
         return {"_predictor": predictor}
@@ -89,7 +102,7 @@ class _NextStepEstimator(LSTMEstimator):
         return {}
 
     def _stretches(self, data):
-        """The windows that the network trains on: (all steps (S, F), first rows, lengths, sequences that they are of).
+        """The windows that the network trains on: (first rows, lengths, sequences that they are of).
 
         They stand one after the other; the last of a sequence overlaps with the one before it. None: whole sequences.
         """
@@ -101,7 +114,7 @@ class _NextStepEstimator(LSTMEstimator):
         firsts = [np.unique(np.append(np.arange(0, n, window), n)) for n in last.tolist()]
         owner = np.repeat(np.arange(len(data)), [len(f) for f in firsts])
         starts = offsets[owner] + np.concatenate(firsts)
-        return np.concatenate(list(data.each())), starts, np.minimum(window, data.lengths)[owner], owner
+        return starts, np.minimum(window, data.lengths)[owner], owner
 
     def _split(self, count):
         """(training, validation) indices: the tail is held out; or (None, None)."""
@@ -141,6 +154,12 @@ class LSTMAnomalyDetector(OutlierMixin, _NextStepEstimator):
     window : int or None
         Train on stretches of this many steps, for long series; None takes whole sequences. One series of shape (T, F)
         is ``series[None]``.
+    missing : {"error", "impute"}
+        Whether NaN inside a sequence is an error or a missing value, in training and later. It is drawn by a straight
+        line between its neighbours, or where a sequence has no value of a feature becomes the mean of the training data
+        without what is held out. A step is scored by the features that it has; one that has none scores 0, which is
+        not strange, and has no part in the score of its sequence. The line leads to what follows a gap, so that a jump
+        behind a long gap may go unnoticed. In a list NaN at the end is missing too.
     hidden_size, num_layers, dropout, standardize, layout, solver, alpha, batch_size, learning_rate, \
 learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, \
 early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, clip_norm, checkpoint, \
@@ -174,9 +193,9 @@ n_features_in_, model_, parameters_
     _kind, _uses_pooling = predictors.AnomalyDetector, False
 
     def __init__(self, hidden_size=64, num_layers=1, *, aggregate="mean", contamination=0.1, support_fraction=None,
-                 window=None, dropout=0.0, standardize=True, layout="NTC", solver="adam", alpha=0.0001,
-                 batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200,
-                 shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
+                 window=None, missing="error", dropout=0.0, standardize=True, layout="NTC", solver="adam",
+                 alpha=0.0001, batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5,
+                 max_iter=200, shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
                  nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1, beta_1=0.9, beta_2=0.999,
                  epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0, checkpoint=None, checkpoint_every=10,
                  resume=False):  # fmt: skip
@@ -185,12 +204,18 @@ n_features_in_, model_, parameters_
     def _check_parameters(self):
         super()._check_parameters()
         validate.choice("aggregate", self.aggregate, ("mean", "max"))
+        validate.choice("missing", self.missing, predictors.nextstep.MISSING)
         validate.number("contamination", self.contamination, 0, 0.5, open_low=True)
         if self.support_fraction is not None:
             validate.number("support_fraction", self.support_fraction, 0, 1, open_low=True)
 
     def _extra_config(self):
-        return {"aggregate": self.aggregate, "offset": 0.0, "step_offset": 0.0}
+        return {"aggregate": self.aggregate, "offset": 0.0, "step_offset": 0.0, "missing": self.missing}
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = self.missing == "impute"
+        return tags
 
     def _extra_arrays(self, features):
         return {"location": np.zeros(features), "precision": np.eye(features)}
@@ -214,23 +239,36 @@ n_features_in_, model_, parameters_
         """Measure the errors on the training data."""
         found = predictor.errors(data)
         errors = np.concatenate(found).astype(np.float64)
+        there = np.ones(len(errors), bool)
+        if data.missing is not None:
+            gaps = np.concatenate(list(data.each_missing()))
+            there, errors = ~gaps.all(axis=1), self._of_what_is_there(errors, gaps)
         if len(errors) > MOST_ERRORS:
             errors = errors[np.random.default_rng(0).choice(len(errors), MOST_ERRORS, replace=False)]
         location, covariance = self._robust(errors)
-        sizes = np.sqrt(np.diag(covariance))  # a feature of small errors is not nothing beside others
-        sizes = np.outer(sizes, sizes)
-        precision = np.linalg.pinv(covariance / sizes, hermitian=True) / sizes
-        arrays = {"location": location, "precision": precision}
+        arrays = {"location": location, "precision": predictors.nextstep.inverse(covariance)}
         measured = self._kind(predictor.config, predictor.arrays | arrays, predictor.model)
-        steps = [measured.score_errors(e) for e in found]
+        steps = [measured.score_errors(e, g) for e, g in zip(found, data.each_missing(), strict=True)]
         percent = 100 * self.contamination
-        offset = float(np.percentile(measured.summarise(steps), percent))
-        step_offset = float(np.percentile(np.concatenate(steps), percent))
+        offset = float(np.percentile(measured.summarise(steps, data), percent))
+        step_offset = float(np.percentile(np.concatenate(steps)[there], percent))
         config = measured.config | {"offset": offset, "step_offset": step_offset, "aggregate": self.aggregate}
         return {
             "location_": location, "covariance_": covariance, "offset_": offset, "step_offset_": step_offset,
             "_predictor": self._kind(config, measured.arrays, measured.model),
         }  # fmt: skip
+
+    @staticmethod
+    def _of_what_is_there(errors, gaps):
+        """Errors to measure others by: of the steps that lack nothing, or if these are few, of all that have something,
+        with the mean error of a feature in place of one that is missing.
+        """
+        whole = ~gaps.any(axis=1)
+        if np.count_nonzero(whole) > 2 * errors.shape[1]:
+            return errors[whole]
+        count = np.maximum((~gaps).sum(axis=0), 1)
+        mean = np.where(gaps, 0, errors).sum(axis=0) / count
+        return np.where(gaps, mean, errors)[~gaps.all(axis=1)]
 
     def _robust(self, errors):
         """Location and covariance of errors; a little is added to the diagonal, should a feature not vary at all.

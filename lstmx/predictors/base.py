@@ -107,7 +107,8 @@ class Predictor(Step, abstract=True):
     ----------
     config : dict
         Plain JSON values: ``features`` (F), ``steps`` (T where sequences came as (n, T), else None), ``layout``,
-        ``standardize``, and what a subclass adds: exactly the keys in `fields`.
+        ``standardize``, and what a subclass adds: exactly the keys in `fields`. Files leave out those of `defaults`
+        that are as they are there, so that files of older versions, which do not know them, are the same.
     arrays : dict of str to ndarray
         Those that `own_shapes` names.
     model : Sequential
@@ -119,6 +120,7 @@ class Predictor(Step, abstract=True):
     """
 
     fields = ("features", "steps", "layout", "standardize")
+    defaults = {}  # noqa: RUF012
 
     def __init__(self, config, arrays, model):
         self.model = model
@@ -168,7 +170,8 @@ class Predictor(Step, abstract=True):
 
     @classmethod
     def array_shapes(cls, config):
-        own = dict(validate.keys(f"the configuration of {cls.__name__}", config, (*cls.fields, "model")))
+        own = cls.defaults | config
+        validate.keys(f"the configuration of {cls.__name__}", own, (*cls.fields, "model"))
         model = own.pop("model")
         cls.check(own)
         yield from cls.own_shapes(own)
@@ -177,7 +180,7 @@ class Predictor(Step, abstract=True):
 
     @classmethod
     def from_state(cls, config, arrays):
-        config = dict(config)
+        config = cls.defaults | config
         model = config.pop("model")
         own = {name: a for name, a in arrays.items() if not name.startswith("model.")}
         parameters = {name[len("model.") :]: a for name, a in arrays.items() if name.startswith("model.")}
@@ -185,13 +188,14 @@ class Predictor(Step, abstract=True):
 
     def state(self):
         parameters = {f"model.{name}": p for name, p in self.model.parameters().items()}
-        return self.config | {"model": self.model.config()}, self.arrays | parameters
+        own = {key: v for key, v in self.config.items() if key not in self.defaults or v != self.defaults[key]}
+        return own | {"model": self.model.config()}, self.arrays | parameters
 
-    def read(self, X):
+    def read(self, X, gaps=False):
         """A `panel.Panel` of X, checked against what the model was fitted with; X itself if it is one."""
         if isinstance(X, panel.Panel):
             return X
-        return panel.read(X, self.config["layout"], features=self.config["features"])
+        return panel.read(X, self.config["layout"], features=self.config["features"], gaps=gaps)
 
     def sequences(self, data):
         """Standardised sequences of a panel."""

@@ -7,12 +7,15 @@ the first of those that ran at the step before.
 
 import numpy as np
 
+from lstmx.data import missing
 from lstmx.data.batches import Data
 from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext
 from lstmx.layers import LSTM, Last, MeanPool, Run
 from lstmx.layers.base import snapshots
 from lstmx.predictors.base import FINITE, Predictor
+
+MISSING = ("error", "impute")
 
 
 def behind(rows, context):
@@ -22,6 +25,24 @@ def behind(rows, context):
     late = time > 0
     out[late] = rows[context.offsets[time[late] - 1] + row[late]]
     return out
+
+
+def distance(d, precision):
+    """Minus the squared Mahalanobis distances (T,) of deviations (T, F)."""
+    weighed, score = np.zeros_like(d), np.zeros(len(d))
+    for column, row in zip(d.T, precision, strict=True):  # the same bits for any number of steps
+        weighed += column[:, None] * row
+    for column, other in zip(d.T, weighed.T, strict=True):
+        score -= column * other
+    return score
+
+
+def inverse(covariance):
+    """The precision (F, F) of a covariance, or the other way round."""
+    sizes = np.sqrt(np.abs(np.diag(covariance)))
+    sizes = np.where(sizes > 0, sizes, 1)  # a feature of small errors is not nothing beside others
+    sizes = np.outer(sizes, sizes)
+    return np.linalg.pinv(covariance / sizes, hermitian=True) / sizes
 
 
 class NextStep(Data):
@@ -70,15 +91,19 @@ class _NextStepPredictor(Predictor, abstract=True):
 class AnomalyDetector(_NextStepPredictor):
     """Sequences, and steps of them, that the model could not predict.
 
-    The error of a step is measured by its squared Mahalanobis distance from the errors seen in training.
+    The error of a step is measured by its squared Mahalanobis distance from the errors seen in training. Where missing
+    values are imputed, the distance is that of the features that are there (the least that it can be whatever the
+    others are): a step without any scores 0, and has no part in the score of its sequence.
     """
 
-    fields = (*_NextStepPredictor.fields, "aggregate", "offset", "step_offset")
+    fields = (*_NextStepPredictor.fields, "aggregate", "offset", "step_offset", "missing")
+    defaults = {"missing": "error"}  # noqa: RUF012
 
     @classmethod
     def check(cls, config):
         super().check(config)
         validate.choice("aggregate", config["aggregate"], ("mean", "max"))
+        validate.choice("missing", config["missing"], MISSING)
         for name in ("offset", "step_offset"):
             validate.number(name, config[name])
 
@@ -87,31 +112,42 @@ class AnomalyDetector(_NextStepPredictor):
         yield from super().own_shapes(config)
         yield "location", (config["features"],), "float64", FINITE
         yield "precision", (config["features"], config["features"]), "float64", FINITE
+        if config["missing"] == "impute":
+            yield "x_fill", (config["features"],), "float64", FINITE
+
+    def read(self, X, gaps=False):
+        """A `panel.Panel` of X without missing values."""
+        gaps = self.config["missing"] == "impute"
+        data = super().read(X, gaps)
+        return missing.fill_panel(data, "linear", self.arrays["x_fill"]) if gaps and data.missing is None else data
 
     def step_scores(self, data):
         """The score of every step: a list of (T_i,) for a panel."""
-        return [self.score_errors(e) for e in self.errors(data)]
+        return [self.score_errors(*pair) for pair in zip(self.errors(data), data.each_missing(), strict=True)]
 
-    def score_errors(self, errors):
-        """The scores (T,) of errors (T, F)."""
+    def score_errors(self, errors, gaps=None):
+        """The scores (T,) of errors (T, F), of which some may be of `gaps` (T, F)."""
         d = errors.astype(np.float64) - self.arrays["location"]
-        weighed, score = np.zeros_like(d), np.zeros(len(d))
-        for column, row in zip(d.T, self.arrays["precision"], strict=True):  # the same bits for any number of steps
-            weighed += column[:, None] * row
-        for column, other in zip(d.T, weighed.T, strict=True):
-            score -= column * other
+        score = distance(d, self.arrays["precision"])
+        if gaps is not None and gaps.any():
+            covariance = inverse(self.arrays["precision"])
+            for pattern in np.unique(gaps[gaps.any(axis=1)], axis=0):
+                steps, there = (gaps == pattern).all(axis=1), np.flatnonzero(~pattern)
+                score[steps] = distance(d[np.ix_(steps, there)], inverse(covariance[np.ix_(there, there)]))
         return score
 
-    def summarise(self, scores):
-        """One score per sequence from those of its steps."""
+    def summarise(self, scores, data):
+        """One score per sequence of a panel from those of its steps."""
         function = np.mean if self.config["aggregate"] == "mean" else np.min
-        return np.array([function(s) for s in scores])
+        gaps = data.each_missing()
+        return np.array([function(s if g is None else s[~g.all(axis=1)]) for s, g in zip(scores, gaps, strict=True)])
 
     def score_samples(self, X):
         """The score of every sequence (n,), the lower, the stranger: minus the mean (or the largest) squared distance
         of its steps' errors.
         """
-        return self.summarise(self.step_scores(self.read(X)))
+        data = self.read(X)
+        return self.summarise(self.step_scores(data), data)
 
     def decision_function(self, X):
         """`score_samples` less the offset: negative for outliers."""
@@ -122,7 +158,10 @@ class AnomalyDetector(_NextStepPredictor):
         return np.where(self.decision_function(X) < 0, -1, 1)
 
     def score_steps(self, X):
-        """The score of every step, the lower, the stranger: (n, T), NaN where X is padding, or a list of (T_i,)."""
+        """The score of every step, the lower, the stranger: (n, T), NaN where X is padding, or a list of (T_i,).
+
+        A step whose features are all missing scores 0.
+        """
         data = self.read(X)
         scores = self.step_scores(data)
         return scores if data.ragged else data.padded(scores)
