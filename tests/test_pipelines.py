@@ -28,6 +28,7 @@ from lstmx import (
     LSTMForecaster,
     LSTMRegressor,
     LSTMTransformer,
+    SequenceImputer,
     SequenceScaler,
     predictors,
     storage,
@@ -47,6 +48,7 @@ TABLE = RNG.normal(size=(12, 5)) * [1, 10, 100, 0.1, 1e-3] + np.arange(5)
 TAILS = np.where(np.arange(5) < RNG.integers(2, 6, 12)[:, None], TABLE, np.nan)  # NaN is padding
 CHANNELS = EVEN.swapaxes(1, 2)
 LABELS = np.array(["b", "a", "ünï"])[np.arange(12) % 3]
+GAPS = np.where(np.arange(EVEN.size).reshape(EVEN.shape) % 7 == 1, np.nan, EVEN)
 QUICK = {"hidden_size": 4, "max_iter": 2, "random_state": 0}
 SCALERS = [StandardScaler, MinMaxScaler, MaxAbsScaler, RobustScaler]
 
@@ -105,6 +107,16 @@ CASES = {
                               make_pipeline(StandardScaler(), LSTMRegressor(**QUICK))),
         (np.float32(TABLE), TABLE[:, 0]),
         [TABLE, np.float32(TABLE)],
+    ),
+    "gaps": (
+        lambda: make_pipeline(SequenceImputer(add_indicator=True), LSTMClassifier(**QUICK)),
+        (GAPS, LABELS),
+        [GAPS, EVEN, np.float32(GAPS), list(GAPS)],
+    ),
+    "gaps filled": (
+        lambda: make_pipeline(SequenceImputer("forward", layout="NCT"), SequenceScaler(layout="NCT")),
+        (CHANNELS,),
+        [CHANNELS, np.where(CHANNELS > 1, np.nan, CHANNELS)],
     ),
     "one step": (lambda: Pipeline([("only", LSTMClassifier(**QUICK))]), (EVEN, LABELS), [EVEN, RAGGED]),
 }  # fmt: skip
@@ -448,7 +460,7 @@ def test_numbers_that_are_not_finite_are_not_saved(path):
 
 # Bad files.
 
-KINDS = ["sequences", "detector", "features", "features of features", "table by StandardScaler", "scalers alone"]
+KINDS = ["sequences", "gaps", "detector", "features", "features of features", "table by StandardScaler"]
 JUNK = [None, -1, 0, 1e300, 2**60, 10**400, 1.5, float("nan"), "x", "", True, [], [[1, [2]]], [3, 1], {}, {"a": 1},
         [None] * 3, {"add": "float16"}, {"add": [3]}, ["a"] * 5]  # fmt: skip
 

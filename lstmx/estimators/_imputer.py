@@ -4,8 +4,10 @@ import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from lstmx import predictors
 from lstmx.data import missing, panel
 from lstmx.estimators._input import is_table, learnt_means, read_X
+from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
 
 
@@ -117,11 +119,18 @@ class SequenceImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             NaN is left where an array is padded.
         """
         check_is_fitted(self)
-        data = read_X(self, X, self.layout, fitted=self._form, gaps=True)
-        filled = missing.fill_panel(data, self.strategy, self.statistics_)
-        found = [np.concatenate([x, gaps[:, self.indicator_features_]], axis=1, dtype=x.dtype)
-                 for x, gaps in zip(filled.each(), filled.each_missing(), strict=True)]  # fmt: skip
-        return data.give(found)
+        return to_step(self).transform(read_X(self, X, self.layout, fitted=self._form, gaps=True))
+
+    def save(self, path):
+        """Write what `transform` needs to one safetensors file, atomically.
+
+        `lstmx.load` reads it and gives a predictor with ``transform`` and the same bits, without scikit-learn.
+
+        Parameters
+        ----------
+        path : str or path-like
+        """
+        to_step(self).save(path)
 
     def get_feature_names_out(self, input_features=None):
         """Names of features: those of X, then "missingindicator_" and the name of each that has an indicator.
@@ -141,3 +150,11 @@ class SequenceImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if self._form["steps"] is not None:  # steps have become one feature
             names = np.array(["x0"], object)
         return np.append(names, [f"missingindicator_{name}" for name in names[self.indicator_features_]])
+
+
+@to_step.register
+def _(imputer: SequenceImputer):
+    check_is_fitted(imputer)
+    config = {"features": imputer._form["features"], "layout": imputer.layout, "strategy": imputer.strategy,
+              "indicators": imputer.indicator_features_.tolist()}  # fmt: skip
+    return predictors.Imputer(config, {"values": imputer.statistics_})

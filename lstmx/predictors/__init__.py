@@ -5,6 +5,7 @@ An estimator hands its predictions to the predictor that it holds, so both give 
 
 from lstmx.predictors.base import Predictor, Step
 from lstmx.predictors.forecaster import Forecaster
+from lstmx.predictors.imputer import Imputer
 from lstmx.predictors.nextstep import AnomalyDetector, NextStep, Transformer
 from lstmx.predictors.pipeline import Pipeline
 from lstmx.predictors.scalers import ColumnScaler, Scaler
@@ -15,6 +16,7 @@ __all__ = [
     "Classifier",
     "ColumnScaler",
     "Forecaster",
+    "Imputer",
     "NextStep",
     "Pipeline",
     "Predictor",
