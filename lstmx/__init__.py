@@ -4,7 +4,7 @@ Start with `lstmx.LSTM` (arrays in, arrays out, gradients by hand), `lstmx.Seque
 `lstmx.reference` (what an LSTM is, on one page).
 """
 
-import importlib
+import importlib.util
 
 from lstmx import functional, reference
 from lstmx._version import __version__
@@ -51,8 +51,21 @@ __all__ = [
     "num_threads",
     "reference",
     "set_num_threads",
-    *_LAZY,
+    *(name for name, (module, _) in _LAZY.items() if module != "lstmx.estimators"),
 ]
+
+
+def _is_installed(package):
+    """Whether a package can be found; it is not loaded."""
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # a finder, or a module in its place, that refuses
+        return False
+
+
+# What asks for every name, as `help`, inspect.getmembers and completion do, must not meet one that cannot be loaded.
+if _is_installed("sklearn"):
+    __all__ += [name for name, (module, _) in _LAZY.items() if module == "lstmx.estimators"]
 
 
 def __getattr__(name):

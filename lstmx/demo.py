@@ -42,7 +42,7 @@ def _plotting():
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError("the demo draws with matplotlib: pip install 'lstmx[demo]'") from error
+        raise ImportError("the demo draws with matplotlib: pip install 'matplotlib>=3.8'") from error
     matplotlib.use("Agg")
 
 

@@ -1,4 +1,4 @@
-"""Plots: loss curves, and what the gates did; they need ``lstmx[plot]``."""
+"""Plots: loss curves, and what the gates did; they need matplotlib."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ def pyplot():
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'lstmx[plot]'") from error
+        raise ImportError("plots need matplotlib: pip install 'matplotlib>=3.8'") from error
     return plt
 
 

@@ -163,7 +163,7 @@ def test_without_scipy_the_blas_engine_says_what_to_install(call):
             print(error)
         """
     message = run(code, block("scipy"), MODEL, LSTMX_ENGINE="blas")
-    assert "blas engine needs SciPy" in message and "pip install 'lstmx[blas]'" in message
+    assert "blas engine needs SciPy" in message and "pip install 'scipy>=1.13'" in message
 
 
 def test_without_matplotlib_the_error_says_what_to_install():
@@ -174,7 +174,7 @@ def test_without_matplotlib_the_error_says_what_to_install():
         except ImportError as error:
             print(error)
         """
-    assert "pip install 'lstmx[plot]'" in run(code, block("matplotlib"), MODEL)
+    assert "pip install 'matplotlib>=3.8'" in run(code, block("matplotlib"), MODEL)
 
 
 def test_without_tqdm_training_shows_lines():
@@ -313,15 +313,42 @@ def test_without_scikit_learn_the_error_says_what_to_install():
             try:
                 getattr(lstmx, name)
             except ImportError as error:
-                assert "need scikit-learn: pip install 'lstmx[sklearn]'" in str(error), error
+                assert "need scikit-learn: pip install 'scikit-learn>=1.6'" in str(error), error
                 print(name)
         try:
             from lstmx import LSTMClassifier
         except ImportError as error:
-            assert "pip install 'lstmx[sklearn]'" in str(error), error
+            assert "pip install 'scikit-learn>=1.6'" in str(error), error
             print("imported")
         """
     assert run(code, block("sklearn")).split() == [*ESTIMATORS, "estimators"] * 2 + ["imported"]
+
+
+@pytest.mark.parametrize("missing", [["sklearn"], OPTIONAL], ids=["scikit-learn", "all"])
+def test_nobody_meets_a_name_that_cannot_be_loaded(missing):
+    """`help(lstmx)` and the like ask for every name that they are told of."""
+    code = """
+        from lstmx import *
+        import inspect, pydoc, rlcompleter, lstmx
+        completer, complete = rlcompleter.Completer({"lstmx": lstmx}), []
+        while match := completer.complete("lstmx.", len(complete)):
+            complete.append(match.removeprefix("lstmx.").rstrip("()"))
+        print(*(name for name in globals() if name in NAMES))
+        print(*(name for name in dir(lstmx) if getattr(lstmx, name) is not None))
+        print(*(name for name, _ in inspect.getmembers(lstmx)))
+        print(*complete)
+        print(*(name for name in NAMES if f"class {name}(" in pydoc.plain(pydoc.render_doc(lstmx))))
+        """
+    listed = ["LSTM", "Sequential", "Adam", "EarlyStopping"]
+    for found in run(code, block(*missing), f"NAMES = {[*listed, *ESTIMATORS, 'estimators']!r}").splitlines():
+        assert set(listed) <= set(found.split()), found
+        assert not {*ESTIMATORS, "estimators"} & set(found.split()), found
+
+
+def test_where_scikit_learn_is_installed_the_estimators_are_listed():
+    pytest.importorskip("sklearn")
+    code = "print({*NAMES} <= {*lstmx.__all__} & {*dir(lstmx)} & {n for n, _ in inspect.getmembers(lstmx)})"
+    assert run(code, f"import inspect, lstmx\nNAMES = {[*ESTIMATORS, 'estimators']!r}") == "True"
 
 
 def test_a_saved_classifier_is_loaded_and_predicts_with_safetensors_alone(saved):

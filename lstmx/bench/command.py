@@ -56,7 +56,7 @@ def _check_paths(options):
         try:
             import matplotlib  # noqa: F401
         except ImportError as error:
-            raise ValueError(f"--chart: needs matplotlib ({error}): pip install 'lstmx[plot]'") from error
+            raise ValueError(f"--chart: needs matplotlib ({error}): pip install 'matplotlib>=3.8'") from error
 
 
 def _progress(case):

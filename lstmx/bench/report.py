@@ -221,7 +221,7 @@ def chart(results, path):
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(f"chart: needs matplotlib ({error}): pip install 'lstmx[plot]'") from error
+        raise ImportError(f"chart: needs matplotlib ({error}): pip install 'matplotlib>=3.8'") from error
     panels = {key: cases for key, cases in groups(results).items() if peers_of(cases)} or groups(results)
     heights = [1.2 + 0.25 * len(cases) for cases in panels.values()]
     figure = Figure(figsize=(8, sum(heights) + 0.5), layout="constrained")

@@ -1,9 +1,9 @@
-"""scikit-learn estimators; needs ``pip install 'lstmx[sklearn]'``."""
+"""scikit-learn estimators; they need scikit-learn, 1.6 or newer."""
 
 try:
     import sklearn  # noqa: F401
 except ImportError as error:
-    raise ImportError("the estimators need scikit-learn: pip install 'lstmx[sklearn]'") from error
+    raise ImportError("the estimators need scikit-learn: pip install 'scikit-learn>=1.6'") from error
 
 from lstmx.estimators._classifier import LSTMClassifier
 from lstmx.estimators._display import LossCurveDisplay

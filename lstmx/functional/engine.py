@@ -158,7 +158,7 @@ class BlasEngine(_Compiled):
         try:
             from lstmx._core import blas
         except ImportError as error:
-            raise ImportError(f"the blas engine needs SciPy ({error}): pip install 'lstmx[blas]'") from error
+            raise ImportError(f"the blas engine needs SciPy ({error}): pip install 'scipy>=1.13'") from error
         self.products = blas.product_table()
         self.largest = blas.LARGEST
 

@@ -1,4 +1,4 @@
-"""Looking inside: what the gates did, how the gradient flows, what a score rests on; plots need ``lstmx[plot]``."""
+"""Looking inside: what the gates did, how the gradient flows, what a score rests on; plots need matplotlib."""
 
 from lstmx.inspect.flow import GradientFlow, gradient_flow
 from lstmx.inspect.importance import PermutationImportance, permutation_importance
