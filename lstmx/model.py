@@ -37,7 +37,7 @@ class Sequential(storage.Stored):
     ----------
     layers : tuple
     history_ : History
-        Of the last fit.
+        Of the last fit; None before the first.
 
     Examples
     --------
@@ -79,7 +79,7 @@ class Sequential(storage.Stored):
         self._first_trained = next(k for k, layer in enumerate(layers) if layer.store.arrays)
         self._causal = all(layer.causal for layer in layers)
         self._fitting = Lock()
-        self.history_ = None
+        self._history = None
         self._rng = None if seeds is None else np.random.default_rng(seeds.pop())
         for k, layer in enumerate(layers):
             store = layer.store
@@ -117,6 +117,11 @@ class Sequential(storage.Stored):
     def dtype(self):
         """The type the model computes in."""
         return next((layer.dtype for layer in self.layers if layer.store.arrays), np.dtype(np.float32))
+
+    @property
+    def history_(self):
+        """What the last fit measured; None before the first."""
+        return self._history
 
     @property
     def size(self):
@@ -254,7 +259,7 @@ class Sequential(storage.Stored):
                 early_stopping=training.get_early_stopping(early_stopping), callbacks=training.get_callbacks(callbacks),
                 progress=training.Progress(bar=verbose == 1) if verbose else None,
             )  # fmt: skip
-            self.history_ = trainer.state.history
+            self._history = trainer.state.history
             return trainer.run(epochs)
 
     @property
@@ -527,6 +532,13 @@ class Sequential(storage.Stored):
     def __reduce__(self):
         return _rebuild, ([layer.copy() for layer in self.layers], self.history_, self._rng)
 
+    def _remedy(self, name):
+        if name == "layers":
+            return "fixed since this Sequential was made; make another: Sequential([..., layer.copy(), ...])"
+        if name in self.parameters():
+            return f'parameters are set by set_parameters({{"{name}": ...}})'
+        return super()._remedy(name)
+
     def summary(self):
         """One line per layer: its configuration, what it gives, its parameters."""
         size, lines, per_step = self.input_size, [], True
@@ -550,5 +562,5 @@ def _split(config):
 
 def _rebuild(layers, history, rng):
     model = Sequential(layers)
-    model.history_, model._rng = copy.deepcopy(history), copy.deepcopy(rng)
+    model._history, model._rng = copy.deepcopy(history), copy.deepcopy(rng)
     return model

@@ -21,6 +21,8 @@ no such class.
 
 import contextlib
 import errno
+import functools
+import inspect
 import json
 import os
 import re
@@ -70,7 +72,47 @@ def registered(name, base=object, what="layer class"):
 
 
 class Stored:
-    """What a file can hold. A subclass gives `state`, `from_state` and `array_shapes`, and is registered."""
+    """What a file can hold. A subclass gives `state`, `from_state` and `array_shapes`, and is registered.
+
+    Once the constructor is through, its attributes cannot be set or deleted: where what they say has been used, another
+    value would change nothing, or break something. Free are names that begin with "_", methods (to mock them), and what
+    a class outside lstmx has added that its constructor does not take.
+    """
+
+    _fixed = frozenset()  # names that nobody may set once the constructor is through
+    _constructed = False
+
+    def __init_subclass__(cls):
+        ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+        values = (name for name in vars(cls) if not callable(getattr(cls, name)))
+        fixed = {*values, *inspect.get_annotations(cls)} if ours else set()
+        if "__init__" in vars(cls):
+            fixed |= set(inspect.signature(cls.__init__).parameters)
+            cls.__init__ = _ends_construction(cls.__init__)
+        cls._fixed = fixed.union(*(getattr(base, "_fixed", ()) for base in cls.__bases__))
+
+    def __setattr__(self, name, value):
+        self._check_free(name)
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name):
+        self._check_free(name)
+        super().__delattr__(name)
+
+    def _check_free(self, name):
+        if self._constructed and not name.startswith("_") and (name in self._fixed or not hasattr(self, name)):
+            raise AttributeError(f"{name}: {self._remedy(name)}", name=name, obj=self)
+
+    def _remedy(self, name):
+        """Why an attribute cannot be set, and what to do instead."""
+        kind = type(self).__name__
+        if name == "dtype" and hasattr(self, "astype"):
+            return f'fixed since this {kind} was made; .astype("float32") and .astype("float64") give another'
+        if name in inspect.signature(type(self)).parameters:
+            return f"fixed since this {kind} was made; make another: {kind}(..., {name}=...)"
+        if hasattr(self, name):
+            return f"fixed since this {kind} was made; what can be chosen are the arguments of {kind}(...)"
+        return f'{kind} has no such attribute, so this would change nothing; names of your own must begin with "_"'
 
     def save(self, path):
         """Write configuration and arrays to one safetensors file, atomically: all of it, or nothing.
@@ -98,6 +140,18 @@ class Stored:
     def _more(self):
         """What a copy takes along beside its state."""
         return {}
+
+
+def _ends_construction(init):
+    """The ``__init__`` of a class of `Stored`: at the end of the outermost one the attributes are fixed."""
+
+    @functools.wraps(init)
+    def __init__(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        if type(self).__init__ is __init__:
+            self._constructed = True
+
+    return __init__
 
 
 def write(path, config, arrays):

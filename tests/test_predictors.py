@@ -311,7 +311,7 @@ def test_a_save_that_fails_loses_nothing(path):
     estimator = fitted("classifier of str")
     estimator.save(path)
     before, wanted = path.read_bytes(), estimator.predict(EVEN)
-    estimator._predictor.config = estimator._predictor.config | {"classes": [object()] * 3}
+    vars(estimator._predictor)["config"] = estimator._predictor.config | {"classes": [object()] * 3}
     with pytest.raises(TypeError, match="JSON"):
         estimator.save(path)
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]

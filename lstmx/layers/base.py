@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -140,12 +141,15 @@ class Layer(storage.Stored):
     state that the last one gave, gives what it gives whole; a step is a chunk of one.
     """
 
+    dtype: np.dtype
+    store: ParameterStore
     input_size = None  # features it takes; None: any
     per_sequence = False  # whether it pools time away
     reads_windows = False  # whether in inference its rows may be `Windows`, where they gain by it
     causal = True  # whether no step's output depends on a later step, so that chunks can follow each other
 
     def __init_subclass__(cls):
+        super().__init_subclass__()
         if "forward_rows" in vars(cls) and "compiled" not in vars(cls):
             cls.compiled = Layer.compiled  # an inherited call would not do what this forward_rows does
         storage.register(cls)
@@ -273,6 +277,15 @@ class Layer(storage.Stored):
         layer = cls.without_parameters(config)
         layer.store.fill(arrays)
         return layer
+
+    def _remedy(self, name):
+        there = list(self.store.arrays)
+        if name in there:
+            return f'parameters are set by set_parameters({{"{name}": ...}})'
+        if there and not hasattr(self, name) and re.match("weight|bias|kernel|recurrent", name):
+            names = ", ".join(there[:4]) + ", .." * (len(there) > 4)
+            return f'no such parameter; there are {names}, which set_parameters({{"{there[0]}": ...}}) sets'
+        return super()._remedy(name)
 
     def _shown(self):
         return self.config()

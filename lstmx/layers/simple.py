@@ -25,6 +25,8 @@ class Dense(Layer):
         Seeds ``weight`` (output_size, input_size), glorot; ``bias`` starts at 0.
     """
 
+    units: int  # what `output_size` gives
+
     def __init__(self, input_size, output_size, activation=None, *, dtype="float32", random_state=None):
         self.input_size = validate.count("input_size", input_size)
         self.units = validate.count("output_size", output_size)
@@ -97,6 +99,8 @@ class Embedding(Layer):
     -----
     In `fit`, only the vectors of integers that a batch contains are updated, with the moments of exactly those.
     """
+
+    features: int  # what `output_size` gives
 
     def __init__(self, num_embeddings, size, padding_idx=None, *, dtype="float32", random_state=None):
         self.num_embeddings = validate.count("num_embeddings", num_embeddings)

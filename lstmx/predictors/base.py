@@ -47,13 +47,19 @@ class Step(storage.Stored):
     gives = (None, None)  # those of what its `transform` gives; None: as many as it was given
 
     def __init_subclass__(cls, abstract=False):
+        super().__init_subclass__()
         if not abstract:
             storage.register(cls)
 
     def __init__(self, config, arrays):
         self.check(config)
-        self.config, self.arrays = config, arrays
+        self.config, self._arrays = config, arrays
         self._check_arrays()
+
+    @property
+    def arrays(self):
+        """Those that `own_shapes` names."""
+        return self._arrays
 
     def _check_arrays(self):
         shapes = {name: rest for name, *rest in self.own_shapes(self.config)}

@@ -273,7 +273,7 @@ class Forecaster(Predictor):
             name: np.stack([np.concatenate([old, a])[-kept:] for old, a in zip(self.arrays[name], more, strict=True)])
             for name, more in (("history", new), ("history_x", exogenous))
         }
-        self.arrays = self.arrays | joined
+        self._arrays = self._arrays | joined
         return self
 
     def trace(self, X=None):

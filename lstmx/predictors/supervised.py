@@ -1,5 +1,6 @@
 """Classes and numbers from sequences."""
 
+import functools
 import re
 
 import numpy as np
@@ -27,7 +28,11 @@ class Classifier(Predictor):
         activation = "softmax" if self.outputs(config) > 1 and not config["multilabel"] else "sigmoid"
         if getattr(model.layers[-1], "activation", None) != activation:
             raise ValueError(f"model: must end with {activation}, got {model!r}")
-        self.classes_ = np.array(config["classes"], config["classes_dtype"])
+
+    @functools.cached_property
+    def classes_(self):
+        """The classes, in the order of the outputs."""
+        return np.array(self.config["classes"], self.config["classes_dtype"])
 
     @classmethod
     def check(cls, config):
