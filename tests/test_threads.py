@@ -12,7 +12,7 @@ import pytest
 
 import lstmx
 from lstmx._core import job, loop
-from lstmx.functional import threads
+from lstmx.functional import allocate, threads
 
 LIMIT = 20  # seconds until a run counts as hanging
 
@@ -83,6 +83,52 @@ def test_wrong_thread_counts(bad):
         lstmx.set_num_threads(bad)
     with pytest.raises((TypeError, ValueError), match=r"^n: got"), lstmx.num_threads(bad):
         pass
+
+
+@pytest.mark.parametrize("more", [1, 10**6, 10**30])
+def test_more_threads_than_could_be_of_use_are_refused(more):
+    before, most = lstmx.get_num_threads(), threads.MOST
+    for way in (lstmx.set_num_threads, lambda n: lstmx.num_threads(n).__enter__()):
+        with pytest.raises(ValueError, match=rf"^n: got {most + more}, must be at most {most}, which is 64 or 8 for "):
+            way(most + more)
+    assert lstmx.get_num_threads() == before and most >= max(64, 8 * os.cpu_count())
+
+
+def test_openmp_may_ask_for_more():
+    code = "import lstmx; from lstmx.functional import threads; print(1 <= lstmx.get_num_threads() <= threads.MOST)"
+    env = os.environ | {"OMP_NUM_THREADS": "100000"}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=LIMIT)
+    assert run.stdout == "True\n", run.stderr
+
+
+def peak(call):
+    """Bytes that a call allocates at its peak, those included that are kept for the next."""
+    call()
+    allocate.spare.clear()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape", "run"),
+    [
+        (lambda: [lstmx.LSTM(64, 16), lstmx.Last(), lstmx.Dense(16, 1)], (4, 400, 64), 2),  # four rows have two
+        (lambda: [lstmx.Dense(256, 1)], (256, 60, 256), 1),  # a row of the gradient of W has one
+    ],
+    ids=["LSTM", "Dense"],
+)
+def test_scratch_is_for_the_threads_that_run_and_not_for_all_there_may_be(layers, shape, run):
+    model, x = lstmx.Sequential(layers(), random_state=0), np.random.default_rng(0).normal(size=shape).astype("f4")
+    y, found = x[:, :, 0] if model.per_step else x[:, 0, 0], {}
+    for n in (run, threads.MOST):
+        with lstmx.num_threads(n):
+            found[n] = peak(lambda: model.fit(x, y, epochs=1, batch_size=len(x), verbose=0))
+    assert found[threads.MOST] <= found[run] + 200_000, found
 
 
 CHILD = """

@@ -122,7 +122,7 @@ class _Compiled:
 
     def outer(self, a, b, out):
         """out := a^T b."""
-        wanted = self._threads(a.size * out.shape[1] // 4)
+        wanted = min(self._threads(a.size * out.shape[1] // 4), len(out))  # a row of out has one thread
         strips = allocate.aligned((wanted, 256 * 4 * panels.lanes(a)), a.dtype, reuse=True)
         dense.outer(self.products, a, b, out, strips)
 

@@ -11,6 +11,7 @@ from typing import ClassVar
 from lstmx._core import loop
 from lstmx.functional import validate
 
+MOST = max(64, 8 * (os.cpu_count() or 1))  # each has scratch memory, and beyond the CPUs they wait for each other
 _setting = None  # set_num_threads
 _local = contextvars.ContextVar("lstmx_num_threads", default=None)  # num_threads
 _used_threads = False  # whether this process may have started a pool
@@ -90,6 +91,7 @@ def set_num_threads(n):
     Parameters
     ----------
     n : int or None
+        At most 64, or 8 for each CPU if that is more.
 
     Examples
     --------
@@ -100,7 +102,14 @@ def set_num_threads(n):
     >>> lstmx.set_num_threads(None)
     """
     global _setting
-    _setting = None if n is None else validate.count("n", n)
+    _setting = None if n is None else _count(n)
+
+
+def _count(n):
+    n = validate.count("n", n)
+    if n > MOST:
+        raise ValueError(f"n: got {n}, must be at most {MOST}, which is 64 or 8 for each CPU; more only wait for a CPU")
+    return n
 
 
 def get_num_threads():
@@ -110,7 +119,7 @@ def get_num_threads():
         return 1
     wanted = _local.get() or _setting
     if wanted is None:
-        wanted = loop.max_threads()
+        wanted = min(loop.max_threads(), MOST)
         if hasattr(os, "sched_getaffinity"):
             wanted = min(wanted, len(os.sched_getaffinity(0)))
         if _QUOTA is not None:
@@ -142,6 +151,11 @@ def waiting(call, calls, threads):
 def num_threads(n):
     """Within the block, calls from this thread or task use at most `n` threads.
 
+    Parameters
+    ----------
+    n : int
+        As in `set_num_threads`.
+
     Examples
     --------
     >>> import lstmx
@@ -149,7 +163,7 @@ def num_threads(n):
     ...     lstmx.get_num_threads()
     1
     """
-    token = _local.set(validate.count("n", n))
+    token = _local.set(_count(n))
     try:
         yield
     finally:

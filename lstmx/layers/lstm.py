@@ -52,8 +52,8 @@ class LSTM(Layer):
     Notes
     -----
     Parameters are ``weight_ih_l0`` (4H, I), ``weight_hh_l0`` (4H, H) and ``bias_l0`` (4H,), blocks of H rows in the
-    order i, f, g, o; then ``.._l0_reverse``, ``.._l1`` (whose I is D*H), and so on. `set_parameters` sets them: they are
-    no attributes, and the attributes that there are, such as ``hidden_size``, cannot be set.
+    order i, f, g, o; then ``.._l0_reverse``, ``.._l1`` (whose I is D*H), and so on. They are no attributes:
+    `set_parameters` sets them. Attributes such as ``hidden_size`` cannot be set.
 
     Examples
     --------
