@@ -77,8 +77,8 @@ def test_exogenous_variables_of_several_series():
     oracle = Oracle(forecaster, series, x)
     for k, a in enumerate(forecaster.predict(8, future)):
         np.testing.assert_allclose(a, oracle.forecast(k, 8, future[k]), **ORACLE["float64"])
-    with pytest.raises(ValueError, match=r"^X\[1\]: .*next 9 steps, \(9, 3\).*block of 3"):
-        forecaster.predict(8, [future[0], future[1][:8]])  # a block of 3 is forecast at once: 9 rows
+    with pytest.raises(ValueError, match=r"^X\[1\]: .*next 8 steps, \(8, 3\); give fewer steps or more rows"):
+        forecaster.predict(8, [future[0], future[1][:7]])
 
 
 def test_future_variables_beyond_the_horizon_are_not_looked_at():
@@ -93,6 +93,25 @@ def test_future_variables_beyond_the_horizon_are_not_looked_at():
         assert (forecaster.predict(6, changed) != found).any()
     single = fit(make(), y, x[:, 0])  # one variable may come as (T,)
     np.testing.assert_array_equal(single.predict(3, future[:3, 0]), single.predict(3, future[:3, :1]))
+
+
+@pytest.mark.parametrize("strategy", ["direct", "recursive"])
+def test_fewer_steps_than_the_horizon_need_no_more_rows_of_future_variables(strategy):
+    y, x = walk(90), generator(1).normal(size=(100, 2))
+    forecaster = fit(make(strategy=strategy, horizon=4, validation_fraction=0.3), y, x[:90])
+    oracle, future = Oracle(forecaster, [y], [x[:90]]), x[90:]
+    for steps in (1, 3, 4, 6):  # below, at and beyond a block
+        # What the network reads beyond the rows given is like the last of them.
+        wanted = oracle.forecast(0, steps, np.concatenate([future[:steps], np.tile(future[steps - 1], (4, 1))]))
+        found = forecaster.predict(steps, future[:steps])
+        np.testing.assert_allclose(found, wanted[:, 0], **ORACLE["float64"])
+        for method in (forecaster.predict_interval, forecaster.sample):
+            assert np.shape(method(min(steps, 4), future[:steps])) in ((2, min(steps, 4)), (100, min(steps, 4)))
+    # Rows that are given are read as in training.
+    np.testing.assert_array_equal(forecaster.predict(3, future[:4]), forecaster.predict(4, future[:4])[:3])
+    assert forecaster.trace(future[:1])[0].f[0, 0].shape == (1, 6, 4)
+    with pytest.raises(ValueError, match=r"^X: got shape \(2, 2\), must be .* next 3 steps, \(3, 2\)"):
+        forecaster.predict(3, future[:2])
 
 
 # What the network is trained on.

@@ -14,6 +14,7 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, TimeSeriesSplit
 
 from lstmx import LSTMForecaster
+from lstmx.predictors.forecaster import _bounds
 
 # Intervals and paths.
 
@@ -192,10 +193,54 @@ def test_series_too_short_to_know_any_error_of_the_horizon():
 
 def test_few_errors_give_a_warning_that_names_how_many_are_needed():
     forecaster = fit(make(), walk(80))  # 72 windows followed by 3 steps, of which 7 are held out
-    with pytest.warns(UserWarning, match=r"^coverage: 0\.9 needs the errors of 19 windows or more, there are 7"):
+    message = r"^coverage: 0\.9 needs the errors of 19 windows or more, there are 7: .* Student t"
+    with pytest.warns(UserWarning, match=message):
         lower, upper = forecaster.predict_interval(coverage=0.9)
     narrow = forecaster.predict_interval(coverage=0.75)  # 7 = 2 / (1 - 0.75) - 1: the extremes, and no warning
-    np.testing.assert_array_equal((lower, upper), narrow)
+    assert (lower <= narrow[0]).all() and (narrow[1] <= upper).all()
+    with pytest.warns(UserWarning, match=message):
+        forecaster.predict_interval(coverage=0.9, method="paths", random_state=0)
+    with pytest.warns(UserWarning):
+        wider = forecaster.predict_interval(coverage=0.99)
+    assert (wider[0] < lower).all() and (upper < wider[1]).all()
+
+
+def test_bounds_from_few_errors_are_those_of_student():
+    stats = pytest.importorskip("scipy.stats")
+    errors = generator().normal(size=(7, 4, 2)) * np.array([2.0, 1.0, 3.0, 4.0])[:, None]
+    with pytest.warns(UserWarning, match="Student"):
+        lower, upper = _bounds(errors, 0.95)
+    squares = np.mean(errors**2, axis=0)
+    assert (squares[1] < squares[0]).all() and (np.diff(squares[1:], axis=0) > 0).all()
+    squares[:2] = squares[:2].mean(axis=0)  # isotonic regression of these
+    degrees = (7 + np.arange(4)) / np.arange(1, 5)  # of windows that do not overlap
+    half = stats.t.ppf(0.975, degrees)[:, None] * np.sqrt(squares)
+    np.testing.assert_allclose(upper, np.maximum(half, errors.max(axis=0)), rtol=1e-5)
+    np.testing.assert_allclose(lower, np.minimum(-half, errors.min(axis=0)), rtol=1e-5)
+
+
+def seasonal(steps, seed):
+    return 2 * np.sin(2 * np.pi * np.arange(steps) / 6 + seed) + autoregression(steps, 0.5, seed)
+
+
+def test_intervals_of_short_series_cover():
+    inside = {"residuals": [], "paths": [], "extremes": []}
+    for seed in range(24):
+        for y, lags in ((autoregression(66, 0.8, seed), ()), (seasonal(66, seed), (6,))):
+            forecaster = LSTMForecaster(6, 4, differences=lags, hidden_size=4, max_iter=8, random_state=seed)
+            past, future = y[:62], y[62:]
+            fit(forecaster, past)
+            with pytest.warns(UserWarning, match="Student"):
+                bounds = {"residuals": forecaster.predict_interval()}
+            with pytest.warns(UserWarning, match="Student"):
+                bounds["paths"] = forecaster.predict_interval(method="paths", n_paths=200, random_state=seed)
+            bounds["extremes"] = forecaster.predict_interval(coverage=0.6)  # of the 4 or 5 errors
+            for method, (lower, upper) in bounds.items():
+                inside[method].append((lower < future) & (future < upper))
+    found = {method: np.mean(values) for method, values in inside.items()}
+    # 48 series of 4 dependent steps: a deviation of sqrt(0.9 * 0.1 / 48) = 0.043 at most; two of them.
+    assert 0.81 < found["residuals"] < 0.99 and 0.81 < found["paths"] < 0.99
+    assert found["extremes"] < 0.7
 
 
 def test_score_is_r2_of_what_followed_and_lets_a_search_run():
@@ -205,9 +250,11 @@ def test_score_is_r2_of_what_followed_and_lets_a_search_run():
     assert forecaster.score(y[250:]) == r2_score(y[250:], forecaster.predict(50)) > 0.8
     x = np.cos(np.arange(300) / 5)[:, None]
     fit(forecaster, y[:250], x[:250])
-    assert forecaster.score(y[250:263], x[250:263]) == r2_score(y[250:260], forecaster.predict(10, x[250:260]))
-    with pytest.raises(ValueError, match=r"^y: got 4 steps, must be at least one block of 5"):
-        forecaster.score(y[250:254], x[250:254])
+    for end in (254, 263):  # also where that is no whole number of blocks
+        wanted = r2_score(y[250:end], forecaster.predict(end - 250, x[250:end]))
+        assert forecaster.score(y[250:end], x[250:end]) == wanted
+    with pytest.raises(ValueError, match=r"^y: got 0 steps, must be at least one"):
+        forecaster.score(y[:0], x[:0])
     several = fit(make(), [y[:200], y[50:250]])
     true = [y[200:205], y[250:258]]
     scores = [r2_score(a, f[: len(a)]) for a, f in zip(true, several.predict(8), strict=True)]

@@ -151,6 +151,10 @@ CASES = {
          ("update", {"y": SERIES[:4], "X": EXOGENOUS[:4]}),
          *((m, more | {"X": EXOGENOUS[:10]}) for m, more in FORECASTS)],
     ),
+    "forecaster of powers": (
+        lambda: _fit(LSTMForecaster(8, 5, transform="boxcox", **COMMON), [np.exp(a) for a in SEVERAL]),
+        [*FORECASTS, ("update", {"y": [np.exp(a[:4]) for a in SEVERAL]}), *FORECASTS],
+    ),
 }  # fmt: skip
 
 _fitted = {}
@@ -400,7 +404,7 @@ def test_kill_9_in_a_save_loop_many_times(path):
 
 KINDS = ["classifier of str", "classifier of object", "multi-label", "regressor", "regressor of steps",
          "detector by mean", "transformer by last", "forecaster", "recursive forecaster", "forecaster with X",
-         "forecaster of several"]  # fmt: skip
+         "forecaster of several", "forecaster of powers"]  # fmt: skip
 JUNK = [None, -1, 0, 1e300, 2**60, 2**70, 10**400, 1.5, float("nan"), float("inf"), "x", "", True, [], [[1, [2]]], {},
         {"a": 1}, [None] * 3, "V1000000000"]  # fmt: skip
 
@@ -450,7 +454,7 @@ def test_the_files_to_be_spoilt_are_good(name, path):
 @pytest.mark.parametrize("name", KINDS)
 def test_every_field_is_needed(name, path):
     config = contents(name)[0]
-    for key in config:
+    for key in set(config) - set(storage.registered(config["class"]).missing):
         spoilt, arrays = contents(name)
         del spoilt[key]
         assert load_or_refuse(path, spoilt, arrays), key
@@ -683,7 +687,7 @@ def test_numbers_that_give_no_predictions_are_refused(bad, name, path):
         arrays[tensor].flat[-1] = bad
         assert load_or_refuse(path, config, arrays), tensor
         what = (
-            rf"{tensor}: 1 of \d+ values, the first {bad}, are not (finite|above 0|finite and above 0).*; fit again, or"
+            rf"{tensor}: 1 of \d+ values, the first {bad}, are not (finite|above 0|finite and above 0|finite and from 0 to 1).*; fit again, or"
         )
         with pytest.raises(ModelFileError, match=what):
             lstmx.load(path, allow_nonfinite=True)  # which is about parameters
@@ -735,7 +739,7 @@ def test_keys_that_are_unknown_or_missing_are_named_at_every_level(name, path):
     refused(lambda c: c.update(extra=1), f"the configuration of {config['class']}: 'extra' is unknown; leave it out")
     refused(lambda c: c["model"].update(extra=1), "the configuration of Sequential: 'extra' is unknown; leave it out")
     refused(lambda c: c["model"].pop("layers"), "the configuration of Sequential: 'layers' is missing")
-    for key in config:
+    for key in set(config) - set(storage.registered(config["class"]).missing):
         if key != "class":
             refused(lambda c, key=key: c.pop(key), f"the configuration of {config['class']}: '{key}' is missing")
     for k, layer in enumerate(config["model"]["layers"]):

@@ -23,7 +23,8 @@ from lstmx.model import Sequential
 
 POOLINGS = {"last": Last, "mean": MeanPool, "final": FinalState}
 SCHEDULES = ("constant", "invscaling", "adaptive")
-_FREE = {"max_iter", "verbose", "checkpoint", "checkpoint_every", "resume", "random_state"}  # a resumed fit may differ
+_FREE = {"max_iter", "verbose", "checkpoint", "checkpoint_every", "resume", "random_state",
+         "transform"}  # a resumed fit may differ in these; another transform shows in the data  # fmt: skip
 
 
 def delegated(method, reads_X=True):
@@ -108,7 +109,8 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         if predictor is not None:
             config, arrays = predictor.state()
             state["_state"] = {"class": type(predictor).__name__, "config": config,
-                               "arrays": {name: np.array(a) for name, a in arrays.items()}}  # fmt: skip
+                               "arrays": {name: np.array(a) for name, a in arrays.items()},
+                               "functions": predictor._functions}  # fmt: skip
         return state
 
     def __setstate__(self, state):
@@ -117,6 +119,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         super().__setstate__(state)
         if fitted is not None:
             self._predictor = storage.registered(fitted["class"]).from_state(fitted["config"], fitted["arrays"])
+            self._predictor._functions = fitted.get("functions")  # old pickles have none
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "_predictor")

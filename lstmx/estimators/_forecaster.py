@@ -15,6 +15,7 @@ from lstmx.estimators._regressor import LOSSES
 from lstmx.estimators._training import fitting
 from lstmx.functional import validate
 from lstmx.functional.read import Sequences
+from lstmx.predictors import transforms
 from lstmx.predictors.forecaster import are_several, as_series, columns_of, difference, lead
 
 MOST_CALIBRATED = 1000  # windows whose errors are kept, spread evenly
@@ -56,6 +57,13 @@ class LSTMForecaster(LSTMEstimator):
         step to step, which takes out a trend; ``(12,)`` the change from a year before in monthly data, which takes out
         the season and the trend with it; ``(12, 1)`` both, for trends that bend; ``()`` the values themselves, best
         where they come back to a level of their own.
+    transform : {"log", "boxcox"} or (function, inverse), optional
+        What is done to y before that, and undone on forecasts, bounds and samples; the middle of a distribution stays
+        its middle, a mean does not. "log" and "boxcox" need y above 0 and suit what grows by a factor or swings the
+        more the higher it is. "boxcox" is y**lambda, or log(y) where lambda is 0, with the lambda from 0 to 1 of the
+        greatest likelihood (`scipy.stats.boxcox_llf`) on the training part, one for each series and variable. A pair of
+        functions, such as ``(np.log1p, np.expm1)``, works element by element on arrays (n,); both must be monotone, the
+        inverse on all numbers; they are pickled, but not saved to a file.
     loss : {"squared_error", "absolute_error", "huber"}
     standardize : bool
         Scale each series' (differenced) variables, and exogenous variables over all series, to mean 0 and deviation 1.
@@ -65,13 +73,16 @@ class LSTMForecaster(LSTMEstimator):
     hidden_size, num_layers, dropout, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, \
 shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, validation_fraction, beta_1, beta_2, \
 epsilon, n_iter_no_change, clip_norm, checkpoint, checkpoint_every, resume
-        As in `LSTMClassifier`.
+        As in `LSTMClassifier`. n_iter_no_change is 5, as windows that overlap show the network every step many times in
+        an epoch: a series of some thousands is learnt in a few.
 
     Attributes
     ----------
     n_iter_, loss_, best_loss_, loss_curve_, validation_scores_, validation_loss_curve_, best_validation_score_, t_, \
 model_, parameters_
         As in `LSTMClassifier`; the validation score is minus the squared error in scaled units.
+    lambdas_ : ndarray (series, O)
+        Of ``transform="boxcox"``, else None.
 
     Examples
     --------
@@ -92,12 +103,13 @@ model_, parameters_
     _kind = predictors.Forecaster
     layout, pooling = "NTC", "last"
 
-    def __init__(self, window=32, horizon=1, *, strategy="direct", differences=(1,), hidden_size=64, num_layers=1,
-                 loss="squared_error", dropout=0.0, standardize=True, solver="adam", alpha=0.0001, batch_size="auto",
-                 learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True,
-                 random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True,
-                 early_stopping=True, validation_fraction=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-8,
-                 n_iter_no_change=10, clip_norm=1.0, checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
+    def __init__(self, window=32, horizon=1, *, strategy="direct", differences=(1,), transform=None, hidden_size=64,
+                 num_layers=1, loss="squared_error", dropout=0.0, standardize=True, solver="adam", alpha=0.0001,
+                 batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200,
+                 shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
+                 nesterovs_momentum=True, early_stopping=True, validation_fraction=0.1, beta_1=0.9, beta_2=0.999,
+                 epsilon=1e-8, n_iter_no_change=5, clip_norm=1.0, checkpoint=None, checkpoint_every=10,
+                 resume=False):  # fmt: skip
         self._store(locals())
 
     def _check_parameters(self):
@@ -110,6 +122,12 @@ model_, parameters_
             raise TypeError(f"differences: got {self.differences!r}, must be a tuple of lags, such as (1,) or (12, 1)")
         for lag in self.differences:
             validate.count("differences", lag)
+        pair = self.transform
+        if isinstance(pair, str):
+            validate.choice("transform", pair, transforms.NAMES)
+        elif pair is not None and not (isinstance(pair, tuple | list) and len(pair) == 2 and all(map(callable, pair))):
+            raise TypeError(f'transform: got {pair!r}, must be None, "log", "boxcox", or a pair of functions '
+                            "(function, inverse), such as (np.log1p, np.expm1)")  # fmt: skip
 
     @fitting
     def fit(self, y, X=None):
@@ -141,18 +159,30 @@ model_, parameters_
             "horizon": int(self.horizon), "lags": [int(lag) for lag in self.differences], "series": len(series),
             "exogenous": exogenous[0].shape[1], "single": single, "many": several, "columns": columns_of(X),
             "calibrated": 0, "drawn": 0,
+            "transform": self.transform if self.transform is None or isinstance(self.transform, str)
+            else transforms.FUNCTIONS,
         }  # fmt: skip
         if not first:
             self._check_same(config)
         self.n_features_in_ = config["features"]
         splits = [self._split(n, len(a), config) for n, a in enumerate(series)]
+        transform, lambdas = self._transform(series, splits, config)
+        labels = [f"y[{n}]" if several else "y" for n in range(len(series))]
+        raw, series = series, [transform.forward(a, n, labels[n]) for n, a in enumerate(series)]
+        if transform.functions:
+            for a, z, label in zip(raw, series, labels, strict=True):
+                transform.check(a, z, label)
         arrays = self._statistics(series, exogenous, splits, config) | self._ends(series, exogenous, config)
+        arrays |= {} if lambdas is None else {"y_lambda": lambdas}
         dtype = self._dtype(y) if first else self._predictor.model.dtype
         data, train, rest = self._windows(series, exogenous, splits, arrays, config, dtype)
         problem = Problem(
             self._kind, config, arrays, batches.Subset(data, train), LOSSES[self.loss], "linear", False, dtype,
             batches.Subset(data, rest) if self.early_stopping else None, minus_error, identity=(*series, *exogenous),
-            finish=lambda predictor: {"_predictor": self._calibrate(predictor, series, exogenous, splits)},
+            finish=lambda predictor: {
+                "_predictor": self._calibrate(predictor, series, exogenous, splits, transform.functions),
+                "lambdas_": lambdas,
+            },
         )  # fmt: skip
         return self._run(problem, seed, {"X": X, "y": y, "metadata": None})
 
@@ -213,13 +243,26 @@ model_, parameters_
             return count
         return count - max(1, round(self.validation_fraction * count)) - (block - 1)
 
+    @staticmethod
+    def _seen(splits, config):
+        """How many rows of each series training sees."""
+        return [train[-1] + config["block"] + 1 for train, _ in splits]
+
+    def _transform(self, series, splits, config):
+        """(the `transforms.Transform`, its lambdas (series, O) if it is "boxcox")."""
+        name, lambdas = config["transform"], None
+        if name == "boxcox":
+            ends = self._seen(splits, config)
+            lambdas = np.array([[_lambda(v) for v in a[:end].T] for a, end in zip(series, ends, strict=True)])
+        return transforms.Transform(name, lambdas, self.transform if name == transforms.FUNCTIONS else None), lambdas
+
     def _statistics(self, series, exogenous, splits, config):
         """Means and deviations, of what training sees alone."""
         count, outputs, variables = len(series), config["features"], config["exogenous"]
         arrays = {"y_mean": np.zeros((count, outputs)), "y_scale": np.ones((count, outputs)),
                   "x_mean": np.zeros(variables), "x_scale": np.ones(variables)}  # fmt: skip
         if self.standardize:
-            seen = [train[-1] + config["block"] + 1 for train, _ in splits]
+            seen = self._seen(splits, config)
             for k, (a, end) in enumerate(zip(series, seen, strict=True)):
                 z = difference(a[:end], config["lags"])[-1]
                 with np.errstate(over="ignore", invalid="ignore"):
@@ -273,7 +316,7 @@ model_, parameters_
         data = batches.Data(windows, blocks, RowWeights(None, None, dtype))
         return data, np.flatnonzero(~held), np.flatnonzero(held)
 
-    def _calibrate(self, predictor, series, exogenous, splits):
+    def _calibrate(self, predictor, series, exogenous, splits, functions):
         """The predictor with its errors on the windows held out, or without such on those of training."""
         config, arrays = predictor.config, predictor.arrays
         origins = [(k, t) for k, (train, rest) in enumerate(splits) for t in (rest if len(rest) else train)]
@@ -289,7 +332,9 @@ model_, parameters_
             past, future, x, mean, scale = self._around(followed, series, exogenous, predictor, config["horizon"])
             residuals = (future - predictor.roll(past, x, mean, scale, config["horizon"])) / scale[:, None]
         counts = {"drawn": len(errors), "calibrated": len(residuals)}
-        return self._kind(config | counts, arrays | {"errors": errors, "residuals": residuals}, predictor.model)
+        found = self._kind(config | counts, arrays | {"errors": errors, "residuals": residuals}, predictor.model)
+        found._functions = functions
+        return found
 
     @staticmethod
     def _around(origins, series, exogenous, predictor, ahead):
@@ -313,7 +358,7 @@ model_, parameters_
         y : array (H,) or (H, O), or a list of them for several series
             What came.
         X : array (H, E), or a list of them
-            The exogenous variables of the same steps, if `fit` had such; the score is that of whole blocks then.
+            The exogenous variables of the same steps, if `fit` had such.
 
         Returns
         -------
@@ -322,10 +367,8 @@ model_, parameters_
         config = self._fitted().config
         true = as_series(y, "y", config["many"], config["series"])
         steps = min(map(len, true)) if config["exogenous"] else max(map(len, true))
-        if config["exogenous"]:
-            steps -= steps % config["block"]
         if not steps:
-            raise ValueError(f"y: got {min(map(len, true))} steps, must be at least one block of {config['block']}")
+            raise ValueError("y: got 0 steps, must be at least one")
         found = self.predict(steps, X)
         found = as_series(found, "y", config["many"])
         pairs = [(a[:steps], f[: min(len(a), steps)]) for a, f in zip(true, found, strict=True)]
@@ -340,3 +383,15 @@ model_, parameters_
     def update(self, y, X=None):
         self._fitted().update(y, X)
         return self
+
+
+def _lambda(values):
+    """The power, from 0 to 1, that makes positive values most like a normal sample; 0 and 1 where it is near them."""
+    try:
+        from scipy import optimize, stats
+    except ImportError as error:
+        raise ImportError("transform: 'boxcox' needs SciPy to fit: pip install scipy; or take 'log'") from error
+    if values.min() <= 0 or np.ptp(values) == 0:
+        return 1.0  # the former is an error soon
+    found = optimize.minimize_scalar(lambda power: -stats.boxcox_llf(power, values), bounds=(0, 1), method="bounded").x
+    return float(np.round(found, 2) if min(found, 1 - found) < 0.01 else found)

@@ -3,6 +3,7 @@ pipeline is, which may have no model.
 """
 
 import functools
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,10 +14,12 @@ from lstmx.model import Sequential
 
 # What the numbers of an array must be, in a model of a type: from here `own_shapes` takes its words.
 FINITE, POSITIVE = "finite", "finite and above 0"
+UNIT = "finite and from 0 to 1"
 SHIFT, DIVISOR = "finite in the model's type", "above 0, and finite in the model's type as is their inverse"
 _NEEDS = {
     FINITE: lambda a, dtype: np.isfinite(a),
     POSITIVE: lambda a, dtype: np.isfinite(a) & (a > 0),
+    UNIT: lambda a, dtype: (a >= 0) & (a <= 1),
     SHIFT: lambda a, dtype: np.isfinite(a.astype(dtype)),
     DIVISOR: lambda a, dtype: (a > 0) & np.isfinite(a.astype(dtype)) & np.isfinite((1 / a).astype(dtype)),
 }
@@ -126,7 +129,8 @@ class Predictor(Step, abstract=True):
     """
 
     fields = ("features", "steps", "layout", "standardize")
-    defaults = {}  # noqa: RUF012
+    defaults: ClassVar = {}
+    _functions = None  # what the user gave that is pickled, but in no file
 
     def __init__(self, config, arrays, model):
         self.model = model

@@ -5,6 +5,8 @@ x_{t-1}. In packed rows (lstmx.functional.context) "one step behind" is a shift:
 the first of those that ran at the step before.
 """
 
+from typing import ClassVar
+
 import numpy as np
 
 from lstmx.data import missing
@@ -97,7 +99,7 @@ class AnomalyDetector(_NextStepPredictor):
     """
 
     fields = (*_NextStepPredictor.fields, "aggregate", "offset", "step_offset", "missing")
-    defaults = {"missing": "error"}  # noqa: RUF012
+    defaults: ClassVar = {"missing": "error"}
 
     @classmethod
     def check(cls, config):
