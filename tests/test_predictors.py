@@ -454,7 +454,7 @@ def test_the_files_to_be_spoilt_are_good(name, path):
 @pytest.mark.parametrize("name", KINDS)
 def test_every_field_is_needed(name, path):
     config = contents(name)[0]
-    for key in set(config) - set(storage.registered(config["class"]).missing):
+    for key in set(config) - set(storage.registered(config["class"]).defaults):
         spoilt, arrays = contents(name)
         del spoilt[key]
         assert load_or_refuse(path, spoilt, arrays), key
@@ -737,7 +737,7 @@ def test_keys_that_are_unknown_or_missing_are_named_at_every_level(name, path):
     refused(lambda c: c.update(extra=1), f"the configuration of {config['class']}: 'extra' is unknown; leave it out")
     refused(lambda c: c["model"].update(extra=1), "the configuration of Sequential: 'extra' is unknown; leave it out")
     refused(lambda c: c["model"].pop("layers"), "the configuration of Sequential: 'layers' is missing")
-    for key in set(config) - set(storage.registered(config["class"]).missing):
+    for key in set(config) - set(storage.registered(config["class"]).defaults):
         if key != "class":
             refused(lambda c, key=key: c.pop(key), f"the configuration of {config['class']}: '{key}' is missing")
     for k, layer in enumerate(config["model"]["layers"]):

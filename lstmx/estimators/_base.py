@@ -110,7 +110,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             config, arrays = predictor.state()
             state["_state"] = {"class": type(predictor).__name__, "config": config,
                                "arrays": {name: np.array(a) for name, a in arrays.items()},
-                               "functions": predictor._functions}  # fmt: skip
+                               "functions": predictor.functions}  # fmt: skip
         return state
 
     def __setstate__(self, state):
@@ -119,7 +119,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         super().__setstate__(state)
         if fitted is not None:
             self._predictor = storage.registered(fitted["class"]).from_state(fitted["config"], fitted["arrays"])
-            self._predictor._functions = fitted.get("functions")  # old pickles have none
+            self._predictor.with_functions(fitted.get("functions"))  # old pickles have none
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "_predictor")

@@ -333,7 +333,7 @@ model_, parameters_
             residuals = (future - predictor.roll(past, x, mean, scale, config["horizon"])) / scale[:, None]
         counts = {"drawn": len(errors), "calibrated": len(residuals)}
         found = self._kind(config | counts, arrays | {"errors": errors, "residuals": residuals}, predictor.model)
-        found._functions = functions
+        found.with_functions(functions)
         return found
 
     @staticmethod

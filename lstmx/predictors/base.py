@@ -130,7 +130,7 @@ class Predictor(Step, abstract=True):
 
     fields = ("features", "steps", "layout", "standardize")
     defaults: ClassVar = {}
-    _functions = None  # what the user gave that is pickled, but in no file
+    _functions = None
 
     def __init__(self, config, arrays, model):
         self.model = model
@@ -147,6 +147,16 @@ class Predictor(Step, abstract=True):
     def dtype(self):
         """What the model computes in."""
         return self.model.dtype
+
+    @property
+    def functions(self):
+        """What the user gave that is pickled, but in no file; None if nothing."""
+        return self._functions
+
+    def with_functions(self, functions):
+        """This predictor, with the functions that it needs."""
+        self._functions = functions
+        return self
 
     @property
     def takes(self):
