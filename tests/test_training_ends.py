@@ -66,6 +66,54 @@ def test_divergence_is_named_and_leaves_finite_weights(optimizer, batch_size):
     assert np.isfinite(model.predict(x)).all()
 
 
+DIVERGES = r"^the training loss is .* in epoch \d, but was .* at first.*Lower the learning rate \(1e\+06\), or set"
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "binary_crossentropy", "categorical_crossentropy"])
+@pytest.mark.parametrize("verbose", [0, 2])
+def test_a_loss_that_grows_by_orders_of_magnitude_warns_once(loss, verbose):
+    x, y = regression(20)
+    classes = loss.endswith("crossentropy")
+    model = small(outputs=2 if loss.startswith("cat") else 1, dtype="float64")
+    with pytest.warns(UserWarning, match=DIVERGES) as caught:
+        line = sys._getframe().f_lineno + 1
+        model.fit(x, (y > 0) * 1 if classes else y, loss=loss, optimizer=SGD(1e6), epochs=6, verbose=verbose)
+    assert [(w.category, w.filename, w.lineno) for w in caught] == [(UserWarning, __file__, line)]
+    assert model.history_["loss"][-1] > 1000 * model.history_["loss"][0]
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-9])
+def test_growth_is_seen_where_the_first_loss_is_next_to_nothing(off):
+    """Of a model that is right from the beginning, or nearly so."""
+    x, model = regression(20)[0], small(dtype="float64")
+    y = model.predict(x)[:, 0] + off
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # many times the first loss, but tiny beside what zeros would give
+        model.copy().fit(x, y, optimizer=SGD(0.1), epochs=5, verbose=0)
+        model.copy().fit(x, y, optimizer=Adam(0.1), epochs=5, verbose=0)
+    if off:
+        with pytest.warns(UserWarning, match=DIVERGES):
+            model.fit(x, y, optimizer=SGD(1e6), epochs=6, verbose=0)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
+@pytest.mark.parametrize("optimizer", [SGD(0.1), SGD(0.1, momentum=0.9), Adam(0.3), lstmx.RMSprop(0.3)], ids=repr)
+def test_noise_and_large_rates_that_train_do_not_warn(optimizer, scale):
+    """Targets of heavy tails, far smaller and far larger than what the model gives at first."""
+    x, y = regression(40)[0], scale * generator(1).standard_t(1.5, size=40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        small(dtype="float64").fit(x, y, optimizer=optimizer, loss="huber", epochs=20, batch_size=1, verbose=0)
+
+
+def test_batches_of_no_weight_are_no_first_loss():
+    x, y = regression(8)
+    weight = np.repeat([0.0, 1.0], 4)
+    with pytest.warns(UserWarning, match=DIVERGES):
+        more = {"optimizer": SGD(1e6), "epochs": 4, "batch_size": 4, "shuffle": False, "verbose": 0}
+        small(dtype="float64").fit(x, y, sample_weight=weight, **more)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 @pytest.mark.parametrize("optimizer", [SGD, lstmx.RMSprop, Adam, lstmx.AdamW])

@@ -14,6 +14,7 @@ import numpy as np
 from lstmx.data.batches import plan
 from lstmx.functional import kernels
 from lstmx.functional.context import PooledContext
+from lstmx.functional.messages import warn
 from lstmx.layers import Run
 from lstmx.training.callbacks import History
 from lstmx.training.parameters import Parameters
@@ -45,6 +46,12 @@ class Trainer:
     """One run of training; callbacks see it."""
 
     after_failure = "The last finite weights are kept"  # what an error says of them
+    warning = UserWarning  # of what kind the warning of divergence is
+    # Training has diverged if an epoch's mean loss is more than so many times the first batch's loss, and so many times
+    # what it would be if all outputs were 0. Noise does not do that: outputs are then 31 times as large as the targets
+    # (squared error), or true labels have a probability of exp(-693) (cross-entropy). The loss of zeros tells how large
+    # a loss may well become where the first is next to nothing; the first loss, where targets are next to nothing.
+    GROWTH = 1000
 
     def __init__(self, model, data, loss, optimizer, *, batch_size, shuffle=True, validation=None, metrics=None,
                  score=None, clip_norm=None, clip_value=None, early_stopping=None, callbacks=(), progress=None,
@@ -65,6 +72,10 @@ class Trainer:
         self._out = self.parameters.outputs()
         self._spans = self._cut()
         self._rate = None if callable(optimizer.learning_rate) else optimizer.rate(0)
+        self.losses = list(self.state.history.history.get("loss", ()))  # of earlier epochs
+        self.diverged = False
+        self._first = self._limit = None
+        self._zero_loss = 0.0  # the sum over the first epoch if all outputs were 0
 
     def _fresh_state(self, rng):
         values, tables = self.parameters.read()
@@ -150,10 +161,14 @@ class Trainer:
             rate = self._learning_rate()
             loss, batch_weight = self._batch(chosen, rate, (epoch, number), outputs)
             total, weight = total + loss, weight + batch_weight
+            if self._first is None and batch_weight:
+                self._first = self.losses[0] if self.losses else loss / batch_weight
             if self.progress is not None:
                 self.progress.advance(len(chosen), total / weight if weight else 0.0)
             self._call("on_batch_end", number, loss / batch_weight if batch_weight else 0.0)
         logs = {"loss": total / weight if weight else 0.0} | self._measure(outputs)
+        if weight:
+            self._watch_growth(logs["loss"], weight, epoch, rate)
         if self.validation is not None:
             logs |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
             if self.score is None and not np.isfinite(logs["val_loss"]):
@@ -165,6 +180,19 @@ class Trainer:
         if self.progress is not None:
             self.progress.end(logs)
         return logs
+
+    def _watch_growth(self, loss, weight, epoch, rate):
+        """Warn, once, if the loss has grown by orders of magnitude."""
+        if self._limit is None:
+            self._zero_loss /= weight
+            self._limit = self.GROWTH * max(self._first, self._zero_loss)
+            self.diverged = max(self.losses, default=0.0) > self._limit  # and said so then
+        if loss > self._limit and not self.diverged:
+            self.diverged = True
+            clip = ", or set clip_norm" if self.clip_norm is None else f" or clip_norm ({self.clip_norm:g})"
+            warn(f"the training loss is {loss:.3g} in epoch {epoch + 1}, but was {self._first:.3g} at first, and is "
+                 f"{self._zero_loss:.3g} where all outputs are 0: training diverges. Lower the learning rate ({rate:g})"
+                 f"{clip}", self.warning)  # fmt: skip
 
     def _learning_rate(self):
         if self.watcher is not None and self.watcher.schedule != "constant":
@@ -183,6 +211,8 @@ class Trainer:
         loss, gradient = self.loss.total(prediction, target, weight, weights)
         if not math.isfinite(loss):
             self._fail("loss", loss, place, batch)
+        if self._limit is None:
+            self._zero_loss += self.loss.total(np.zeros_like(prediction), target, weight)[0]
         if self.metrics:
             outputs.append((target, self.model.finish(prediction, self.activation)))
         if weights == 0:

@@ -1,0 +1,110 @@
+"""What users are told: warnings that name their own line, and arguments that do not exist with the word that does."""
+
+import difflib
+import functools
+import inspect
+import sys
+import warnings
+
+# Words of other libraries, or of fewer letters -> what it is here: the first of these that there is. "a b" means both.
+WORDS = {
+    "C": ("alpha",),
+    "batch": ("batch_size",),
+    "beta1": ("beta_1",),
+    "beta2": ("beta_2",),
+    "betas": ("beta_1 beta_2",),
+    "clipnorm": ("clip_norm",),
+    "dropout_rate": ("dropout",),
+    "epochs": ("max_iter", "epochs"),
+    "eta0": ("learning_rate_init", "optimizer"),
+    "eval_set": ("X_val y_val", "validation_data"),
+    "fh": ("horizon",),
+    "gradient_clip_val": ("clip_norm",),
+    "hidden": ("hidden_size",),
+    "hidden_dim": ("hidden_size",),
+    "hidden_layer_sizes": ("hidden_size num_layers",),
+    "hidden_units": ("hidden_size",),
+    "l2": ("alpha",),
+    "learning_rate": ("learning_rate_init", "optimizer"),
+    "learning_rate_init": ("optimizer",),
+    "lookback": ("window",),
+    "lr": ("learning_rate_init", "optimizer"),
+    "mask": ("lengths",),
+    "max_epochs": ("max_iter", "epochs"),
+    "max_grad_norm": ("clip_norm",),
+    "max_iter": ("epochs",),
+    "n_epochs": ("max_iter", "epochs"),
+    "n_hidden": ("hidden_size",),
+    "n_iter": ("max_iter", "epochs"),
+    "n_layers": ("num_layers",),
+    "n_lags": ("window",),
+    "normalize": ("standardize",),
+    "num_epochs": ("max_iter", "epochs"),
+    "num_units": ("hidden_size",),
+    "optimizer": ("solver",),
+    "patience": ("n_iter_no_change", "early_stopping"),
+    "return_sequences": ("target",),
+    "scale": ("standardize",),
+    "seed": ("random_state",),
+    "seq_len": ("window",),
+    "sequence_length": ("window",),
+    "solver": ("optimizer",),
+    "step_size": ("learning_rate_init", "optimizer"),
+    "units": ("hidden_size",),
+    "validation_data": ("X_val y_val",),
+    "validation_split": ("early_stopping validation_fraction",),
+    "weight_decay": ("alpha", "optimizer"),
+    "weights": ("sample_weight",),
+}
+_RAGGED = "sequences of different lengths are a list of (T_i, F) arrays, or an array with NaN behind their ends"
+HINTS = {"lengths": _RAGGED, "mask": _RAGGED}
+
+
+def warn(message, category=UserWarning):
+    """A warning that names the caller's line, outside of lstmx and scikit-learn."""
+    frame, level = sys._getframe(1), 2
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in ("lstmx", "sklearn"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def near(word, names):
+    """Those of `names` that somebody may mean who writes `word`; the surest first."""
+    for wanted in WORDS.get(word, ()):
+        found = [name for name in wanted.split() if name in names]
+        if found:
+            return found
+    return difflib.get_close_matches(word, names, n=1, cutoff=0.75)
+
+
+def explained(method):
+    """Makes a method, or a constructor, say for an argument that it does not have what is meant instead.
+
+    What a method lacks may be an argument of the constructor: then the error says so.
+    """
+    names = [name for name in inspect.signature(method).parameters if name != "self"]
+    known = frozenset(names)
+
+    @functools.wraps(method)
+    def call(self, *args, **kwargs):
+        if not known.issuperset(kwargs):
+            word = next(name for name in kwargs if name not in known)
+            owner, building = type(self).__name__, method.__name__ == "__init__"
+            where = owner if building else f"{owner}.{method.__name__}"
+            remedy = _remedy(word, type(self), names, building)
+            raise TypeError(f"{where}: got an unexpected argument {word!r}; {remedy}")
+        return method(self, *args, **kwargs)
+
+    return call
+
+
+def _remedy(word, cls, names, building):
+    found = near(word, names)
+    if not found and not building:
+        others = [name for name in inspect.signature(cls).parameters if name not in names]
+        found = [word] if word in others else near(word, others)
+        if found:
+            return f"the constructor takes {' and '.join(found)}: {cls.__name__}({found[0]}=...)"
+    if found:
+        return f"did you mean {' and '.join(found)}?"
+    return HINTS.get(word) or f"there are {', '.join(names)}"
