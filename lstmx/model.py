@@ -11,6 +11,7 @@ from lstmx import storage
 from lstmx.data import batches, targets
 from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, read_tape, sequences, validate
 from lstmx.functional.context import SequenceContext
+from lstmx.functional.messages import explained
 from lstmx.functional.threads import Lock
 from lstmx.layers import LSTM, Dense, Embedding, Layer, Run, Trace
 from lstmx.layers.base import replace_together, snapshots
@@ -163,6 +164,7 @@ class Sequential(storage.Stored):
 
     # What users call.
 
+    @explained
     def fit(self, X, y, *, loss="mse", optimizer="adam", epochs=10, batch_size=32, lengths=None, sample_weight=None,
             class_weight=None, shuffle=True, validation_data=None, validation_lengths=None, validation_split=0.0,
             validation_from="random", metrics=(), clip_norm=None, clip_value=None, early_stopping=None, callbacks=(),

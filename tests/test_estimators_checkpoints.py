@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
-from estimators_data import CHILD, NUMBERS, RAGGED, assert_same, fit, make
+from estimators_data import CASES, CHILD, NUMBERS, RAGGED, assert_same, fit, make
 
 import lstmx
 from lstmx import storage, training
@@ -65,6 +65,17 @@ def test_a_parameter_that_is_no_longer_known_is_an_error(path, monkeypatch):
     monkeypatch.setattr(training.Trainer, "run", lambda *_: pytest.fail("trained before it raised"))
     with pytest.raises(ValueError, match="the checkpoint was written with extra=3, now it is None; give what it was"):
         make(max_iter=4, checkpoint=path, resume=True).fit(RAGGED, NUMBERS)
+
+
+def test_a_checkpoint_from_before_there_was_a_parameter_is_gone_on_from(path):
+    """Its training was that of the default."""
+    fit(make("classifier", max_iter=1, checkpoint=path), *CASES["classifier"][1])
+    damage(path, lambda config, arrays: config["identity"].pop("target"))
+    resumed = fit(make("classifier", max_iter=3, checkpoint=path, resume=True), *CASES["classifier"][1])
+    assert_same("classifier", resumed, fit(make("classifier", max_iter=3), *CASES["classifier"][1]))
+    damage(path, lambda config, arrays: config["identity"].pop("hidden_size"))  # which here was not the default
+    with pytest.raises(ValueError, match="written with hidden_size=64, now it is 4"):
+        make("classifier", max_iter=4, checkpoint=path, resume=True).fit(*CASES["classifier"][1])
 
 
 def test_a_damaged_checkpoint_is_an_error(path, monkeypatch):

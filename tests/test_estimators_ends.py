@@ -216,6 +216,26 @@ def test_a_checkpoint_of_before_the_failure_is_kept(path):
 # Progress.
 
 
+DIVERGING = {"solver": "sgd", "learning_rate_init": 1e6, "tol": 0, "max_iter": 5}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_loss_that_grows_by_orders_of_magnitude_is_a_convergence_warning(kind):
+    """The only one: that epochs were too few is not the matter."""
+    with pytest.warns(ConvergenceWarning, match=r"^the training loss is .* in epoch \d, .* \(1e\+06\)") as caught:
+        make(kind, **DIVERGING).fit(*CASES[kind][1])
+    assert [w.filename for w in caught] == [__file__]
+
+
+def test_a_stream_of_parts_that_diverges_warns_once():
+    """Each part is one batch, whose loss is all that there is of an epoch."""
+    estimator = make("regressor", **DIVERGING)
+    with pytest.warns(ConvergenceWarning, match=r"was [\d.]+ at first") as caught:
+        for _ in range(5):
+            estimator.partial_fit(RAGGED[:8], NUMBERS[:8])
+    assert len(caught) == 1
+
+
 @pytest.mark.parametrize("kind", CASES)
 def test_silence(kind, capfd):
     fit(make(kind, max_iter=3, verbose=False), *CASES[kind][1])

@@ -650,9 +650,12 @@ def test_per_step_targets_need_target_step():
         pytest.warns(UserWarning, match=r'^y: has as many columns as X has steps, 7.*set target="step"'),
     ):
         estimator.fit(x, steps[:, :, 0])
-    with pytest.warns(UserWarning, match=r"^y: has as many columns as X has steps, 7; .* not as one for each step$"):
+    with pytest.warns(UserWarning, match=r'^y: has as many columns as X has steps, 7; .* each step, .* target="step"$'):
         LSTMClassifier(**QUICK | {"tol": 9.0, "n_iter_no_change": 1, "max_iter": 3}).fit(x, (steps[:, :, 0] > 0) * 1)
-    with pytest.raises(ValueError, match=r"^y: got shape \(20, 3\), must be \(20,\), one class per sequence"):
+    for X, y in ((ragged(x, lengths), ragged((steps[:, :, 0] > 0) * 1, lengths)), (x, (steps > 0)[:, :, None] * 1)):
+        with pytest.raises(ValueError, match=r'^y: got .*one value or row per sequence.* set target="step"'):
+            LSTMClassifier(**QUICK).fit(X, y)
+    with pytest.raises(ValueError, match=r'^y: got shape \(20, 3\), must be \(20,\), one class.* set target="step"'):
         LSTMClassifier(**QUICK).fit(x, np.arange(60).reshape(20, 3) % 4)
 
 
@@ -662,6 +665,8 @@ def test_targets_per_sequence_need_target_sequence():
         for y in (x[:, 0, 0], list(x[:, 0, 0])):
             with pytest.raises(ValueError, match=r'^y: got shape .*per step.* set target="sequence"'):
                 LSTMRegressor(target="step", **QUICK).fit(X, y)
+            with pytest.raises(ValueError, match=r'^y: got shape .*per step.* set target="sequence"'):
+                LSTMClassifier(target="step", **QUICK).fit(X, [v > 0 for v in y])
 
 
 def test_per_step_targets_must_have_the_steps_of_their_sequence():

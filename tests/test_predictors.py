@@ -36,6 +36,7 @@ PADDED = np.where(np.arange(6)[:, None] < RNG.integers(1, 7, 20)[:, None, None],
 GAPS = np.where(np.random.default_rng(1).random(EVEN.shape) < 0.2, np.nan, EVEN)
 FLAT = EVEN[:, :, 0]
 PLACE = np.arange(20) % 3
+STEPS = np.digitize(FLAT, (-0.5, 0.5))
 SERIES = np.sin(np.arange(60) / 3) + 0.1 * RNG.normal(size=60)
 EXOGENOUS = RNG.normal(size=(60, 2))
 COMMON = {"hidden_size": 4, "max_iter": 2, "random_state": 0, "batch_size": 8}
@@ -93,6 +94,18 @@ CASES = {
     ),
     "one label": (
         lambda: _fit(LSTMClassifier(**COMMON, standardize=False), EVEN, (EVEN[:, :2, 0] > 0).astype(int)),
+        [(method, {"X": X}) for method in SEQUENCES for X in FORMS],
+    ),
+    "classifier of steps": (
+        lambda: _fit(LSTMClassifier(**COMMON, target="step", bidirectional=True), EVEN, LABELS["str"][STEPS]),
+        [(method, {"X": X}) for method in SEQUENCES for X in FORMS],
+    ),
+    "binary classifier of steps": (
+        lambda: _fit(LSTMClassifier(**COMMON, target="step"), FLAT, FLAT > 0),
+        [(method, {"X": X}) for method in SEQUENCES for X in [FLAT, [a[:, 0] for a in RAGGED]]],
+    ),
+    "multi-label of steps": (
+        lambda: _fit(LSTMClassifier(**COMMON, target="step"), EVEN, (EVEN > 0).astype(int)),
         [(method, {"X": X}) for method in SEQUENCES for X in FORMS],
     ),
     "regressor": (lambda: _fit(LSTMRegressor(**COMMON), EVEN, FLAT[:, 0]), [("predict", {"X": X}) for X in FORMS]),
@@ -402,9 +415,9 @@ def test_kill_9_in_a_save_loop_many_times(path):
 
 # Bad storage.
 
-KINDS = ["classifier of str", "classifier of object", "multi-label", "regressor", "regressor of steps",
-         "detector by mean", "transformer by last", "forecaster", "recursive forecaster", "forecaster with X",
-         "forecaster of several", "forecaster of powers"]  # fmt: skip
+KINDS = ["classifier of str", "classifier of object", "multi-label", "classifier of steps", "regressor",
+         "regressor of steps", "detector by mean", "transformer by last", "forecaster", "recursive forecaster",
+         "forecaster with X", "forecaster of several", "forecaster of powers"]  # fmt: skip
 JUNK = [None, -1, 0, 1e300, 2**60, 2**70, 10**400, 1.5, float("nan"), float("inf"), "x", "", True, [], [[1, [2]]], {},
         {"a": 1}, [None] * 3, "V1000000000"]  # fmt: skip
 
@@ -625,6 +638,8 @@ def test_a_detector_from_before_missing_values_refuses_them(path):
     [
         ("regressor", {"target": "step"}),
         ("regressor of steps", {"target": "sequence"}),
+        ("classifier of steps", {"target": "sequence"}),
+        ("classifier of str", {"target": "step"}),
         ("regressor of rows", {"single": True}),
         ("forecaster of several", {"single": True}),
         ("forecaster of several", {"many": False}),

@@ -11,14 +11,22 @@ class Targets:
 
     Parameters
     ----------
-    values : array (N, ...) or, per step, array (N, T, ...) or list of arrays (T_n, ...)
+    values : array (N, ...) or, per step, array (N, T, ...), list of arrays (T_n, ...), or all rows (S, ...) of such
+        a list
     per_step : bool
+    lengths : ndarray of int64 (N,), optional
+        T_n, where the values per step are all rows.
     """
 
-    def __init__(self, values, per_step):
+    def __init__(self, values, per_step, lengths=None):
         self.per_step = per_step
-        self.steps = (Sequences.joined if isinstance(values, list) else Sequences)(values) if per_step else None
         self.values = None if per_step else values
+        if not per_step:
+            self.steps = None
+        elif lengths is not None:
+            self.steps = Sequences(values, lengths, form="list", starts=np.cumsum(lengths) - lengths)
+        else:
+            self.steps = (Sequences.joined if isinstance(values, list) else Sequences)(values)
 
     def are_classes(self):
         """Whether they are labels, or nothing but 0 and 1."""
@@ -46,7 +54,10 @@ def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
     checked = []
     for label, array, lead in zip(_labels(name, arrays, inputs.ragged and per_step), arrays, shapes, strict=True):
         if array.dtype.kind not in "fiub":
-            hint = f"; encode class names as integers: np.unique({name}, return_inverse=True)[1]" if labels else ""
+            hint = ""
+            if labels:
+                validate.present(label, array)
+                hint = f"; encode class names as integers: np.unique({name}, return_inverse=True)[1]"
             raise TypeError(f"{label}: got dtype {array.dtype}, must be numbers{hint}")
         if labels and array.shape == lead:
             checked.append(_check_labels(label, array, outputs))

@@ -4,7 +4,7 @@ import functools
 import inspect
 import os
 from dataclasses import dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -18,6 +18,7 @@ from lstmx.estimators import _training
 from lstmx.estimators._input import read_X
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
+from lstmx.functional.messages import explained, warn
 from lstmx.layers import LSTM, Dense, Dropout, FinalState, Last, MeanPool
 from lstmx.model import Sequential
 
@@ -96,6 +97,11 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
 
     _uses_pooling = True
     monitor = "score"  # a parameter of some
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name in {"__init__", "fit", "partial_fit"} & vars(cls).keys():
+            setattr(cls, name, explained(vars(cls)[name]))
 
     def _store(self, arguments):
         """What __init__ was given, as attributes."""
@@ -202,6 +208,10 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         validate.number("learning_rate_init", self.learning_rate_init, 0, open_low=True)
         validate.number("power_t", self.power_t, 0)
         validate.number("validation_fraction", self.validation_fraction, 0, 1, open_low=True, open_high=True)
+        if isinstance(self.learning_rate, Real):
+            schedules = ", ".join(map(repr, SCHEDULES))
+            raise ValueError(f"learning_rate: got {self.learning_rate!r}, must be one of {schedules}; for the rate "
+                             f"itself set learning_rate_init={self.learning_rate!r}")  # fmt: skip
         validate.choice("learning_rate", self.learning_rate, SCHEDULES)
         validate.choice("solver", self.solver, optim.OPTIMIZERS)
         validate.choice("layout", self.layout, panel.LAYOUTS)
@@ -265,6 +275,9 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         if not first and (state is None or incremental):  # what goes on from a checkpoint brings its own memory
             self._remember(watcher, trainer.state, incremental)
         trainer.after_failure = "What was fitted before, if anything, is as it was"
+        trainer.warning = ConvergenceWarning
+        if incremental and not first:
+            trainer.losses = self.loss_curve_
         done = len(trainer.state.history)
         try:
             if trainer.state.reason is None:
@@ -273,13 +286,13 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             else:
                 trainer.settle()
         except KeyboardInterrupt:
-            _training.warn("Training interrupted by user.")
+            warn("Training interrupted by user.")
         self._keep(problem, trainer, first)
         if context is not None:
             context.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=dict)
         exhausted = trainer.state.history.stopped is None and trainer.state.reason is None
-        if exhausted and not incremental and done < epochs:
-            _training.warn(
+        if exhausted and not incremental and done < epochs and not trainer.diverged:
+            warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                 "converged yet. Raise max_iter, or tol",
                 ConvergenceWarning,
@@ -321,11 +334,10 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         checkpoint = _training.read_checkpoint(self.checkpoint) if self.resume and not incremental else None
         if checkpoint is None:
             return None
-        # Parameters that are newer than the checkpoint had the value that is now the default.
-        known = {name: repr(p.default) for name, p in inspect.signature(type(self)).parameters.items()}
-        identity = self._identity(problem, seed)
-        was = {name: value for name, value in known.items() if name in identity} | checkpoint[0]["identity"]
-        checkpoint = checkpoint[0] | {"identity": was}, checkpoint[1]
+        identity, written = self._identity(problem, seed), checkpoint[0]["identity"]
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            if name in identity:  # and is not in a checkpoint from before there was such a parameter
+                written.setdefault(name, repr(parameter.default))
         state = _training.restore(checkpoint, identity, self.early_stopping)
         if state.values.size != training.Parameters(model).size or state.moments.keys() != set(optimizer.moments):
             raise ValueError(f"checkpoint: {os.fspath(self.checkpoint)!r} does not hold the parameters and moments of "

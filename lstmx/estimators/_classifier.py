@@ -22,6 +22,10 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
 
     Parameters
     ----------
+    target : {"sequence", "step"}
+        Whether y holds one label (or row of labels) for each sequence, or one for each step: then it is (n, T),
+        (n, T, K), whatever the layout of X, or a list of (T_i,) or (T_i, K). It is never guessed. Per step, `pooling`
+        has no meaning, accuracy and `class_weight` count steps, and no step sees later ones unless `bidirectional`.
     hidden_size : int
         Units of each LSTM layer.
     num_layers : int
@@ -118,12 +122,21 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
     True
     >>> clf.predict([X[0], X[1, :20]]).shape         # a list: sequences of any length
     (2,)
+
+    One label per step: has the sum so far been above 0?
+
+    >>> X = rng.normal(size=(200, 12, 1))
+    >>> y = np.where(X[:, :, 0].cumsum(axis=1) > 0, "above", "below")
+    >>> clf = LSTMClassifier(hidden_size=16, target="step", max_iter=20, tol=0.01, n_iter_no_change=2, random_state=0)
+    >>> clf.fit(X, y).predict(X[:3]).shape, clf.predict_proba(X[:3]).shape, clf.score(X, y) > 0.9
+    ((3, 12), (3, 12, 2), True)
     """
 
     _kind = predictors.Classifier
+    _several = "(n, K)"
 
-    def __init__(self, hidden_size=64, num_layers=1, *, bidirectional=False, pooling="last", dropout=0.0,
-                 standardize=True, layout="NTC", solver="adam", alpha=0.0001, batch_size="auto",
+    def __init__(self, hidden_size=64, num_layers=1, *, target="sequence", bidirectional=False, pooling="last",
+                 dropout=0.0, standardize=True, layout="NTC", solver="adam", alpha=0.0001, batch_size="auto",
                  learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True,
                  random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True,
                  early_stopping=False, validation_fraction=0.1, validation_from="random",
@@ -152,8 +165,15 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
         """
         return self._partial_fit(X, y, sample_weight, classes)
 
+    def _target_rows(self, y, data, config=None, name="y"):
+        rows = super()._target_rows(y, data, config, name)
+        if self._is_per_step(config):
+            rows = rows[:, 0] if rows.shape[1:] == (1,) else rows
+            return validate.present(name, rows, data.lengths)
+        check_consistent_length(data.lengths, rows)
+        return validate.present(name, rows)
+
     def _read_targets(self, y, data, first, incremental, classes):
-        check_consistent_length(data.lengths, y)
         if incremental and first and classes is None:
             raise ValueError("classes: must be passed on the first call to partial_fit: all labels that will come")
         if not first:
@@ -168,8 +188,9 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
             return config
         check_array(y, ensure_2d=False, dtype=None, input_name="y")
         if np.ndim(y) == 2 and np.shape(y)[1] > 1 and not type_of_target(y).startswith("multilabel"):
-            raise ValueError(f"y: got shape {np.shape(y)}, must be ({len(data)},), one class per sequence, or 0 and 1 "
-                             "in one column per label; steps are not classified one by one")  # fmt: skip
+            hint = "" if self.target == "step" else '; for one class per step set target="step"'
+            raise ValueError(f"y: got shape {np.shape(y)}, must be ({len(y)},), one class per {self.target}, or 0 and "
+                             f"1 in one column per label{hint}")  # fmt: skip
         check_classification_targets(y)
         _check_kind(y if classes is None else np.asarray(classes))
         multilabel = type_of_target(y) == "multilabel-indicator"
@@ -190,13 +211,11 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
 
     def _encode(self, y, data, config, name="y"):
         """(targets, labels by which to hold out the same share of each class)."""
-        check_consistent_length(data.lengths, y)
         if config["multilabel"]:
             y = check_array(y, input_name=name)
-            if y.shape != (len(data), len(config["classes"])) or not np.isin(y, (0, 1)).all():
-                raise ValueError(
-                    f"{name}: got shape {y.shape}, must be ({len(data)}, {len(config['classes'])}) of 0 and 1"
-                )
+            if y.shape[1:] != (len(config["classes"]),) or not np.isin(y, (0, 1)).all():
+                raise ValueError(f"{name}: got shape {y.shape}, must be ({len(y)}, {len(config['classes'])}) of 0 and "
+                                 f"1, a row for each {config['target']}")  # fmt: skip
             return y, None
         y = column_or_1d(y, warn=True)
         classes = np.array(config["classes"], config["classes_dtype"])
@@ -205,28 +224,26 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
         if (classes[place] != y).any():
             unknown = np.unique(np.asarray(y)[classes[place] != y])[:5].tolist()
             raise ValueError(f"{name}: has the labels {unknown}, which are not among the classes {classes.tolist()}")
-        return place, place
+        return place, place if config["target"] == "sequence" else None
 
-    def _rows(self, target, data, config, arrays, dtype):
+    def _rows(self, target, config, arrays, dtype):
         if config["multilabel"]:
             return target.astype(dtype)
         return target.astype(dtype)[:, None] if len(config["classes"]) == 2 else target.astype(np.int64)
 
-    def _weigh(self, weight, y, target, incremental):
+    def _class_weights(self, rows, target, weight, incremental):
         if self.class_weight is None:
-            return weight
+            return None
         if incremental and self.class_weight == "balanced":
             raise ValueError(
                 'class_weight: "balanced" needs all of y, which partial_fit does not see; give a dict of weights'
             )
         if isinstance(self.class_weight, str) and self.class_weight == "balanced":
-            per_class = _balanced(target, weight)
-        else:
-            if isinstance(self.class_weight, dict):
-                for label, value in self.class_weight.items():
-                    validate.number(f"class_weight[{label!r}]", value, 0)
-            per_class = compute_sample_weight(self.class_weight, y)
-        return per_class if weight is None else weight * per_class
+            return _balanced(target, weight)
+        if isinstance(self.class_weight, dict):
+            for label, value in self.class_weight.items():
+                validate.number(f"class_weight[{label!r}]", value, 0)
+        return compute_sample_weight(self.class_weight, rows)
 
     def _head(self, config):
         if config["multilabel"] or len(config["classes"]) == 2:
@@ -244,6 +261,15 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
     predict_proba = delegated(predictors.Classifier.predict_proba)
     predict_log_proba = delegated(predictors.Classifier.predict_log_proba)
     predict = delegated(predictors.Classifier.predict)
+
+    def score(self, X, y, sample_weight=None):
+        """Accuracy of the predictions, for labels per step over all steps."""
+        predictor, data = self._fitted(), self._read(X)
+        if predictor.config["target"] == "sequence":
+            validate.present("y", y)
+            return super().score(data, y, sample_weight)
+        rows, found, weight = self._scored(data, y, sample_weight)
+        return float(accuracy_score(rows, found, sample_weight=weight))
 
 
 def _balanced(target, weight):

@@ -9,6 +9,7 @@ from lstmx.data import missing, panel
 from lstmx.estimators._input import is_table, learnt_means, read_X
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
+from lstmx.functional.messages import explained
 
 
 class SequenceImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -68,6 +69,7 @@ class SequenceImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     >>> pipe = make_pipeline(SequenceImputer(add_indicator=True), LSTMClassifier())
     """
 
+    @explained
     def __init__(self, strategy="linear", *, fill_value=0.0, add_indicator=False, layout="NTC"):
         self.strategy = strategy
         self.fill_value = fill_value
@@ -80,6 +82,7 @@ class SequenceImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
+    @explained
     def fit(self, X, y=None):
         """Learn the means, and which features have missing values.
 

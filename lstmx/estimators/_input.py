@@ -4,8 +4,8 @@ import numpy as np
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
 from lstmx.data import missing, panel
-from lstmx.estimators._training import warn
 from lstmx.functional import validate
+from lstmx.functional.messages import warn
 
 ANY = {"dtype": [np.float64, np.float32], "ensure_all_finite": False, "allow_nd": True}
 
@@ -63,8 +63,38 @@ def learnt_means(data):
 
 
 def as_array(y):
-    """y as it is if it is a list, else as an array."""
-    return y if isinstance(y, list | tuple) else np.asarray(y)
+    """y as it is if it is a list, as a list if it is an array of arrays, else as an array."""
+    if isinstance(y, list | tuple):
+        return y
+    y = np.asarray(y)
+    return list(y) if y.dtype == object and y.ndim == 1 and len(y) and np.ndim(y[0]) else y
+
+
+def step_rows(y, data, name="y", tail=None):
+    """Targets of all steps, without padding, as rows (S, ...): one sequence of the panel after the other.
+
+    `tail` is the shape that a row must have; None takes that of the first.
+    """
+    check_consistent_length(data.lengths, y)
+    shape = np.shape(validate.rectangular(f"{name}[0]", y[0])) if isinstance(y, list | tuple) else y.shape[1:]
+    if len(shape) not in (1, 2):
+        raise ValueError(f"{name}: got shape {(len(y), *shape)}, must be (n, T), (n, T, O) or a list of (T_i,) or "
+                         '(T_i, O): one value or row per step; for one per sequence set target="sequence"')  # fmt: skip
+    tail = shape[1:] if tail is None else tail
+    if isinstance(y, np.ndarray) and not data.ragged and y.shape == (*data.x.shape[:2], *tail):
+        return y[np.arange(y.shape[1]) < data.lengths[:, None]]
+    found = []
+    for n, (a, steps) in enumerate(zip(y, data.lengths.tolist(), strict=True)):
+        a = validate.rectangular(f"{name}[{n}]", a)
+        if a.shape not in ((steps, *tail), (steps if data.ragged else data.x.shape[1], *tail)):
+            raise ValueError(
+                f"{name}[{n}]: got shape {a.shape}, must be {(steps, *tail)}: one value for each step of X[{n}]"
+            )
+        found.append(a[:steps])
+    kinds = {a.dtype.kind in "SU" for a in found if a.dtype.kind != "O"}
+    if len(kinds) > 1:  # NumPy would make strings of all
+        raise ValueError(f"{name}: holds strings and numbers; make all of one kind, such as by .astype(str)")
+    return np.concatenate(found)
 
 
 def is_table(data):

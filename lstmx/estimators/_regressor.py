@@ -10,7 +10,6 @@ from sklearn.utils.validation import check_array, check_consistent_length, colum
 from lstmx import predictors
 from lstmx.data import panel
 from lstmx.estimators._base import delegated
-from lstmx.estimators._input import read_weight
 from lstmx.estimators._supervised import SupervisedEstimator
 from lstmx.functional import validate
 
@@ -65,14 +64,10 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
                  checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
         self._store(locals())
 
-    _steps_hint = ', for which set target="step"'
-
-    def _reads_rows(self):
-        return self.target == "sequence"
+    _several = "(n, O)"
 
     def _check_parameters(self):
         super()._check_parameters()
-        validate.choice("target", self.target, ("sequence", "step"))
         validate.choice("loss", self.loss, LOSSES)
 
     def partial_fit(self, X, y, sample_weight=None):
@@ -85,34 +80,18 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
     def _read_targets(self, y, data, first, incremental, classes):
         if not first:
             return self._predictor.config
-        single, outputs = self._form(y, data)
-        return self._config(data) | {"target": self.target, "outputs": outputs, "single": single}
-
-    def _form(self, y, data):
-        """(whether there is no axis of outputs, the number of outputs)."""
-        lead = 1 if self.target == "sequence" else 2
-        if self.target == "step" and isinstance(y, list | tuple) and len(y):
-            lead, y = 1, y[0]
-        try:
-            shape = np.shape(y)
-        except ValueError:
-            shape = None
-        if shape is not None and len(shape) == lead + 1:
-            return False, shape[-1]
-        if shape is not None and len(shape) == lead:
-            return True, 1
-        got = "arrays of different lengths" if shape is None else f"shape {shape}"
-        if self.target == "sequence":
-            raise ValueError(f"y: got {got}, must be (n,) or (n, O): one value or row per sequence; for one "
-                             'per step set target="step"')  # fmt: skip
-        raise ValueError(f"y: got {got}, must be (n, T), (n, T, O) or a list of (T_i,) or (T_i, O): one value "
-                         'or row per step; for one per sequence set target="sequence"')  # fmt: skip
+        shape = np.shape(y)
+        return self._config(data) | {"outputs": shape[1] if len(shape) == 2 else 1, "single": len(shape) == 1}
 
     def _encode(self, y, data, config, name="y"):
         if config["target"] == "step":
-            return _read_steps(y, data, config, name), None
-        if isinstance(y, list | tuple) and len(y) and np.ndim(y[0]):
-            self._form(y, data)
+            y = validate.real_array(name, y, np.float64).reshape(len(y), config["outputs"])
+            bad = ~np.isfinite(y).all(axis=1)
+            if bad.any():
+                n, t = validate.step_of(int(bad.argmax()), data.lengths)
+                raise ValueError(f"{name}: contains NaN or infinity in sequence {n}, step {t}; fill it, or cut the "
+                                 "sequence")  # fmt: skip
+            return y, None
         y = check_array(y, ensure_2d=False, dtype=[np.float64, np.float32], input_name=name, allow_nd=True)
         check_consistent_length(data.lengths, y)
         if not config["single"] and y.shape == (len(data), config["outputs"]):
@@ -128,22 +107,16 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
     def _standardise(self, data, target, weight, config):
         arrays = super()._standardise(data, target, weight, config)
         if self.standardize:
-            if config["target"] == "step":
-                lengths = data.lengths
-                rows = panel.Panel(target, lengths, False, "NTC")
-            else:
-                rows = panel.Panel(target[:, None], np.ones(len(target), np.int64), False, "NTC")
+            rows = panel.Panel(target[:, None], np.ones(len(target), np.int64), False, "NTC")
+            weight = np.repeat(weight, data.lengths) if config["target"] == "step" else weight
             arrays["y_mean"], arrays["y_scale"] = panel.statistics(rows, weight, "y")
         return arrays
 
-    def _rows(self, target, data, config, arrays, dtype):
-        shift, scale = arrays.get("y_mean", 0.0), arrays.get("y_scale", 1.0)
-        if isinstance(target, list):
-            return [((a - shift) / scale).astype(dtype) for a in target]
-        return ((target - shift) / scale).astype(dtype)
+    def _rows(self, target, config, arrays, dtype):
+        return ((target - arrays.get("y_mean", 0.0)) / arrays.get("y_scale", 1.0)).astype(dtype)
 
-    def _weigh(self, weight, y, target, incremental):
-        return weight
+    def _row_shape(self, config):
+        return () if config["single"] else (config["outputs"],)
 
     def _head(self, config):
         return LOSSES[self.loss], "linear"
@@ -163,38 +136,5 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
         predictor, data = self._fitted(), self._read(X)
         if predictor.config["target"] == "sequence":
             return super().score(data, y, sample_weight)
-        target = _read_steps(y, data, predictor.config, "y")
-        rows = np.concatenate([t[:n] for t, n in zip(target, data.lengths.tolist(), strict=True)])
-        found = predictor.predict(data)
-        found = np.concatenate([np.reshape(f[:n], (n, -1)) for f, n in zip(found, data.lengths.tolist(), strict=True)])
-        weight = None if sample_weight is None else np.repeat(read_weight(sample_weight, len(data)), data.lengths)
-        return float(r2_score(rows, found, sample_weight=weight))
-
-
-def _read_steps(y, data, config, name):
-    """Per-step targets: (n, T, O) in float64 with 0 on the padding, or a list of (T_i, O)."""
-    outputs, single = config["outputs"], config["single"]
-    arrays = [np.asarray(a) for a in y] if isinstance(y, list | tuple) else np.asarray(y)
-    check_consistent_length(data.lengths, arrays)
-    lengths = data.lengths.tolist()
-    found = []
-    for n, (a, steps) in enumerate(zip(arrays, lengths, strict=True)):
-        whole = steps if data.ragged else data.x.shape[1]
-        tail = () if single else (outputs,)
-        if a.shape not in ((steps, *tail), (whole, *tail)):
-            raise ValueError(
-                f"{name}[{n}]: got shape {a.shape}, must be {(steps, *tail)}: one value for each step of X[{n}]"
-            )
-        a = validate.real_array(f"{name}[{n}]", a[:steps], np.float64).reshape(steps, outputs)
-        if not np.isfinite(a).all():
-            t = int(np.flatnonzero(~np.isfinite(a).all(axis=1))[0])
-            raise ValueError(
-                f"{name}: contains NaN or infinity in sequence {n}, step {t}; fill it, or cut the sequence"
-            )
-        found.append(a)
-    if data.ragged:
-        return found
-    out = np.zeros((len(data), data.x.shape[1], outputs))
-    for row, a in zip(out, found, strict=True):
-        row[: len(a)] = a
-    return out
+        rows, found, weight = self._scored(data, y, sample_weight)
+        return float(r2_score(self._encode(rows, data, predictor.config)[0], found, sample_weight=weight))

@@ -8,6 +8,7 @@ from lstmx.data import panel
 from lstmx.estimators._input import is_table, read_weight, read_X, weighed
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
+from lstmx.functional.messages import explained
 
 
 class SequenceScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -45,6 +46,7 @@ class SequenceScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     array([[ 2., 20.]])
     """
 
+    @explained
     def __init__(self, *, with_mean=True, with_std=True, layout="NTC"):
         self.with_mean = with_mean
         self.with_std = with_std
@@ -56,6 +58,7 @@ class SequenceScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
+    @explained
     def fit(self, X, y=None, sample_weight=None):
         """Find mean and deviation.
 

@@ -6,19 +6,17 @@ from sklearn.model_selection import train_test_split
 from lstmx.data import batches, panel
 from lstmx.data.targets import RowWeights, Targets
 from lstmx.estimators._base import LSTMEstimator, Problem
-from lstmx.estimators._input import as_array, is_table, read_weight, read_X, weighed
-from lstmx.estimators._training import fitting, warn
+from lstmx.estimators._input import as_array, is_table, read_weight, read_X, step_rows, weighed
+from lstmx.estimators._training import fitting
 from lstmx.functional import validate
+from lstmx.functional.messages import warn
 
 
 class SupervisedEstimator(LSTMEstimator):
-    """Data with targets, a part of them held out, and incremental fits; leaves read, encode and score the targets."""
+    """Data with targets, a part of them held out, and incremental fits; leaves read, encode and score the targets.
 
-    _steps_hint = ""
-
-    def _reads_rows(self):
-        """Whether rows of y belong to whole sequences."""
-        return True
+    Inside, targets are rows: one per sequence, or of ``target="step"`` one per step, of one sequence after the other.
+    """
 
     @property
     def n_layers_(self):
@@ -43,7 +41,9 @@ class SupervisedEstimator(LSTMEstimator):
         ----------
         X : array (n, T, F), list of n arrays (T_i, F), or array or frame (n, T) of one feature
             NaN at the end of a sequence is padding.
-        y : array (n,), or (n, K) of 0 and 1 for several labels; for a regressor numbers (n,), (n, O), or per step
+        y : array (n,), or (n, K) of 0 and 1 for several labels; for a regressor numbers (n,) or (n, O)
+            With ``target="step"`` (n, T), (n, T, K or O), or a list of (T_i,) or (T_i, K or O); what stands where X
+            is padding is not read.
         sample_weight : array (n,), optional
             Sequences of weight 0 are left out; a classifier knows their classes all the same.
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
@@ -72,23 +72,32 @@ class SupervisedEstimator(LSTMEstimator):
         data = read_X(self, X, self.layout, fitted=None if first else self._predictor.config)
         if y is None:
             raise ValueError(f"y: {type(self).__name__} requires y to be passed, but the target y is None")
-        y = as_array(y)
+        y, per_step = as_array(y), self.target == "step"
+        if not first and self.target != self._predictor.config["target"]:
+            raise ValueError(f"target: the last fit had {self._predictor.config['target']!r}, now it is "
+                             f"{self.target!r}; set warm_start=False, or begin with another estimator")  # fmt: skip
+        rows = self._target_rows(y, data, None if first else self._predictor.config)
         steps = None if data.ragged else data.x.shape[1]
-        if steps is not None and steps > 1 and np.shape(y) == (len(data), steps) and self._reads_rows():
+        if not per_step and steps is not None and steps > 1 and np.shape(y) == (len(data), steps):
             warn(f"y: has as many columns as X has steps, {steps}; they are read as {steps} targets of each whole "
-                 f"sequence, not as one for each step{self._steps_hint}")  # fmt: skip
-        config = self._read_targets(y, data, first, incremental, classes)
-        target, label = self._encode(y, data, config)
-        weight = read_weight(sample_weight, len(data))
-        weight = self._weigh(weight, y, target, incremental)
+                 'sequence, not as one for each step, for which set target="step"')  # fmt: skip
+        config = self._read_targets(rows, data, first, incremental, classes)
+        target, label = self._encode(rows, data, config)
+        weight, lengths = read_weight(sample_weight, len(data)), data.lengths
+        each = self._class_weights(rows, target, _spread(weight, lengths, per_step), incremental)
+        if each is not None:
+            each = each if weight is None else each * _spread(weight, lengths, per_step)
+            # A sequence weighs what its steps do on average.
+            weight = np.add.reduceat(each, np.cumsum(lengths) - lengths) / lengths if per_step else each
         identity = (*data.each(), *_pieces(y), weight)
         chosen, data, weight = weighed(data, weight)
         if not len(chosen):
             raise ValueError("class_weight: is 0 for every sequence whose sample_weight is not, so there is nothing to "
                              "learn; give a class that y holds a weight")  # fmt: skip
-        if len(chosen) < len(target):
-            target = [target[k] for k in chosen] if isinstance(target, list) else target[chosen]
-            label = None if label is None else label[chosen]
+        if len(chosen) < len(lengths):
+            kept = _spread(np.isin(np.arange(len(lengths)), chosen), lengths, per_step)
+            target, label = target[kept], None if label is None else label[kept]
+            each = None if each is None else each[kept]
         train, rest = self._split(len(data), label, held[0] is not None, seed)
         part = np.ones(len(data)) if weight is None else weight
         if rest is not None:
@@ -96,7 +105,7 @@ class SupervisedEstimator(LSTMEstimator):
             part[rest] = 0
         arrays = self._standardise(data, target, part, config) if first else self._predictor.arrays
         dtype = data.dtype if first else self._predictor.model.dtype
-        whole = self._data(data, target, weight, config, arrays, dtype)
+        whole = self._data(data, target, weight if each is None else each, config, arrays, dtype)
         validation, given = None if rest is None else batches.Subset(whole, rest), ()
         if held[0] is None and (held[1] is not None or held[2] is not None):
             raise ValueError("X_val: y_val or sample_weight_val is given without it; give all or none")
@@ -104,12 +113,38 @@ class SupervisedEstimator(LSTMEstimator):
             validation, given = self._held_out(*held, config, arrays, dtype)
         return Problem(
             self._kind, config, arrays, whole if rest is None else batches.Subset(whole, train), *self._head(config),
-            config.get("target") == "step", dtype, validation, self._scorer(config), float(part.sum()),
+            per_step, dtype, validation, self._scorer(config), float(part.sum()),
             identity=(*identity, *given),
         )  # fmt: skip
 
+    def _target_rows(self, y, data, config=None, name="y"):
+        """Targets as rows, such as those of a fitted configuration if there is one."""
+        if self._is_per_step(config):
+            return step_rows(y, data, name, None if config is None else self._row_shape(config))
+        try:
+            shape = np.shape(y)
+        except ValueError:
+            shape = None
+        if shape is None or len(shape) > 2:
+            got = "arrays of different lengths" if shape is None else f"shape {shape}"
+            raise ValueError(f"{name}: got {got}, must be (n,) or {self._several}: one value or row per sequence; for "
+                             'one per step set target="step"')  # fmt: skip
+        return y
+
+    def _is_per_step(self, config):
+        return (self.target if config is None else config["target"]) == "step"
+
+    def _row_shape(self, config):
+        """What shape a row of fitted targets per step must have; None is any."""
+        return None
+
+    def _class_weights(self, rows, target, weight, incremental):
+        """What each row weighs by its class, or None."""
+        return None
+
     def _config(self, data):
         return {
+            "target": self.target,
             "features": data.features,
             "steps": data.x.shape[1] if is_table(data) else None,
             "layout": self.layout,
@@ -124,8 +159,9 @@ class SupervisedEstimator(LSTMEstimator):
 
     def _data(self, data, target, weight, config, arrays, dtype):
         inputs = data.sequences(dtype, panel.affine(arrays, dtype))
-        targets = Targets(self._rows(target, data, config, arrays, dtype), config.get("target") == "step")
-        sample = None if weight is None else Targets(weight.astype(dtype), False)
+        targets = Targets(self._rows(target, config, arrays, dtype), config["target"] == "step", data.lengths)
+        # Weights are of sequences or of steps, which are the same where there is a step for each sequence.
+        sample = None if weight is None else Targets(weight.astype(dtype), len(weight) > len(data), data.lengths)
         return batches.Data(inputs, targets, RowWeights(sample, None, dtype))
 
     def _held_out(self, X, y, weight, config, arrays, dtype):
@@ -133,7 +169,7 @@ class SupervisedEstimator(LSTMEstimator):
             raise ValueError("y_val: X_val is given without it; give both or neither")
         y = as_array(y)
         data = read_X(self, X, self.layout, fitted=config, name="X_val")
-        target, _ = self._encode(y, data, config, "y_val")
+        target, _ = self._encode(self._target_rows(y, data, config, "y_val"), data, config, "y_val")
         weight = read_weight(weight, len(data), "sample_weight_val")
         held = self._data(data, target, weight, config, arrays, dtype)
         rows = held.targets.steps.x if held.targets.per_step else held.targets.values
@@ -165,10 +201,23 @@ class SupervisedEstimator(LSTMEstimator):
             )
         return train, rest
 
+    def _scored(self, data, y, sample_weight):
+        """(rows of the targets per step, those predicted, their weights or None), for a score over all steps."""
+        config, lengths = self._predictor.config, data.lengths
+        rows = self._target_rows(as_array(y), data, config)
+        found = [f[:n] for f, n in zip(self._predictor.predict(data), lengths.tolist(), strict=True)]
+        return rows, np.concatenate(found), _spread(read_weight(sample_weight, len(data)), lengths, True)
+
     def _check_parameters(self):
         super()._check_parameters()
+        validate.choice("target", self.target, ("sequence", "step"))
         validate.choice("validation_from", self.validation_from, ("random", "tail"))
         validate.choice("monitor", self.monitor, ("score", "loss"))
+
+
+def _spread(values, lengths, per_step):
+    """Values of sequences, or None, for every row of the targets."""
+    return np.repeat(values, lengths) if per_step and values is not None else values
 
 
 def _pieces(y):

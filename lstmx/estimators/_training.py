@@ -1,10 +1,8 @@
-"""What an estimator adds to training: checkpoints, scikit-learn's callbacks, warnings."""
+"""What an estimator adds to training: checkpoints, and scikit-learn's callbacks."""
 
 import functools
 import hashlib
 import os
-import sys
-import warnings
 
 import numpy as np
 
@@ -23,14 +21,6 @@ except ImportError:
     def with_callbacks(method):
         """The method itself, before scikit-learn 1.9."""
         return method
-
-
-def warn(message, category=UserWarning):
-    """A warning that names the caller's line, outside of lstmx and scikit-learn."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("lstmx", "sklearn"):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
 
 
 def _is_fitted_state(name):

@@ -223,3 +223,37 @@ def output(name, out, y_shape, state_shapes, dtype, inputs, state):
             f"{name}: its arrays overlap each other or what is read; give arrays of their own, or the very state"
         )
     return y, (h, c)
+
+
+def present(name, labels, lengths=None):
+    """Labels none of which is missing: None, NaN or pandas.NA. With `lengths`, labels of the steps of sequences, one
+    sequence after the other.
+    """
+    given, labels = labels, np.asarray(labels)
+    if labels.dtype.kind == "U" and labels is not given:  # of NaN among strings NumPy has made the label "nan"
+        labels = np.array(given, object)
+    if labels.dtype.kind == "f":
+        missing = np.isnan(labels)
+    elif labels.dtype.kind == "O":
+        missing = np.array([_is_missing(v) for v in labels.flat], bool).reshape(labels.shape)
+    else:
+        return given
+    if missing.any():
+        first = _first(missing)
+        label, place = labels[first], f"in row {first[0]}"
+        if lengths is not None:
+            place = "in sequence {}, step {}".format(*step_of(first[0], lengths))
+        raise ValueError(f"{name}: {np.count_nonzero(missing)} of {missing.size} labels are missing, the first "
+                         f"{place} ({label}); leave those out, or give them a class of their own")  # fmt: skip
+    return given
+
+
+def _is_missing(value):
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
+
+
+def step_of(row, lengths):
+    """(sequence, step) of a row, where the rows of sequences stand one after the other."""
+    ends = np.cumsum(lengths)
+    n = int(np.searchsorted(ends, row, "right"))
+    return n, int(row - ends[n] + lengths[n])

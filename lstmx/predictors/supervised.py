@@ -2,6 +2,7 @@
 
 import functools
 import re
+from types import MappingProxyType
 
 import numpy as np
 
@@ -13,15 +14,43 @@ _LABELS = {"b": bool, "i": int, "u": int, "f": int | float, "U": str, "O": str |
 _MOST_CHARACTERS = 2**22  # of an array of labels, which has as many for each as the longest needs
 
 
-class Classifier(Predictor):
-    """A class for every sequence.
+class _Supervised(Predictor):
+    """One output for every sequence, or with the target "step" for every step."""
+
+    fields = (*Predictor.fields, "target")
+
+    @classmethod
+    def check(cls, config):
+        super().check(config)
+        validate.choice("target", config["target"], ("sequence", "step"))
+
+    @classmethod
+    def per_step(cls, config):
+        """Whether the model must give an output for every step."""
+        return config["target"] == "step"
+
+    def _apply(self, X, finish):
+        """``finish`` of what the model gives: an array, in which padding is NaN, or a list."""
+        data = self.read(X)
+        found = self.model.predict_sequences(self.sequences(data))
+        if isinstance(found, list):
+            return [finish(a) for a in found]
+        found = finish(found)
+        if self.config["target"] == "step":
+            found[np.arange(found.shape[1]) >= data.lengths[:, None]] = np.nan
+        return found
+
+
+class Classifier(_Supervised):
+    """A class for every sequence, or for every step.
 
     Attributes
     ----------
     classes_ : ndarray (K,)
     """
 
-    fields = (*Predictor.fields, "multilabel", "classes", "classes_dtype")
+    fields = (*_Supervised.fields, "multilabel", "classes", "classes_dtype")
+    defaults = MappingProxyType({"target": "sequence"})
 
     def __init__(self, config, arrays, model):
         super().__init__(config, arrays, model)
@@ -62,24 +91,44 @@ class Classifier(Predictor):
         -------
         ndarray (n, K)
             One column a class, in the order of ``classes_``; for multi-label models the probability of each label.
+            With labels per step (n, T, K), NaN where X is padding, or for a list a list of (T_i, K).
         """
-        found = self.model.predict_sequences(self.sequences(self.read(X)))
-        return np.concatenate([1 - found, found], axis=1) if found.shape[1] < len(self.classes_) else found
+        return self._apply(X, self._probabilities)
+
+    def _probabilities(self, outputs):
+        several = outputs.shape[-1] == len(self.classes_)
+        return outputs if several else np.concatenate([1 - outputs, outputs], axis=-1)
 
     def predict_log_proba(self, X):
-        """Logarithms of `predict_proba`."""
+        """Logarithms of `predict_proba`, in its form."""
+        found = self.predict_proba(X)
         with np.errstate(divide="ignore"):
-            return np.log(self.predict_proba(X))
+            return [np.log(a) for a in found] if isinstance(found, list) else np.log(found)
 
     def predict(self, X):
-        """The most probable class of every sequence (n,); for multi-label models 0 or 1 for every label (n, K)."""
-        return self.decide(self.predict_proba(X))
+        """The most probable class.
+
+        Parameters
+        ----------
+        X : array (n, T, F), list of arrays (T_i, F), or (n, T) for one feature
+
+        Returns
+        -------
+        ndarray (n,), or for multi-label models 0 or 1 for every label (n, K)
+            With labels per step (n, T) or (n, T, K) if X is an array without padding, else a list of (T_i,) or
+            (T_i, K): there is no label for padding.
+        """
+        data = self.read(X)
+        found = self.predict_proba(data)
+        if self.config["target"] == "step" and (data.ragged or data.lengths.min() < found.shape[1]):
+            return [self.decide(a[:n]) for a, n in zip(found, data.lengths.tolist(), strict=True)]
+        return self.decide(found)
 
     def decide(self, probabilities):
-        """Classes from probabilities (n, K)."""
+        """Classes from probabilities (.., K)."""
         if self.config["multilabel"]:
             return (probabilities > 0.5).astype(np.int64)
-        return self.classes_[probabilities.argmax(axis=1)]
+        return self.classes_[probabilities.argmax(axis=-1)]
 
 
 def _are_labels(classes, dtype):
@@ -98,24 +147,18 @@ def _are_labels(classes, dtype):
         return np.array(classes, dtype).tolist() == classes
 
 
-class Regressor(Predictor):
+class Regressor(_Supervised):
     """One number or several for every sequence, or for every step."""
 
-    fields = (*Predictor.fields, "outputs", "single", "target")
+    fields = (*_Supervised.fields, "outputs", "single")
 
     @classmethod
     def check(cls, config):
         super().check(config)
         validate.count("outputs", config["outputs"])
         validate.flag("single", config["single"])
-        validate.choice("target", config["target"], ("sequence", "step"))
         if config["single"] and config["outputs"] != 1:
             raise ValueError("single: must be False for more than one output")
-
-    @classmethod
-    def per_step(cls, config):
-        """Whether the model must give an output for every step."""
-        return config["target"] == "step"
 
     @classmethod
     def outputs(cls, config):
@@ -141,14 +184,7 @@ class Regressor(Predictor):
         ndarray (n,) or (n, O)
             With per-step targets (n, T) or (n, T, O), NaN where X is padding, or a list of (T_i,) or (T_i, O).
         """
-        data = self.read(X)
-        found = self.model.predict_sequences(self.sequences(data))
-        if self.config["target"] == "step" and data.ragged:
-            return [self.finish(a) for a in found]
-        found = self.finish(found)
-        if self.config["target"] == "step":
-            found[np.arange(found.shape[1]) >= data.lengths[:, None]] = np.nan
-        return found
+        return self._apply(X, self.finish)
 
     def finish(self, rows):
         """Predictions in the units of the targets, from outputs of the model."""
