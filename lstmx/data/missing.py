@@ -10,6 +10,7 @@ from lstmx.data import panel
 from lstmx.functional import validate
 
 STRATEGIES = ("forward", "linear", "mean", "constant")
+MISSING = ("error", "impute")  # what models do with values that are missing
 
 
 def fill(x, strategy, values):

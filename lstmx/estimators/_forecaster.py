@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.metrics import r2_score
 
 from lstmx import predictors
-from lstmx.data import batches, panel
+from lstmx.data import batches, missing, panel
 from lstmx.data.targets import RowWeights
 from lstmx.estimators._base import LSTMEstimator, Problem, delegated
 from lstmx.estimators._nextstep import minus_error
@@ -16,7 +16,7 @@ from lstmx.estimators._training import fitting
 from lstmx.functional import validate
 from lstmx.functional.read import Sequences
 from lstmx.predictors import transforms
-from lstmx.predictors.forecaster import are_several, as_series, columns_of, difference, lead
+from lstmx.predictors.forecaster import are_several, as_series, bridged, columns_of, difference, lead
 
 MOST_CALIBRATED = 1000  # windows whose errors are kept, spread evenly
 
@@ -64,6 +64,11 @@ class LSTMForecaster(LSTMEstimator):
         greatest likelihood (`scipy.stats.boxcox_llf`) on the training part, one for each series and variable. A pair of
         functions, such as ``(np.log1p, np.expm1)``, works element by element on arrays (n,); both must be monotone, the
         inverse on all numbers; they are pickled, but not saved to a file.
+    missing : {"error", "impute"}
+        What NaN in y and X is. "impute" draws a straight line across each gap of a series and repeats the nearest value
+        at its ends; nothing of what is held out goes into the training part. Windows whose whole target is missing are
+        left out, other imputed values count as if observed, in the errors behind the intervals too. `update`, `predict`
+        and `score` take gaps as well.
     loss : {"squared_error", "absolute_error", "huber"}
     standardize : bool
         Scale each series' (differenced) variables, and exogenous variables over all series, to mean 0 and deviation 1.
@@ -103,8 +108,9 @@ model_, parameters_
     _kind = predictors.Forecaster
     layout, pooling = "NTC", "last"
 
-    def __init__(self, window=32, horizon=1, *, strategy="direct", differences=(1,), transform=None, hidden_size=64,
-                 num_layers=1, loss="squared_error", dropout=0.0, standardize=True, solver="adam", alpha=0.0001,
+    def __init__(self, window=32, horizon=1, *, strategy="direct", differences=(1,), transform=None, missing="error",
+                 hidden_size=64, num_layers=1, loss="squared_error", dropout=0.0, standardize=True, solver="adam",
+                 alpha=0.0001,
                  batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200,
                  shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
                  nesterovs_momentum=True, early_stopping=True, validation_fraction=0.1, beta_1=0.9, beta_2=0.999,
@@ -118,6 +124,7 @@ model_, parameters_
         validate.count("horizon", self.horizon)
         validate.choice("strategy", self.strategy, ("direct", "recursive"))
         validate.choice("loss", self.loss, LOSSES)
+        validate.choice("missing", self.missing, missing.MISSING)
         if not isinstance(self.differences, tuple | list):
             raise TypeError(f"differences: got {self.differences!r}, must be a tuple of lags, such as (1,) or (12, 1)")
         for lag in self.differences:
@@ -148,7 +155,8 @@ model_, parameters_
         self._check_parameters()
         seed, first = self._resumed_seed(), self._is_first()
         several = are_several(y)
-        series = as_series(y, "y")
+        gaps = self.missing == "impute"
+        series = as_series(y, "y", gaps=gaps)
         single = np.ndim(y[0] if several else y) == 1
         if len({a.shape[1] for a in series}) > 1:
             raise ValueError("y: its series have different numbers of variables; give them the same")
@@ -158,7 +166,7 @@ model_, parameters_
             "window": int(self.window), "block": int(self.horizon if self.strategy == "direct" else 1),
             "horizon": int(self.horizon), "lags": [int(lag) for lag in self.differences], "series": len(series),
             "exogenous": exogenous[0].shape[1], "single": single, "many": several, "columns": columns_of(X),
-            "calibrated": 0, "drawn": 0,
+            "calibrated": 0, "drawn": 0, "missing": self.missing,
             "transform": self.transform if self.transform is None or isinstance(self.transform, str)
             else transforms.FUNCTIONS,
         }  # fmt: skip
@@ -166,6 +174,10 @@ model_, parameters_
             self._check_same(config)
         self.n_features_in_ = config["features"]
         splits = [self._split(n, len(a), config) for n, a in enumerate(series)]
+        if gaps:
+            ends, block = self._seen(splits, config), config["block"]
+            splits = [_with_targets(a, origins, block) for a, origins in zip(series, splits, strict=True)]
+            series, exogenous = _bridged(series, ends, "y", several), _bridged(exogenous, ends, "X", several)
         transform, lambdas = self._transform(series, splits, config)
         labels = [f"y[{n}]" if several else "y" for n in range(len(series))]
         raw, series = series, [transform.forward(a, n, labels[n]) for n, a in enumerate(series)]
@@ -192,11 +204,10 @@ model_, parameters_
         single = all(np.asarray(a).dtype.name == "float32" for a in arrays)
         return np.dtype(np.float32) if single else np.dtype(np.float64)
 
-    @staticmethod
-    def _read_exogenous(X, series, several):
+    def _read_exogenous(self, X, series, several):
         if X is None:
             return [np.zeros((len(a), 0)) for a in series]
-        found = as_series(X, "X", several, len(series))
+        found = as_series(X, "X", several, len(series), gaps=self.missing == "impute")
         for n, (x, a) in enumerate(zip(found, series, strict=True)):
             if len(x) != len(a):
                 label = f"X[{n}]" if several else "X"
@@ -365,13 +376,17 @@ model_, parameters_
         float
         """
         config = self._fitted().config
-        true = as_series(y, "y", config["many"], config["series"])
+        true = as_series(y, "y", config["many"], config["series"], gaps=config["missing"] == "impute")
         steps = min(map(len, true)) if config["exogenous"] else max(map(len, true))
         if not steps:
             raise ValueError("y: got 0 steps, must be at least one")
         found = self.predict(steps, X)
         found = as_series(found, "y", config["many"])
         pairs = [(a[:steps], f[: min(len(a), steps)]) for a, f in zip(true, found, strict=True)]
+        there = [~np.isnan(a).any(axis=1) for a, _ in pairs]
+        if not all(t.any() for t in there):
+            raise ValueError("y: a series has no step without a missing value, so its forecast cannot be scored")
+        pairs = [(a[t], f[t]) for (a, f), t in zip(pairs, there, strict=True)]
         return float(np.mean([r2_score(a, f) for a, f in pairs]))
 
     predict = delegated(predictors.Forecaster.predict, reads_X=False)
@@ -383,6 +398,26 @@ model_, parameters_
     def update(self, y, X=None):
         self._fitted().update(y, X)
         return self
+
+
+def _bridged(series, ends, name, several):
+    """Series without gaps; what lies behind the `ends` of training changes nothing before them."""
+    found = []
+    for n, (a, end) in enumerate(zip(series, ends, strict=True)):
+        label = f"{name}[{n}]" if several else name
+        seen = bridged(a[:end], label)
+        found.append(np.concatenate([seen, bridged(np.concatenate([seen[-1:], a[end:]]), label)[1:]]))
+    return found
+
+
+def _with_targets(a, origins, block):
+    """(origins of training, origins held out) after which some value of the block is there."""
+    there = np.concatenate([[0], np.cumsum(~np.isnan(a).all(axis=1))])
+    found = tuple(t[there[t + 1 + block] > there[t + 1]] for t in origins)
+    for kept, before, what in zip(found, origins, ("training", "validation"), strict=True):
+        if len(before) and not len(kept):
+            raise ValueError(f"y: is missing in all of the part for {what}; give a longer series, or fill it")
+    return found
 
 
 def _lambda(values):

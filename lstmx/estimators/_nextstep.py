@@ -204,7 +204,7 @@ n_features_in_, model_, parameters_
     def _check_parameters(self):
         super()._check_parameters()
         validate.choice("aggregate", self.aggregate, ("mean", "max"))
-        validate.choice("missing", self.missing, predictors.nextstep.MISSING)
+        validate.choice("missing", self.missing, missing.MISSING)
         validate.number("contamination", self.contamination, 0, 0.5, open_low=True)
         if self.support_fraction is not None:
             validate.number("support_fraction", self.support_fraction, 0, 1, open_low=True)

@@ -8,13 +8,14 @@ If there is a transform, y is what it gives, from beginning to end; only results
 """
 
 import functools
-import warnings
 from typing import ClassVar
 
 import numpy as np
 
 from lstmx import storage
+from lstmx.data import missing
 from lstmx.functional import validate
+from lstmx.functional.messages import warn
 from lstmx.functional.read import Sequences
 from lstmx.predictors import transforms
 from lstmx.predictors.base import FINITE, POSITIVE, UNIT, Predictor
@@ -52,8 +53,8 @@ class Forecaster(Predictor):
     """What comes next in series that it has seen the end of."""
 
     fields = (*Predictor.fields, "window", "block", "horizon", "lags", "series", "exogenous", "single", "many",
-              "columns", "calibrated", "drawn", "transform")  # fmt: skip
-    defaults: ClassVar = {"transform": None}
+              "columns", "calibrated", "drawn", "transform", "missing")  # fmt: skip
+    defaults: ClassVar = {"transform": None, "missing": "error"}
     in_pipelines = False  # it takes series
 
     @classmethod
@@ -79,6 +80,7 @@ class Forecaster(Predictor):
             raise ValueError("single, many: must say whether there is one variable, and whether several series")
         if config["transform"] is not None:
             validate.choice("transform", config["transform"], (*transforms.NAMES, transforms.FUNCTIONS))
+        validate.choice("missing", config["missing"], missing.MISSING)
 
     @classmethod
     def inputs(cls, config):
@@ -183,7 +185,23 @@ class Forecaster(Predictor):
         return horizon, np.concatenate([self.arrays["history_x"], np.stack(found)], axis=1)
 
     def _exogenous(self, X):
-        return as_series(X, "X", self.config["many"], self.config["series"], self.config["columns"])
+        return self._filled(as_series(X, "X", **self._form(), columns=self.config["columns"]), "X",
+                            self.arrays["history_x"])  # fmt: skip
+
+    def _form(self):
+        """How series must be given, as `as_series` is told."""
+        return {"many": self.config["many"], "count": self.config["series"], "gaps": self.config["missing"] == "impute"}
+
+    def _filled(self, series, name, history):
+        """Series without gaps that follow a history."""
+        if self.config["missing"] == "error":
+            return series
+        found = []
+        for n, (a, past) in enumerate(zip(series, history, strict=True)):
+            same = a.shape[1:] == past.shape[1:] and len(past)  # else it is an error that the caller finds
+            label = f"{name}[{n}]" if self.config["many"] else name
+            found.append(bridged(np.concatenate([past[-1:], a]), label)[1:] if same else a)
+        return found
 
     def _scales(self):
         return self.arrays["y_mean"], self.arrays["y_scale"]
@@ -301,7 +319,8 @@ class Forecaster(Predictor):
         self
         """
         config = self.config
-        new = as_series(y, "y", config["many"], config["series"])
+        past = self.transform.inverse(self.arrays["history"])
+        new = self._filled(as_series(y, "y", **self._form()), "y", past)
         exogenous = [np.zeros((len(a), 0)) for a in new]
         if config["exogenous"]:
             if X is None:
@@ -369,11 +388,10 @@ def _too_few(count, coverage):
     """Whether so few errors cannot bound such a share; if so, warn of what is done."""
     need = int(np.ceil(2 / (1 - coverage) - 1e-9)) - 1
     if count < need:
-        warnings.warn(
+        warn(
             f"coverage: {coverage:g} needs the errors of {need} windows or more, there are {count}: the bounds are "
             "those of a Student t distribution with the scale of these errors, not quantiles of them. Fit to longer "
-            "series, or raise validation_fraction",
-            stacklevel=4,
+            "series, or raise validation_fraction"
         )
     return count < need
 
@@ -444,10 +462,20 @@ def columns_of(X):
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def as_series(y, name, many=None, count=None, columns=None):
+def bridged(a, label):
+    """A series (T, F) whose gaps are straight lines, and repeat what is beside them at its ends."""
+    filled = missing.fill(a, "linear", np.nan)
+    lost = np.isnan(filled).any(axis=0)
+    if lost.any():
+        raise ValueError(f"{label}: variable {int(lost.argmax())} has no value in the part from which gaps are filled, "
+                         "that of training; leave it out, or begin later")  # fmt: skip
+    return filled
+
+
+def as_series(y, name, many=None, count=None, columns=None, gaps=False):
     """A list of (T_i, O) arrays of float64 from one series, (T,) or (T, O), or from several: a list, or (n, T, O).
 
-    Frames must have the `columns` named, if any are.
+    Frames must have the `columns` named, if any are. With `gaps` values may be NaN.
     """
     several = are_several(y)
     if many is not None and several != many:
@@ -465,9 +493,11 @@ def as_series(y, name, many=None, count=None, columns=None):
         a = a[:, None] if a.ndim == 1 else a
         if a.ndim != 2 or a.shape[1] == 0:
             raise ValueError(f"{label}: got shape {a.shape}, must be (T,) or (T, variables); several series are a list")
-        if not np.isfinite(a).all():
-            t = int(np.flatnonzero(~np.isfinite(a).all(axis=1))[0])
-            raise ValueError(f"{label}: contains NaN or infinity at step {t}; fill it (interpolation, the last value)")
+        good = ~np.isinf(a) if gaps else np.isfinite(a)
+        if not good.all():
+            t = int(np.flatnonzero(~good.all(axis=1))[0])
+            raise ValueError(f"{label}: contains {'' if gaps else 'NaN or '}infinity at step {t}; fill it (by "
+                             'missing="impute" NaN becomes a line), or leave out what comes before')  # fmt: skip
         found.append(np.ascontiguousarray(a))  # sums have other bits in another order
     if not found:
         raise ValueError(f"{name}: holds no series")

@@ -17,8 +17,6 @@ from lstmx.layers import LSTM, Last, MeanPool, Run
 from lstmx.layers.base import snapshots
 from lstmx.predictors.base import FINITE, Predictor
 
-MISSING = ("error", "impute")
-
 
 def behind(rows, context):
     """Rows (S, F) one step later: zeros, then each sequence without its last step."""
@@ -105,7 +103,7 @@ class AnomalyDetector(_NextStepPredictor):
     def check(cls, config):
         super().check(config)
         validate.choice("aggregate", config["aggregate"], ("mean", "max"))
-        validate.choice("missing", config["missing"], MISSING)
+        validate.choice("missing", config["missing"], missing.MISSING)
         for name in ("offset", "step_offset"):
             validate.number(name, config[name])
 
