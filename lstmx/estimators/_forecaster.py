@@ -110,9 +110,8 @@ model_, parameters_
 
     def __init__(self, window=32, horizon=1, *, strategy="direct", differences=(1,), transform=None, missing="error",
                  hidden_size=64, num_layers=1, loss="squared_error", dropout=0.0, standardize=True, solver="adam",
-                 alpha=0.0001,
-                 batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200,
-                 shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
+                 alpha=0.0001, batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5,
+                 max_iter=200, shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
                  nesterovs_momentum=True, early_stopping=True, validation_fraction=0.1, beta_1=0.9, beta_2=0.999,
                  epsilon=1e-8, n_iter_no_change=5, clip_norm=1.0, checkpoint=None, checkpoint_every=10,
                  resume=False):  # fmt: skip

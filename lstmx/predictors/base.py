@@ -133,6 +133,7 @@ class Predictor(Step, abstract=True):
     _functions = None
 
     def __init__(self, config, arrays, model):
+        config = self.defaults | config
         self.model = model
         super().__init__(config, arrays)
         if model.input_size != self.inputs(config):
@@ -200,7 +201,7 @@ class Predictor(Step, abstract=True):
 
     @classmethod
     def from_state(cls, config, arrays):
-        config = cls.defaults | config
+        config = dict(config)
         model = config.pop("model")
         own = {name: a for name, a in arrays.items() if not name.startswith("model.")}
         parameters = {name[len("model.") :]: a for name, a in arrays.items() if name.startswith("model.")}
