@@ -1,7 +1,8 @@
 """Long Short-Term Memory networks for CPUs.
 
-Start with `lstmx.LSTM` (arrays in, arrays out, gradients by hand), `lstmx.Sequential` (fit and predict), or
-`lstmx.reference` (what an LSTM is, on one page).
+Start with `lstmx.LSTM` (arrays in, arrays out, gradients by hand), `lstmx.Sequential` (fit and predict), the estimators
+in the manner of scikit-learn (`lstmx.LSTMClassifier`, `LSTMRegressor`, `LSTMForecaster` and others in
+`lstmx.estimators`), or `lstmx.reference` (what an LSTM is, on one page).
 """
 
 import importlib.util

@@ -143,7 +143,7 @@ def _plot_forecast(path, dates, values, test, found, naive, history):
                 xticks=range(0, WEEKS + 1, 4), title=f"Error by distance, over {len(test)} forecasts")  # fmt: skip
     for ax in axes[:2]:
         ax.legend()
-    _plot_loss(axes[2], history, "mean squared error, (2 ppm)²")
+    _plot_loss(axes[2], history, "mean squared error, in units of 2 ppm")
     figure.savefig(path, dpi=110)
     plt.close(figure)
     print(f"  {path.name}: the forecasts, their error by distance, the training")
@@ -209,6 +209,7 @@ def _plot_speakers(path, true, found, history):
     left.set_title(f"Who was taken for whom: {hits} of {len(true)} right, {hits / len(true):.1%}")
     left.set(xlabel="taken for speaker", ylabel="utterances of speaker")
     figure.colorbar(image, ax=left, label="share of the speaker's utterances", format="{x:.0%}")
+    figure.get_layout_engine().set(wspace=0.08)
     _plot_loss(right, history, "cross-entropy, nats")
     figure.savefig(path, dpi=110)
     plt.close(figure)

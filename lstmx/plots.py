@@ -55,7 +55,7 @@ _PANELS = (
     ("f", "forget gate f\n0 forgets, 1 keeps", "share kept"),
     ("g", "candidate g\nwhat could be added", "value"),
     ("o", "output gate o\n0 hides, 1 shows the memory", "share shown"),
-    ("c", "memory cell\nc = f c + i g", "value"),
+    ("c", "memory cell\n$c_t = f c_{t-1} + i g$", "value"),
     ("h", "output\nh = o tanh(c)", "value"),
 )
 

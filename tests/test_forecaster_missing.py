@@ -119,7 +119,7 @@ def test_it_is_saved_and_pickled(tmp_path):
 @pytest.mark.parametrize(
     ("y", "options", "message"),
     [
-        (GAPS, {}, r'^y: contains NaN or infinity at step 0; fill it \(by missing="impute"'),
+        (GAPS, {}, r'^y: contains NaN or infinity at step 0; fill it, or set missing="impute"'),
         (np.where(SERIES > 5.5, np.inf, SERIES), {"missing": "impute"}, "^y: contains infinity at step"),
         (np.full(120, np.nan), {"missing": "impute"}, "^y: is missing in all of the part for training"),
         (np.where(np.arange(120) < 100, SERIES, np.nan), {"missing": "impute"}, "in all of the part for validation"),

@@ -1,9 +1,11 @@
 """What is loaded when, engines and missing packages, and predicting after a fork: each in a fresh interpreter."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -366,3 +368,13 @@ def test_a_saved_classifier_is_loaded_where_scikit_learn_and_scipy_are_missing(s
     code = "print(lstmx.load(path).predict(X).shape)"
     missing = [name for name in OPTIONAL if name != "safetensors"]
     assert run(code, block(*missing), saved) == "(12,)"
+
+
+def test_an_uncompiled_checkout_says_what_it_is(tmp_path):
+    """Python finds the folder that it is started in before what is installed."""
+    source = Path(lstmx.__file__).parent
+    shutil.copytree(source, tmp_path / "lstmx", ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__"))
+    command = [sys.executable, "-c", "import lstmx"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ") and "source of lstmx, which is not compiled" in last and "-e ." in last

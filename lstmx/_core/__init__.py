@@ -14,6 +14,14 @@ if _LIMITED:
     os.environ["GOMP_SPINCOUNT"] = "3000"
 try:
     importlib.import_module("lstmx._core.loop")  # loads the runtime, which reads the variable now and never again
+except ModuleNotFoundError as error:
+    if error.name != "lstmx._core.loop":
+        raise
+    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    raise ImportError(
+        f"{folder!r} holds the source of lstmx, which is not compiled there, and Python has found it before an "
+        "installed lstmx: start Python in another folder, or compile it there: pip install -e ."
+    ) from error
 finally:
     if _LIMITED:
         del os.environ["GOMP_SPINCOUNT"]

@@ -496,8 +496,12 @@ def as_series(y, name, many=None, count=None, columns=None, gaps=False):
         good = ~np.isinf(a) if gaps else np.isfinite(a)
         if not good.all():
             t = int(np.flatnonzero(~good.all(axis=1))[0])
-            raise ValueError(f"{label}: contains {'' if gaps else 'NaN or '}infinity at step {t}; fill it (by "
-                             'missing="impute" NaN becomes a line), or leave out what comes before')  # fmt: skip
+            cure = (
+                "remove it, or clip"
+                if gaps
+                else 'fill it, or set missing="impute", by which gaps become straight lines'
+            )
+            raise ValueError(f"{label}: contains {'' if gaps else 'NaN or '}infinity at step {t}; {cure}")
         found.append(np.ascontiguousarray(a))  # sums have other bits in another order
     if not found:
         raise ValueError(f"{name}: holds no series")
