@@ -68,32 +68,6 @@ def test_lines_neither_overflow_nor_leave_their_ends():
         missing.fill(np.array([[1], [NAN]], np.float32), "constant", 1e300)
 
 
-@pytest.mark.parametrize("strategy", missing.STRATEGIES)
-def test_a_series(strategy):
-    y = [NAN, 1, NAN, 4, NAN, 10]
-    wanted = {"forward": [5, 1, 1, 4, 4, 10], "linear": [1, 1, 2.5, 4, 7, 10], "mean": [5, 1, 5, 4, 5, 10],
-              "constant": [0, 1, 0, 4, 0, 10]}[strategy]  # fmt: skip
-    found, gaps = missing.series_fill(y, strategy)
-    np.testing.assert_array_equal(found, wanted)
-    assert gaps.tolist() == [True, False, True, False, True, False]
-    two, gaps = missing.series_fill(np.float32([y, y[::-1]]).T, strategy, values=[8, 9])
-    assert two.dtype == np.float32 and two.shape == gaps.shape == (6, 2)
-    if strategy in ("mean", "constant"):
-        assert two[0].tolist() == [8, 10] and two[5].tolist() == [10, 9]
-    whole = np.arange(3)
-    assert missing.series_fill(whole, strategy)[0].tolist() == [0, 1, 2] and not missing.series_fill(whole)[1].any()
-
-
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [([1, np.inf, NAN], "^co2: contains infinity, at step 1"), ([], "^co2: got shape"), (3.0, "^co2: got shape"),
-     ([NAN, NAN], "^co2: feature 0 has no values, only NaN"), ([[1, NAN]] * 3, "^co2: feature 1 has no values")],
-)  # fmt: skip
-def test_series_that_cannot_be_filled(y, message):
-    with pytest.raises(ValueError, match=message):
-        missing.series_fill(y, name="co2")
-
-
 # Padding is told from what is missing.
 
 

@@ -7,7 +7,6 @@ all features is padding; in a list nothing is.
 import numpy as np
 
 from lstmx.data import panel
-from lstmx.functional import validate
 
 STRATEGIES = ("forward", "linear", "mean", "constant")
 MISSING = ("error", "impute")  # what models do with values that are missing
@@ -101,55 +100,3 @@ def fill_panel(data, strategy, values):
         for n in gaps.tolist():
             x[n, : data.lengths[n]] = fill(x[n, : data.lengths[n]], strategy, values)
     return panel.Panel(x, data.lengths, data.flat, data.layout, missing=missing)
-
-
-def series_fill(y, strategy="linear", values=None, name="y"):
-    """A series of numbers with its gaps filled; nothing in it is padding.
-
-    Parameters
-    ----------
-    y : array (T,), or (T, F) of several features
-    strategy : {"forward", "linear", "mean", "constant"}
-        As in `fill`.
-    values : float or array (F,), optional
-        What takes the place of values where there is nothing to go by, and everywhere for "mean" and "constant"; learnt
-        from the training part, say. By default the means of y itself, or for "constant" 0.
-    name : str
-        For errors.
-
-    Returns
-    -------
-    filled : ndarray of floats, of the shape of y
-    missing : ndarray of bool, of the shape of y
-
-    Raises
-    ------
-    ValueError
-        If y is infinite somewhere, has other dimensions, or where `values` would be learnt has features that are
-        nothing but NaN.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from lstmx.data.missing import series_fill
-    >>> series_fill([np.nan, 1, np.nan, 4, np.nan])[0]
-    array([1. , 1. , 2.5, 4. , 4. ])
-    >>> series_fill([np.nan, 1, np.nan, 4, np.nan], "forward", values=9)[0]
-    array([9., 1., 1., 4., 4.])
-    """
-    validate.choice("strategy", strategy, STRATEGIES)
-    y = validate.real_array(name, y)
-    if y.ndim not in (1, 2) or 0 in y.shape:
-        raise ValueError(f"{name}: got shape {y.shape}, must be (T,), or (T, F) of several features")
-    y = y if y.dtype in (np.float32, np.float64) else y.astype(np.float64)
-    missing, rows = np.isnan(y), y[:, None] if y.ndim == 1 else y
-    if np.isinf(y).any():
-        raise ValueError(f"{name}: contains infinity, at step {int(np.nonzero(np.isinf(rows))[0][0])}; remove it, or "
-                         "clip")  # fmt: skip
-    if values is None and strategy == "constant":
-        values = 0.0
-    elif values is None:
-        values = means(panel.Panel(rows[None], np.array([len(rows)]), False, "NTC"), name)
-        if np.isnan(values).any():
-            raise ValueError(f"{name}: feature {int(np.isnan(values).argmax())} has no values, only NaN; leave it out")
-    return fill(rows, strategy, values).reshape(y.shape), missing

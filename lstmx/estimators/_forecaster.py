@@ -8,6 +8,7 @@ from sklearn.metrics import r2_score
 
 from lstmx import predictors
 from lstmx.data import batches, missing, panel
+from lstmx.data.series import are_several, as_series, bridged, columns_of
 from lstmx.data.targets import RowWeights
 from lstmx.estimators._base import LSTMEstimator, Problem, delegated
 from lstmx.estimators._nextstep import minus_error
@@ -16,7 +17,7 @@ from lstmx.estimators._training import fitting
 from lstmx.functional import validate
 from lstmx.functional.read import Sequences
 from lstmx.predictors import transforms
-from lstmx.predictors.forecaster import are_several, as_series, bridged, columns_of, difference, lead
+from lstmx.predictors.forecaster import difference, lead
 
 MOST_CALIBRATED = 1000  # windows whose errors are kept, spread evenly
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from lstmx.data import panel
+from lstmx.data.series import columns_of
 from lstmx.functional import validate
 from lstmx.predictors.base import FINITE, POSITIVE, Predictor, Step
-from lstmx.predictors.forecaster import columns_of
 
 
 class Scaler(Step):

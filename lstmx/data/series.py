@@ -1,0 +1,70 @@
+"""Series to forecast, in every form that users have them: one or several, of one variable or of more."""
+
+import numpy as np
+
+from lstmx.data import missing
+from lstmx.functional import validate
+
+
+def are_several(y):
+    """Whether y is several series, not one."""
+    if isinstance(y, np.ndarray) and y.dtype == object and y.ndim == 1:
+        y = list(y)
+    if isinstance(y, list | tuple):
+        return len(y) > 0 and (isinstance(y[0], list | tuple) or np.ndim(y[0]) > 0)
+    return getattr(y, "ndim", 0) == 3
+
+
+def columns_of(X):
+    """The names of a frame's columns, or of those of the first of several frames; None if they are not strings."""
+    X = X[0] if are_several(X) and len(X) else X
+    names = list(getattr(X, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def bridged(a, label):
+    """A series (T, F) whose gaps are straight lines, and repeat what is beside them at its ends."""
+    filled = missing.fill(a, "linear", np.nan)
+    lost = np.isnan(filled).any(axis=0)
+    if lost.any():
+        raise ValueError(f"{label}: variable {int(lost.argmax())} has no value in the part from which gaps are filled, "
+                         "that of training; leave it out, or begin later")  # fmt: skip
+    return filled
+
+
+def as_series(y, name, many=None, count=None, columns=None, gaps=False):
+    """A list of (T_i, O) arrays of float64 from one series, (T,) or (T, O), or from several: a list, or (n, T, O).
+
+    Frames must have the `columns` named, if any are. With `gaps` values may be NaN.
+    """
+    several = are_several(y)
+    if many is not None and several != many:
+        want = f"a list of {count} arrays, one per series" if many else "one array: the model was fitted to one series"
+        raise ValueError(f"{name}: got {type(y).__name__}, must be {want}")
+    found = []
+    for n, a in enumerate(y if several else [y]):
+        label = f"{name}[{n}]" if several else name
+        if columns is not None and columns_of(a) not in (None, columns):
+            raise ValueError(f"{label}: has the columns {columns_of(a)}, must have those of fit, in order: {columns}")
+        if validate.rectangular(label, a).dtype.kind == "O":
+            raise TypeError(f"{label}: got {type(a).__name__} of objects, must be numbers; several series are a list, "
+                            "from a long frame [g.to_numpy() for _, g in frame.groupby(name)[value]]")  # fmt: skip
+        a = validate.real_array(label, a, np.float64)
+        a = a[:, None] if a.ndim == 1 else a
+        if a.ndim != 2 or a.shape[1] == 0:
+            raise ValueError(f"{label}: got shape {a.shape}, must be (T,) or (T, variables); several series are a list")
+        good = ~np.isinf(a) if gaps else np.isfinite(a)
+        if not good.all():
+            t = int(np.flatnonzero(~good.all(axis=1))[0])
+            cure = (
+                "remove it, or clip"
+                if gaps
+                else 'fill it, or set missing="impute", by which gaps become straight lines'
+            )
+            raise ValueError(f"{label}: contains {'' if gaps else 'NaN or '}infinity at step {t}; {cure}")
+        found.append(np.ascontiguousarray(a))  # sums have other bits in another order
+    if not found:
+        raise ValueError(f"{name}: holds no series")
+    if count is not None and len(found) != count:
+        raise ValueError(f"{name}: got {len(found)} series, must be {count}")
+    return found
