@@ -23,9 +23,11 @@
 #define INLINE static inline __attribute__((always_inline))
 #define ALIGNED __attribute__((aligned(64)))
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
-#if defined(__x86_64__) && !defined(LSTMX_NO_VECTOR)
+#if defined(LSTMX_NO_VECTOR) || defined(LSTMX_EMULATE)   /* a vector is no register there */
+#define HOLD(v) (void)(v)
+#elif defined(__x86_64__)
 #define HOLD(v) __asm__("" : "+v"(v))
-#elif defined(__aarch64__) && !defined(LSTMX_NO_VECTOR)
+#elif defined(__aarch64__)
 #define HOLD(v) __asm__("" : "+w"(v))
 #else
 #define HOLD(v) (void)(v)
