@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from lstmx import LSTM
+from lstmx._core.isa import describe
 from lstmx.functional import engine as engines
 
 PEER = Path(__file__).parent / "data" / "torch_accuracy.json"
 MODELS = 40
 # The mean over the models must not be above PyTorch's. One model's error is a sum of few roundings, so the ratio of two
-# libraries scatters: it was between 0.4 and 1.3.
-MEAN, WORST = 1.0, 1.5
+# libraries scatters: it was between 0.4 and 1.3. Without FMA, which PyTorch had, every term is rounded twice.
+MEAN, WORST = 1.0, 1.5 if describe()["fma"] else 2.0
 
 
 def case(seed):
