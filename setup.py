@@ -83,6 +83,7 @@ setup(
             extension("kernels"),
             extension("rows"),
             extension("job"),
+            extension("blocks"),
             extension("loop"),
             extension("dense"),
             extension("panels"),

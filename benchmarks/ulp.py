@@ -1,4 +1,4 @@
-"""Measures the error of sigmoid, tanh and exp in units in the last place, for the active instruction set.
+"""Measures the error of the functions of vmath.h in units in the last place, for the active instruction set.
 
 ``python benchmarks/ulp.py`` goes through all 2**32 float32 values (a quarter of an hour a function on one core) and
 10**8 float64 values spread over the exponents; ``--quick`` takes one float32 in 997. ``LSTMX_ISA`` chooses the kernels.
@@ -23,6 +23,8 @@ EXP_MAX = {
 def exact(name, x):
     """The function in a wider type; the forms are chosen to keep relative accuracy."""
     x = x.astype(WIDER[x.dtype])
+    if name == "softplus":
+        return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
     return 1 / (1 + np.exp(-x)) if name == "sigmoid" else getattr(np, name)(x)
 
 
@@ -31,6 +33,8 @@ def worst(name, x):
     info = np.finfo(x.dtype)
     if name == "exp":
         x = np.minimum(x, x.dtype.type(EXP_MAX[x.dtype]))
+    if name == "expm1":  # for arguments up to 0
+        x = -np.abs(x)
     out = np.empty_like(x)
     getattr(kernels, name)(x, out)
     with np.errstate(all="ignore"):
@@ -49,7 +53,7 @@ def main():
     stride = 997 if parser.parse_args().quick else 1
     print("instruction set:", isa.describe()["active"])
     chunk = 2**22
-    for name in ("sigmoid", "tanh", "exp"):
+    for name in ("sigmoid", "tanh", "exp", "expm1", "softplus"):
         found = (0.0, None)
         for start in range(0, 2**32, chunk * stride):
             bits = np.arange(start, min(start + chunk * stride, 2**32), stride, dtype=np.uint64).astype(np.uint32)

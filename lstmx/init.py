@@ -4,7 +4,12 @@ Each function draws from one `numpy.random.Generator` and returns float64; the l
 float32 and float64 models of one seed start from the same numbers.
 """
 
+from functools import partial
+from typing import NamedTuple
+
 import numpy as np
+
+SCHEMES = ("glorot", "uniform")
 
 
 def uniform(rng, shape, bound):
@@ -37,15 +42,60 @@ def orthogonal(rng, shape):
     return q if rows >= columns else q.T
 
 
-def per_gate(initialiser, rng, shape):
-    """A (4H, n) weight whose four gate blocks are drawn one by one."""
+def per_gate(initialiser, gates, rng, shape):
+    """A (gates * H, n) weight whose gate blocks are drawn one by one."""
     rows, columns = shape
-    return np.concatenate([initialiser(rng, (rows // 4, columns)) for _ in range(4)])
+    return np.concatenate([initialiser(rng, (rows // gates, columns)) for _ in range(gates)])
 
 
-def forget_bias(hidden, value=1.0):
-    """The bias (4H,) of an LSTM: 0, and `value` for the forget gate, so that a new network keeps its memory
-    (Jozefowicz, Zaremba and Sutskever 2015)."""
-    bias = np.zeros(4 * hidden)
-    bias[hidden : 2 * hidden] = value
-    return bias
+def constant(rng, shape, value):
+    """Every element `value`."""
+    return np.full(shape, value)
+
+
+class Scheme(NamedTuple):
+    """How the parameters of an LSTM begin, as `lstmx.LSTM` documents it.
+
+    Attributes
+    ----------
+    init : {"glorot", "uniform"}
+    forget_bias : float or None
+    chrono : float or None
+        T_max.
+    """
+
+    init: str = "glorot"
+    forget_bias: float | None = None
+    chrono: float | None = None
+
+    def config(self):
+        """The values that are not as they are by default."""
+        return {name: value for name, value in self._asdict().items() if value != self._field_defaults[name]}
+
+    def weight(self, initialiser, hidden):
+        """How a weight begins for which the default scheme has `initialiser`, in a layer of H units."""
+        return initialiser if self.init == "glorot" else partial(uniform, bound=1 / np.sqrt(hidden))
+
+    def bias(self, rng, shape, gates):
+        """The one bias of `gates` blocks, i, f, g, o or i, g, o. In 3 blocks f = 1 - i, so that the input gate's bias
+        is the negative of what would be the forget gate's.
+        """
+        hidden = shape[0] // gates
+        bias = np.zeros(shape)
+        if self.init == "uniform":
+            bound = 1 / np.sqrt(hidden)
+            bias = uniform(rng, shape, bound) + uniform(rng, shape, bound)
+        forget = self.forget_bias
+        if self.chrono is not None:
+            forget = np.log(rng.uniform(1, self.chrono - 1, hidden))
+        elif forget is None and self.init == "glorot":
+            forget = 1.0
+        if forget is not None:
+            if gates == 4:
+                bias[hidden : 2 * hidden] = forget
+            if gates == 3 or self.chrono is not None:
+                bias[:hidden] = -forget
+        return bias
+
+
+DEFAULT = Scheme()

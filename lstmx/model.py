@@ -305,34 +305,40 @@ class Sequential(storage.Stored):
         )
         return batches.Data(inputs, wanted, weights)
 
-    def _read(self, X, lengths, single=True, prefix=""):
+    def _read(self, X, lengths, single=True, prefix="", mask=None, reset=None):
         """`Sequences` of X; `single`: X may be one sequence without a batch axis."""
         embedding = self.embedding
-        return sequences(X, self.input_size, self.dtype, lengths=lengths, single=single, name=prefix + "X",
+        if reset is not None and not self.per_step:
+            raise ValueError("reset: this model gives one output for a sequence, however many episodes it has; give "
+                             "each episode as a sequence of its own")  # fmt: skip
+        return sequences(X, self.input_size, self.dtype, lengths=lengths, mask=mask, reset=reset, single=single,
+                         name=prefix + "X",
                          tokens=None if embedding is None else embedding.check_tokens,
                          lengths_name="validation_lengths" if prefix else "lengths")  # fmt: skip
 
-    def predict(self, X, *, lengths=None, batch_size=None):
+    def predict(self, X, *, lengths=None, mask=None, reset=None, batch_size=None):
         """Outputs in inference.
 
         Parameters
         ----------
         X : as in `fit`, or one sequence (T, I)
         lengths : array of int (N,), optional
+        mask, reset : array of bool (N, T), (T,) or list of (T_n,), as X; optional
+            As in a call of `LSTM`: which steps there are; where a sequence begins anew, in a model without pooling.
         batch_size : int, optional
             Sequences run at once; 256 by default.
 
         Returns
         -------
-        ndarray (N, O); without a pooling layer (N, T, O), 0 past each end, or a list as X
+        ndarray (N, O); without a pooling layer (N, T, O), 0 past each end and on masked steps, or a list as X
         """
-        plain = lengths is None and batch_size is None and self.embedding is None
+        plain = lengths is mask is reset is batch_size is None and self.embedding is None
         if plain and type(X) is np.ndarray and X.ndim == 3 and len(X) <= BATCH and self._reads(X):
             found = self._compiled_layers().run(X)
             if found is not None:
                 return found[0]
         batch_size = BATCH if batch_size is None else validate.count("batch_size", batch_size)
-        return self.predict_sequences(self._read(X, lengths), batch_size)
+        return self.predict_sequences(self._read(X, lengths, mask=mask, reset=reset), batch_size)
 
     def predict_sequences(self, inputs, batch_size=BATCH):
         """`predict` for validated `Sequences`."""
@@ -362,12 +368,12 @@ class Sequential(storage.Stored):
             found = self._compiled = CompiledLayers(self.layers)
         return found
 
-    def forward(self, X, *, lengths=None, rng=None):
+    def forward(self, X, *, lengths=None, mask=None, reset=None, rng=None):
         """Training: outputs with dropout, and a tape for `backward`.
 
         Parameters
         ----------
-        X, lengths : as in `predict`
+        X, lengths, mask, reset : as in `predict`
         rng : None, int, SeedSequence or Generator
             Draws the dropout masks.
 
@@ -375,7 +381,7 @@ class Sequential(storage.Stored):
         -------
         y, tape
         """
-        rows, context = self._read(X, lengths).all(own=True)
+        rows, context = self._read(X, lengths, mask=mask, reset=reset).all(own=True)
         rng = validate.random_generator("rng", rng)
         keys = rng.integers(2**64, size=len(self.layers), dtype=np.uint64)
         y, after, _, tape = self.forward_rows(rows, context, None, Run(keep=True, key=keys))
@@ -443,24 +449,26 @@ class Sequential(storage.Stored):
         rows, _, state, _ = self.forward_rows(rows, SequenceContext.step(len(rows)), state, Run())
         return (rows[0] if single else rows).copy(), state  # that of a pooling layer is its output
 
-    def trace(self, X, *, lengths=None):
+    def trace(self, X, *, lengths=None, mask=None, reset=None):
         """Run the model and keep what its LSTM layers did.
 
         Parameters
         ----------
-        X, lengths : as in `predict`
+        X, lengths, mask, reset : as in `predict`
 
         Returns
         -------
         dict of int to Trace
             By the layer's index in ``layers``.
         """
-        return self.trace_rows(*self._read(X, lengths).all())
+        return self.trace_rows(*self._read(X, lengths, mask=mask, reset=reset).all())
 
     def trace_rows(self, rows, context):
         """`trace` on packed rows."""
         _, _, state, tape = self.forward_rows(rows, context, None, Run(keep=True))
-        return {k: Trace.of(*tape[k], state[k]) for k, layer in enumerate(self.layers) if isinstance(layer, LSTM)}
+        return {
+            k: Trace.of(layer, *tape[k][:2], state[k]) for k, layer in enumerate(self.layers) if isinstance(layer, LSTM)
+        }
 
     def parameters(self):
         """The parameters by name ("0.weight_ih_l0": layer index, then the layer's name), read-only."""

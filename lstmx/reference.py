@@ -22,7 +22,8 @@ undiminished.
 
 Dimensions: T time, N batch, I input, H hidden. The backward functions apply the chain rule to the lines above, last
 line first; a name ``dz`` means dL/dz for a scalar loss L. Everything here works for float32, float64 and complex128
-arrays (the tests differentiate it by complex steps), checks nothing, and favours clarity over speed.
+arrays (the tests differentiate it by complex steps), checks nothing, and favours clarity over speed. What the options
+of `lstmx.Cell` change is in `lstmx.reference_cells`.
 """
 
 from typing import NamedTuple
@@ -42,7 +43,6 @@ class Tape(NamedTuple):
     weight_hh: np.ndarray
     has_bias: bool
     reverse: bool
-    cell: object  # of options, or None
 
 
 class Gradients(NamedTuple):
@@ -60,12 +60,7 @@ def sigmoid(a):
     return 0.5 + 0.5 * np.tanh(0.5 * a)
 
 
-def cut(a, bound):
-    """a cut to [-bound, bound]; a itself for None."""
-    return a if bound is None else np.where(np.abs(a.real) > bound, np.sign(a.real) * bound, a)
-
-
-def cell_forward(a, c_prev, cell=None):
+def cell_forward(a, c_prev):
     """One step of the cell.
 
     Parameters
@@ -74,7 +69,6 @@ def cell_forward(a, c_prev, cell=None):
         W_ih x_t + W_hh h_{t-1} + b.
     c_prev : ndarray (N, H)
         The memory before the step.
-    cell : with the options `clip` and `cell_clip`, bounds of ``a`` and of ``c``; None for none
 
     Returns
     -------
@@ -88,15 +82,14 @@ def cell_forward(a, c_prev, cell=None):
     >>> print(c.round(6), h.round(6))
     [[0.7]] [[0.604368]]
     """
-    clip, cell_clip = (None, None) if cell is None else (cell.clip, cell.cell_clip)
-    a_i, a_f, a_g, a_o = np.split(cut(a, clip), 4, axis=-1)
+    a_i, a_f, a_g, a_o = np.split(a, 4, axis=-1)
     i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
-    c = cut(f * c_prev + i * g, cell_clip)
+    c = f * c_prev + i * g
     h = o * np.tanh(c)
     return np.concatenate([i, f, g, o], axis=-1), c, h
 
 
-def cell_backward(gates, c_prev, dh, dc, cell=None):
+def cell_backward(gates, c_prev, dh, dc):
     """The derivative of `cell_forward`.
 
     Parameters
@@ -113,30 +106,24 @@ def cell_backward(gates, c_prev, dh, dc, cell=None):
     da (N, 4H), dc (N, H), dc_prev (N, H)
         dL/da, the whole dL/dc_t, and what the step passes on to c_{t-1}.
     """
-    clip, cell_clip = (None, None) if cell is None else (cell.clip, cell.cell_clip)
     i, f, g, o = np.split(gates, 4, axis=-1)
-    memory = f * c_prev + i * g
-    tanh_c = np.tanh(cut(memory, cell_clip))
+    tanh_c = np.tanh(f * c_prev + i * g)
     do = dh * tanh_c  # h = o * tanh(c)
     dc = dc + dh * o * (1 - tanh_c**2)
-    passed = dc if cell_clip is None else dc * (np.abs(memory.real) < cell_clip)  # nothing where c was cut
-    di, df, dg = passed * g, passed * c_prev, passed * i  # c = f * c_prev + i * g
+    di, df, dg = dc * g, dc * c_prev, dc * i  # c = f * c_prev + i * g
     da = np.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=-1)
-    if clip is not None:  # nothing where a was cut: there the activation is that of the bound
-        bounds = cell_forward(np.repeat([[-clip], [clip]], gates.shape[-1], axis=1).astype(gates.dtype), 0)[0].real
-        da = da * ((bounds[0] < gates.real) & (gates.real < bounds[1]))
-    return da, dc, passed * f
+    return da, dc, dc * f
 
 
-def lstm_step(x_t, state, weight_ih, weight_hh, bias=None, *, cell=None):
+def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
     """One step on a batch: x_t (N, I) and state (h, c), each (N, H), give h_t and the new state."""
     h, c = state
     a = x_t @ weight_ih.T + h @ weight_hh.T + (0 if bias is None else bias)
-    _, c, h = cell_forward(a, c, cell)
+    _, c, h = cell_forward(a, c)
     return h, (h, c)
 
 
-def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, reverse=False, cell=None):
+def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, reverse=False):
     """One layer in one direction.
 
     Parameters
@@ -166,11 +153,11 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     for t in reversed(range(steps)) if reverse else range(steps):
         h_prev[:, t], c_prev[:, t] = h, c
         a = x[:, t] @ weight_ih.T + h @ weight_hh.T + (0 if bias is None else bias)
-        gates[:, t], c_t, h_t = cell_forward(a, c, cell)
+        gates[:, t], c_t, h_t = cell_forward(a, c)
         on = running[:, t, None]
         y[:, t] = np.where(on, h_t, 0)
         h, c = np.where(on, h_t, h), np.where(on, c_t, c)
-    return y, (h, c), Tape(x, gates, h_prev, c_prev, running, weight_ih, weight_hh, bias is not None, reverse, cell)
+    return y, (h, c), Tape(x, gates, h_prev, c_prev, running, weight_ih, weight_hh, bias is not None, reverse)
 
 
 def lstm_backward(tape, dy, dstate=None):
@@ -187,7 +174,7 @@ def lstm_backward(tape, dy, dstate=None):
     -------
     Gradients
     """
-    x, gates, h_prev, c_prev, running, weight_ih, weight_hh, has_bias, reverse, cell = tape
+    x, gates, h_prev, c_prev, running, weight_ih, weight_hh, has_bias, reverse = tape
     batch, steps, hidden = h_prev.shape
     dh, dc = (np.zeros((batch, hidden), h_prev.dtype),) * 2 if dstate is None else dstate
 
@@ -195,7 +182,7 @@ def lstm_backward(tape, dy, dstate=None):
     for t in range(steps) if reverse else reversed(range(steps)):
         on = running[:, t, None]
         dh_t = dh if dy is None else dh + dy[:, t]  # h_t is shown as y_t, and used by step t + 1
-        da_t, dc_t, dc_prev = cell_backward(gates[:, t], c_prev[:, t], dh_t, dc, cell)
+        da_t, dc_t, dc_prev = cell_backward(gates[:, t], c_prev[:, t], dh_t, dc)
         da[:, t], dh_all[:, t], dc_all[:, t] = np.where(on, da_t, 0), np.where(on, dh_t, 0), np.where(on, dc_t, 0)
         dh, dc = np.where(on, da[:, t] @ weight_hh, dh), np.where(on, dc_prev, dc)
 

@@ -17,7 +17,7 @@ def finite_difference(function, array, step=1e-6):
     return gradient
 
 
-def gradcheck(model, x, state=None, *, lengths=None, rtol=1e-6, atol=1e-7, random_state=0):
+def gradcheck(model, x, state=None, *, lengths=None, mask=None, reset=None, rtol=1e-6, atol=1e-7, random_state=0):
     """Compare every gradient of a float64 model with central differences, through its public interface.
 
     The loss is a random linear function of everything that the model returns.
@@ -27,7 +27,8 @@ def gradcheck(model, x, state=None, *, lengths=None, rtol=1e-6, atol=1e-7, rando
     model : LSTM or Sequential, of dtype float64
     x : as the model takes it
     state : (h0, c0), for an LSTM
-    lengths : array of int (N,), optional
+        None: where the LSTM begins, at zero or at what it has learned.
+    lengths, mask, reset : as the model takes them
     rtol, atol : float
         The differences themselves are good to about 1e-9 with their step of 1e-6.
     random_state : None, int, SeedSequence or Generator
@@ -55,27 +56,27 @@ def gradcheck(model, x, state=None, *, lengths=None, rtol=1e-6, atol=1e-7, rando
         raise ValueError("model: gradients are checked in float64; use model.astype('float64')")
     rng = np.random.default_rng(random_state)
     recurrent = hasattr(model, "hidden_size")
-    model = model.copy()
+    model, given = model.copy(), {"lengths": lengths, "mask": mask, "reset": reset}
     ragged = isinstance(x, list)
     integers = all(np.asarray(a).dtype.kind in "iu" for a in (x if ragged else [x]))
     kind = np.int64 if integers else np.float64
     x = [np.array(a, kind) for a in x] if ragged else np.array(x, kind)
     if recurrent:
-        y, states, tape = model.forward(x, state, lengths=lengths, rng=0)
-        if state is None:
-            state = tuple(np.zeros_like(s) for s in states)
-        state = tuple(np.array(s, np.float64) for s in state)
+        begin = model([a[:0] for a in x] if ragged else x[..., :0, :])[1] if state is None else state
+        begin = tuple(np.array(s, np.float64) for s in begin)
+        state = None if state is None else begin
+        y, states, tape = model.forward(x, state, rng=0, **given)
         dstate = tuple(rng.normal(size=s.shape) for s in states)
     else:
-        y, tape = model.forward(x, lengths=lengths, rng=0)
+        y, tape = model.forward(x, rng=0, **given)
     many = isinstance(y, list)
     dy = [rng.normal(size=a.shape) for a in y] if many else rng.normal(size=y.shape)
 
-    def loss():
+    def loss(state=state):
         if recurrent:
-            out, states, _ = model.forward(x, state, lengths=lengths, rng=0)
+            out, states, _ = model.forward(x, state, rng=0, **given)
         else:
-            out, _ = model.forward(x, lengths=lengths, rng=0)
+            out, _ = model.forward(x, rng=0, **given)
         parts = zip(out, dy, strict=True) if many else [(out, dy)]
         total = sum(float((a * b).sum()) for a, b in parts)
         return total + (sum(float((a * b).sum()) for a, b in zip(states, dstate, strict=True)) if recurrent else 0)
@@ -87,7 +88,9 @@ def gradcheck(model, x, state=None, *, lengths=None, rtol=1e-6, atol=1e-7, rando
     elif not integers:
         checks.append(("x", grads.x, finite_difference(loss, x)))
     if recurrent:
-        checks += [(n, g, finite_difference(loss, s)) for n, g, s in zip(("h0", "c0"), grads.state, state, strict=True)]
+        for name, gradient, part in zip(("h0", "c0"), grads.state, begin, strict=True):
+            if name == "h0" or state is not None or not model.cell.slstm:  # whose empty memory has no derivative
+                checks.append((name, gradient, finite_difference(lambda: loss(begin), part)))
     for name, value in model.parameters().items():
         trial = value.copy()
 

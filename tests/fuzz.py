@@ -1,31 +1,49 @@
-"""A fuzz of the public interface against lstmx.reference; CI runs it under the sanitizers.
+"""A fuzz of the public interface against lstmx.reference_cells; CI runs it under the sanitizers.
 
     python tests/fuzz.py --seconds 120 --seed 0
     python tests/fuzz.py --case 17          # exactly this case again
 
-A case is drawn from its number alone: sizes around the widths of vectors, panels and blocks, every form and layout of
-x, states that alias, ways through the threads. Results and gradients are compared with NumPy in float64; chunks, steps
-and threads with the whole, bit for bit. Nothing that is given may change, and nothing that comes back may share memory
-with it: it is overwritten before the next call.
+A case is drawn from its number alone: any cell, sizes around the widths of vectors, panels and blocks, every form and
+layout of x, states that alias, ways through the threads. Results and gradients are compared with NumPy in float64;
+chunks, steps and threads with the whole, bit for bit. Nothing that is given may change, and nothing that comes back may
+share memory with it: it is overwritten before the next call.
 """
 
 import argparse
 import itertools
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
+from cell_cases import Exact, dropped, dropped_by
 from layouts import moved
 from test_ownership import copied, observed, overwrite
 from test_same_bits import CUTS, cutting, flat
 from test_same_bits import same as same_bits
 from tolerances import FUZZ
 
-from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential, functional, reference
+from lstmx import (
+    LSTM,
+    Cell,
+    Dense,
+    Dropout,
+    Embedding,
+    FinalState,
+    Last,
+    MeanPool,
+    Sequential,
+    functional,
+    reference,
+    reference_cells,
+)
+from lstmx.functional.cell import LAYER_NORMS
 
 SIZES = [1, 2, 3, 5, 7, 8, 9, 13, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129, 255]
 BATCHES = [0, 1, 1, 1, 2, 3, 5, 7, 8, 13, 16, 17, 33, 65, 257]
 STEPS = [0, 1, 1, 2, 3, 5, 7, 8, 17, 33, 65, 257]
+BOUNDED = ["tanh", "softsign", ("scaled_tanh", 0.8, 1.3)]  # activations
+CORNERED = ["hard_sigmoid", "relu", ("elu", 0.7), ("leaky_relu", 0.2), ("thresholded_relu", 0.3)]
 WORK = 1_000_000  # multiplications of a pass through one layer, at most
 
 
@@ -65,18 +83,50 @@ class Draw:
         a.flags.writeable = kind != "read-only"
         return a
 
-    def state(self, *shape):
-        """None, two arrays, one array twice, or views that overlap."""
-        kind = self.one("none", "two", "two", "one", "overlap")
+    def cell(self, T, H):
+        """The plain cell, or one of any options that H units may have; and a projection or 0.
+
+        Only those whose rounding errors do not grow without bound over T steps, and in float32 none with a corner, on
+        whose other side it may stand.
+        """
+        proj, corners = self.one(0, 0, 0, 1, 3, 16), self.dtype == "float64"
+        if self.one(True, False):
+            return Cell(), proj
+        rates = self.one(0, 0, 0, 0.3), self.one(0, 0, 0, 0.4)
+        options = {"input_dropout": rates[0], "recurrent_dropout": rates[1],
+                   "dropout_per_gate": any(rates) and self.one(False, True)}  # fmt: skip
+        if corners and self.one(False, False, False, True):
+            return Cell(slstm=True, heads=self.one(*(q for q in (1, 2, 3, 4) if H % q == 0)), **options), 0
+        norm = self.one(None, None, *LAYER_NORMS) if corners and H > 7 and T < 9 else None
+        options |= {
+            "peephole": norm in (None, "tflite") and self.one(False, True), "cifg": self.one(False, False, True),
+            "layer_norm": norm, "zoneout": (self.one(0, 0, 0.2), self.one(0, 0, 0.3)),
+            "learn_state": self.one(False, False, True),
+        }  # fmt: skip
+        if corners:
+            options |= {"clip": self.one(None, None, 0.7), "cell_clip": self.one(None, None, 0.5)}
+        if self.one(False, False, True):
+            gates = self.one("sigmoid", "hard_sigmoid") if corners else "sigmoid"
+            candidate = self.one(*BOUNDED, "softplus", ("affine", 0.5, 0.1), *(CORNERED if corners else ()))
+            options["activations"] = gates, candidate, self.one(*BOUNDED)
+        return Cell(**options), proj
+
+    def state(self, h, c, slstm=False):
+        """None, two arrays of these shapes or, where both are the same, one array twice or views that overlap."""
+        kind = self.one("none", "two", "two", *(("one", "overlap") if h == c else ()))
         if kind == "none":
             return None
-        both = self.normal(2, *shape)
         if kind == "one":
-            return (self.laid(both[0]),) * 2
+            return (self.laid(self.normal(*h)),) * 2
         if kind == "overlap":
+            both = self.normal(2, *h)
             count = both[0].size
-            return both[0], both.reshape(-1)[count // 2 :][:count].reshape(shape)
-        return self.laid(both[0]), self.laid(both[1])
+            return both[0], both.reshape(-1)[count // 2 :][:count].reshape(h)
+        second = self.normal(*c)
+        if slstm:  # a normaliser is positive, or 0 where nothing was seen
+            n = np.split(second, 3, axis=-1)[1]
+            n[:] = np.where(n < -0.5, 0, np.abs(n) + 0.1)
+        return self.laid(self.normal(*h)), self.laid(second)
 
     def input(self, N, T, I, tokens=None):
         """(x in some form, lengths to give or None, plain (N, T, I), lengths of all)."""
@@ -141,66 +191,38 @@ def in_form(x, padded, lengths):
     return padded[0] if x.ndim < 3 else padded
 
 
-class Exact:
-    """An LSTM in float64 by lstmx.reference, forward and backward."""
-
-    def __init__(self, lstm):
-        self.lstm = lstm
-        self.params = {name: p.astype(float) for name, p in lstm.parameters().items()}
-
-    def forward(self, x, state, lengths):
-        lstm, self.tapes = self.lstm, {}
-        shape = lstm.num_layers * lstm.directions, len(x), lstm.hidden_size
-        h, c = (np.zeros(shape), np.zeros(shape)) if state is None else (np.array(s, float) for s in state)
-        for layer in range(lstm.num_layers):
-            outs = []
-            for d in range(lstm.directions):
-                k, suffix = layer * lstm.directions + d, f"_l{layer}" + "_reverse" * d
-                weights = (self.params.get(f"{n}{suffix}") for n in ("weight_ih", "weight_hh", "bias"))
-                y, (h[k], c[k]), self.tapes[k] = reference.lstm_forward(
-                    x, *weights, (h[k].copy(), c[k].copy()), lengths=lengths, reverse=d == 1
-                )
-                outs.append(y)
-            x = np.concatenate(outs, axis=2)
-        return x, (h, c)
-
-    def backward(self, dy, dstate):
-        lstm, params, hidden = self.lstm, {}, self.lstm.hidden_size
-        dh, dc = (np.array(s, float) for s in dstate)
-        for layer in reversed(range(lstm.num_layers)):
-            dx = 0
-            for d in range(lstm.directions):
-                k, suffix = layer * lstm.directions + d, f"_l{layer}" + "_reverse" * d
-                part = None if dy is None else dy[..., d * hidden : (d + 1) * hidden]
-                grads = reference.lstm_backward(self.tapes[k], part, (dh[k], dc[k]))
-                dx, (dh[k], dc[k]) = dx + grads.x, grads.state
-                params |= {name + suffix: g for name, g in grads.params.items()}
-            dy = dx
-        return dy, (dh, dc), {name: params[name] for name in self.params}
-
-
 def lstm_case(draw):
     N, T, I, H = draw.sizes()
+    cell, proj = draw.cell(T, H)
     lstm = LSTM(I, H, draw.one(1, 1, 2, 3), bidirectional=draw.one(False, True), bias=draw.one(False, True),
-                dtype=draw.dtype, random_state=int(draw.rng.integers(99)))  # fmt: skip
+                proj_size=proj, cell=cell, dtype=draw.dtype, random_state=int(draw.rng.integers(99)))  # fmt: skip
+    vectors = {name: draw.normal(*p.shape) / 4 for name, p in lstm.parameters().items() if p.ndim == 1}
+    lstm.set_parameters({name: lstm.parameters()[name] + value for name, value in vectors.items()})
     x, given, plain, lengths = draw.input(N, T, I)
     single = not isinstance(x, list) and x.ndim == 2
-    shape = lstm.num_layers * lstm.directions, len(plain), H
-    drawn, ddrawn = (draw.state(*((shape[0], H) if single else shape)) for _ in range(2))
+    shapes = lstm._state_shapes(len(plain))
+    forms = lstm._state_shapes() if single else shapes
+    drawn, ddrawn = draw.state(*forms, slstm=cell.slstm), draw.state(*forms)
 
     def whole(state):
-        return None if state is None else tuple(np.reshape(np.array(s, float), shape) for s in state)
+        if state is None:
+            return None
+        return tuple(np.reshape(np.array(s, float), shape) for s, shape in zip(state, shapes, strict=True))
 
     def of_form(pair):
         return tuple(s[:, 0] for s in pair) if single else pair
 
-    exact, zero = Exact(lstm), (np.zeros(shape), np.zeros(shape))
+    exact, zero = Exact(lstm), tuple(np.zeros(shape) for shape in shapes)
     y_, state_ = exact.forward(plain.astype(float), whole(drawn), lengths)
     wanted = in_form(x, y_, lengths), of_form(state_)
     y, state = found = call(lstm, x, drawn, lengths=given)
     near(found, wanted, draw.dtype, "call")
-    *again, tape = call(lstm.forward, x, drawn, lengths=given)
-    same(again, [y, state])
+    *again, tape = call(lstm.forward, x, drawn, lengths=given, rng=0)
+    if cell.drops:
+        y_, state_ = exact.forward(plain, whole(drawn), lengths, dropped_by(tape, T))
+        near(tuple(again), (in_form(x, y_, lengths), of_form(state_)), draw.dtype, "forward")
+    else:
+        same(again, [y, state])
     trace = call(lstm.trace, x, drawn, lengths=given)
     last = [trace.h[lstm.num_layers - 1, d] for d in range(lstm.directions)]
     same([np.concatenate(parts, axis=-1) for parts in zip(*last, strict=True)] if isinstance(x, list)
@@ -224,7 +246,7 @@ def lstm_case(draw):
     refused(lstm.backward, tape, dy, ddrawn)
     with cutting(draw.one(*CUTS), int(draw.one(2, 3, 7))):
         same(call(lstm, x, drawn, lengths=given), [y, state])
-        *_, tape = call(lstm.forward, x, drawn, lengths=given)
+        *_, tape = call(lstm.forward, x, drawn, lengths=given, rng=0)
         same(tuple(call(lstm.backward, tape, dy, ddrawn)), tuple(first))
     if T and not lstm.bidirectional and given is None and not isinstance(x, list):
         stream_case(draw, lstm, x, drawn, y, state)
@@ -244,7 +266,8 @@ def stream_case(draw, lstm, x, state, y, after):
             found, now = call(lstm.stream, part, now)
             parts.append(found)
     same([np.concatenate(parts, axis=axis), now], [y, after])
-    h, c = (np.array(s, lstm.dtype, order="C") for s in ([0 * a for a in after] if state is None else state))
+    begin = lstm(x.take(range(0), axis))[1] if state is None else state
+    h, c = (np.array(s, lstm.dtype, order="C") for s in begin)
     out = draw.one("own", "the state", "h is c", "y is x", "state overlaps", "wrong shape")
     given = x.astype(lstm.dtype, order="C")
     if out in ("own", "the state"):
@@ -265,23 +288,29 @@ def stream_case(draw, lstm, x, state, y, after):
 def function_case(draw):
     N, T, I, H = draw.sizes()
     x, given, plain, lengths = draw.input(N, T, I)
-    weights = [draw.normal(4 * H, n) / np.sqrt(H).astype(draw.dtype) for n in (I, H)] + [
-        draw.one(None, draw.normal(4 * H))
-    ]
-    weights = [w if w is None else draw.laid(w) for w in weights]
-    native = [None if w is None else w.astype(float) for w in weights]
-    reverse = draw.one(False, True)
-    y_, state_, tape_ = reference.lstm_forward(plain.astype(float), *native, lengths=lengths, reverse=reverse)
-    y, state, tape = call(functional.lstm_forward, x, *weights, lengths=given, reverse=reverse)
+    (cell, proj), bias = draw.cell(T, H), draw.one(False, True)
+    cell = replace(cell, learn_state=False)  # a matter of layers
+    params = {}
+    for p in cell.parameters(I, H, bias, proj):
+        scale = np.sqrt(H).astype(draw.dtype) if len(p.shape) > 1 else draw.one(1, 2)
+        params[p.name] = draw.laid(draw.normal(*p.shape) / scale)
+    if draw.one(False, True):  # an order of arguments that is not that of the cell
+        params = dict(reversed(params.items()))
+    native = {name: w.astype(float) for name, w in params.items()}
+    options = {"reverse": draw.one(False, True), "cell": cell}
+    y, state, tape = call(functional.lstm_forward, x, lengths=given, rng=0, **params, **options)
+    options |= {"lengths": lengths, "masks": dropped(tape.parts["slabs"], tape.context, T)}
+    y_, state_, tape_ = reference_cells.lstm_forward(plain.astype(float), native, **options)
     single = not isinstance(x, list) and x.ndim == 2
-    dtype = "float32" if all(w is None or w.dtype.newbyteorder("=") == np.float32 for w in weights) else "float64"
+    dtype = "float32" if all(w.dtype.newbyteorder("=") == np.float32 for w in params.values()) else "float64"
     near((y, state), (in_form(x, y_, lengths), tuple(s[0] for s in state_) if single else state_), dtype, "function")
     grads = call(functional.lstm_backward, tape, y, state, retain=True)
     same(tuple(call(functional.lstm_backward, tape, y, state)), tuple(grads))
     refused(functional.lstm_backward, tape, y, state)
-    wanted = reference.lstm_backward(tape_, y_, state_)
+    wanted = reference_cells.lstm_backward(tape_, y_, state_)
     pair = tuple(s[0] for s in wanted.state) if single else wanted.state
-    near(tuple(grads), (in_form(x, wanted.x, lengths), pair, wanted.params), dtype, "function's backward")
+    params = {name: wanted.params[name] for name in grads.params}
+    near(tuple(grads), (in_form(x, wanted.x, lengths), pair, params), dtype, "function's backward")
 
 
 def softmax(a):

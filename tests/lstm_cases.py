@@ -27,13 +27,17 @@ def make(*sizes, dtype="float64", seed=0, **options):
 def inputs(lstm, N, T, seed=2):
     """x, state, dy and dstate of order 1, in the type of the model."""
     rng = np.random.default_rng(seed)
-    states = (lstm.num_layers * lstm.directions, N, lstm.hidden_size)
+    states = lstm._state_shapes(N)
 
     def draw(*shape):
         return rng.normal(size=shape).astype(lstm.dtype)
 
     x, dy = draw(N, T, lstm.input_size), draw(N, T, lstm.output_size())
-    return x, (draw(*states), draw(*states)), dy, (draw(*states), draw(*states))
+    state, dstate = (tuple(draw(*shape) for shape in states) for _ in range(2))
+    if lstm.cell.slstm:  # a normaliser is positive, or 0 where nothing was seen
+        n = np.split(state[1], 3, axis=2)[1]
+        n[:] = np.where(n < -0.5, 0, np.abs(n) + 0.1)
+    return x, state, dy, dstate
 
 
 def everything(lstm, x, state=None, dy=None, dstate=None, **options):
@@ -45,8 +49,8 @@ def everything(lstm, x, state=None, dy=None, dstate=None, **options):
 
 
 def assert_same(found, wanted, err_msg=""):
-    """The same bits; under the blas engine, which does not promise them, nearly the same numbers."""
-    if NAME == "blas":
+    """The same bits; under engines that do not promise them, nearly the same numbers."""
+    if NAME != "tile":
         np.testing.assert_allclose(found, wanted, **ENGINES[np.asarray(wanted).dtype.name], err_msg=err_msg)
     else:
         np.testing.assert_array_equal(found, wanted, err_msg=err_msg)

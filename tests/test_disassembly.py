@@ -90,7 +90,8 @@ def bits(array):
 # ---------------------------------------------------------------------------------------------- disassembly
 
 ISAS = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
-KERNELS = ["cell_row_forward", "cell_row_backward", "finish_panel", "tanh", "sigmoid", "fma_chains"]
+KERNELS = ["cell_row_forward", "row_backward_plain", "row_backward_with_options", "slstm_forward", "slstm_backward"]
+KERNELS += ["finish_panel", "tanh", "sigmoid", "fma_chains"]
 KERNELS += [f"tiles_{vectors}" for vectors in (1, 2, 3, 4)]
 TILES = [f"{kernel}_{real}" for kernel in KERNELS for real in ("f32", "f64")]
 MULTIPLY_ADD = {"f32": r"vfmadd\d+ps", "f64": r"vfmadd\d+pd"}

@@ -25,7 +25,7 @@ class GeneralTile(TileEngine):
 
     name = "general"
 
-    def _fused(self, cell):
+    def _fused(self, cell, proj, masks):
         return False
 
 

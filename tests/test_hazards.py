@@ -335,7 +335,7 @@ GUARD_KERNELS = """
 from lstmx.functional import engine
 from test_same_bits import COVER
 if sys.argv[1] == "general":
-    engine.get_engine()._fused = lambda cell: False
+    engine.get_engine()._fused = lambda *_: False
 for dtype in ("float32", "float64"):
     for I, H in COVER:
         lstm = lstmx.LSTM(I, H, 1 + I % 2, bidirectional=H % 2 == 0, dtype=dtype, random_state=0)

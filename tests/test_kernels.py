@@ -582,6 +582,8 @@ def calls(dtype):
         "sigmoid": (kernels.sigmoid, [a, b], [0], [1]),
         "tanh": (kernels.tanh, [a, b], [0], [1]),
         "exp": (kernels.exp, [a, b], [0], [1]),
+        "expm1": (kernels.expm1, [a, b], [0], [1]),
+        "softplus": (kernels.softplus, [a, b], [0], [1]),
         "activate": (kernels.activate, [1, x, out], [2], [1]),
         "activate_backward": (kernels.activate_backward, [1, x, y], [1], [2]),
         "column_sum": (kernels.column_sum, [x, out], [0], [1]),

@@ -353,7 +353,7 @@ def test_last_is_the_last_step_and_zero_for_an_empty_row(dtype, form):
 @dtypes
 def test_final_state_is_what_each_direction_read_last(dtype, form, directions):
     rows, context, x, lengths = batch(form, dtype=dtype)
-    context = context.of(directions)
+    context = context.of((False, True)[:directions])
     y, after, *_ = FinalState().forward_rows(rows, context, None, Run())
     half = FEATURES // directions
     wanted = np.zeros((len(x), FEATURES), dtype)
@@ -379,7 +379,7 @@ def test_mean_pool_is_the_mean_of_the_steps_and_zero_for_an_empty_row(dtype, for
 @forms
 def test_gradients_of_poolings(form, pool, directions):
     rows, context, _, _ = batch(form)
-    context = context.of(directions)
+    context = context.of((False, True)[:directions])
     check_gradients(pool(), rows, context)
 
 
@@ -441,12 +441,13 @@ layers = pytest.mark.parametrize("make", LAYERS, ids=[type(make()).__name__ for 
 
 
 def test_tab_completion_shows_what_is_documented():
-    arguments = {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype", "cell"}
+    arguments = {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "proj_size", "cell",
+                 "reverse", "merge", "init", "forget_bias", "chrono", "dtype"}  # fmt: skip
     for_users = {"parameters", "set_parameters", "forward", "backward", "step", "stream", "trace", "save", "copy",
                  "astype", "summary", "memory", "size", "directions"}  # fmt: skip
     protocol = {"forward_rows", "backward_rows", "compiled", "config", "parameter_table", "output_size",
                 "per_sequence", "causal", "store", "reads_windows", "without_parameters", "array_shapes", "state",
-                "from_state"}  # fmt: skip
+                "from_state", "reversed"}  # fmt: skip
     shown = {name for name in dir(LSTM(1, 1)) if not name.startswith("_")}
     assert shown == arguments | for_users | protocol
     assert shown - {name for name in dir(LSTM) if not name.startswith("_")} == arguments - {"input_size"} | {"store"}

@@ -21,7 +21,7 @@ from lstmx import LSTM, functional
 @pytest.mark.parametrize(
     "case",
     ["plain", "stacked", "bidirectional", "stacked_bidirectional", "ragged", "ragged_stacked_bidirectional", "one_step",
-     "float32"],
+     "float32", "projected", "projected_ragged", "projected_float32"],
 )  # fmt: skip
 def test_forward_and_backward_equal_torch(case):
     with np.load(Path(__file__).parent / "data" / "torch_lstm.npz") as file:

@@ -12,6 +12,7 @@ from lstm_cases import DTYPES, assert_equal, dtypes, everything, inputs, make
 from lstmx import LSTM
 from lstmx.functional import allocate
 from lstmx.functional.engine import NAME as ENGINE
+from lstmx.layers.lstm import MERGES
 
 # Parameters
 
@@ -228,6 +229,20 @@ OVER, UNDER = (3.0 if ENGINE == "reference" else 1.02), 0.5
 def test_memory_says_what_a_call_takes(dtype, sizes, bidirectional, dropout, N, T, training):
     lstm = make(*sizes, bidirectional=bidirectional, dropout=dropout, dtype=dtype)
     x, state, dy, dstate = inputs(lstm, N, T)
+    check_memory(lstm, x, state, dy, dstate, training)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("sizes", [(8, 32), (8, 32, 3), (64, 8, 2)], ids=str)
+@pytest.mark.parametrize("directions", ["reverse", *MERGES])
+@dtypes
+def test_memory_says_what_other_directions_take(dtype, directions, sizes, training):
+    options = {"reverse": True} if directions == "reverse" else {"bidirectional": True, "merge": directions}
+    lstm = make(*sizes, dtype=dtype, **options)
+    check_memory(lstm, *inputs(lstm, 16, 60), training)
+
+
+def check_memory(lstm, x, state, dy, dstate, training):
     found = peak(lambda: everything(lstm, x, state, dy, dstate) if training else lstm(x, state))
-    said = lstm.memory(N, T, training=training)
+    said = lstm.memory(*x.shape[:2], training=training)
     assert UNDER * said - SMALL <= found <= OVER * said + SMALL, f"said {said:,}, took {found:,}"

@@ -344,7 +344,7 @@ ON_THE_GENERAL_PATH = {
 @pytest.fixture
 def general_path(monkeypatch):
     """LSTMs made within are computed as cells with options are: products into rows, then the cell."""
-    monkeypatch.setattr(engines.get_engine(), "_fused", lambda cell: False)
+    monkeypatch.setattr(engines.get_engine(), "_fused", lambda *_: False)
 
 
 @pytest.mark.parametrize("what", ON_THE_GENERAL_PATH)

@@ -17,12 +17,35 @@ cdef extern from "core.h" nogil:
         uint64_t stream
         uint32_t threshold
 
+    ctypedef struct lstmx_vectors:
+        const void *bias
+        const void *peephole
+        const void *ih_gain
+        const void *ih_bias
+        const void *hh_gain
+        const void *hh_bias
+        const void *c_gain
+        const void *c_bias
+
+    ctypedef struct lstmx_extra:
+        Py_ssize_t x, h, dx, dh, shown, d_shown, out
+        Py_ssize_t vectors, bias, peephole, ih_gain, ih_bias, hh_gain, hh_bias, c_gain, c_bias
+        Py_ssize_t hh, inverse, width, vectors_width, scratch_width
+
     ctypedef struct lstmx_layer:
-        Py_ssize_t steps, batch, inputs, hidden, outputs
+        Py_ssize_t steps, batch, inputs, hidden, outputs, memory, width
         const Py_ssize_t *offsets
         int reverse, windows
         lstmx_cell cell
-        Py_ssize_t x_step, x_row, y_step, y_row, gates_row, h_row, dy_row
+        Py_ssize_t x_step, x_row, y_step, y_row, gates_row, h_row, dy_row, extra_row
+        lstmx_vectors vectors
+        lstmx_extra at
+        void *extra
+        void *scratch
+        const void *drop_x
+        const void *drop_h
+        const void *zoneout_h
+        const void *zoneout_c
         const void *x
         const void *w_ih
         const void *w_hh
@@ -65,8 +88,12 @@ cdef extern from "core.h" nogil:
         void (*close_rows)(const lstmx_layer *l) noexcept nogil
         void (*forward_cells)(const lstmx_layer *l, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1, void *z,
                               Py_ssize_t z_row) noexcept nogil
+        void (*finish_outputs)(const lstmx_layer *l, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil
+        void (*open_gradients)(const lstmx_layer *l, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1) noexcept nogil
         void (*backward_cells)(const lstmx_layer *l, Py_ssize_t t, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t j0,
                                Py_ssize_t j1) noexcept nogil
+        void (*multiply_rows)(Py_ssize_t rows, Py_ssize_t n, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,
+                              void *out, Py_ssize_t out_row, int add) noexcept nogil
         void (*sum_rows)(Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row, void *out, int add) noexcept nogil
 
     ctypedef struct lstmx_isa:

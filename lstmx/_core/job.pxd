@@ -2,7 +2,7 @@
 
 cimport numpy as cnp
 
-from lstmx._core.core cimport lstmx_layer, lstmx_products, lstmx_shares, lstmx_team, lstmx_tile
+from lstmx._core.core cimport lstmx_extra, lstmx_layer, lstmx_products, lstmx_shares, lstmx_team, lstmx_tile
 from lstmx._core.isa cimport active_isa
 
 ctypedef Py_ssize_t size
@@ -12,6 +12,13 @@ cdef enum:
     GRADIENT_ROWS = 256            # rows of one block of the weights' gradients
     SERIAL_ROWS = 4096             # and of a block whose products have threads of their own
 
+# A weight as the general path multiplies with it: whole, or cut into the blocks of the gates, each cut into heads.
+cdef struct Side:
+    size wide                  # I, or P
+    int blocks, heads          # 1, or the gates; 1, or heads, which see their own part of `wide` alone
+    int masks                  # of dropout on what it is multiplied with: 0, 1, or one for each block
+    const void **operands      # [block][head] in the form of the engine's products
+
 cdef struct Job:
     const lstmx_tile *kernels
     const lstmx_products *products
@@ -20,17 +27,21 @@ cdef struct Job:
     bint fused                 # the plain cell on the tile: sums and cell in registers
     bint serial                # the engine's products have threads of their own
     bint backward
+    bint whole_rows            # units cannot be split
     size steps_per_block
     void *sums                 # room for the sums of a block, rows of gate_width(H) values, or NULL
-    # Backward: weights for dx and dh in the engine's form, and where the gradients go; NULL where there is none
-    const void *w_ih           # B (4H, I)
-    const void *w_hh           # B (4H, P)
+    # General path and backward: weights in the engine's form, those of W (width, K) or, backward, of W^T
+    Side ih, hh
+    const void *w_hr           # (P, H), or NULL
+    # Backward: where the gradients go; NULL where there is none
     void *dx                   # (S, I), added to if add_to_dx
     bint add_to_dx
-    void *dw_ih                # (4H, I)
-    void *dw_ih_transposed     # (I, 4H) instead, where I is small
-    void *dw_hh                # (4H, P)
-    void *db                   # (4H)
+    void *dw_ih                # (width, I)
+    void *dw_ih_transposed     # (I, width) instead, where I is small
+    void *dw_hh                # (width, P / heads)
+    void *dw_hr                # (P, H)
+    void *db                   # (width)
+    void *d_vectors            # (at.vectors_width)
     char *strips               # for each thread, scratch of strip_bytes
     size strip_bytes
     int split_units
@@ -45,6 +56,7 @@ cdef struct Job:
 cdef class Direction:
     cdef object _keep          # what owns the memory
     cdef Job job               # what all calls share; the rest is NULL
+    cdef lstmx_extra training  # the columns of `extra` where there is a tape
 
 cdef const lstmx_products *products_of(object capsule, int format) except NULL
 cdef void begin(Job *job, Direction direction, size steps, size batch, bint reverse, const void *x, size x_step,

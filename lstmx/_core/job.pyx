@@ -3,13 +3,14 @@
 A `Direction` holds what all calls of a layer share and is never changed; a `Job` is one call, on its stack.
 """
 
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.string cimport memset
 
 cimport numpy as cnp
 
-from lstmx._core.cell cimport set_cell
-from lstmx._core.core cimport lstmx_layer, lstmx_products, LSTMX_SHARES, lstmx_shares, lstmx_tile
+from lstmx._core.cell cimport LSTMX_FASTRNN, LSTMX_HASTE, LSTMX_NO_NORM, set_cell
+from lstmx._core.core cimport lstmx_extra, lstmx_layer, lstmx_products, LSTMX_SHARES, lstmx_shares, lstmx_tile
 from lstmx._core.isa cimport format_of
 from lstmx._core.panels cimport Panels
 
@@ -50,37 +51,122 @@ cdef const lstmx_products *products_of(object capsule, int format) except NULL:
     return <const lstmx_products *>PyCapsule_GetPointer(capsule, "lstmx.products") + format
 
 
+cdef size put(size *total, size width) noexcept:
+    """The place of so many values behind `total`, which they are added to; -1 for none."""
+    cdef size at = total[0]
+    total[0] += width
+    return at if width else -1
+
+
+cdef void lay_out(const lstmx_layer *l, lstmx_extra *at, vectors, bint projects, int x_masks, int h_masks, bint training):
+    """What a row of `extra` holds; `vectors` is name -> width."""
+    cdef size H = l.hidden, P = l.outputs, total = 0
+    cdef int norm = l.cell.norm
+    cdef bint two_sums = norm == LSTMX_HASTE or norm == LSTMX_FASTRNN
+    cdef bint rows = l.cell.general and not l.cell.slstm
+    if norm == LSTMX_NO_NORM:   # the gradient of the bias is the sum of dz
+        vectors = {"peephole": vectors.get("peephole", 0) * training}
+    at.x, at.h = put(&total, x_masks * l.inputs), put(&total, h_masks * P)
+    at.dx, at.dh = put(&total, l.inputs * training * (x_masks > 0)), put(&total, P * training * (h_masks > 0))
+    at.shown, at.d_shown = put(&total, H * projects), put(&total, H * projects * training)
+    at.out = put(&total, P if l.cell.zoneout_h > 0 or training and (projects or l.cell.general) else 0)
+    at.vectors = total
+    at.bias, at.peephole = put(&total, vectors.get("bias", 0)), put(&total, vectors.get("peephole", 0))
+    at.ih_gain, at.ih_bias = put(&total, vectors.get("norm_gain", vectors.get("norm_ih_gain", 0))), put(&total, vectors.get("norm_ih_bias", 0))
+    at.hh_gain, at.hh_bias = put(&total, vectors.get("norm_hh_gain", 0)), put(&total, vectors.get("norm_hh_bias", 0))
+    at.c_gain, at.c_bias = put(&total, vectors.get("norm_c_gain", 0)), put(&total, vectors.get("norm_c_bias", 0))
+    at.vectors_width = total - at.vectors
+    at.hh = put(&total, l.width * two_sums)
+    at.inverse = put(&total, 5 * (norm != LSTMX_NO_NORM))
+    at.width = total
+    at.scratch_width = rows * ((5 * H + l.width) if training else 2 * H)
+
+
+cdef void measure(lstmx_layer *l, cell, size inputs, size hidden, size outputs):
+    set_cell(&l.cell, cell)
+    l.inputs, l.hidden, l.outputs = inputs, hidden, outputs
+    l.memory, l.width = cell.widths(hidden)[1], cell.gates * hidden
+
+
+def extra_widths(cell, size inputs, size hidden, size outputs, vectors, bint projects, masks, bint training):
+    """Values that a cell needs beside its gates and states, of each row and of each sequence; `masks` are the numbers of
+    those on x and on h."""
+    cdef lstmx_layer l
+    cdef lstmx_extra at
+    measure(&l, cell, inputs, hidden, outputs)
+    lay_out(&l, &at, vectors, projects, masks[0], masks[1], training)
+    return at.width, at.scratch_width
+
+
+cdef int set_side(Side *side, size wide, list panels, int heads, int gates, int masks) except -1:
+    cdef int k
+    side.wide, side.heads, side.masks = wide, heads, masks
+    side.blocks = gates if masks > 1 or heads > 1 else 1
+    if not panels:
+        return 0
+    side.operands = <const void **>PyMem_Malloc(len(panels) * sizeof(void *))
+    if side.operands == NULL:
+        raise MemoryError
+    for k in range(len(panels)):
+        side.operands[k] = (<Panels>panels[k]).operand
+    return 0
+
+
 cdef class Direction:
     """One layer in one direction as an engine computes it forward, or backward: sizes, cell, weights. Never changed.
 
     Parameters
     ----------
     cell : lstmx.functional.cell.Cell
-    inputs, hidden : I, H
-    w_ih, w_hh : Panels
-        Fused gate panels of (4H, I), (4H, H); else right-hand sides B of the products: forward (I, 4H), (P, 4H),
-        backward (4H, I), (4H, P), and w_ih None if no dx is wanted.
-    bias : ndarray or None
-        Fused gate panels of (4H, 1); else (4H,).
+    inputs, hidden, outputs : I, H, and the width of h
+    ih, hh : list of Panels
+        Fused: gate panels of (4H, I), (4H, H). Else right-hand sides B of the products, for all of W or for each block and
+        head: forward (I, width), (P, width), backward (width, I), (width, P). `ih` empty if no dx is wanted.
+    hr : Panels or None
+        Of the projection: forward (H, P), backward (P, H).
+    vectors : dict of str to ndarray
+        The cell's vectors by name; fused: "bias", gate panels of (4H, 1).
+    masks : (int, int)
+        Dropout masks on x and on h: 0, 1, or one for each gate.
     products : capsule of an engine's ``lstmx_products``, or None for the tile's
     fused, backward : bool
     """
 
-    def __cinit__(self, cell, size inputs, size hidden, Panels w_ih, Panels w_hh, cnp.ndarray bias, products, bint fused,
-                  bint backward):
+    def __cinit__(self, cell, size inputs, size hidden, size outputs, list ih, list hh, Panels hr, dict vectors, masks, products,
+                  bint fused, bint backward):
         cdef lstmx_layer *l = &self.job.layer
-        cdef int format = format_of(w_hh.array)
+        cdef cnp.ndarray first = (<Panels>hh[0]).array
+        cdef int format = format_of(first)
         memset(&self.job, 0, sizeof(Job))
-        self._keep = w_ih, w_hh, bias, products
-        self.job.itemsize = cnp.PyArray_ITEMSIZE(w_hh.array)
+        self._keep = ih, hh, hr, vectors, products
+        self.job.itemsize = cnp.PyArray_ITEMSIZE(first)
         self.job.kernels, self.job.products = tile_for(format), products_of(products, format)
         self.job.fused, self.job.serial, self.job.backward = fused, products is not None, backward
-        l.inputs, l.hidden, l.outputs = inputs, hidden, cell.widths(hidden)[0]
-        set_cell(&l.cell, cell)
-        if backward:
-            self.job.w_ih, self.job.w_hh = NULL if w_ih is None else w_ih.operand, w_hh.operand
-        else:
-            l.w_ih, l.w_hh, l.bias = w_ih.operand, w_hh.operand, data(bias)
+        measure(l, cell, inputs, hidden, outputs)
+        set_side(&self.job.ih, inputs, ih, 1, cell.gates, masks[0])
+        set_side(&self.job.hh, outputs, hh, cell.heads, cell.gates, masks[1])
+        self.job.w_hr = NULL if hr is None else hr.operand
+        self.job.whole_rows = cell.special or hr is not None or any(masks)
+        widths = {name: len(array) for name, array in vectors.items()}
+        lay_out(l, &l.at, widths, hr is not None, masks[0], masks[1], backward)
+        lay_out(l, &self.training, widths, hr is not None, masks[0], masks[1], True)
+        if fused:
+            l.w_ih, l.w_hh = self.job.ih.operands[0], self.job.hh.operands[0]
+            l.bias = data(vectors["bias"])
+            return
+        l.vectors.bias, l.vectors.peephole = data(vectors.get("bias")), data(vectors.get("peephole"))
+        l.vectors.ih_gain = data(vectors.get("norm_gain", vectors.get("norm_ih_gain")))
+        l.vectors.ih_bias = data(vectors.get("norm_ih_bias"))
+        l.vectors.hh_gain, l.vectors.hh_bias = data(vectors.get("norm_hh_gain")), data(vectors.get("norm_hh_bias"))
+        l.vectors.c_gain, l.vectors.c_bias = data(vectors.get("norm_c_gain")), data(vectors.get("norm_c_bias"))
+
+    def __dealloc__(self):
+        PyMem_Free(self.job.ih.operands)
+        PyMem_Free(self.job.hh.operands)
+
+    def extra(self, bint training):
+        """Values of a row of `extra`: one for each packed row in training, for each sequence else."""
+        return self.training.width if training else self.job.layer.at.width
 
 
 cdef void begin(Job *job, Direction direction, size steps, size batch, bint reverse, const void *x, size x_step,
@@ -170,7 +256,7 @@ cdef void share_out(Job *job, int threads) noexcept nogil:
     if l.batch >= ROWS_PER_THREAD * threads and not wide:
         job.threads = threads
         return
-    if units > 1 and not l.cell.special and (job.fused or job.backward):   # else whole rows are computed
+    if units > 1 and not job.whole_rows and (job.fused or job.backward):   # else whole rows are computed
         threads = <int>min(threads, units)
         if work / l.steps / threads > WORTH_A_BARRIER:
             job.split_units = 1

@@ -20,6 +20,8 @@ cdef extern from "core.h" nogil:
         void (*sigmoid)(size n, const void *x, void *y) noexcept
         void (*tanh)(size n, const void *x, void *y) noexcept
         void (*exp)(size n, const void *x, void *y) noexcept
+        void (*expm1)(size n, const void *x, void *y) noexcept
+        void (*softplus)(size n, const void *x, void *y) noexcept
         void (*cell_forward)(const void *cell, size rows, size hidden, const void *bias, void *gates, void *c,
                              void *h) noexcept
         void (*cell_backward)(const void *cell, size rows, size hidden, void *gates, const void *c_prev, const void *dy,
@@ -95,6 +97,20 @@ def exp(cnp.ndarray x, cnp.ndarray out):
     cdef int format = format_of(x)
     cdef size n = cnp.PyArray_SIZE(x)
     table(format).exp(n, checked(x, format, 1, n, IN), checked(out, format, 1, n, OUT))
+
+
+def expm1(cnp.ndarray x, cnp.ndarray out):
+    """out (n,) := e**x - 1 of x <= 0, element by element."""
+    cdef int format = format_of(x)
+    cdef size n = cnp.PyArray_SIZE(x)
+    table(format).expm1(n, checked(x, format, 1, n, IN), checked(out, format, 1, n, OUT))
+
+
+def softplus(cnp.ndarray x, cnp.ndarray out):
+    """out (n,) := log(1 + e**x), element by element."""
+    cdef int format = format_of(x)
+    cdef size n = cnp.PyArray_SIZE(x)
+    table(format).softplus(n, checked(x, format, 1, n, IN), checked(out, format, 1, n, OUT))
 
 
 def cell_forward(cell, cnp.ndarray bias, cnp.ndarray gates, cnp.ndarray c, cnp.ndarray h):

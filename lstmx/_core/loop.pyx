@@ -2,8 +2,9 @@
 
 # Design
 # ------
-# Which file does what. c/tile.h is the register tile, c/cell.h the cell, c/recurrent.h the steps for a range of steps, rows
-# (sequences) and units; job.pyx cuts a call up, and here it is run. panels.pyx packs weights, stream.pyx calls this loop for
+# Which file does what. c/tile.h is the register tile, c/cell.h the cell, c/family.h its rarer kin, c/recurrent.h the steps for
+# a range of steps, rows (sequences) and units, blocks.pyx the arithmetic of a block of steps; job.pyx cuts a call up, and here
+# it is run. panels.pyx packs weights, stream.pyx calls this loop for
 # plain arrays, dense.pyx for layers without time; blas.pyx has products to take the tile's place.
 #
 # Packed rows. At step t only the sequences that still run exist, and since a batch is sorted by length they are the first
@@ -24,21 +25,21 @@
 # Threads. `launch` alone makes them, and lets go of the GIL for long calls. They take shares of the rows from a counter,
 # block by block, and in backward shares of the weights' gradients between; or, where rows are few and units many, they
 # split the units, with a barrier at every step. A thread owns outputs, never part of a sum: any number of threads gives
-# the same bits. The calling thread looks for Ctrl-C every 50 ms at the end
-# of a block.
+# the same bits. The calling thread looks for Ctrl-C every 50 ms at the end of a block.
 """
 
 from cython.parallel cimport parallel
 
 cimport numpy as cnp
 
+from lstmx._core.blocks cimport backward_step, forward_block, gradients, input_sums, step_gradient
 from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_await, lstmx_cancel, lstmx_cancelled, lstmx_claim,
-                               lstmx_finish, lstmx_layer, lstmx_now, lstmx_products, lstmx_release, lstmx_shares,
-                               lstmx_stopped, lstmx_take, lstmx_tile, lstmx_wait, omp_get_max_threads, omp_get_num_threads,
-                               omp_get_thread_num, omp_in_parallel, PyThreadState, restore_control, take_back)
-from lstmx._core.job cimport (begin, cut_columns, cut_rows, data, Direction, first_row, gradient_rows, gradient_steps,
-                              groups_of, Job, MOST_THREADS, operations, panels_of, place, room_for_sums, row_share, rows_at, share_out,
-                              size, stride, strip, worth_threads)
+                               lstmx_finish, lstmx_layer, lstmx_now, lstmx_release, lstmx_shares, lstmx_stopped, lstmx_take,
+                               lstmx_wait, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
+                               PyThreadState, restore_control, take_back)
+from lstmx._core.job cimport (begin, cut_columns, cut_rows, data, Direction, gradient_steps, groups_of, Job, MOST_THREADS,
+                              operations, panels_of, room_for_sums, row_share, rows_at, share_out, size, stride, strip,
+                              worth_threads)
 
 cnp.import_array()
 
@@ -76,55 +77,6 @@ cdef void poll(Job *job, int me) noexcept nogil:
             lstmx_cancel(job.team)
         flush_subnormals()
         job.last = lstmx_now()
-
-
-cdef void general_block(const Job *job, size s0, size s1, size r0, size r1) noexcept nogil:
-    """The steps s0..s1 of rows r0..r1 on the general path: products into z, then the cell."""
-    cdef const lstmx_layer *l = &job.layer
-    cdef size H = l.hidden, P = l.outputs, width, groups = groups_of(job, 4 * H), t0, t1, s, t, end, base, first
-    cdef char *z
-    cdef void *row
-    cdef bint packed = l.offsets != NULL or l.x_step == l.batch * l.x_row
-    cdef bint whole = r0 == 0 and r1 == l.batch and packed and not l.windows   # x and z lie row after row
-    t0, t1 = (l.steps - s1, l.steps - s0) if l.reverse else (s0, s1)
-    base = 0 if l.gates != NULL else first_row(l, t0)
-    z = <char *>(job.sums if l.gates == NULL else l.gates)
-    width = job.kernels.gate_width(H) if l.gates == NULL else l.gates_row
-    if whole:
-        first = first_row(l, t0)
-        job.products.product(first_row(l, t1 - 1) + rows_at(l, t1 - 1) - first, 4 * H, l.inputs,
-                             place(job, l.x, first * l.x_row), l.x_row, l.w_ih, place(job, z, (first - base) * width), width,
-                             0, 0, groups)
-    for s in range(s0, s1):
-        t = l.steps - 1 - s if l.reverse else s
-        end = min(r1, rows_at(l, t))
-        if end <= r0:
-            continue
-        row = place(job, z, (first_row(l, t) - base + r0) * width)
-        if not whole:
-            first = (l.offsets[t] * l.x_row if l.offsets != NULL else t * l.x_step) + r0 * l.x_row
-            job.products.product(end - r0, 4 * H, l.inputs, place(job, l.x, first), l.x_row, l.w_ih, row, width, 0, 0, groups)
-        job.products.product(end - r0, 4 * H, P, place(job, l.h, r0 * P), P, l.w_hh, row, width, 1, 0, groups)
-        job.kernels.forward_cells(l, t, r0, end, row, width)
-
-
-cdef void forward_block(const Job *job, size s, size end, size r0, size r1, size p0, size p1, char *sums) noexcept nogil:
-    """The steps s..end of rows r0..r1 and panels p0..p1."""
-    cdef const lstmx_layer *l = &job.layer
-    if not job.fused:
-        general_block(job, s, end, r0, r1)
-        return
-    if sums != NULL:
-        input_sums(job, s, end, r0, r1, p0, p1, sums)
-    job.kernels.forward_steps(l, s, end, r0, r1, p0, p1, sums)
-
-
-cdef void input_sums(const Job *job, size s, size end, size r0, size r1, size p0, size p1, char *sums) noexcept nogil:
-    """W_ih x of the steps s..end, in the direction's own order."""
-    cdef const lstmx_layer *l = &job.layer
-    if l.reverse:
-        s, end = l.steps - end, l.steps - s
-    job.kernels.input_sums(l, s, end, r0, r1, p0, p1, sums)
 
 
 cdef void forward_units(Job *job, int me, int members) noexcept nogil:
@@ -191,66 +143,6 @@ cdef void forward_part(Job *job, int me, int members) noexcept nogil:
 
 # Backward.
 
-cdef size column_share(const Job *job, int part, int parts) noexcept nogil:
-    """The first column of dz of a part of the weights' gradients: whole vectors."""
-    cdef size lanes = job.kernels.lanes, width = 4 * job.layer.hidden
-    return min(width, (width + lanes - 1) // lanes * part // parts * lanes)
-
-
-cdef void block_gradients(const Job *job, int me, int part, int parts, size r0, size r1, bint add) noexcept nogil:
-    """A part of the weights' gradients and of dx over the packed rows r0..r1: every output belongs to one part."""
-    cdef const lstmx_layer *l = &job.layer
-    cdef const lstmx_products *products = job.products
-    cdef size H = l.hidden, P = l.outputs, I = l.inputs, rows = r1 - r0, m0, m1
-    cdef void *dz = place(job, l.gates, r0 * l.gates_row)
-    cdef void *x = place(job, l.x, r0 * l.x_row)
-    cdef void *strip = NULL if job.strips == NULL else job.strips + me * job.strip_bytes
-    m0, m1 = column_share(job, part, parts), column_share(job, part + 1, parts)
-    if m0 < m1:
-        products.outer(rows, m0, m1, P, dz, l.gates_row, place(job, l.h_prev, r0 * l.h_row), l.h_row, job.dw_hh, P, add, strip)
-        if job.dw_ih_transposed != NULL:
-            products.outer(rows, 0, I, m1 - m0, x, l.x_row, place(job, dz, m0), l.gates_row,
-                           place(job, job.dw_ih_transposed, m0), 4 * H, add, NULL)
-        else:
-            products.outer(rows, m0, m1, I, dz, l.gates_row, x, l.x_row, job.dw_ih, I, add, strip)
-        if job.db != NULL:
-            job.kernels.sum_rows(rows, m1 - m0, place(job, dz, m0), l.gates_row, place(job, job.db, m0), add)
-    if job.dx != NULL:
-        m0, m1 = r0 + rows * part // parts, r0 + rows * (part + 1) // parts
-        products.product(m1 - m0, I, 4 * H, place(job, l.gates, m0 * l.gates_row), l.gates_row, job.w_ih,
-                         place(job, job.dx, m0 * I), I, job.add_to_dx, 0, groups_of(job, I))
-
-
-cdef void gradients(const Job *job, int me, int part, int parts, size s, size end) noexcept nogil:
-    """A part of the weights' gradients and of dx of the steps s..end, at most some 256 rows at once, last to first."""
-    cdef const lstmx_layer *l = &job.layer
-    cdef size t0, t1, r0, r1, most = gradient_rows(job.serial), start
-    cdef bint add = end < l.steps
-    t0, t1 = (l.steps - end, l.steps - s) if l.reverse else (s, end)
-    r0, r1 = first_row(l, t0), first_row(l, t1 - 1) + rows_at(l, t1 - 1)
-    while r1 > r0:
-        start = r0 + (r1 - 1 - r0) // most * most if l.batch > most else r0
-        block_gradients(job, me, part, parts, start, r1, add)
-        add = True
-        r1 = start
-
-
-cdef void backward_step(const Job *job, size k, size r0, size r1) noexcept nogil:
-    """dz and dh of rows r0..r1 at the step k of the direction."""
-    cdef const lstmx_layer *l = &job.layer
-    cdef size t = l.steps - 1 - k if l.reverse else k, stop = min(r1, rows_at(l, t))
-    job.kernels.backward_cells(l, t, r0, stop, 0, l.hidden)
-    step_gradient(job, t, r0, stop, 0, groups_of(job, l.outputs))
-
-
-cdef void step_gradient(const Job *job, size t, size r0, size r1, size g0, size g1) noexcept nogil:
-    """dh = dz W_hh at t, for rows r0..r1 and groups g0..g1 of its columns."""
-    cdef const lstmx_layer *l = &job.layer
-    if r0 < r1:
-        job.products.product(r1 - r0, l.outputs, 4 * l.hidden, place(job, l.gates, (first_row(l, t) + r0) * l.gates_row),
-                             l.gates_row, job.w_hh, place(job, l.dh, r0 * l.outputs), l.outputs, 0, g0, g1)
-
-
 cdef void backward_shares(Job *job, int me) noexcept nogil:
     """Block by block, shares of the rows and then of the weights' gradients, as long as there are any."""
     cdef const lstmx_layer *l = &job.layer
@@ -292,7 +184,7 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
     if members > 1 and job.shares != NULL:
         backward_shares(job, me)
         return
-    g0, g1 = groups_of(job, l.outputs) * me // members, groups_of(job, l.outputs) * (me + 1) // members
+    g0, g1 = groups_of(job, l.outputs) * me // members, groups_of(job, l.outputs) * (me + 1) // members   # P is H here
     j0, j1 = g0 * 4 * job.kernels.lanes, min(l.hidden, g1 * 4 * job.kernels.lanes)
     while end > 0:
         s = (end - 1) // job.steps_per_block * job.steps_per_block
@@ -443,17 +335,25 @@ cdef int run_both(Job *one, Job *other, int budget) except -1:
 
 # The loop on packed rows.
 
-cdef void set_rows(lstmx_layer *l, cnp.ndarray offsets, cnp.ndarray gates, cnp.ndarray h_prev, cnp.ndarray c_prev) noexcept:
-    l.offsets = <const size *>data(offsets)
+cdef int put(lstmx_layer *l, dict slabs) except -1:
+    """What a forward pass keeps for its backward pass, and the masks of training, as far as a cell has them: gates (S, width),
+    h_prev (S, P), c_prev (S, memory), the state before each step; extra, rows as `Direction.extra` says, S of them in training,
+    N else; drop_x (masks, N, I), drop_h (masks, N, P), zoneout_h (S, P), zoneout_c (S, H).
+    """
+    cdef cnp.ndarray gates = slabs.get("gates"), h_prev = slabs.get("h_prev"), extra = slabs.get("extra")
     if gates is not None:
-        l.gates, l.h_prev, l.c_prev = data(gates), data(h_prev), data(c_prev)
+        l.gates, l.h_prev, l.c_prev = data(gates), data(h_prev), data(slabs["c_prev"])
         l.gates_row, l.h_row = stride(gates, 0), stride(h_prev, 0)
+    if extra is not None:
+        l.extra, l.extra_row = data(extra), stride(extra, 0)
+        l.drop_x, l.drop_h = data(slabs.get("drop_x")), data(slabs.get("drop_h"))
+        l.zoneout_h, l.zoneout_c = data(slabs.get("zoneout_h")), data(slabs.get("zoneout_c"))
+    return 0
 
 
 def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, cnp.ndarray h, cnp.ndarray c,
-            cnp.ndarray y, int threads, allocate, bint windows=False, cnp.ndarray gates=None, cnp.ndarray h_prev=None,
-            cnp.ndarray c_prev=None):
-    """One layer, one direction, over packed rows. Arrays are of one type and, but for y, gates and h_prev, contiguous.
+            cnp.ndarray y, int threads, allocate, dict slabs, bint windows=False):
+    """One layer, one direction, over packed rows. Arrays are of one type and, but for y and slabs, contiguous.
 
     Parameters
     ----------
@@ -462,12 +362,12 @@ def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps,
     offsets : (T + 1,) or None if every step has N rows  # IN
     steps : T
     reverse : whether time runs downwards
-    h, c : (N, P), (N, H)  # IN the initial, OUT the final state
+    h, c : (N, P), (N, memory)  # IN the initial, OUT the final state
     y : (S, P), any row stride  # OUT
     threads : at most
     allocate : callable (values) -> ndarray, for the room that a block needs
+    slabs : OUT those of a tape if it has gates, IN the masks; `put` says which there are
     windows : whether x (N + T - 1, I) is a series, whose rows n to n + T - 1 are sequence n
-    gates, h_prev, c_prev : (S, 4H), (S, P), (S, H), for training  # OUT the activated gates, the state before each step
     """
     cdef Job job
     cdef size N = cnp.PyArray_DIM(h, 0), I = cnp.PyArray_DIM(x, 1), room
@@ -475,7 +375,10 @@ def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps,
     if cnp.PyArray_SIZE(x) == 0:
         return
     begin(&job, direction, steps, N, reverse, data(x), I if windows else N * I, I)
-    set_rows(l, offsets, gates, h_prev, c_prev)
+    l.offsets = <const size *>data(offsets)
+    put(l, slabs)
+    if l.gates != NULL:
+        l.at = direction.training
     l.windows = windows
     l.h, l.c, l.y = data(h), data(c), data(y)
     l.y_row = stride(y, 0)
@@ -483,56 +386,62 @@ def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps,
     room = room_for_sums(&job, threads)
     sums = allocate(room) if room else None
     job.sums = data(sums)
+    scratch = allocate(N * l.at.scratch_width) if l.at.scratch_width else None
+    l.scratch = data(scratch)
     share_out(&job, threads)
-    if job.fused and gates is not None:
+    if job.fused and l.gates != NULL:
         job.kernels.open_rows(l)
     run(&job, threads)
     if job.fused:
         job.kernels.close_rows(l)
 
 
-def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, cnp.ndarray gates,
-             cnp.ndarray h_prev, cnp.ndarray c_prev, cnp.ndarray dy, cnp.ndarray dh, cnp.ndarray dc, cnp.ndarray dx,
-             bint add_to_dx, cnp.ndarray dw_ih, cnp.ndarray dw_hh, cnp.ndarray db, int threads, allocate,
-             cnp.ndarray dh_all=None, cnp.ndarray dc_all=None):
+def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, dict slabs, cnp.ndarray dy,
+             cnp.ndarray dh, cnp.ndarray dc, cnp.ndarray dx, bint add_to_dx, dict out, cnp.ndarray d_vectors, int threads,
+             allocate, cnp.ndarray dh_all=None, cnp.ndarray dc_all=None):
     """The derivative of `forward`.
 
     Parameters
     ----------
-    x, offsets, steps, reverse, h_prev, c_prev : as in `forward`  # IN
-    gates : (S, 4H)  # IN the activated gates, OUT dz: the tape is consumed
+    x, offsets, steps, reverse : as in `forward`  # IN
+    slabs : those of `forward`  # IN, but gates and extra OUT dz and more: the tape is consumed
     dy : (S, P), any row stride, or None for zero  # IN
-    dh, dc : (N, P), (N, H)  # IN the gradients of the final, OUT of the initial state
+    dh, dc : (N, P), (N, memory)  # IN the gradients of the final, OUT of the initial state
     dx : (S, I) or None  # OUT, or added to if add_to_dx
-    dw_ih, dw_hh, db : (4H, I), (4H, P), (4H,) or None  # OUT
+    out : weight_ih, weight_hh, weight_hr and bias by name, as far as the cell has them  # OUT
+    d_vectors : of the cell's vectors, one after the other, where `bias` is not the sum of dz alone; or None  # OUT
     threads, allocate : as in `forward`
-    dh_all, dc_all : (S, P), (S, H) or None  # OUT dL/dh_t and dL/dc_t of every step
+    dh_all, dc_all : (S, P), (S, memory) or None  # OUT dL/dh_t and dL/dc_t of every step
     """
     cdef Job job
-    cdef size N = cnp.PyArray_DIM(dh, 0), I = cnp.PyArray_DIM(x, 1), scratch
+    cdef size N = cnp.PyArray_DIM(dh, 0), I = cnp.PyArray_DIM(x, 1), width
     cdef lstmx_layer *l = &job.layer
     if cnp.PyArray_SIZE(x) == 0:
-        for out in (dw_ih, dw_hh, db):
-            if out is not None:
-                out.fill(0)
+        for array in (*out.values(), d_vectors):
+            if array is not None:
+                array.fill(0)
         return
     begin(&job, direction, steps, N, reverse, data(x), N * I, I)
-    set_rows(l, offsets, gates, h_prev, c_prev)
+    l.offsets = <const size *>data(offsets)
+    put(l, slabs)
     if dy is not None:
         l.dy, l.dy_row = data(dy), stride(dy, 0)
     l.dh, l.dc, l.dh_all, l.dc_all = data(dh), data(dc), data(dh_all), data(dc_all)
     job.dx, job.add_to_dx = data(dx), add_to_dx
-    job.dw_ih, job.dw_hh, job.db = data(dw_ih), data(dw_hh), data(db)
+    job.dw_ih, job.dw_hh, job.dw_hr = data(out["weight_ih"]), data(out["weight_hh"]), data(out.get("weight_hr"))
+    job.db, job.d_vectors = data(out.get("bias")) if l.at.bias < 0 else NULL, data(d_vectors)
     job.steps_per_block = gradient_steps(N, job.serial)
+    scratch = allocate(N * l.at.scratch_width) if l.at.scratch_width else None
+    l.scratch = data(scratch)
     share_out(&job, threads)
     strips = transposed = None
     if not job.serial:
-        scratch = strip(N, steps, job.kernels.lanes)
-        strips = allocate(job.threads * scratch)
-        job.strips, job.strip_bytes = <char *>data(strips), scratch * job.itemsize
-        if I < job.kernels.lanes:
-            transposed = allocate(4 * l.hidden * I)
+        width = strip(N, steps, job.kernels.lanes)
+        strips = allocate(job.threads * width)
+        job.strips, job.strip_bytes = <char *>data(strips), width * job.itemsize
+        if I < job.kernels.lanes and job.ih.blocks == 1:
+            transposed = allocate(l.width * I)
             job.dw_ih_transposed = data(transposed)
     run(&job, threads)
     if transposed is not None:
-        dw_ih[...] = transposed.reshape(I, 4 * l.hidden).T
+        out["weight_ih"][...] = transposed.reshape(I, l.width).T

@@ -64,14 +64,14 @@ cdef class Stack:
     cdef object threads
     cdef int layers, directions, type_number
     cdef bint blas
-    cdef size inputs, hidden, outputs, itemsize
+    cdef size inputs, memory, outputs, itemsize
 
     def __cinit__(self, list parts, int layers, int directions, int type_number, threads):
         cdef Direction first = parts[0]
         self.parts, self.threads, self.blas = parts, threads, first.job.serial
         self.layers, self.directions, self.type_number = layers, directions, type_number
         cdef const lstmx_layer *l = &first.job.layer
-        self.inputs, self.hidden, self.outputs, self.itemsize = l.inputs, l.hidden, l.outputs, first.job.itemsize
+        self.inputs, self.memory, self.outputs, self.itemsize = l.inputs, l.memory, l.outputs, first.job.itemsize
 
     cdef bint readable(self, object x) noexcept:
         """Whether x is an array that can be read where it lies, by whole steps of the last axis."""
@@ -106,7 +106,7 @@ cdef class Stack:
             if cnp.PyArray_DIM(y, k) != y_shape[k]:
                 return False
         for k in range(2):
-            if not self.state_fits((<tuple>pair)[k], state_ndim, batch, self.hidden if k else self.outputs):
+            if not self.state_fits((<tuple>pair)[k], state_ndim, batch, self.memory if k else self.outputs):
                 return False
         targets = (y, (<tuple>pair)[0], (<tuple>pair)[1])
         for k in range(3):
@@ -157,7 +157,7 @@ cdef class Stack:
             return None
         if state is not None and not (type(state) is tuple and len(<tuple>state) == 2
                                       and self.state_fits((<tuple>state)[0], lead + 1, N, self.outputs)
-                                      and self.state_fits((<tuple>state)[1], lead + 1, N, self.hidden)):
+                                      and self.state_fits((<tuple>state)[1], lead + 1, N, self.memory)):
             return None
         shape[0] = N
         if not step:
@@ -167,7 +167,7 @@ cdef class Stack:
             y = cnp.PyArray_EMPTY(ndim, shape, self.type_number, 0)
             shape[0], shape[1], shape[lead] = self.layers * self.directions, N, self.outputs
             h = cnp.PyArray_EMPTY(lead + 1, shape, self.type_number, 0)
-            shape[lead] = self.hidden
+            shape[lead] = self.memory
             c = cnp.PyArray_EMPTY(lead + 1, shape, self.type_number, 0)
         elif self.out_fits(out, state, a, ndim, shape, lead + 1, N):
             y, (h, c) = out
@@ -200,11 +200,13 @@ cdef class Stack:
                 begin(&jobs[direction], part, T, N, direction, x, x_step, x_row)
                 l = &jobs[direction].layer
                 l.h = <char *>cnp.PyArray_DATA(h) + k * N * self.outputs * self.itemsize
-                l.c = <char *>cnp.PyArray_DATA(c) + k * N * self.hidden * self.itemsize
+                l.c = <char *>cnp.PyArray_DATA(c) + k * N * self.memory * self.itemsize
                 l.y = <char *>cnp.PyArray_DATA(above) + direction * self.outputs * self.itemsize
                 l.y_step, l.y_row = wide, T * wide
                 threads = self.threads() if worth_threads(operations(&jobs[direction])) else 1
                 rooms.append(self.room(&jobs[direction], threads))
+                if l.at.width or l.at.scratch_width:
+                    rooms.append(self.extra(&jobs[direction]))
                 share_out(&jobs[direction], threads)
             if self.directions == 2 and threads > 1 and (jobs[0].split_units or jobs[0].threads == 1) and not jobs[0].serial:
                 run_both(&jobs[0], &jobs[1], threads)
@@ -217,6 +219,14 @@ cdef class Stack:
             below = above   # held while it is read
             x, x_step, x_row = cnp.PyArray_DATA(above), wide, T * wide
         return 0
+
+    cdef cnp.ndarray extra(self, Job *job):
+        """Gives a job its rows of `extra` and of scratch, which the caller holds."""
+        cdef cnp.npy_intp width = job.layer.at.width, length = job.layer.batch * (width + job.layer.at.scratch_width)
+        cdef cnp.ndarray extra = cnp.PyArray_EMPTY(1, &length, self.type_number, 0)
+        job.layer.extra, job.layer.extra_row = cnp.PyArray_DATA(extra), width
+        job.layer.scratch = <char *>cnp.PyArray_DATA(extra) + job.layer.batch * width * self.itemsize
+        return extra
 
     cdef cnp.ndarray room(self, Job *job, int threads):
         """Gives a job its blocks and the room for their sums, which the caller holds."""

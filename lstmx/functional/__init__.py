@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstmx.functional import allocate, validate
+from lstmx.functional import allocate, masks, validate
 from lstmx.functional.cell import Cell
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
@@ -56,26 +56,42 @@ def read_tape(tape, owner):
     return tape
 
 
-def _weights(cell, weight_ih, weight_hh, bias, dtype, copy=False):
+def _weights(cell, weight_ih, weight_hh, bias, more, dtype, copy=False):
     cell = Cell() if cell is None else cell
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: got {cell!r}, must be an lstmx.Cell, such as lstmx.Cell(clip=3.0)")
-    weight_ih = validate.real_array("weight_ih", weight_ih, dtype)
-    weight_hh = validate.real_array("weight_hh", weight_hh, dtype)
-    for name, array in (("weight_ih", weight_ih), ("weight_hh", weight_hh)):
-        if array.ndim != 2:
-            raise ValueError(f"{name}: got shape {array.shape}, must have two dimensions")
-    hidden = weight_hh.shape[1]
-    if hidden == 0 or weight_ih.shape[1] == 0:
-        raise ValueError(
-            f"weight_ih, weight_hh: got shapes {weight_ih.shape}, {weight_hh.shape}; I and H must be positive"
-        )
-    validate.shaped("weight_hh", weight_hh, (4 * hidden, hidden), dtype, "(4H, H)")
-    validate.shaped("weight_ih", weight_ih, (4 * hidden, weight_ih.shape[1]), dtype, "(4H, I)")
-    if bias is not None:
-        bias = validate.shaped("bias", bias, (4 * hidden,), dtype, "(4H,)")
-    arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias}
-    return Weights(cell, {n: np.array(a, order="C", copy=copy or None) for n, a in arrays.items() if a is not None})
+    for name in ("weight_dropout", "learn_state"):
+        if getattr(cell, name):
+            raise ValueError(f"cell: {name} is a matter of layers, not of one pass; leave it out, or use lstmx.LSTM")
+    given = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias": bias} | more
+    given = {
+        name: validate.real_array(name, a, dtype)
+        for name, a in given.items()
+        if a is not None or name in ("weight_ih", "weight_hh")
+    }
+    for name in ("weight_ih", "weight_hh", "weight_hr"):
+        if name in given and given[name].ndim != 2:
+            raise ValueError(f"{name}: got shape {given[name].shape}, must have two dimensions")
+    inputs, proj = given["weight_ih"].shape[1], len(given.get("weight_hr", ()))
+    hidden = given["weight_hr"].shape[1] if proj else given["weight_hh"].shape[1] * cell.heads
+    if hidden == 0 or inputs == 0:
+        shapes = given["weight_ih"].shape, given["weight_hh"].shape
+        raise ValueError(f"weight_ih, weight_hh: got shapes {shapes[0]}, {shapes[1]}; I and H must be positive")
+    cell.check_sizes(hidden, proj)
+    has_bias = any(name == "bias" or name.endswith("_bias") for name in given)
+    table = {p.name: p.shape for p in cell.computing(inputs, hidden, has_bias, proj)}
+    for name in sorted(given, key="weight_hh".__ne__):  # it says how many units there are
+        if name not in table:
+            raise ValueError(f"{name}: this cell has no such parameter; there are {', '.join(table)}")
+        meaning = {"weight_ih": f"({cell.gates}H, I)", "weight_hh": f"({cell.gates}H, H)"}.get(name, "the shape")
+        meaning = f"({cell.gates}H,)" if name == "bias" else meaning
+        if name == "weight_hh" and (proj or cell.heads > 1):
+            meaning = f"({cell.gates}H, {'P' if proj else 'H / heads'})"
+        validate.shaped(name, given[name], table[name], dtype, meaning)
+    for name in table:
+        if name not in given:
+            raise ValueError(f"{name}: this cell needs it, an array {table[name]}; give it by name")
+    return Weights(cell, {n: np.array(given[n], order="C", copy=copy or None) for n in table})
 
 
 def _dtype_of(*arrays):
@@ -83,7 +99,10 @@ def _dtype_of(*arrays):
     return np.dtype(np.float32 if dtypes == {np.dtype(np.float32)} else np.float64)
 
 
-def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, reverse=False, cell=None):
+def lstm_forward(
+    x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, mask=None, reset=None, reverse=False, cell=None,
+    rng=None, **more,
+):  # fmt: skip
     """One LSTM layer in one direction, keeping what the backward pass needs.
 
     Parameters
@@ -92,12 +111,18 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     weight_ih, weight_hh, bias : array (4H, I), (4H, H), (4H,) or None
         Blocks of H rows in the order i, f, g, o.
     state : (h0, c0), each (N, H), optional
-        Zero by default. (H,) for one sequence.
+        Zero by default. (H,) for one sequence. With a projection h0 is (N, P); of an sLSTM c0 is (N, 3H).
     lengths : array of int (N,), optional
+    mask, reset : array of bool (N, T), (T,) or list of (T_n,), as x, optional
+        As of a call of `lstmx.LSTM`.
     reverse : bool
         Read each sequence from its own end.
     cell : lstmx.Cell, optional
         The options of the cell.
+    rng : None, int, SeedSequence or Generator
+        Draws what the cell drops; None: nothing is dropped.
+    **more : arrays
+        What else the cell has, by name: weight_hr (P, H) of a projection, peephole, norm_gain and the like.
 
     Returns
     -------
@@ -126,16 +151,20 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     >>> lstm_backward(tape, np.ones_like(y)).params["weight_hh"].shape
     (16, 4)
     """
-    dtype = _dtype_of(weight_ih, weight_hh, bias)
-    weights = _weights(cell, weight_ih, weight_hh, bias, dtype, copy=True)
+    dtype = _dtype_of(weight_ih, weight_hh, bias, *more.values())
+    weights = _weights(cell, weight_ih, weight_hh, bias, more, dtype, copy=True)
     reverse = validate.flag("reverse", reverse)
-    inputs, hidden = (weights.arrays[name].shape[1] for name in ("weight_ih", "weight_hh"))
-    rows, context = sequences(x, inputs, dtype, lengths=lengths, single=True).all(own=True)
-    h, c = read_state("state", state, ((context.batch, hidden),) * 2, context, dtype, "(N, H)")
-    y = allocate.empty((len(rows), hidden), dtype)
-    slabs = get_engine().forward(rows, weights, context, reverse, h, c, y, True)
+    found = sequences(x, weights.inputs, dtype, lengths=lengths, mask=mask, reset=reset, single=True)
+    rows, context = found.all(own=True)
+    h, c = read_state("state", state, _zeros(weights, context), context, "(N, H)", (reverse,))
+    y = allocate.empty((len(rows), weights.widths[0]), dtype)
+    drawn = None
+    if rng is not None and weights.cell.drops:
+        key = int(validate.random_generator("rng", rng).integers(2**64, dtype=np.uint64))
+        drawn = masks.draw(weights.cell, key, context, weights.inputs, weights.widths[0], weights.hidden, dtype)
+    slabs = get_engine().forward(rows, weights, context, reverse, h, c, y, True, drawn)
     tape = Tape(lstm_forward, context, x=rows, weights=weights, reverse=reverse, slabs=slabs)
-    return context.unpack(y), give_state((h, c), context), tape
+    return context.unpack(y), give_state((h, c), context, (reverse,)), tape
 
 
 def lstm_backward(tape, dy, dstate=None, *, retain=False):
@@ -157,46 +186,54 @@ def lstm_backward(tape, dy, dstate=None, *, retain=False):
     """
     context = read_tape(tape, lstm_forward).context
     rows, weights = tape.parts["x"], tape.parts["weights"]
-    dtype, hidden = rows.dtype, weights.arrays["weight_hh"].shape[1]
-    dy = read_gradient(dy, context, hidden, dtype)
-    dh, dc = read_state("dstate", dstate, ((context.batch, hidden),) * 2, context, dtype, "(N, H)")
+    dtype, directions = rows.dtype, (tape.parts["reverse"],)
+    dy = read_gradient(dy, context, weights.widths[0], dtype)
+    dh, dc = read_state("dstate", dstate, _zeros(weights, context), context, "(N, H)", directions, final=True)
     parts = tape.use(validate.flag("retain", retain))
     out = {name: allocate.empty(w.shape, dtype) for name, w in weights.arrays.items()}
     dx = allocate.empty(rows.shape, dtype)
     slabs = kept(parts["slabs"]) if retain else parts["slabs"]
     get_engine().backward(rows, weights, context, parts["reverse"], slabs, dy, dh, dc, dx, False, out)
-    return Gradients(context.unpack(dx), give_state((dh, dc), context), out)
+    return Gradients(context.unpack(dx), give_state((dh, dc), context, directions, final=False), out)
+
+
+def _zeros(weights, context):
+    """A state (h, c) to begin with, or its gradient."""
+    dtype = weights.arrays["weight_ih"].dtype
+    return tuple(allocate.zeros((context.batch, width), dtype) for width in weights.widths)
 
 
 def kept(slabs):
-    """Slabs whose gates a backward pass may overwrite."""
-    gates = slabs["gates"]
-    copy = get_engine().slab(*gates.shape, gates.dtype)
-    copy[:] = gates
-    return slabs | {"gates": copy}
+    """Slabs of which a backward pass may overwrite what it does."""
+    copies = {}
+    for name in ("gates", "extra"):
+        if name in slabs:
+            copies[name] = get_engine().slab(*slabs[name].shape, slabs[name].dtype)
+            copies[name][:] = slabs[name]
+    return slabs | copies
 
 
-def lstm_step(x_t, state, weight_ih, weight_hh, bias=None, *, cell=None):
+def lstm_step(x_t, state, weight_ih, weight_hh, bias=None, *, cell=None, **more):
     """One step of one layer on a batch.
 
     Parameters
     ----------
     x_t : array (N, I)
     state : (h, c), each (N, H), or None for zero
-    weight_ih, weight_hh, bias, cell : as in `lstm_forward`
+    weight_ih, weight_hh, bias, cell, more : as in `lstm_forward`
 
     Returns
     -------
     h_t : array (N, H)
     state : (h_t, c_t)
     """
-    dtype = _dtype_of(weight_ih, weight_hh, bias)
-    weights = _weights(cell, weight_ih, weight_hh, bias, dtype)
+    dtype = _dtype_of(weight_ih, weight_hh, bias, *more.values())
+    weights = _weights(cell, weight_ih, weight_hh, bias, more, dtype)
     x_t = validate.real_array("x_t", x_t, dtype)
-    inputs, hidden = (weights.arrays[name].shape[1] for name in ("weight_ih", "weight_hh"))
+    inputs = weights.inputs
     if x_t.ndim != 2 or x_t.shape[1] != inputs:
         raise ValueError(f"x_t: got shape {x_t.shape}, must be (N, I) = (N, {inputs})")
     rows, context = sequences(x_t[:, None], inputs, dtype).all()
-    h, c = read_state("state", state, ((context.batch, hidden),) * 2, context, dtype, "(N, H)")
+    h, c = read_state("state", state, _zeros(weights, context), context, "(N, H)", (False,))
     get_engine().forward(rows, weights, context, False, h, c, allocate.empty(h.shape, dtype), False)
     return h.copy(), (h, c)

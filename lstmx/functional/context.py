@@ -3,7 +3,7 @@
 A batch is sorted by length, longest first. At step t the sequences still running are the first n_t, and their rows
 stand together: rows offsets[t] to offsets[t + 1] of an (S, features) array, S = sum of lengths. Layers without time
 (Dense, Dropout, Embedding) see rows; an LSTM sees one contiguous block a step; padding does not exist, so its
-content cannot matter.
+content cannot matter. Nor do masked steps exist; and where a sequence begins anew, another packed sequence begins.
 """
 
 import itertools
@@ -21,41 +21,42 @@ class SequenceContext:
     ----------
     batch, steps : int
         N, and the T that padded results get; by default that of the longest.
-    lengths : ndarray of int64 (N,)
-        In the caller's order.
+    lengths, given : ndarray of int64 (N,)
+        In the caller's order: the steps that are packed, and those that the caller gave.
     order : ndarray of int64 (N,) or None
         order[k] is the caller's index of the k-th longest sequence; None if that is k.
     offsets : ndarray of intp (max(lengths) + 1,)
         First packed row of each step.
     form : {"array", "list", "single"}
         What the caller gave, and gets back: (N, T, F), a list of (T_n, F), or (T, F).
-    directions : int
-        Of the LSTM whose outputs the rows are; `FinalState` asks.
+    reversed : tuple of bool
+        Of the LSTM whose outputs the rows are: for each direction, whether it reads from the end. `FinalState` asks.
     """
 
-    directions = 1
+    reversed = (False,)
 
     def __init__(self, lengths, steps=None, form="array"):
-        self.lengths = lengths
+        self.lengths = self.given = lengths
         self.batch = len(lengths)
         self.form = form
         self.order, self.offsets = core_rows.by_length(np.ascontiguousarray(lengths, np.int64))
         self.steps = len(self.offsets) - 1 if steps is None else steps
         self.uniform = int(self.offsets[-1]) == self.batch * (len(self.offsets) - 1)
-        self._found, self._twin = {}, None  # what was asked for once, by name; the same with other directions
+        self.moves_states = self.order is not None  # whether states lie elsewhere than the caller's
+        self._found, self._twin = {}, None  # what was asked for once, by name; the same after an LSTM
 
     @classmethod
     def step(cls, batch):
         """One step of so many sequences."""
         return cls(np.ones(batch, np.int64), 1)
 
-    def of(self, directions):
-        """The context of the outputs of an LSTM of so many directions: the same batch."""
-        if directions == self.directions:
+    def of(self, reversed):
+        """The context of the outputs of an LSTM with these directions: the same batch."""
+        if reversed == self.reversed:
             return self
-        if self._twin is None:
-            twin = object.__new__(SequenceContext)
-            twin.__dict__.update(self.__dict__, directions=directions)
+        if self._twin is None or self._twin.reversed != reversed:
+            twin = object.__new__(type(self))
+            twin.__dict__.update(self.__dict__, reversed=reversed)
             self._twin = twin
         return self._twin
 
@@ -76,6 +77,11 @@ class SequenceContext:
             row, time = self.sorted_places
             self._found["places"] = (row if self.order is None else self.order[row].astype(np.intp)), time
         return self._found["places"]
+
+    @property
+    def owners(self):
+        """(N,): the caller's sequence that each sequence in sorted order belongs to."""
+        return np.arange(self.batch, dtype=np.intp) if self.order is None else self.order.astype(np.intp)
 
     @property
     def sorted_places(self):
@@ -106,6 +112,25 @@ class SequenceContext:
     def sort(self, per_sequence):
         """Rows of an (N, ...) array from the caller's order to ours."""
         return per_sequence if self.order is None else per_sequence[self.order]
+
+    def take_states(self, states, out, reversed, final):
+        """Write states of the caller's sequences to those of ours, in sorted order.
+
+        Parameters
+        ----------
+        states, out : ndarray (L*D, N, W); of one direction also (N, W)
+        reversed : tuple of bool (D,)
+            For each direction, whether it reads from the end.
+        final : bool
+            Whether they are states after reading, or their gradients; else before.
+        """
+        out[...] = states if self.order is None else states[..., self.order, :]
+
+    def give_states(self, states, reversed, final):
+        """The way back, where `moves_states`: states in sorted order as the caller's."""
+        out = np.empty_like(states)
+        out[..., self.order, :] = states
+        return out
 
     def pack(self, x, own=False, dtype=None):
         """Packed rows (S, ...) of sequences that have the form of this context.
@@ -146,10 +171,9 @@ class SequenceContext:
     def unpack(self, rows):
         """What the caller gets: (N, T, ...) with 0 past each end, a list, or (T, ...)."""
         if self.form == "list":
-            starts = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.intp)
             out = allocate.empty(rows.shape, rows.dtype)
-            self._scatter(rows, None, self.sort(starts[:-1]), out[None])
-            return [out[a:b] for a, b in itertools.pairwise(starts.tolist())]
+            self._scatter(rows, None, self.sort(np.cumsum(self.lengths) - self.lengths), out[None])
+            return self._cut(out)
         longest = len(self.offsets) - 1
         out = allocate.empty((self.batch, self.steps, *rows.shape[1:]), rows.dtype)
         if self.uniform and longest == self.steps:
@@ -158,6 +182,115 @@ class SequenceContext:
             out.fill(0)
             self._scatter(rows, self.order, None, out)
         return out[0] if self.form == "single" else out
+
+    def _cut(self, joined):
+        """The caller's list, from all of it in one array."""
+        return [joined[a:b] for a, b in itertools.pairwise([0, *np.cumsum(self.given).tolist()])]
+
+
+class EpisodeContext(SequenceContext):
+    """A batch with masked steps, or whose sequences begin anew: what is packed are *episodes*.
+
+    Masked steps are left out, and what is left of a sequence is cut where it begins anew. A sequence without any step
+    has an empty episode, which keeps its state. `batch`, `lengths`, `order` and `offsets` are of episodes; `places` and
+    results are at the caller's steps.
+
+    Parameters
+    ----------
+    given : ndarray of int64 (N,)
+        Lengths of the caller's sequences, masked steps included.
+    steps, form : as in `SequenceContext`
+    mask, reset : ndarray of bool (sum of the lengths,) or None
+        One sequence after the other: whether there is such a step; whether an episode begins there, or else at the next
+        step that there is.
+    """
+
+    def __init__(self, given, steps, form, mask, reset):
+        start = np.cumsum(given) - given
+        row = np.repeat(np.arange(len(given), dtype=np.intp), given)
+        time = np.arange(len(row), dtype=np.intp) - start[row]
+        resets = np.zeros(len(row) + 1, np.intp)  # before each step
+        if reset is not None:
+            np.cumsum(reset, out=resets[1:])
+        before, count = resets[start], resets[1:]
+        if mask is not None:
+            row, time, count = row[mask], time[mask], count[mask]
+        begins = np.ones(len(row), bool)
+        begins[1:] = (row[1:] != row[:-1]) | (count[1:] != count[:-1])
+        start = np.flatnonzero(begins)
+        owner, lengths = row[start], np.diff(start, append=len(row))
+        every = np.arange(len(given), dtype=np.intp)
+        empty = np.setdiff1d(every, owner)
+        at = np.searchsorted(owner, empty)
+        owner, start, lengths = np.insert(owner, at, empty), np.insert(start, at, 0), np.insert(lengths, at, 0)
+        super().__init__(lengths, steps, form)
+        self.given, self.moves_states = given, True
+        self._row, self._time, self._owner, self._start = row, time, owner, start
+        first, last = np.searchsorted(owner, every), np.searchsorted(owner, every, "right") - 1
+        anew = lengths[first] > 0  # whether the first episode begins with a reset: then no state comes before it
+        anew[anew] = count[start[first[anew]]] > before[anew]
+        place = np.argsort(self._sorted_episodes)
+        self._first, self._last, self._continued = place[first], place[last], np.flatnonzero(~anew)
+
+    @property
+    def _sorted_episodes(self):
+        return np.arange(self.batch, dtype=np.intp) if self.order is None else self.order
+
+    @property
+    def owners(self):
+        """As of every context."""
+        return self._owner[self._sorted_episodes]
+
+    @property
+    def places(self):
+        """As of every context."""
+        if "places" not in self._found:
+            episode, step = self.sorted_places
+            at = self._start[self._sorted_episodes[episode]] + step
+            self._found["places"] = self._row[at], self._time[at]
+        return self._found["places"]
+
+    def _ends(self, reverse, final):
+        """(sequences in sorted order, the caller's sequences): which one reads first, or with `final` last."""
+        if reverse:
+            return (self._first if final else self._last), slice(None)
+        return (self._last, slice(None)) if final else (self._first[self._continued], self._continued)
+
+    def take_states(self, states, out, reversed, final):
+        """As of every context; the states of other episodes stay as they are."""
+        for direction, reverse in enumerate(reversed):
+            ours, callers = self._ends(reverse, final)
+            out[direction :: len(reversed)][..., ours, :] = states[direction :: len(reversed)][..., callers, :]
+
+    def give_states(self, states, reversed, final):
+        """As of every context; 0 where a sequence begins with a reset."""
+        out = np.zeros((*states.shape[:-2], len(self.given), states.shape[-1]), states.dtype)
+        for direction, reverse in enumerate(reversed):
+            ours, callers = self._ends(reverse, final)
+            out[direction :: len(reversed)][..., callers, :] = states[direction :: len(reversed)][..., ours, :]
+        return out
+
+    def _indices(self, starts=None):
+        """Where the packed rows are in an array of the caller's form, of a list in one that joins its sequences."""
+        row, time = self.places
+        if self.form == "list":
+            return (np.cumsum(self.given) - self.given if starts is None else starts)[row] + time
+        return time if self.form == "single" else (row, time)
+
+    def pack(self, x, own=False, dtype=None, starts=None):
+        """As of every context, always in memory of their own; `starts`: of a list that has been joined."""
+        if self.form == "list" and starts is None:
+            x = np.concatenate(x)
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(x[self._indices(starts)], x.dtype if dtype is None else dtype)
+
+    def unpack(self, rows):
+        """As of every context, with 0 on masked steps too."""
+        total = int(self.given.sum())
+        lead = {"list": (total,), "single": (self.steps,), "array": (len(self.given), self.steps)}[self.form]
+        out = allocate.zeros((*lead, *rows.shape[1:]), rows.dtype)
+        out[self._indices()] = rows
+        return self._cut(out) if self.form == "list" else out
 
 
 def gather(x, context, sequence=None, start=None, dtype=None):
@@ -196,9 +329,7 @@ class PooledContext:
     @property
     def places(self):
         """(row, time), each (N,), as for sequences; the time is 0."""
-        order = self.sequences.order
-        row = np.arange(self.batch, dtype=np.intp) if order is None else order.astype(np.intp)
-        return row, np.zeros(self.batch, np.intp)
+        return self.sequences.owners, np.zeros(self.batch, np.intp)
 
     def pack(self, per_sequence, own=False):
         """Rows in our order of an (N, ...) array in the caller's, or of (...) for one sequence; `own` as elsewhere."""

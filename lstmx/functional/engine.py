@@ -7,10 +7,11 @@ same time loop. ``reference`` is lstmx.reference, for checking. An engine has `f
 
 import functools
 import os
+import types
 
 import numpy as np
 
-from lstmx import reference
+from lstmx import reference, reference_cells
 from lstmx._core import dense, isa, job, loop, panels, stream
 from lstmx.functional import allocate, threads
 from lstmx.functional.context import Windows
@@ -24,28 +25,41 @@ class _Compiled:
     products = None  # a capsule of the products; None for the tile's
     slab = staticmethod(allocate.padded)  # an array (rows, columns) in the form that the tape's have
 
-    def _fused(self, cell):
+    def _fused(self, cell, proj, masks):
         """Whether the plain cell's own kernels compute it."""
         return False
 
-    def _forward(self, weights):
-        """The compiled `Direction` of some `Weights` for a forward pass."""
-        return weights.get("forward", self._direction, weights)
+    def _forward(self, weights, masks=(0, 0)):
+        """The compiled `Direction` of some `Weights` for a forward pass with so many dropout masks on x and h."""
+        return weights.get(("forward", masks), self._direction, weights, masks)
 
-    def _backward(self, weights, need_dx):
-        return weights.get("with dx" if need_dx else "without dx", self._direction, weights, True, need_dx)
+    def _backward(self, weights, masks, need_dx):
+        return weights.get(("backward", masks, need_dx), self._direction, weights, masks, True, need_dx)
 
-    def _direction(self, weights, backward=False, need_dx=True):
-        ih, hh, bias = weights.arrays["weight_ih"], weights.arrays["weight_hh"], weights.arrays.get("bias")
-        fused = self._fused(weights.cell) and not backward
+    def _direction(self, weights, masks, backward=False, need_dx=True):
+        cell, arrays = weights.cell, weights.arrays
+        ih, hh, hr = arrays["weight_ih"], arrays["weight_hh"], arrays.get("weight_hr")
+        vectors = {name: a for name, a in arrays.items() if a.ndim == 1}
+        fused = self._fused(cell, hr is not None, masks) and not backward
         if fused:
-            parts = gate_panels(ih), gate_panels(hh), bias_panels(ih, bias)
+            ih_parts, hh_parts, right = [gate_panels(ih)], [gate_panels(hh)], None
+            vectors = {"bias": bias_panels(ih, vectors.get("bias"))}
         else:
-            parts = [self.right_side(ih, not backward) if need_dx else None, self.right_side(hh, not backward)]
-            parts.append(None if backward else bias)
-        return job.Direction(weights.cell, ih.shape[1], len(ih) // 4, *parts, self.products, fused, backward)
+            ih_parts = self._parts(ih, 1, cell.gates if masks[0] > 1 else 1, not backward) if need_dx else []
+            hh_parts = self._parts(hh, cell.heads, cell.gates if masks[1] > 1 or cell.heads > 1 else 1, not backward)
+            right = None if hr is None else self.right_side(hr, not backward)
+        return job.Direction(
+            cell, weights.inputs, weights.hidden, weights.widths[0], ih_parts, hh_parts, right, vectors, masks,
+            self.products, fused, backward,
+        )  # fmt: skip
 
-    def memory(self, rows, batch, steps, inputs, hidden, cell, dtype, *, training):
+    def _parts(self, weight, heads, blocks, transposed):
+        """The right-hand sides of a weight's products: one, or one for each block of the gates and head."""
+        if heads == blocks == 1:
+            return [self.right_side(weight, transposed)]
+        return [self.right_side(part, transposed) for part in np.split(weight, heads * blocks)]
+
+    def memory(self, rows, batch, steps, inputs, hidden, cell, dtype, *, proj=0, bias=True, training):
         """What one direction of one layer allocates beside its results: (bytes of scratch, bytes of the tape).
 
         Parameters
@@ -54,53 +68,76 @@ class _Compiled:
             S packed rows, N, T, I, H.
         cell : Cell
         dtype : numpy.dtype
-        training : bool
-            Whether a backward pass follows.
+        proj : int
+            P, or 0.
+        bias, training : bool
+            Whether the cell has one; whether a backward pass follows, after dropout where the cell has any.
         """
-        size, width = np.dtype(dtype).itemsize, cell.widths(hidden)
+        size, width = np.dtype(dtype).itemsize, cell.widths(hidden, proj)
         of_type = np.empty(0, dtype)
         wanted = self._threads((3 if training else 1) * rows * hidden * (inputs + width[0]))
-        serial = self.products is not None
-        scratch = job.workspace(batch, steps, inputs, hidden, of_type, wanted, self._fused(cell), serial, training)
-        tape = rows * (sum(allocate.padded_width(n, dtype) for n in (4 * hidden, width[0])) + width[1]) * training
-        return sum(scratch.values()) * size, tape * size
+        serial, masks = self.products is not None, cell.masks if training else (0, 0)
+        scratch = job.workspace(
+            batch, steps, inputs, hidden, of_type, wanted, self._fused(cell, bool(proj), masks), serial, training
+        )
+        vectors = {name: of for name, (of, _) in cell.vectors(hidden, bias).items()}
+        extra, once = job.extra_widths(cell, inputs, hidden, width[0], vectors, bool(proj), masks, training)
+        scratch = sum(scratch.values()) + batch * once
+        if not training:
+            return (scratch + batch * allocate.padded_width(extra, dtype) * (extra > 0)) * size, 0
+        tape = rows * (sum(allocate.padded_width(n, dtype) for n in (cell.gates * hidden, width[0])) + width[1])
+        tape += rows * allocate.padded_width(extra, dtype) * (extra > 0)
+        tape += batch * (inputs * masks[0] + width[0] * masks[1])
+        tape += rows * sum(n for n, rate in zip((width[0], hidden), cell.zoneout, strict=True) if rate)
+        return scratch * size, tape * size
 
     def _threads(self, work):
         return 1 if self.products is not None else _threads_for(work)
 
-    def forward(self, x, weights, context, reverse, h, c, y, keep):
+    def forward(self, x, weights, context, reverse, h, c, y, keep, masks=None):
         """One layer, one direction, over packed rows; h and c go from the initial to the final state, y is written.
 
-        Returns the slabs of the tape if they are to be kept.
+        Returns the slabs of the tape if they are to be kept. `masks` are those that lstmx.functional.masks draws.
         """
-        (rows, inputs), hidden = x.shape, c.shape[1]
+        (rows, inputs), hidden = x.shape, weights.hidden
         windows = isinstance(x, Windows)
-        slabs = {}
+        slabs = {} if masks is None else dict(masks)
+        direction = self._forward(weights, _counts(slabs))
         if keep:
-            slabs = {
-                "gates": self.slab(rows, 4 * hidden, x.dtype),
-                "h_prev": self.slab(rows, h.shape[1], x.dtype),
-                "c_prev": allocate.aligned((rows, hidden), x.dtype, reuse=True),
-            }
+            slabs["gates"] = self.slab(rows, weights.cell.gates * hidden, x.dtype)
+            slabs["h_prev"] = self.slab(rows, h.shape[1], x.dtype)
+            slabs["c_prev"] = allocate.aligned((rows, c.shape[1]), x.dtype, reuse=True)
+        width = direction.extra(keep)
+        if width:
+            slabs["extra"] = self.slab(rows if keep else context.batch, width, x.dtype)
         loop.forward(
-            self._forward(weights), x.series if windows else x, None if context.uniform else context.offsets,
+            direction, x.series if windows else x, None if context.uniform else context.offsets,
             len(context.offsets) - 1, reverse, h, c, y, self._threads(rows * hidden * (inputs + h.shape[1])),
-            _allocator(x.dtype), windows, **slabs,
+            _allocator(x.dtype), slabs, windows,
         )  # fmt: skip
-        return slabs or None
+        return slabs if keep else None
 
     def backward(self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None)):
         """The derivative of `forward`: dh and dc go from the gradients of the final to those of the initial state, dx
         and the arrays of `out` by name are written, and dL/dh_t, dL/dc_t of every step to `flow`.
         """
         rows, inputs = x.shape
-        hidden = dc.shape[1]
+        hidden, cell = weights.hidden, weights.cell
+        vectors = {}
+        if cell.special:
+            vectors = cell.vectors(hidden, "bias" in out or "norm_ih_bias" in out)
+            if cell.layer_norm is None:
+                vectors.pop("bias", None)
+        d_vectors = allocate.empty((sum(width for width, _ in vectors.values()),), x.dtype) if vectors else None
         loop.backward(
-            self._backward(weights, dx is not None), x, None if context.uniform else context.offsets,
-            len(context.offsets) - 1, reverse, slabs["gates"], slabs["h_prev"], slabs["c_prev"], dy, dh, dc, dx,
-            add_to_dx, out["weight_ih"], out["weight_hh"], out.get("bias"),
+            self._backward(weights, _counts(slabs), dx is not None), x, None if context.uniform else context.offsets,
+            len(context.offsets) - 1, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, d_vectors,
             self._threads(3 * rows * hidden * (inputs + dh.shape[1])), _allocator(x.dtype), *flow,
         )  # fmt: skip
+        at = 0
+        for name, (width, _) in vectors.items():
+            out[name][...] = d_vectors[at : at + width]
+            at += width
 
     def stack(self, parts, layers, directions):
         """A compiled call for inference on plain arrays, from the `Weights` of all layers and directions of an LSTM."""
@@ -127,6 +164,13 @@ class _Compiled:
         dense.outer(self.products, a, b, out, strips)
 
 
+def _counts(slabs):
+    """The dropout masks on x and on h."""
+    if "drop_x" not in slabs and "drop_h" not in slabs:
+        return 0, 0
+    return len(slabs.get("drop_x", ())), len(slabs.get("drop_h", ()))
+
+
 def _threads_for(work):
     """The threads that a call may have; asking is not free, so a small one (`work` in 8 operations) does not."""
     return 1 if work < 750_000 else threads.get_num_threads()
@@ -144,8 +188,8 @@ class TileEngine(_Compiled):
     name = "tile"
     right_side = staticmethod(column_panels)
 
-    def _fused(self, cell):
-        return cell.plain
+    def _fused(self, cell, proj, masks):
+        return not (cell.special or proj or any(masks))
 
 
 class BlasEngine(_Compiled):
@@ -166,10 +210,10 @@ class BlasEngine(_Compiled):
         if max(sizes) > self.largest:
             raise ValueError(f"a matrix side of {max(sizes)} is beyond this BLAS ({self.largest}): use smaller batches")
 
-    def forward(self, x, weights, context, reverse, h, c, y, keep):
+    def forward(self, x, weights, context, reverse, h, c, y, keep, masks=None):
         """As of every engine."""
-        self._check(*x.shape, 4 * c.shape[1] + 64, y.strides[0] // y.itemsize)  # rows are padded
-        return super().forward(x, weights, context, reverse, h, c, y, keep)
+        self._check(*x.shape, 40 * weights.hidden + 64, y.strides[0] // y.itemsize)  # rows of extra are the longest
+        return super().forward(x, weights, context, reverse, h, c, y, keep, masks)
 
     def product(self, a, b, out, transpose_b=False, derived=None):
         """As of every engine."""
@@ -190,9 +234,9 @@ class ReferenceEngine:
     slab = staticmethod(allocate.padded)
 
     @staticmethod
-    def memory(rows, batch, steps, inputs, hidden, cell, dtype, *, training):
+    def memory(rows, batch, steps, inputs, hidden, cell, dtype, *, proj=0, bias=True, training):
         """As `_Compiled.memory`, of the slabs alone, which are made in inference too."""
-        slabs = rows * (4 * hidden + sum(cell.widths(hidden))) * np.dtype(dtype).itemsize
+        slabs = rows * (cell.gates * hidden + sum(cell.widths(hidden, proj))) * np.dtype(dtype).itemsize
         return (0, slabs) if training else (slabs, 0)
 
     @staticmethod
@@ -207,32 +251,35 @@ class ReferenceEngine:
         out[row, time] = rows
         return out
 
-    def forward(self, x, weights, context, reverse, h, c, y, keep):
+    def forward(self, x, weights, context, reverse, h, c, y, keep, masks=None):
         """As of every engine."""
         place = context.sorted_places
-        out, (h[:], c[:]), tape = reference.lstm_forward(
-            self._padded(x, context), **weights.arrays, state=(h.copy(), c.copy()),
-            lengths=context.sort(context.lengths), reverse=reverse, cell=weights.cell,
+        out, (h[:], c[:]), tape = reference_cells.lstm_forward(
+            self._padded(x, context), weights.arrays, (h.copy(), c.copy()), lengths=context.sort(context.lengths),
+            reverse=reverse, cell=weights.cell, masks=self._masks(masks, context),
         )  # fmt: skip
         y[:] = out[place]
-        return {name: getattr(tape, name)[place] for name in ("gates", "h_prev", "c_prev")} if keep else None
+        slabs = {name: getattr(tape, name)[place] for name in ("gates", "h_prev", "c_prev")}
+        return slabs | (masks or {}) if keep else None
+
+    def _masks(self, slabs, context):
+        """The masks in the form of the reference: of every row and step."""
+        found = types.SimpleNamespace(input=None, recurrent=None, zoneout_h=None, zoneout_c=None)
+        if slabs:
+            found.input, found.recurrent = slabs.get("drop_x"), slabs.get("drop_h")
+            for name in ("zoneout_h", "zoneout_c"):
+                setattr(found, name, self._padded(slabs[name], context) if name in slabs else None)
+        return found
 
     def backward(self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None)):
         """As of every engine."""
         place = context.sorted_places
         running = np.arange(len(context.offsets) - 1) < context.sort(context.lengths)[:, None]
         padded = (self._padded(a, context) for a in (x, slabs["gates"], slabs["h_prev"], slabs["c_prev"]))
-        tape = reference.Tape(
-            *padded,
-            running,
-            weights.arrays["weight_ih"],
-            weights.arrays["weight_hh"],
-            weights.arrays.get("bias") is not None,
-            reverse,
-            weights.cell,
-        )
+        masks = self._masks(slabs, context)
+        tape = reference_cells.Tape(*padded, running, weights.arrays, reverse, weights.cell, masks)
         dy = None if dy is None else self._padded(dy, context)
-        grads = reference.lstm_backward(tape, dy, (dh.copy(), dc.copy()))
+        grads = reference_cells.lstm_backward(tape, dy, (dh.copy(), dc.copy()))
         for target, array in zip(flow, (grads.dh, grads.dc), strict=True):
             if target is not None:
                 target[:] = array[place]

@@ -46,10 +46,12 @@ def activate(y, activation):
     kernels.activate(kernels.ACTIVATIONS[activation], y, None)
 
 
-def dropout(x, rate, key, context, out=None):
-    """Inverted dropout: the mask depends on (key, the caller's row, time, unit) alone."""
+def dropout(x, rate, key, context=None, out=None):
+    """Inverted dropout: the mask depends on (key, the caller's row, time, unit) alone, that of a weight, which has no
+    context, on (key, row, column).
+    """
     out = allocate.empty(x.shape, x.dtype) if out is None else out
-    row, time = context.places
+    row, time = context.places if context else (np.arange(len(x), dtype=np.intp), np.zeros(len(x), np.intp))
     kernels.dropout(np.uint64(key), row, time, rate, x, out)
     return out
 
@@ -94,6 +96,11 @@ def loss(name, prediction, target, weight, divisor=1.0):
     weight = np.ascontiguousarray(weight, dtype)
     kind = kernels.LOSSES[name]
     return kernels.loss(kind, prediction, y, mass, classes, weight, divisor, value, gradient), gradient
+
+
+def sum_rows(x, out):
+    """out (n,) := the sum of x (rows, n) over its rows, in fixed blocks."""
+    kernels.column_sum(x, out)
 
 
 def sum_steps(rows, context):

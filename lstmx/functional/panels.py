@@ -69,3 +69,6 @@ class Weights(Derived):
     def __init__(self, cell, arrays):
         super().__init__()
         self.cell, self.arrays = cell, arrays
+        rows, self.inputs = arrays["weight_ih"].shape
+        self.hidden = rows // cell.gates
+        self.widths = cell.widths(self.hidden, len(arrays["weight_hr"]) if "weight_hr" in arrays else 0)  # of h and c

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lstmx.functional import allocate, validate
-from lstmx.functional.context import PooledContext, SequenceContext, Windows, gather
+from lstmx.functional import validate
+from lstmx.functional.context import EpisodeContext, PooledContext, SequenceContext, Windows, gather
 
 
 class Sequences:
@@ -24,23 +24,28 @@ class Sequences:
         Of a list: the first row of each in x. Sequences may overlap, and x may have rows that belong to none.
     affine : (shift, factor), each ndarray (F,) of `dtype`, optional
         Packed rows are (x - shift) * factor.
+    mask, reset : ndarray of bool, optional
+        As x, without features: whether there is such a step; whether a sequence begins anew there.
     """
 
-    def __init__(self, x, lengths=None, dtype=None, *, form="array", starts=None, affine=None):
+    def __init__(
+        self, x, lengths=None, dtype=None, *, form="array", starts=None, affine=None, mask=None, reset=None
+    ):  # fmt: skip
         if lengths is None:
             lengths = np.full(*((1, len(x)) if form == "single" else x.shape[:2]), np.int64)
         self.x, self.lengths, self.form, self.starts, self.affine = x, lengths, form, starts, affine
+        self.mask, self.reset = mask, reset
         self.dtype = x.dtype if dtype is None else dtype
         self.steps = x.shape[1] if form == "array" else len(x) if form == "single" else None  # T of padded results
         self._alike = self._context = None
 
     @classmethod
-    def joined(cls, arrays, dtype=None, tail=()):
-        """Those of a list of arrays (T_n, *tail), which are copied."""
+    def joined(cls, arrays, dtype=None, tail=(), **flags):
+        """Those of a list of arrays (T_n, *tail), which are copied; `flags` are mask and reset, joined."""
         with np.errstate(over="ignore"):  # beyond float32: infinite, as where rows of an array are converted
             rows = np.concatenate(arrays or [np.empty((0, *tail))], dtype=dtype, casting="unsafe")
         lengths = np.array([len(a) for a in arrays], np.int64)
-        return cls(rows, lengths, form="list", starts=np.cumsum(lengths) - lengths)
+        return cls(rows, lengths, form="list", starts=np.cumsum(lengths) - lengths, **flags)
 
     def __len__(self):
         return len(self.lengths)
@@ -60,6 +65,11 @@ class Sequences:
         windows : bool
             Whether the rows may be `Windows`.
         """
+        if self._has_episodes:
+            context = EpisodeContext(
+                self.lengths, self.steps, self.form, self._joined(self.mask), self._joined(self.reset)
+            )
+            return self._scaled(context.pack(self.x, True, self.dtype, self.starts)), context
         context = SequenceContext(self.lengths, self.steps, self.form)
         if windows and self.form == "array" and self.affine is None and context.uniform:
             found = Windows.of(self.x[:, : len(context.offsets) - 1], self.dtype)
@@ -69,11 +79,24 @@ class Sequences:
             return self.rows_of(np.arange(len(self)), context), context
         return self._scaled(context.pack(self.x, own or self.affine is not None, self.dtype)), context
 
+    @property
+    def _has_episodes(self):
+        return self.mask is not None or self.reset is not None
+
+    def _joined(self, flags):
+        """A mask or resets, one sequence after the other."""
+        if flags is None or self.form == "single":
+            return flags
+        if self.form == "list":
+            ends = np.cumsum(self.lengths)
+            return flags[np.arange(self.lengths.sum()) + np.repeat(self.starts + self.lengths - ends, self.lengths)]
+        return flags[np.arange(self.steps) < self.lengths[:, None]]
+
     def array(self):
-        """All of them as (N, T, ...), of the type of packed rows and scaled as those; None for a list, or if the
-        lengths differ.
+        """All of them as (N, T, ...), of the type of packed rows and scaled as those; None for a list, or if
+        not all steps of all are there.
         """
-        if self.form != "array" or self.lengths.min(initial=self.steps) < self.steps:
+        if self.form != "array" or self._has_episodes or self.lengths.min(initial=self.steps) < self.steps:
             return None
         x = self.x
         if x.dtype != self.dtype or not x.dtype.isnative:
@@ -90,7 +113,9 @@ class Sequences:
             if self.form == "list":
                 part.starts = self.starts[first : first + size]
             else:
-                part.x = self.x[first : first + size]
+                for name in ("x", "mask", "reset"):
+                    whole = getattr(self, name)
+                    setattr(part, name, None if whole is None else whole[first : first + size])
             yield part
 
     def context(self, chosen):
@@ -118,7 +143,10 @@ class Sequences:
         return rows
 
 
-def sequences(x, features, dtype, *, lengths=None, single=False, tokens=None, name="x", lengths_name="lengths"):
+def sequences(
+    x, features, dtype, *, lengths=None, mask=None, reset=None, single=False, tokens=None, name="x",
+    lengths_name="lengths",
+):  # fmt: skip
     """`Sequences` of x in any of its forms: the one reader, whose values need no other check or conversion.
 
     Parameters
@@ -130,6 +158,8 @@ def sequences(x, features, dtype, *, lengths=None, single=False, tokens=None, na
         Of the packed rows.
     lengths : array of int (N,) or None
         Only with an (N, T, ...) array.
+    mask, reset : array of bool (N, T), list of (T_n,) or (T,), as x; or None
+        Whether there is such a step, in place of `lengths`; whether a sequence begins anew there.
     single : bool
         Whether x may also be one sequence, (T, features) or (T,), perhaps written out as nested lists.
     tokens : callable ``(name, value) -> array``, optional
@@ -142,10 +172,16 @@ def sequences(x, features, dtype, *, lengths=None, single=False, tokens=None, na
         and x.dtype == dtype
         and x.ndim == 3
         and x.shape[2] == features
-        and lengths is tokens is None
+        and lengths is mask is reset is tokens is None
     ):
         return Sequences(x, None, dtype)  # nothing to convert, and in training steps of microseconds time counts
     read, tail, dtype = (tokens, (), np.dtype(np.int64)) if tokens else (validate.real_array, (features,), dtype)
+
+    if mask is not None and lengths is not None:
+        raise ValueError(
+            f"mask: got {lengths_name} as well, but a mask alone tells which steps there are; leave out one"
+        )
+    flags = {flag: value for flag, value in (("mask", mask), ("reset", reset)) if value is not None}
 
     def fits(array, lead):
         return array.ndim == lead + len(tail) and array.shape[lead:] == tail
@@ -160,18 +196,18 @@ def sequences(x, features, dtype, *, lengths=None, single=False, tokens=None, na
                 raise ValueError(
                     f"{name}[{n}]: got shape {a.shape}, must be {item}: a list holds one sequence per item"
                 )
-        return Sequences.joined(arrays, dtype, tail)
+        return Sequences.joined(arrays, dtype, tail, **_read_flags(flags, "list", [(len(a),) for a in arrays], name))
     array = read(name, x)
     if fits(array, 2):
         if lengths is not None:
             lengths = validate.lengths(lengths, *array.shape[:2], lengths_name)
-        return Sequences(array, lengths, dtype)
+        return Sequences(array, lengths, dtype, **_read_flags(flags, "array", array.shape[:2], name))
     if single and fits(array, 1):
         if lengths is not None:
             raise ValueError(
                 f"{lengths_name}: {name} is one sequence of shape {array.shape}; cut it to its length instead"
             )
-        return Sequences(array, None, dtype, form="single")
+        return Sequences(array, None, dtype, form="single", **_read_flags(flags, "single", array.shape[:1], name))
     I = features
     forms = f"(N, T, {I}) or a list of arrays (T_n, {I})"
     if tokens:
@@ -180,6 +216,27 @@ def sequences(x, features, dtype, *, lengths=None, single=False, tokens=None, na
         forms = f"(N, T, {I}) for a batch, (T, {I}) for one sequence, or a list of (T_n, {I}) arrays"
     hint = "" if tokens else _hint(array, features, name, single)
     raise ValueError(f"{name}: got shape {array.shape}, must be {forms}{hint}")
+
+
+def _read_flags(flags, form, shape, x):
+    """A mask and resets by name, as `Sequences` takes them; `shape` of a list: that of each sequence."""
+    found = {}
+    for name, value in flags.items():
+        if form != "list":
+            meaning = "(N, T)" if form == "array" else "(T,)"
+            found[name] = validate.flags(name, value, shape, f"one flag for each step of {x}, {meaning}")
+            continue
+        if not isinstance(value, list | tuple) or len(value) != len(shape):
+            got = f"{len(value)} arrays" if isinstance(value, list | tuple) else type(value).__name__
+            raise ValueError(
+                f"{name}: got {got}, must be a list of {len(shape)} arrays of booleans (T_n,), as {x} is a list"
+            )
+        each = [
+            validate.flags(f"{name}[{n}]", a, own, f"one flag for each step of {x}[{n}], (T_n,)")
+            for n, (a, own) in enumerate(zip(value, shape, strict=True))
+        ]
+        found[name] = np.concatenate(each or [np.empty(0, bool)])
+    return found
 
 
 def _is_written_out(x):
@@ -205,54 +262,62 @@ def _hint(array, features, name, single):
     return f"; for one series write {name}[None, :, None]" if array.ndim == 1 and features == 1 else takes
 
 
-def read_state(name, state, shapes, context, dtype, meaning):
-    """Two fresh arrays (h, c) in sorted order from a caller's state; zeros for None.
+def read_state(name, state, start, context, meaning, reversed, final=False):
+    """(h, c) for a pass over packed rows to change: a caller's state, in sorted order.
 
-    Each of the two `shapes` has the batch at axis -2; a caller with one sequence leaves that axis out.
+    Parameters
+    ----------
+    name : str
+        For errors.
+    state : (h, c), each (L*D, N, W), or None
+        A caller with one sequence leaves N out.
+    start : (h, c), each (L*D, N, W), of one direction also (N, W)
+        What sequences begin with to which no state is given, changed and returned.
+    context : SequenceContext
+    meaning : str
+        The shape in words, for errors.
+    reversed : tuple of bool (D,)
+        For each direction, whether it reads from the end.
+    final : bool
+        Whether it is the gradient of the state after reading.
     """
-    single = context.form == "single"
     if state is None:
-        return tuple(allocate.zeros(shape, dtype) for shape in shapes)
+        return start
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise TypeError(f"{name}: got {type(state).__name__}, must be a pair of arrays (h, c)")
+    single = context.form == "single"
     meaning = meaning.replace("N, ", "") if single else meaning
-    parts = []
-    for part, value, shape in zip("hc", state, shapes, strict=True):
-        wanted = shape[:-2] + shape[-1:] if single else shape
-        array = validate.shaped(f"{name} {part}", value, wanted, dtype, meaning).reshape(shape)
-        own = allocate.empty(shape, dtype)
-        own[:] = array if context.order is None else array[..., context.order, :]
-        parts.append(own)
-    return tuple(parts)
+    for part, value, out in zip("hc", state, start, strict=True):
+        lead, width = out.shape[:-2], out.shape[-1]
+        wanted = (*lead, width) if single else (*lead, len(context.given), width)
+        array = validate.shaped(f"{name} {part}", value, wanted, out.dtype, meaning)
+        context.take_states(array[..., None, :] if single else array, out, reversed, final)
+    return start
 
 
-def give_state(pair, context):
-    """What a caller gets of two arrays (..., N, H) in sorted order."""
-    out = []
-    for array in pair:
-        if context.order is not None:
-            unsorted = np.empty_like(array)
-            unsorted[..., context.order, :] = array
-            array = unsorted
-        out.append(array[..., 0, :] if context.form == "single" else array)
-    return tuple(out)
+def give_state(pair, context, reversed, final=True):
+    """What a caller gets of two arrays (L*D, N, W) in sorted order; arguments as of `read_state`."""
+    h, c = pair
+    if context.moves_states:
+        h, c = context.give_states(h, reversed, final), context.give_states(c, reversed, final)
+    return (h[..., 0, :], c[..., 0, :]) if context.form == "single" else (h, c)
 
 
-def read_gradient(dy, context, width, dtype):
+def read_gradient(dy, context, width, dtype, name="dy"):
     """Packed rows (S, width) of a gradient in the form of the output, the caller's to change; None stays None."""
     if dy is None:
         return None
     if isinstance(context, PooledContext):
         shape = (width,) if context.sequences.form == "single" else (context.batch, width)
     elif context.form == "list":
-        shapes = [(n, width) for n in context.lengths.tolist()]
+        shapes = [(n, width) for n in context.given.tolist()]
         if not isinstance(dy, list | tuple) or len(dy) != len(shapes):
-            raise ValueError(f"dy: must be a list of {len(shapes)} arrays (T_n, {width}), as the output was")
+            raise ValueError(f"{name}: must be a list of {len(shapes)} arrays (T_n, {width}), as the output was")
         arrays = [
-            validate.shaped(f"dy[{n}]", a, shape, dtype, f"the shape of y[{n}]")
+            validate.shaped(f"{name}[{n}]", a, shape, dtype, f"the shape of y[{n}]")
             for n, (a, shape) in enumerate(zip(dy, shapes, strict=True))
         ]
         return context.pack(arrays or [np.empty((0, width), dtype)])
     else:
-        shape = (context.steps, width) if context.form == "single" else (context.batch, context.steps, width)
-    return context.pack(validate.shaped("dy", dy, shape, dtype, "the shape of y"), own=True)
+        shape = (context.steps, width) if context.form == "single" else (len(context.given), context.steps, width)
+    return context.pack(validate.shaped(name, dy, shape, dtype, "the shape of y"), own=True)

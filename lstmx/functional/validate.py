@@ -163,6 +163,17 @@ def integers(name, value):
     return array.astype(np.int64, copy=not array.flags.aligned)
 
 
+def flags(name, value, shape, meaning):
+    """Booleans of exactly `shape`, described by `meaning`."""
+    array = rectangular(name, value)
+    if array.dtype.kind != "b" and array.size:
+        hint = f"; write {name} != 0" if array.dtype.kind in "iuf" else ""
+        raise TypeError(f"{name}: got dtype {array.dtype}, must be booleans{hint}")
+    if array.shape != tuple(shape):
+        raise ValueError(f"{name}: got shape {array.shape}, must be {meaning} = {tuple(shape)}")
+    return array.astype(bool, copy=False)
+
+
 def lengths(value, batch, steps, name="lengths"):
     """(N,) integers between 0 and T."""
     array = integers(name, value)

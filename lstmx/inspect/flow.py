@@ -19,7 +19,7 @@ class GradientFlow:
         self.dh, self.dc = dh, dc
 
 
-def gradient_flow(lstm, x, dy, *, lengths=None):
+def gradient_flow(lstm, x, dy, *, lengths=None, mask=None, reset=None):
     """Run forward and backward, and keep the gradient of the output and of the memory at every step.
 
     Where the forget gates stay open, dL/dc_t hardly shrinks on its way back: that is why an LSTM learns what a plain
@@ -31,7 +31,7 @@ def gradient_flow(lstm, x, dy, *, lengths=None):
     x : array (N, T, I), array (T, I), or list of arrays (T_n, I)
     dy : in the form and shape of y
         The gradient of the loss with respect to the outputs.
-    lengths : array of int (N,), optional
+    lengths, mask, reset : as in a call of the LSTM
 
     Returns
     -------
@@ -53,13 +53,14 @@ def gradient_flow(lstm, x, dy, *, lengths=None):
     """
     if not isinstance(lstm, LSTM):
         raise TypeError(f"lstm: got {type(lstm).__name__}, must be an LSTM; a model's are in model.layers")
-    rows, context = sequences(x, lstm.input_size, lstm.dtype, lengths=lengths, single=True).all(own=True)
+    found = sequences(x, lstm.input_size, lstm.dtype, lengths=lengths, mask=mask, reset=reset, single=True)
+    rows, context = found.all(own=True)
     *_, tape = lstm.forward_rows(rows, context, None, Run(keep=True))
     dy = read_gradient(dy, context, lstm.output_size(), lstm.dtype)
     if dy is None:
         raise ValueError("dy: got None, must have the form and shape of y")
     pairs = [(layer, direction) for layer in range(lstm.num_layers) for direction in range(lstm.directions)]
-    shapes = [(context.rows, width) for width in lstm.cell.widths(lstm.hidden_size)]
+    shapes = [(context.rows, width) for width in lstm.cell.widths(lstm.hidden_size, lstm.proj_size)]
     slabs = {pair: [allocate.empty(shape, lstm.dtype) for shape in shapes] for pair in pairs}
     out = {name: np.empty_like(p) for name, p in lstm.parameters().items()}
     lstm.backward_rows(tape, dy, out, False, flow=slabs)

@@ -22,6 +22,9 @@ def check_chain(layers):
             before = [earlier for earlier in layers[:k] if not isinstance(earlier, Dropout)]
             if not before or not isinstance(before[-1], LSTM):
                 raise ValueError(f"{name}: FinalState must follow an LSTM (a Dropout may stand between)")
+            if before[-1].merge != "concat":
+                raise ValueError(f'{name}: FinalState takes each direction from another step, but the LSTM before it '
+                                 f'has merged them ("{before[-1].merge}"); use merge="concat", or Last')  # fmt: skip
         if layer.store.arrays:
             if dtype is not None and layer.dtype != dtype:
                 raise ValueError(f'{name}: dtype {layer.dtype} beside {dtype}; give every layer dtype="{dtype}", or '

@@ -1,4 +1,4 @@
-"""The LSTM layer: stacked, bidirectional, ragged."""
+"""The LSTM layer: stacked, bidirectional, ragged, with masks and resets."""
 
 import numpy as np
 
@@ -9,19 +9,25 @@ from lstmx.functional import (
     give_state,
     kept,
     kernels,
+    masks,
     read_gradient,
     read_state,
     read_tape,
     sequences,
     validate,
 )
-from lstmx.functional.cell import Cell, suffix
+from lstmx.functional.cell import INITIAL, Cell, suffix
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
+from lstmx.init import Scheme
 from lstmx.layers.base import Layer, Run
 from lstmx.layers.trace import Trace
 
-BACKWARD_STREAM = "step, stream: a bidirectional LSTM reads from the end, which a stream does not have; call it instead"
+BACKWARD_STREAM = (
+    "step, stream: a bidirectional LSTM, as one with reverse=True, reads from the end, which a stream does not have; "
+    "call it instead"
+)
+MERGES = ("concat", "sum", "mul", "average")
 
 
 class LSTM(Layer):
@@ -35,15 +41,30 @@ class LSTM(Layer):
         L; each layer reads the outputs of the one below.
     bias : bool
     bidirectional : bool
-        A second direction (D = 2) reads each sequence from its own end; outputs are concatenated, forward first.
+        A second direction (D = 2) reads each sequence from its own end.
     dropout : float
         Rate at which the outputs of every layer but the last are dropped in training.
+    proj_size : int
+        P: the outputs h, but not the memory c, are projected to this many features (Sak, Senior and Beaufays 2014).
+        0: they have H.
     cell : lstmx.Cell, optional
         The options of the cell; by default it is the plain one.
+    reverse : bool
+        The only direction reads each sequence from its own end. Outputs stay at the time of their input.
+    merge : {"concat", "sum", "mul", "average"}
+        What the outputs of two directions become, in every layer: side by side, forward first; or H features, element
+        by element.
+    init : {"glorot", "uniform"}
+        How parameters begin. "glorot": weight_ih glorot and weight_hh orthogonal, each gate by itself, bias 0 and 1 for
+        the forget gate. "uniform": as PyTorch's do, U(-b, b) with b = 1 / sqrt(H), the bias the sum of two such.
+    forget_bias : float, optional
+        How the forget gate's bias begins instead.
+    chrono : float, optional
+        The same for dependencies of up to this many steps T: b_f = log U(1, T - 1), and -b_f for the input gate
+        (chrono initialisation, Tallec and Ollivier 2018).
     dtype : {"float32", "float64"}
     random_state : None, int, SeedSequence or Generator
-        Seeds the initial parameters: weight_ih glorot and weight_hh orthogonal, each gate by itself, bias 0 and 1 for
-        the forget gate. Also seeds dropout where a call gives no generator.
+        Seeds the initial parameters, and dropout where a call gives no generator.
 
     See Also
     --------
@@ -52,7 +73,8 @@ class LSTM(Layer):
     Notes
     -----
     Parameters are ``weight_ih_l0`` (4H, I), ``weight_hh_l0`` (4H, H) and ``bias_l0`` (4H,), blocks of H rows in the
-    order i, f, g, o; then ``.._l0_reverse``, ``.._l1`` (whose I is D*H), and so on. They are no attributes:
+    order i, f, g, o; then ``.._l0_reverse``, ``.._l1`` (whose I is that layer's features: D*H if outputs are
+    concatenated), and so on. They are no attributes:
     `set_parameters` sets them. Attributes such as ``hidden_size`` cannot be set.
 
     Examples
@@ -68,8 +90,9 @@ class LSTM(Layer):
     """
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, *, bias=True, bidirectional=False, dropout=0.0, cell=None,
-        dtype="float32", random_state=None,
+        self, input_size, hidden_size, num_layers=1, *, bias=True, bidirectional=False, dropout=0.0, proj_size=0,
+        cell=None, reverse=False, merge="concat", init="glorot", forget_bias=None, chrono=None, dtype="float32",
+        random_state=None,
     ):  # fmt: skip
         self.input_size = validate.count("input_size", input_size)
         self.hidden_size = validate.count("hidden_size", hidden_size)
@@ -77,22 +100,38 @@ class LSTM(Layer):
         self.bias = validate.flag("bias", bias)
         self.bidirectional = validate.flag("bidirectional", bidirectional)
         self.dropout = validate.number("dropout", dropout, 0, 1, open_high=True)
+        self.proj_size = validate.count("proj_size", proj_size, 0)
         self.cell = Cell() if cell is None else cell
         if not isinstance(self.cell, Cell):
             raise TypeError(f"cell: got {cell!r}, must be an lstmx.Cell, such as lstmx.Cell(clip=3.0)")
-        self._outputs, self._memory = self.cell.widths(self.hidden_size)
-        self._names = [p.name for p in self.cell.parameters(1, 1, self.bias)]
+        self.cell.check_sizes(self.hidden_size, self.proj_size)
+        self.reverse = validate.flag("reverse", reverse)
+        if self.reverse and self.bidirectional:
+            raise ValueError("reverse: a bidirectional LSTM has that direction already; leave out one of the two")
+        self.merge = validate.choice("merge", merge, MERGES)
+        if self.merge != "concat" and not self.bidirectional:
+            raise ValueError(f'merge: got "{merge}", but there is one direction; it takes bidirectional=True')
+        self._scheme = self.cell.scheme(self.bias, init, forget_bias, chrono)
+        self.init, self.forget_bias, self.chrono = self._scheme
+        self._directions = 2 if self.bidirectional else 1  # D
+        self._reversed = (False, True) if self.bidirectional else (self.reverse,)  # whether each reads from the end
+        self._outputs, self._memory = self.cell.widths(self.hidden_size, self.proj_size)
+        self._names = [p.name for p in self.cell.computing(1, self.cell.heads, self.bias, self.proj_size)]
         self._setup(dtype, random_state)
         self._rng = _dropout_rng(random_state)
 
     def config(self):
         """The constructor arguments, as plain JSON values."""
         names = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout")
-        cell = {} if self.cell.plain else {"cell": self.cell.config()}
-        return {name: getattr(self, name) for name in names} | cell | {"dtype": self.dtype.name}
+        more = {"proj_size": self.proj_size} if self.proj_size else {}
+        more |= {"cell": options} if (options := self.cell.config()) else {}
+        more |= {"reverse": True} if self.reverse else {}
+        more |= {} if self.merge == "concat" else {"merge": self.merge}
+        return {name: getattr(self, name) for name in names} | more | self._scheme.config() | {"dtype": self.dtype.name}
 
     def _shown(self):
-        return self.config() | ({} if self.cell.plain else {"cell": self.cell})
+        config = self.config()
+        return config | ({"cell": self.cell} if "cell" in config else {})
 
     @classmethod
     def without_parameters(cls, config):
@@ -103,12 +142,13 @@ class LSTM(Layer):
     def parameter_table(config):
         """A `Parameter` for every array of a layer with this configuration."""
         hidden, inputs, cell = config["hidden_size"], config["input_size"], Cell.from_config(config.get("cell", {}))
-        directions = 2 if config["bidirectional"] else 1
+        proj, directions = config.get("proj_size", 0), 2 if config["bidirectional"] else 1
+        scheme = Scheme(config.get("init", "glorot"), config.get("forget_bias"), config.get("chrono"))
         for layer in range(config["num_layers"]):
             for direction in range(directions):
-                for p in cell.parameters(inputs, hidden, config["bias"]):
+                for p in cell.parameters(inputs, hidden, config["bias"], proj, scheme):
                     yield p._replace(name=p.name + suffix(layer, direction))
-            inputs = directions * hidden
+            inputs = (1 if config.get("merge", "concat") != "concat" else directions) * cell.widths(hidden, proj)[0]
 
     def _more(self):
         return {"_rng": self._rng}
@@ -116,26 +156,46 @@ class LSTM(Layer):
     @property
     def directions(self):
         """D: 2 if bidirectional, else 1."""
-        return 2 if self.bidirectional else 1
+        return self._directions
+
+    @property
+    def reversed(self):
+        """For each direction, whether it reads from the end."""
+        return self._reversed
 
     def output_size(self, input_size=None):
-        """Features of y: D*H."""
-        return self.directions * self._outputs
+        """Features of y: D*H, or H where directions are merged."""
+        return (self._directions if self.merge == "concat" else 1) * self._outputs
+
+    @property
+    def _stacks(self):
+        """Whether the engines' compiled calls for plain arrays know what the directions do."""
+        return not self.reverse and self.merge == "concat"
 
     @property
     def causal(self):
-        """Whether chunks of a sequence can follow each other: a second direction reads from the end."""
-        return not self.bidirectional
+        """Whether chunks of a sequence can follow each other: no direction reads from the end."""
+        return not any(self._reversed)
 
-    def _weights(self, layer, direction, derived=None):
-        """The `Weights` of one layer and direction; `derived` is the `Snapshot` that a call began with."""
+    def _weights(self, layer, direction, derived=None, key=None):
+        """The `Weights` of one layer and direction; `derived` is the `Snapshot` that a call began with, `key` that of
+        its masks.
+        """
         derived = self.store.snapshot if derived is None else derived
         weights = derived.get((layer, direction))
         if weights is None:
             end = suffix(layer, direction)
             arrays = {name: derived.arrays[name + end] for name in self._names}
             weights = derived.setdefault((layer, direction), Weights(self.cell, arrays))
+        if self.cell.weight_dropout and key is not None:
+            dropped = self._drop_weight(weights.arrays["weight_hh"], key, layer, direction)
+            weights = Weights(self.cell, weights.arrays | {"weight_hh": dropped})
         return weights
+
+    def _drop_weight(self, array, key, layer, direction, out=None):
+        """weight_hh, or its gradient, by the mask of a call."""
+        number = _WEIGHTS + layer * self._directions + direction
+        return kernels.dropout(array, self.cell.weight_dropout, _mask_key(key, number), out=out)
 
     @property
     def reads_windows(self):
@@ -143,149 +203,265 @@ class LSTM(Layer):
         return self.input_size >= 16 and get_engine().compiled
 
     def _each(self):
-        return ((layer, direction) for layer in range(self.num_layers) for direction in range(self.directions))
+        return ((layer, direction) for layer in range(self.num_layers) for direction in range(self._directions))
 
     # On packed rows: the layer protocol, and all the arithmetic.
 
-    def _run(self, rows, context, h, c, run):
+    def _run(self, rows, context, h, c, run, outputs=None):
         """All layers and directions. h and c (L*D, N, H) go from the initial to the final state.
 
-        Returns y (S, D*H) and, to keep, a tape with one entry per layer.
+        Returns y (S, D*H) and, to keep, a tape with one entry per layer. The outputs of every layer are appended to the
+        list `outputs`.
         """
         tape = []
-        wide, derived = self.directions * self._outputs, self._parameters(run)
+        derived = self._parameters(run)
         for layer in range(self.num_layers):
             drop = None
             if layer and self.dropout and run.key is not None:
-                drop = (int(run.key) + layer * 0x9E3779B97F4A7C15) % 2**64
+                drop = _mask_key(run.key, layer)
                 rows = kernels.dropout(rows, self.dropout, drop, context)
-            y = allocate.aligned((len(rows), wide), self.dtype, reuse=True)
-            weights = [self._weights(layer, direction, derived) for direction in range(self.directions)]
+            y, columns = self._room(len(rows))
+            weights = [self._weights(layer, direction, derived, run.key) for direction in range(self._directions)]
             slabs = []
-            for direction in range(self.directions):
-                k = layer * self.directions + direction
-                columns = y[:, direction * self._outputs :][:, : self._outputs]
+            for direction, reverse in enumerate(self._reversed):
+                k = layer * self._directions + direction
+                drawn = None
+                if run.key is not None and self.cell.drops:
+                    w = weights[direction]
+                    own = _mask_key(run.key, _CELLS + k)
+                    drawn = masks.draw(self.cell, own, context, w.inputs, self._outputs, w.hidden, self.dtype)
                 slabs.append(
                     get_engine().forward(
-                        rows, weights[direction], context, direction == 1, h[k], c[k], columns, run.keep
+                        rows, weights[direction], context, reverse, h[k], c[k], columns[direction], run.keep, drawn
                     )
                 )
+            if y is None:
+                y = self._merged(columns)
             if run.keep:
-                tape.append((rows, slabs, drop, weights))
+                tape.append((rows, slabs, drop, weights, run.key, columns if self.merge == "mul" else None))
             rows = y
+            del columns  # before the next layer takes room
+            if outputs is not None:
+                outputs.append(rows)
         return rows, tape
 
-    def _run_backward(self, tape, context, dy, dh, dc, out, *, need_dx=True, retain=False, flow=None):
+    def _room(self, rows):
+        """(y, where each direction writes its outputs): in y side by side, or if they are merged y is None."""
+        if self.merge != "concat":
+            return None, [allocate.aligned((rows, self._outputs), self.dtype, reuse=True) for _ in self._reversed]
+        y = allocate.aligned((rows, self.output_size()), self.dtype, reuse=True)
+        return y, [y] if self._directions == 1 else [
+            y[:, k * self._outputs :][:, : self._outputs] for k in range(self._directions)
+        ]
+
+    def _merged(self, parts):
+        """What the outputs of two directions become; they are kept only for the gradient of a product."""
+        if self.merge == "mul":
+            return np.multiply(*parts, out=allocate.aligned(parts[0].shape, self.dtype, reuse=True))
+        y = np.add(*parts, out=parts[0])
+        if self.merge == "average":
+            y *= 0.5
+        return y
+
+    def _parted(self, dy, columns):
+        """The gradients of the outputs of each direction."""
+        if dy is None or self._directions == 1:
+            return [dy] * self._directions
+        if self.merge == "concat":
+            return [dy[:, k * self._outputs :][:, : self._outputs] for k in range(self._directions)]
+        if self.merge == "mul":
+            return [dy * columns[1], dy * columns[0]]
+        return [dy * 0.5 if self.merge == "average" else dy] * 2
+
+    def _run_backward(
+        self, tape, context, dy, dh, dc, out, *, need_dx=True, retain=False, flow=None, below=None
+    ):  # fmt: skip
         """Back-propagation through all layers. dh and dc go from the gradients of the final to those of the initial
         state.
 
-        `out[name]` are written. `flow[layer, direction]`, if given, is a pair of (S, H) arrays for dL/dh_t and dL/dc_t.
+        `out[name]` are written. `flow[layer, direction]`, if given, is a pair of (S, H) arrays for dL/dh_t and dL/dc_t;
+        `below[layer]` what the loss adds to the gradient of the outputs of a layer that is not the last, or None.
         Returns dx (S, I) or None.
         """
         for layer in reversed(range(self.num_layers)):
-            rows, all_slabs, drop, weights = tape[layer]
+            rows, all_slabs, drop, weights, key, columns = tape[layer]
             dx = allocate.aligned(rows.shape, self.dtype, reuse=True) if layer or need_dx else None
-            for direction in range(self.directions):
-                k = layer * self.directions + direction
-                columns = None if dy is None else dy[:, direction * self._outputs :][:, : self._outputs]
+            parts = self._parted(dy, columns)
+            for direction, reverse in enumerate(self._reversed):
+                k = layer * self._directions + direction
                 end = suffix(layer, direction)
                 slabs = kept(all_slabs[direction]) if retain else all_slabs[direction]
                 get_engine().backward(
-                    rows, weights[direction], context, direction == 1, slabs, columns, dh[k], dc[k], dx,
+                    rows, weights[direction], context, reverse, slabs, parts[direction], dh[k], dc[k], dx,
                     direction > 0, {name: out[name + end] for name in self._names},
                     (None, None) if flow is None else flow[layer, direction],
                 )  # fmt: skip
+                if self.cell.weight_dropout and key is not None:
+                    gradient = out["weight_hh" + end]
+                    self._drop_weight(gradient, key, layer, direction, out=gradient)
             if drop is not None:
                 kernels.dropout(dx, self.dropout, drop, context, out=dx)
             dy = dx
+            if layer and below is not None and below[layer - 1] is not None:
+                dy += below[layer - 1]
         return dy
 
-    def _start(self, state, context):
-        """(h, c) for `_run` to change, in the order of the packed rows: zeros, or copies."""
-        shapes = self._state_shapes(context.batch)
+    def _zeros(self, context):
+        """Two arrays of the shapes of a state on packed rows."""
+        return tuple(allocate.zeros(shape, self.dtype) for shape in self._state_shapes(context.batch))
+
+    def _initial(self, context, parameters):
+        """Fresh (h, c) of sequences for which no state is given: zeros, or what is learned."""
+        pair = self._zeros(context)
+        if self.cell.learn_state:
+            for array, learned in zip(pair, self._learned(parameters), strict=True):
+                array[:] = learned
+        return pair
+
+    def _learned(self, parameters):
+        """The initial state (h, c) that is learned, each (L*D, 1, width)."""
+        return tuple(
+            np.stack([parameters.arrays[name + suffix(*place)] for place in self._each()])[:, None] for name in INITIAL
+        )
+
+    def _initial_backward(self, given, dh, dc, context, out):
+        """Write the gradients of the learned initial state; no share of sequences for which a state was `given`."""
+        if not self.cell.learn_state:
+            return
+        for name, gradient in zip(INITIAL, (dh, dc), strict=True):
+            if given:
+                gradient = gradient.copy()
+                callers = np.zeros((len(gradient), len(context.given), gradient.shape[-1]), self.dtype)
+                context.take_states(callers, gradient, self._reversed, False)
+            for k, place in enumerate(self._each()):
+                kernels.sum_rows(gradient[k], out[name + suffix(*place)])
+
+    def _start(self, state, context, parameters):
+        """(h, c) for `_run` to change, in the order of the packed rows: fresh, or copies."""
         if state is None:
-            return tuple(allocate.zeros(shape, self.dtype) for shape in shapes)
+            return self._initial(context, parameters)
         return tuple(
             validate.shaped(f"state {name}", a, shape, self.dtype, "(L*D, N, H)").copy()
-            for name, a, shape in zip("hc", _pair(state), shapes, strict=True)
+            for name, a, shape in zip("hc", _pair(state), self._state_shapes(context.batch), strict=True)
         )
 
     def forward_rows(self, rows, context, state, run):
         """The layer protocol; the state is (h, c), each (L*D, N, H)."""
-        h, c = self._start(state, context)
+        run = run._replace(parameters=self._parameters(run))
+        h, c = self._start(state, context, run.parameters)
         y, tape = self._run(rows, context, h, c, run)
-        return y, context.of(self.directions), (h, c), (tape, context) if run.keep else None
+        tape = (tape, context, state is not None) if run.keep else None
+        return y, context.of(self._reversed), (h, c), tape
 
     def compiled(self, parameters, directions):
         """The layer protocol; the call also takes ``out``, arrays (y, (h, c)) to write to."""
+        if not self._stacks:
+            return None
         call = parameters.get("compiled")
         if call is None:
             weights = [self._weights(layer, direction, parameters) for layer, direction in self._each()]
-            call = parameters["compiled"] = get_engine().stack(weights, self.num_layers, self.directions)
+            call = get_engine().stack(weights, self.num_layers, self._directions)
+            if self.cell.learn_state:  # the closure holds no layer: that would be a cycle
+                call = _from_learned(call, self._learned(parameters))
+            parameters["compiled"] = call
         return call
 
     def backward_rows(self, tape, dy, out, need_dx, flow=None):
         """The layer protocol; `flow` as `_run_backward` takes it."""
-        tape, context = tape
-        return self._run_backward(tape, context, dy, *self._start(None, context), out, need_dx=need_dx, flow=flow)
+        tape, context, given = tape
+        dh, dc = self._zeros(context)
+        dx = self._run_backward(tape, context, dy, dh, dc, out, need_dx=need_dx, flow=flow)
+        self._initial_backward(given, dh, dc, context, out)
+        return dx
 
     # What users call.
 
     def _state_shapes(self, *batch):
         """The shapes of h and c, (L*D, N, H), or without N."""
-        parts = self.num_layers * self.directions
+        parts = self.num_layers * self._directions
         return (parts, *batch, self._outputs), (parts, *batch, self._memory)
 
-    def _read(self, x, state, lengths, own=False):
-        rows, context = sequences(x, self.input_size, self.dtype, lengths=lengths, single=True).all(own)
-        h, c = read_state("state", state, self._state_shapes(context.batch), context, self.dtype, "(L*D, N, H)")
+    def _read(self, x, state, parameters, own=False, **given):
+        """(rows, context, h, c) of x, a state, and what was `given` of lengths, mask and reset."""
+        rows, context = sequences(x, self.input_size, self.dtype, single=True, **given).all(own)
+        start = self._initial(context, parameters)
+        h, c = read_state("state", state, start, context, "(L*D, N, H)", self._reversed)
         return rows, context, h, c
 
-    def __call__(self, x, state=None, *, lengths=None):
+    def __call__(self, x, state=None, *, lengths=None, mask=None, reset=None, return_layers=False):
         """Inference.
 
         Parameters
         ----------
         x : array (N, T, I), array (T, I), or list of arrays (T_n, I)
         state : (h0, c0), each (L*D, N, H), optional
-            Zero by default. For one sequence (L*D, H).
+            By default zero, or what the cell has learned. For one sequence (L*D, H).
         lengths : array of int (N,), optional
             Steps of each sequence in a padded (N, T, I); what stands behind them does not matter.
+        mask : array of bool (N, T), (T,) or list of (T_n,), as x; optional
+            In place of `lengths`: which steps there are. The state is carried over the others, and what x has there
+            does not matter.
+        reset : array of bool (N, T), (T,) or list of (T_n,), as x; optional
+            Where a sequence begins anew: before such a step the state is what it is by default. What is read from the
+            end is read from the end of each episode. At a masked step it holds for the next step that there is.
+        return_layers : bool
+            Whether y is a list of the outputs of every layer, not those of the last.
 
         Returns
         -------
         y : (N, T, D*H), (T, D*H) or a list, as x
-            0 past a sequence's end.
+            0 past a sequence's end and on masked steps.
         (h_n, c_n) : each (L*D, N, H)
-            After each sequence's last step; index layer * D + direction.
+            After each sequence's last step; index layer * D + direction. A direction that reads from the end begins
+            with the last episode, with the given state, and ends with the first.
+
+        Examples
+        --------
+        Two episodes, one after the other:
+
+        >>> import numpy as np, lstmx
+        >>> lstm, x = lstmx.LSTM(3, 8, random_state=0), np.ones((6, 3), "float32")
+        >>> y, _ = lstm(x, reset=np.arange(6) == 4)
+        >>> bool((y[4:] == lstm(x[4:])[0]).all())
+        True
         """
-        if lengths is None:
+        if lengths is mask is reset is None and return_layers is False:
             snapshot = self.store.snapshot
-            found = (snapshot.get("compiled") or LSTM.compiled(self, snapshot, 1))(x, state, False)
+            call = snapshot.get("compiled") or LSTM.compiled(self, snapshot, 1)
+            found = None if call is None else call(x, state, False)
             if found is not None:
                 return found
-        rows, context, h, c = self._read(x, state, lengths)
-        y, _ = self._run(rows, context, h, c, Run())
-        return context.unpack(y), give_state((h, c), context)
+        run = Run(parameters=self.store.snapshot)
+        rows, context, h, c = self._read(x, state, run.parameters, lengths=lengths, mask=mask, reset=reset)
+        outputs = [] if validate.flag("return_layers", return_layers) else None
+        y, _ = self._run(rows, context, h, c, run, outputs)
+        y = context.unpack(y) if outputs is None else [context.unpack(rows) for rows in outputs]
+        return y, give_state((h, c), context, self._reversed)
 
-    def forward(self, x, state=None, *, lengths=None, rng=None):
-        """Training: as a call, with dropout, and with a tape for `backward`.
+    def forward(self, x, state=None, *, lengths=None, mask=None, reset=None, rng=None, return_layers=False):
+        """Training: as a call, with what is dropped at random, and with a tape for `backward`.
 
         Parameters
         ----------
-        x, state, lengths : as in a call
+        x, state, lengths, mask, reset : as in a call
         rng : None, int, SeedSequence or Generator
-            Draws the dropout masks; by default the layer's own generator.
+            Draws what is dropped; by default the layer's own generator.
+        return_layers : bool
+            As in a call: outputs are those before dropout.
 
         Returns
         -------
         y, (h_n, c_n), tape
         """
-        rows, context, h, c = self._read(x, state, lengths, own=True)
+        version, parameters = self.store.version, self.store.snapshot
+        rows, context, h, c = self._read(x, state, parameters, own=True, lengths=lengths, mask=mask, reset=reset)
         rng = self._rng if rng is None else validate.random_generator("rng", rng)
-        key = rng.integers(2**64, dtype=np.uint64) if self.dropout else None
-        y, tape = self._run(rows, context, h, c, Run(keep=True, key=key))
-        return context.unpack(y), give_state((h, c), context), Tape(self, context, self.store.version, layers=tape)
+        key = rng.integers(2**64, dtype=np.uint64) if self.dropout or self.cell.drops else None
+        outputs = [] if validate.flag("return_layers", return_layers) else None
+        y, layers = self._run(rows, context, h, c, Run(keep=True, key=key, parameters=parameters), outputs)
+        y = context.unpack(y) if outputs is None else [context.unpack(rows) for rows in outputs]
+        tape = Tape(self, context, version, layers=layers, given=state is not None, every=outputs is not None)
+        return y, give_state((h, c), context, self._reversed), tape
 
     def backward(self, tape, dy, dstate=None, *, retain=False):
         """Back-propagation through time.
@@ -295,7 +471,8 @@ class LSTM(Layer):
         tape : from `forward`
             Used up, unless `retain`.
         dy : in the form and shape of y, or None for zero
-            dL/dy; its values on padding are ignored.
+            dL/dy; its values on padding and masked steps are ignored. After ``return_layers`` a list, None for layers
+            that the loss does not see.
         dstate : (dh_n, dc_n), each (L*D, N, H), optional
         retain : bool
             Keep the tape for another pass, at the cost of a copy of the gates.
@@ -311,12 +488,27 @@ class LSTM(Layer):
             If the tape has been used or the parameters have been set since `forward`.
         """
         context = read_tape(tape, self).context
-        dy = read_gradient(dy, context, self.output_size(), self.dtype)
-        dh, dc = read_state("dstate", dstate, self._state_shapes(context.batch), context, self.dtype, "(L*D, N, H)")
-        layers = tape.use(validate.flag("retain", retain), self.store.version)["layers"]
+        below = None
+        if tape.parts["every"]:
+            *below, dy = self._read_gradients(dy, context)
+        else:
+            dy = read_gradient(dy, context, self.output_size(), self.dtype)
+        zeros = self._zeros(context)
+        dh, dc = read_state("dstate", dstate, zeros, context, "(L*D, N, H)", self._reversed, final=True)
+        parts = tape.use(validate.flag("retain", retain), self.store.version)
         out = {name: allocate.empty(p.shape, self.dtype) for name, p in self.store.arrays.items()}
-        dx = self._run_backward(layers, context, dy, dh, dc, out, retain=retain)
-        return Gradients(context.unpack(dx), give_state((dh, dc), context), out)
+        dx = self._run_backward(parts["layers"], context, dy, dh, dc, out, retain=retain, below=below)
+        self._initial_backward(parts["given"], dh, dc, context, out)
+        return Gradients(context.unpack(dx), give_state((dh, dc), context, self._reversed, final=False), out)
+
+    def _read_gradients(self, dy, context):
+        """Packed rows of dL/dy of every layer."""
+        dy = [None] * self.num_layers if dy is None else dy
+        if not isinstance(dy, list | tuple) or len(dy) != self.num_layers:
+            raise ValueError(
+                f"dy: must be a list of {self.num_layers}, one for each layer, as y was; None where it is 0"
+            )
+        return [read_gradient(a, context, self.output_size(), self.dtype, f"dy[{k}]") for k, a in enumerate(dy)]
 
     def step(self, x_t, state=None, *, out=None):
         """One time step, for streams.
@@ -324,7 +516,7 @@ class LSTM(Layer):
         Parameters
         ----------
         x_t : array (N, I) or (I,)
-        state : (h, c), each (L, N, H) or (L, H), or None for zero
+        state : (h, c), each (L, N, H) or (L, H), or None to begin
             What the last step returned; it is not changed, unless it is also in `out`.
         out : (y_t, (h, c)), optional
             Arrays to write the results to. The state in it may be `state` itself: then nothing is allocated or copied.
@@ -343,7 +535,7 @@ class LSTM(Layer):
         >>> bool((y_t == lstm(np.ones((3, 1)))[0][-1]).all())
         True
         """
-        if self.bidirectional:
+        if not self.causal:
             raise ValueError(BACKWARD_STREAM)
         snapshot = self.store.snapshot
         found = (snapshot.get("compiled") or LSTM.compiled(self, snapshot, 1))(x_t, state, True, out)
@@ -357,7 +549,7 @@ class LSTM(Layer):
         Parameters
         ----------
         x : array (N, T, I) or (T, I)
-        state : (h, c), each (L, N, H) or (L, H), or None for zero
+        state : (h, c), each (L, N, H) or (L, H), or None to begin
         out : (y, (h, c)), optional
             Arrays to write the results to, of the shapes and type that a call would return. The state in it may be
             `state` itself.
@@ -377,7 +569,7 @@ class LSTM(Layer):
         >>> bool((y == lstm(x)[0][50:]).all())
         True
         """
-        if self.bidirectional:
+        if not self.causal:
             raise ValueError(BACKWARD_STREAM)
         if isinstance(x, list | tuple):
             raise TypeError("x: got a list, must be one array (N, T, I) or (T, I); run ragged batches by a call")
@@ -405,12 +597,12 @@ class LSTM(Layer):
         y[...], h[...], c[...] = results[0], *results[1]
         return y, (h, c)
 
-    def trace(self, x, state=None, *, lengths=None):
+    def trace(self, x, state=None, *, lengths=None, mask=None, reset=None):
         """Run the network and keep everything that it did.
 
         Parameters
         ----------
-        x, state, lengths : as in a call
+        x, state, lengths, mask, reset : as in a call
 
         Returns
         -------
@@ -424,9 +616,10 @@ class LSTM(Layer):
         >>> trace.f[0, 0].shape         # layer 0, forward direction: (T, H)
         (6, 4)
         """
-        rows, context, h, c = self._read(x, state, lengths)
-        _, tape = self._run(rows, context, h, c, Run(keep=True))
-        return Trace.of(tape, context, (h, c))
+        run = Run(keep=True, parameters=self.store.snapshot)
+        rows, context, h, c = self._read(x, state, run.parameters, lengths=lengths, mask=mask, reset=reset)
+        _, tape = self._run(rows, context, h, c, run)
+        return Trace.of(self, tape, context, (h, c))
 
     def memory(self, N, T, training=False):
         """Bytes of working memory that a call on N sequences of T steps takes at its peak, parameters and x aside.
@@ -445,21 +638,27 @@ class LSTM(Layer):
             if value > 2**40:
                 raise ValueError(f"{name}: got {value}, must be at most 2**40, which no memory holds")
         training, engine = validate.flag("training", training), get_engine()
-        rows, directions, layers, size = N * T, self.directions, self.num_layers, self.dtype.itemsize
-        wide = directions * self._outputs
+        rows, directions, layers, size = N * T, self._directions, self.num_layers, self.dtype.itemsize
+        wide = self.output_size()
+        parted = {"concat": 0, "mul": 2 * layers}.get(self.merge, 1)  # outputs (rows, wide) beside the merged ones
         scratch = tape = 0  # bytes: of the layer that needs most; of all layers
         for inputs in [self.input_size] + [wide] * (layers - 1):
-            sizes = engine.memory(rows, N, T, inputs, self.hidden_size, self.cell, self.dtype, training=training)
+            sizes = engine.memory(
+                rows, N, T, inputs, self.hidden_size, self.cell, self.dtype, proj=self.proj_size, bias=self.bias,
+                training=training,
+            )  # fmt: skip
             scratch, tape = max(scratch, sizes[0]), tape + directions * sizes[1]
-        states = layers * directions * N * sum(self.cell.widths(self.hidden_size))
+        states = layers * directions * N * (self._outputs + self._memory)
         if training:
             dropped = (layers - 1) * rows * wide if self.dropout else 0
-            outputs = layers * rows * wide + rows * (self.input_size + wide)  # of every layer; x packed, y given
+            outputs = (layers + parted) * rows * wide + rows * (self.input_size + wide)  # of layers; x packed, y given
+            masked = 3 * self.size if self.cell.weight_dropout else 0  # a copy, packed for both passes
             gradients = self.size + rows * 2 * (self.input_size + wide) + 2 * states
-            return (dropped + outputs + 2 * states + gradients) * size + tape + scratch
-        if engine.compiled:
+            return (dropped + masked + outputs + 2 * states + gradients) * size + tape + scratch
+        if engine.compiled and self._stacks:
             return (rows * wide * (1 + min(layers - 1, 2)) + states) * size + directions * scratch
         below = wide if layers > 1 else 0
+        below += wide if self.merge == "mul" else 0
         return (rows * (self.input_size + below + 2 * wide) + 2 * states) * size + scratch
 
     def summary(self):
@@ -467,6 +666,25 @@ class LSTM(Layer):
         lines = [f"{self!r}: {self.size:,} parameters"]
         lines += [f"  {name:24s}{p.shape!s:>16s}{p.size:>12,}" for name, p in self.store.arrays.items()]
         return "\n".join(lines)
+
+
+def _from_learned(call, learned):
+    """A compiled call that begins at `learned`, (h, c) each (L*D, 1, width), where it is given no state."""
+
+    def begin(x, state, step, out=None):
+        if state is None and type(x) is np.ndarray and x.ndim + step in (2, 3):
+            state = tuple(a[:, 0] if x.ndim + step == 2 else np.repeat(a, len(x), axis=1) for a in learned)
+        return call(x, state, step, out)
+
+    return begin
+
+
+_WEIGHTS, _CELLS = 2**32, 2**33  # numbers of the first mask of a weight, of a cell; between layers that of the layer
+
+
+def _mask_key(key, number):
+    """The key of the masks of that number, of those of a call."""
+    return (int(key) + number * 0x9E3779B97F4A7C15) % 2**64
 
 
 def _dropout_rng(random_state):

@@ -217,14 +217,16 @@ class Dropout(_Plain):
 
 
 class Last(_Plain):
-    """The output at each sequence's last step, 0 for an empty one: (N, T, F) to (N, F)."""
+    """The output at each sequence's last step, 0 for an empty one: (N, T, F) to (N, F). Masked steps do not count."""
 
     per_sequence = True
     _both_ends = False  # whether a second direction is read where it ends, at the first step
 
     def _places(self, context, width):
         """(packed rows of the last steps, of the first steps, their sequences, features of the forward direction)."""
-        half = width // context.directions if self._both_ends else width
+        half = width
+        if self._both_ends:
+            half = width * context.reversed.count(False) // len(context.reversed)
         if context.uniform and len(context.offsets) > 1:
             return slice(-context.batch, None), slice(context.batch), slice(None), half
         last, sequences = context.last_rows
@@ -269,7 +271,7 @@ class Last(_Plain):
 
 class FinalState(Last):
     """What each direction has read when it is through: [forward at the last step | backward at the first], 0 for an
-    empty sequence: (N, T, D*H) to (N, D*H). With one direction it is `Last`."""
+    empty sequence: (N, T, D*H) to (N, D*H). With a forward direction alone it is `Last`."""
 
     _both_ends = True
 
@@ -278,7 +280,7 @@ _KERNEL_TYPES = np.dtype(np.float32), np.dtype(np.float64)  # of native byte ord
 
 
 class MeanPool(_Plain):
-    """The mean over each sequence's own steps, 0 for an empty one: (N, T, F) to (N, F)."""
+    """The mean over each sequence's own steps, 0 for an empty one: (N, T, F) to (N, F). Masked steps do not count."""
 
     per_sequence = True
 

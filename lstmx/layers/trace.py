@@ -62,19 +62,31 @@ class Trace:
         self.i, self.f, self.g, self.o, self.c, self.h = i, f, g, o, c, h
 
     @classmethod
-    def of(cls, tape, context, state):
+    def of(cls, lstm, tape, context, state):
         """What the tape of an LSTM on packed rows and its final state (h, c) tell."""
         parts = {name: {} for name in "ifgoch"}
+        H = lstm.hidden_size
         for layer, (_, all_slabs, *_) in enumerate(tape):
             for direction, slabs in enumerate(all_slabs):
                 for name, final in zip("hc", state, strict=True):
                     final = final[layer * len(all_slabs) + direction]
-                    after = context.after(slabs[f"{name}_prev"], final, direction == 1)
+                    after = context.after(slabs[f"{name}_prev"], final, lstm.reversed[direction])
                     parts[name][layer, direction] = context.unpack(after)
-                hidden = slabs["c_prev"].shape[1]
-                for k, name in enumerate("ifgo"):
-                    parts[name][layer, direction] = context.unpack(slabs["gates"][:, k * hidden : (k + 1) * hidden])
+                gates = [slabs["gates"][:, k * H : (k + 1) * H] for k in range(lstm.cell.gates)]
+                if lstm.cell.cifg:
+                    gates.insert(1, 1 - gates[0])
+                if lstm.cell.slstm:
+                    gates[:2] = _exponential(*gates[:2], *np.split(slabs["c_prev"], 3, axis=1)[1:])
+                for name, gate in zip("ifgo", gates, strict=True):
+                    parts[name][layer, direction] = context.unpack(gate)
         return cls(**{name: PerLayer(values) for name, values in parts.items()})
 
     def __repr__(self):
         return f"Trace(i, f, g, o, c, h: {self.i!r})"
+
+
+def _exponential(a_i, a_f, n, m):
+    """The stabilised gates i and f of an sLSTM, from what enters them and the state before."""
+    kept = m + np.minimum(a_f, 0) - np.log1p(np.exp(-np.abs(a_f)))
+    top = np.where(n == 0, a_i, np.maximum(a_i, kept))
+    return np.exp(a_i - top), np.where(n == 0, 0, np.exp(kept - top))

@@ -10,10 +10,11 @@ It writes two files beside itself. Neither holds pickled objects, and the same m
 
 torch_lstm.npz: forward and backward of torch.nn.LSTM. For each case NAME in LSTM_CASES, the keys NAME/...
 
-    config               JSON: input_size, hidden_size, num_layers, bidirectional, dtype, N, T
-    x (N, T, I)          h0, c0 (L*D, N, H)          lengths (N,), ragged cases only; x is random past a row's end too
-    param/weight_ih_l0   and weight_hh_l0, bias_l0 (= bias_ih + bias_hh), .._l0_reverse, .._l1, ...
-    y (N, T, D*H)        h_n, c_n (L*D, N, H); y is 0 past a row's end
+    config               JSON: input_size, hidden_size, num_layers, bidirectional, proj_size if projected, dtype, N, T
+    x (N, T, I)          h0 (L*D, N, P or H)         c0 (L*D, N, H)
+    lengths (N,), ragged cases only; x is random past a row's end too
+    param/weight_ih_l0   and weight_hh_l0, bias_l0 (= bias_ih + bias_hh), weight_hr_l0, .._l0_reverse, .._l1, ...
+    y (N, T, D*(P or H)) h_n, c_n as h0, c0; y is 0 past a row's end
     dy, dh_n, dc_n       factors of the loss  sum(y*dy) + sum(h_n*dh_n) + sum(c_n*dc_n);
                          dy is random past a row's end, where the loss ignores it
     grad/x, h0, c0       and grad/weight_ih_l0, ..., for each param/...; grad/bias_l0 is the gradient of bias_ih,
@@ -38,7 +39,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 HERE = Path(__file__).resolve().parent
 
-# name: I, H, L, bidirectional, dtype, T, N, lengths. A case is seeded by its place: add new ones at the end.
+# name: I, H, L, bidirectional, dtype, T, N, lengths, P. A case is seeded by its place: add new ones at the end.
 LSTM_CASES = {
     "plain": (3, 5, 1, False, "float64", 5, 3, None),
     "stacked": (4, 5, 2, False, "float64", 6, 3, None),
@@ -48,6 +49,9 @@ LSTM_CASES = {
     "ragged_stacked_bidirectional": (4, 5, 2, True, "float64", 6, 4, [2, 4, 1, 5]),  # every row ends before T
     "one_step": (4, 7, 1, False, "float64", 1, 1, None),
     "float32": (3, 5, 1, False, "float32", 5, 3, None),
+    "projected": (4, 7, 2, True, "float64", 5, 3, None, 3),
+    "projected_ragged": (3, 6, 2, True, "float64", 6, 4, [2, 6, 1, 5], 4),
+    "projected_float32": (3, 6, 1, False, "float32", 5, 3, None, 1),
 }
 
 SGD = {"learning_rate": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
@@ -68,21 +72,25 @@ OPTIM_CASES = {
 }
 
 
-def lstm_case(input_size, hidden_size, num_layers, bidirectional, dtype, T, N, lengths):
+def lstm_case(input_size, hidden_size, num_layers, bidirectional, dtype, T, N, lengths, proj_size=0):
     """Run one LSTM forward and backward; return its arrays by key."""
     config = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
-    config |= {"bidirectional": bidirectional, "dtype": dtype}
+    config |= {"bidirectional": bidirectional, "dtype": dtype} | ({"proj_size": proj_size} if proj_size else {})
     kind = getattr(torch, dtype)
-    lstm = torch.nn.LSTM(input_size, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional, dtype=kind)
+    lstm = torch.nn.LSTM(
+        input_size, hidden_size, num_layers, batch_first=True, bidirectional=bidirectional, proj_size=proj_size,
+        dtype=kind,
+    )  # fmt: skip
     for p in lstm.parameters():
         torch.nn.init.uniform_(p, -1, 1)  # wider than PyTorch's own, so that the gates leave their linear range
 
     directions = 2 if bidirectional else 1
-    state_shape = (num_layers * directions, N, hidden_size)
+    outputs = proj_size or hidden_size
+    state_shapes = [(num_layers * directions, N, width) for width in (outputs, hidden_size)]
     x = torch.randn(N, T, input_size, dtype=kind, requires_grad=True)
-    h0, c0 = (torch.randn(state_shape, dtype=kind, requires_grad=True) for _ in range(2))
-    dy = torch.randn(N, T, directions * hidden_size, dtype=kind)
-    dh_n, dc_n = (torch.randn(state_shape, dtype=kind) for _ in range(2))
+    h0, c0 = (torch.randn(shape, dtype=kind, requires_grad=True) for shape in state_shapes)
+    dy = torch.randn(N, T, directions * outputs, dtype=kind)
+    dh_n, dc_n = (torch.randn(shape, dtype=kind) for shape in state_shapes)
 
     if lengths is None:
         y, (h_n, c_n) = lstm(x, (h0, c0))

@@ -25,12 +25,33 @@ typedef struct {
     uint32_t threshold;   /* rate * 2**32: a hash below it drops the unit */
 } lstmx_mask;
 
+/* The vectors among a cell's parameters, NULL where there is none; a gain alone is that of "tflite", in ih_gain. */
+typedef struct {
+    const void *bias, *peephole, *ih_gain, *ih_bias, *hh_gain, *hh_bias, *c_gain, *c_bias;
+} lstmx_vectors;
+
+/* Where a row of `extra` has what, in values from its beginning; -1 for what a cell does not need. job.pyx says how wide each
+ * is. In backward the columns from `vectors` on, one for each element of the cell's vectors, are the row's share of their
+ * gradients; in forward those of the gains hold what the layer norm has normed. */
+typedef struct {
+    ptrdiff_t x, h;                    /* masked copies of x and of h, one for each mask */
+    ptrdiff_t dx, dh;                  /* their gradients, one mask at a time */
+    ptrdiff_t shown, d_shown;          /* (H) o * tanh(c) before the projection, and its gradient */
+    ptrdiff_t out;                     /* (P) the new h before zoneout; backward: its gradient */
+    ptrdiff_t vectors, bias, peephole, ih_gain, ih_bias, hh_gain, hh_bias, c_gain, c_bias;
+    ptrdiff_t hh;                      /* (gates * H) W_hh h, where it is normed by itself; backward: its gradient */
+    ptrdiff_t inverse;                 /* (5) what norms multiplied by: of the gates, or of W_ih x and W_hh h; of c */
+    ptrdiff_t width, vectors_width;    /* of a row, and of the part from `vectors` on */
+    ptrdiff_t scratch_width;           /* of a row of `scratch` */
+} lstmx_extra;
+
 /* A layer in one direction and the batch it works on: what the steps of recurrent.h need to know.
  *
  * The rows of step t are offsets[t]..offsets[t + 1] of every packed array; without offsets there are `batch` rows at every
  * step. Strides count elements; NULL where there is none. */
 typedef struct {
     ptrdiff_t steps, batch, inputs, hidden, outputs;   /* T, N, I, H; the width of h, P or H */
+    ptrdiff_t memory, width;                  /* the width of c, H or 3H; and of a row of z, gates * H */
     const ptrdiff_t *offsets;                 /* (T + 1) */
     int reverse;                              /* t runs downwards */
     int windows;                              /* x_step = x_row: windows of one series; row n of step t is its row t + n */
@@ -38,23 +59,30 @@ typedef struct {
 
     const void *x;                            /* IN, row n of step t at offsets[t] * x_row or t * x_step, + n * x_row */
     ptrdiff_t x_step, x_row;
-    /* Fused: gate panels (pack.h) of (4H, I), (4H, H), (4H, 1). General: right-hand sides (I, 4H), (P, 4H) in the form of
-     * the engine's products, and bias (4H) or NULL. */
-    const void *w_ih, *w_hh, *bias;
-    void *h, *c;                              /* (N, P), (N, H)  IN the initial, OUT the final state */
+    const void *w_ih, *w_hh, *bias;           /* fused: gate panels (pack.h) of (4H, I), (4H, H), (4H, 1) */
+    lstmx_vectors vectors;                    /* general */
+    void *h, *c;                              /* (N, P), (N, memory)  IN the initial, OUT the final state */
     void *y;                                  /* OUT, as x */
     ptrdiff_t y_step, y_row;
 
     /* Training: (S, .) rows, S = the sum of lengths. Row strides reach at least to the next multiple of 64 bytes. */
-    void *gates;                              /* (S, 4H) OUT the activated gates; backward: dz */
-    void *h_prev, *c_prev;                    /* (S, P), (S, H)  OUT the state before each step; the stride of c_prev is H */
+    void *gates;                              /* (S, width) OUT the activated gates; backward: dz */
+    void *h_prev, *c_prev;                    /* (S, P), (S, memory)  OUT the state before each step; c_prev is contiguous */
     ptrdiff_t gates_row, h_row;
+
+    /* General: what a cell needs beside its gates, a row for each row of a step; in training one for every packed row. */
+    void *extra;                              /* (N or S, at.width) */
+    ptrdiff_t extra_row;
+    void *scratch;                            /* (N, at.scratch_width), for one step */
+    lstmx_extra at;
+    const void *drop_x, *drop_h;              /* (masks, N, I), (masks, N, P): of dropout, one for a sequence, scaled; or NULL */
+    const void *zoneout_h, *zoneout_c;        /* (S, P), (S, H): 1 keeps the value of the step before; NULL in inference */
 
     /* Backward */
     const void *dy;                           /* (S, P)  IN */
     ptrdiff_t dy_row;
-    void *dh, *dc;                            /* (N, P), (N, H)  IN gradients of the final, OUT of the initial state */
-    void *dh_all, *dc_all;                    /* (S, P), (S, H)  OUT dL/dh_t, dL/dc_t */
+    void *dh, *dc;                            /* (N, P), (N, memory)  IN gradients of the final, OUT of the initial state */
+    void *dh_all, *dc_all;                    /* (S, P), (S, memory)  OUT dL/dh_t, dL/dc_t */
 } lstmx_layer;
 
 /* The matrix products of an engine, all that engines differ in. Rows lie a_row,
@@ -95,7 +123,12 @@ typedef struct {
     void (*open_rows)(const lstmx_layer *l);
     void (*close_rows)(const lstmx_layer *l);
     void (*forward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, void *z, ptrdiff_t z_row);
+    void (*finish_outputs)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1);
+    void (*open_gradients)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1);
     void (*backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t j0, ptrdiff_t j1);
+    /* out (rows, n) := [out +] a * b, element by element. */
+    void (*multiply_rows)(ptrdiff_t rows, ptrdiff_t n, const void *a, ptrdiff_t a_row, const void *b, ptrdiff_t b_row, void *out,
+                          ptrdiff_t out_row, int add);
     /* out (n) := [out +] the sum of x over `rows` rows. */
     void (*sum_rows)(ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, void *out, int add);
 } lstmx_tile;

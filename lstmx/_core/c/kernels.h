@@ -7,6 +7,8 @@
 KERNEL(void, sigmoid, (ptrdiff_t n, const void *x, void *y))
 KERNEL(void, tanh, (ptrdiff_t n, const void *x, void *y))
 KERNEL(void, exp, (ptrdiff_t n, const void *x, void *y))
+KERNEL(void, expm1, (ptrdiff_t n, const void *x, void *y))   /* of x <= 0 */
+KERNEL(void, softplus, (ptrdiff_t n, const void *x, void *y))
 
 /* One step of a cell (lstmx_cell) for `rows` sequences, as the general path does it after its products.
  * gates (rows, 4H)  IN the products W_ih x + W_hh h   OUT the activated gates

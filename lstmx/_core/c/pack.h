@@ -66,6 +66,14 @@ static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *le
     REAL *out = result;
     const int far = K * n * (ptrdiff_t)sizeof(REAL) > SECOND_CACHE;
     ALIGNED REAL z[CHUNK * 4 * LANES];
+    if (rows == 1)   /* two groups side by side: one alone waits for its own additions */
+        for (; from + 1 < to && (from + 2) * 4 * LANES <= n; from += 2) {
+            const ptrdiff_t j = from * 4 * LANES;
+            FN(operand) p = {a, 0, 1, (const REAL *)panels + K * j, 4 * LANES, K, 0, NULL, {NULL, 0}};
+            REAL *sum = add ? z : out + j;
+            FN(pair_panels)(NULL, p, K * 4 * LANES, sum);
+            if (add) for (int l = 0; l < 8 * LANES; l++) out[j + l] = out[j + l] + z[l];
+        }
     for (ptrdiff_t group = from; group < to; group++) {
         const ptrdiff_t j = group * 4 * LANES, columns = n - j < 4 * LANES ? n - j : 4 * LANES;
         const ptrdiff_t width = FN(column_width)(columns);

@@ -318,30 +318,100 @@ static void FN(close_rows)(const lstmx_layer *l) {
             memcpy((REAL *)l->h + n * l->hidden, FN(y_at)(l, t, n), (size_t)l->hidden * sizeof(REAL));
 }
 
-/* The general path's cells at step t for rows r0..r1: their sums z (rows, 4H) become activated gates, h and c those of t. */
-static void FN(forward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, void *z, ptrdiff_t z_row) {
-    const ptrdiff_t H = l->hidden, P = l->outputs, row = FN(first_row)(l, t);
+static void FN(finish_outputs)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1);
+
+/* The general path's cells at step t for rows r0..r1: their sums z (rows, width) become activated gates, c that of t, and so
+ * does h, unless there is a projection: then `shown` of extra waits for it. */
+static void FN(forward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, void *z_, ptrdiff_t z_row) {
+    const ptrdiff_t H = l->hidden, P = l->outputs, M = l->memory, first = FN(first_row)(l, t);
     const size_t bytes = (size_t)P * sizeof(REAL);
+    const lstmx_cell *cell = &l->cell;
+    const int projects = l->at.shown >= 0;
     for (ptrdiff_t n = r0; n < r1; n++) {
-        REAL *h = (REAL *)l->h + n * P, *c = (REAL *)l->c + n * H;
+        const ptrdiff_t row = first + n;
+        REAL *z = (REAL *)z_ + (n - r0) * z_row, *h = (REAL *)l->h + n * P, *c = (REAL *)l->c + n * M;
+        REAL *shown = projects ? FN(extra_at)(l, row, n) + l->at.shown
+                    : cell->zoneout_h > 0 ? FN(extra_at)(l, row, n) + l->at.out : h;
         if (l->h_prev) {
-            memcpy((REAL *)l->h_prev + (row + n) * l->h_row, h, bytes);
-            memcpy((REAL *)l->c_prev + (row + n) * H, c, (size_t)H * sizeof(REAL));
+            memcpy((REAL *)l->h_prev + row * l->h_row, h, bytes);
+            memcpy((REAL *)l->c_prev + row * M, c, (size_t)M * sizeof(REAL));
         }
-        FN(cell_row_forward)(&l->cell, H, l->bias, (REAL *)z + (n - r0) * z_row, c, h);
-        memcpy(FN(y_at)(l, t, n), h, bytes);
+        if (cell->slstm) FN(slstm_forward)(H, VECTOR(bias), z, c, shown);
+        else if (cell->general) FN(general_forward)(l, row, n, z, c, shown);
+        else FN(cell_row_forward)(cell, H, VECTOR(bias), VECTOR(peephole), z, c, shown);
+        if (shown == h) memcpy(FN(y_at)(l, t, n), h, bytes);
+    }
+    if (!projects && cell->zoneout_h > 0) FN(finish_outputs)(l, t, r0, r1);
+}
+
+/* The end of a step whose new h is not the cell's own: zoneout, and the outputs. */
+static void FN(finish_outputs)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1) {
+    const ptrdiff_t P = l->outputs;
+    for (ptrdiff_t n = r0; n < r1; n++) {
+        const ptrdiff_t row = FN(first_row)(l, t) + n;
+        REAL *h = (REAL *)l->h + n * P;
+        if (l->cell.zoneout_h > 0)
+            FN(zoneout_row)(P, l->cell.zoneout_h, ROW_OF(l->zoneout_h, P), FN(extra_at)(l, row, n) + l->at.out, h);
+        memcpy(FN(y_at)(l, t, n), h, (size_t)P * sizeof(REAL));
+    }
+}
+
+/* The beginning of a backward step of such a cell, and of a general one: `out` of extra := the gradient of the new h, dh := what
+ * zoneout passes to the h before. */
+static void FN(open_gradients)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1) {
+    const ptrdiff_t P = l->outputs;
+    for (ptrdiff_t n = r0; n < r1; n++) {
+        const ptrdiff_t row = FN(first_row)(l, t) + n;
+        REAL *dh = (REAL *)l->dh + n * P, *out = FN(extra_at)(l, row, n) + l->at.out;
+        const REAL *dy = l->dy ? (const REAL *)l->dy + row * l->dy_row : NULL;
+        if (dy) for (ptrdiff_t j = 0; j < P; j++) dh[j] = dh[j] + dy[j];
+        if (l->dh_all) memcpy((REAL *)l->dh_all + row * P, dh, (size_t)P * sizeof(REAL));
+        if (l->cell.zoneout_h > 0)
+            FN(zoneout_row_backward)(P, l->cell.zoneout_h, ROW_OF(l->zoneout_h, P), dh, out, dh);
+        else memcpy(out, dh, (size_t)P * sizeof(REAL));
     }
 }
 
 /* The cells' derivative at step t for rows r0..r1 and units j0..j1: dz over the gates, dh whole, dc for the step before. */
 static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t j0, ptrdiff_t j1) {
-    const ptrdiff_t H = l->hidden, P = l->outputs, row = FN(first_row)(l, t);
-    for (ptrdiff_t n = r0; n < r1; n++)
-        FN(cell_row_backward)(&l->cell, j0, j1, H, (REAL *)l->gates + (row + n) * l->gates_row,
-                              (REAL *)l->c_prev + (row + n) * H, l->dy ? (const REAL *)l->dy + (row + n) * l->dy_row : NULL,
-                              (REAL *)l->dh + n * P, (REAL *)l->dc + n * H,
-                              l->dh_all ? (REAL *)l->dh_all + (row + n) * P : NULL,
-                              l->dc_all ? (REAL *)l->dc_all + (row + n) * H : NULL);
+    const ptrdiff_t H = l->hidden, P = l->outputs, M = l->memory, first = FN(first_row)(l, t);
+    const lstmx_cell *cell = &l->cell;
+    const int opened = l->at.out >= 0;   /* by open_gradients: dh is in extra */
+    if (!cell->special && !opened) {
+        for (ptrdiff_t n = r0; n < r1; n++) {
+            const ptrdiff_t row = first + n;
+            FN(row_backward_plain)(j0, j1, H, (REAL *)l->gates + row * l->gates_row, (REAL *)l->c_prev + row * H,
+                                   l->dy ? (const REAL *)l->dy + row * l->dy_row : NULL, (REAL *)l->dh + n * P,
+                                   (REAL *)l->dc + n * H, l->dh_all ? (REAL *)l->dh_all + row * P : NULL,
+                                   l->dc_all ? (REAL *)l->dc_all + row * H : NULL);
+        }
+        return;
+    }
+    for (ptrdiff_t n = r0; n < r1; n++) {
+        const ptrdiff_t row = first + n;
+        REAL *extra = FN(extra_at)(l, row, n);
+        REAL *d_shown = !opened ? (REAL *)l->dh + n * P : extra + (l->at.d_shown >= 0 ? l->at.d_shown : l->at.out);
+        REAL *z = (REAL *)l->gates + row * l->gates_row, *dc = (REAL *)l->dc + n * M;
+        REAL *dc_all = l->dc_all ? (REAL *)l->dc_all + row * M : NULL;
+        const REAL *c_prev = (REAL *)l->c_prev + row * M;
+        if (cell->slstm) FN(slstm_backward)(H, z, c_prev, d_shown, dc, dc_all);
+        else if (cell->general) FN(general_backward)(l, row, n, z, c_prev, d_shown, dc, dc_all);
+        else {
+            const FN(row) r = {z, c_prev, opened || !l->dy ? NULL : (const REAL *)l->dy + row * l->dy_row, d_shown, dc,
+                               opened || !l->dh_all ? NULL : (REAL *)l->dh_all + row * P, dc_all, VECTOR(peephole),
+                               cell->peephole ? extra + l->at.peephole : NULL};
+            FN(cell_row_backward)(cell, j0, j1, H, &r);
+        }
+    }
+}
+
+static void FN(multiply_rows)(ptrdiff_t rows, ptrdiff_t n, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
+                              void *out_, ptrdiff_t out_row, int add) {
+    const REAL *a = a_, *b = b_;
+    REAL *out = out_;
+    for (; rows > 0; rows--, a += a_row, b += b_row, out += out_row)
+        if (add) for (ptrdiff_t j = 0; j < n; j++) out[j] = out[j] + a[j] * b[j];
+        else for (ptrdiff_t j = 0; j < n; j++) out[j] = a[j] * b[j];
 }
 
 enum { FN(PIECE) = 96 };   /* terms of an outer product's chains whose b stays in the first cache for a CHUNK of its rows */

@@ -19,6 +19,8 @@
 MAP(sigmoid, FN(sigmoid_of))
 MAP(tanh, FN(tanh_of))
 MAP(exp, FN(vexp))
+MAP(expm1, FN(vexpm1))
+MAP(softplus, FN(softplus_of))
 #undef MAP
 
 static REAL FN(fold)(const REAL *lane) {   /* the 16 virtual lanes, pairwise */

@@ -19,3 +19,4 @@
 #undef TANH_MAX
 #undef Q_DEGREE
 #undef Q
+#undef ATANH

@@ -1,6 +1,6 @@
-/* exp, sigmoid and tanh of vectors. Expects vector.h.
+/* exp, sigmoid, tanh, expm1 and softplus of vectors. Expects vector.h.
  *
- * All three rest on the same reduction: x = k ln 2 + r with |r| <= ln(2)/2, and p(r) = e^r - 1 = r + r^2 q(r), q a Chebyshev
+ * All rest on the same reduction: x = k ln 2 + r with |r| <= ln(2)/2, and p(r) = e^r - 1 = r + r^2 q(r), q a Chebyshev
  * fit of (e^r - 1 - r)/r^2 (degree 4 in float32, error 6.5e-8; degree 10 in float64, error 1.4e-18). Nothing here is a
  * reciprocal approximation. Largest errors where argument and exact result are normal (benchmarks/ulp.py, all 2^32 floats;
  * float64 sampled): see TABLE in tests/test_vmath.py, which holds the same numbers.
@@ -59,3 +59,22 @@ INLINE void FN(vtanh)(const int M, FN(vec) *x) {
 }
 INLINE FN(vec) FN(sigmoid_of)(FN(vec) x) { FN(vsigmoid)(1, &x); return x; }
 INLINE FN(vec) FN(tanh_of)(FN(vec) x) { FN(vtanh)(1, &x); return x; }
+
+/* e^x - 1 for x <= 0, accurate near 0. */
+INLINE FN(vec) FN(vexpm1)(FN(vec) x) {
+    FN(vec) in = FN(at_least)(x, EXP_MIN), p, scale;
+    FN(exp_parts)(1, 0, &in, &p, &scale);
+    return FN(vfma)(scale, p, scale - FN(splat)(1));
+}
+
+/* log(1 + e^x) = max(x, 0) + log(1 + u) with u = e^-|x|; log(1 + u) = 2 atanh(s), s = u / (2 + u) <= 1/3, atanh(s) = s + s^3 r(s^2),
+ * r a Chebyshev fit (degree 4 in float32, error 4.0e-10; degree 10 in float64, error 1.4e-19). */
+INLINE FN(vec) FN(softplus_of)(FN(vec) x) {
+    const FN(ivec) minus = FN(bits)(FN(splat)((REAL)-0.0));
+    const FN(vec) u = FN(vexp)(FN(from_bits)(FN(bits)(x) | minus));
+    const FN(vec) twice = (u + u) / (u + FN(splat)(2));   /* 2 s, as s itself could be subnormal */
+    const FN(vec) s = FN(splat)((REAL)0.5) * twice, square = s * s;
+    FN(vec) r = FN(splat)(ATANH[Q_DEGREE]);
+    UNROLL for (int d = Q_DEGREE - 1; d >= 0; d--) r = FN(vfma)(r, square, FN(splat)(ATANH[d]));
+    return FN(at_least)(x, 0) + FN(vfma)(twice * square, r, twice);
+}

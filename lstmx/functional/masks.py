@@ -1,0 +1,50 @@
+"""What a cell drops in training: masks of dropout and zoneout, by the counter-based generator of `kernels.dropout`.
+
+A mask depends on (key, the caller's row, time, unit) alone, so neither sorting nor threads change it.
+"""
+
+import numpy as np
+
+from lstmx._core import kernels
+from lstmx.functional import allocate
+
+_APART = 0xD1B54A32D192ED03  # between the keys of masks: odd, so that no two of a few are equal
+
+
+def draw(cell, key, context, inputs, outputs, hidden, dtype):
+    """The masks of one layer and direction, by the names that engines know; empty where the cell drops nothing.
+
+    Parameters
+    ----------
+    cell : Cell
+    key : int
+    context : SequenceContext
+    inputs, outputs, hidden : I, the width of h, H
+
+    Returns
+    -------
+    dict of str to ndarray
+        drop_x (masks, N, I) and drop_h (masks, N, P): 0, or 1 / (1 - rate). zoneout_h (S, P) and zoneout_c (S, H):
+        1 keeps the value of the step before.
+    """
+    keys = ((key + k * _APART) % 2**64 for k in range(1, 11))
+    start = np.zeros(context.batch, np.intp)
+    found = {}
+    sides = (("drop_x", cell.input_dropout, inputs), ("drop_h", cell.recurrent_dropout, outputs))
+    for (name, rate, width), count in zip(sides, cell.masks, strict=True):
+        own = [next(keys) for _ in range(4)][:count]
+        if own:
+            found[name] = np.stack([_mask(k, context.owners, start, rate, width, dtype) for k in own])
+    for name, rate, width in zip(("zoneout_h", "zoneout_c"), cell.zoneout, (outputs, hidden), strict=True):
+        own = next(keys)
+        if rate:
+            found[name] = (_mask(own, *context.places, rate, width, dtype) == 0).astype(dtype)
+    return found
+
+
+def _mask(key, row, time, rate, width, dtype):
+    """0, or 1 / (1 - rate), for every row and unit."""
+    ones = np.ones((len(row), width), dtype)
+    mask = allocate.empty(ones.shape, dtype)
+    kernels.dropout(np.uint64(key), row, time, rate, ones, mask)
+    return mask
