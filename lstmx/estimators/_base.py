@@ -18,7 +18,9 @@ from lstmx.estimators import _training
 from lstmx.estimators._input import read_X
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
+from lstmx.functional.cell import Cell
 from lstmx.functional.messages import explained, warn
+from lstmx.init import SCHEMES
 from lstmx.layers import LSTM, Dense, Dropout, FinalState, Last, MeanPool
 from lstmx.model import Sequential
 
@@ -189,8 +191,14 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
     # Validation of parameters.
 
     def _check_parameters(self):
-        for name, least in (("hidden_size", 1), ("num_layers", 1), ("max_iter", 1), ("checkpoint_every", 1)):
-            validate.count(name, getattr(self, name), least)
+        for name in ("hidden_size", "num_layers", "max_iter", "checkpoint_every"):
+            validate.count(name, getattr(self, name))
+        validate.count("proj_size", self.proj_size, 0)
+        if self.cell is not None:
+            if not isinstance(self.cell, Cell):
+                raise TypeError(f"cell: got {self.cell!r}, must be None or an lstmx.Cell, such as lstmx.Cell(clip=3.0)")
+            self.cell.check_sizes(self.hidden_size, self.proj_size)
+        validate.choice("init", self.init, SCHEMES)
         for name in ("bidirectional", "standardize", "shuffle", "warm_start", "early_stopping", "resume",
                      "nesterovs_momentum"):  # fmt: skip
             if hasattr(self, name):
@@ -243,7 +251,8 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
     def _layers(self, problem):
         features, dtype = problem.kind.inputs(problem.config), problem.dtype.name
         lstm = LSTM(features, self.hidden_size, self.num_layers, bidirectional=getattr(self, "bidirectional", False),
-                    dropout=self.dropout if self.num_layers > 1 else 0.0, dtype=dtype)  # fmt: skip
+                    dropout=self.dropout if self.num_layers > 1 else 0.0, proj_size=self.proj_size, cell=self.cell,
+                    init=self.init, dtype=dtype)  # fmt: skip
         layers = [lstm] if problem.per_step else [lstm, POOLINGS[self.pooling]()]
         layers += [Dropout(self.dropout)] if self.dropout else []
         outputs = problem.kind.outputs(problem.config)

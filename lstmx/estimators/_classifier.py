@@ -31,6 +31,12 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
     num_layers : int
     bidirectional : bool
         Read each sequence in both directions.
+    cell : lstmx.Cell or None
+        The options of the LSTM cells, such as ``lstmx.Cell(peephole=True)``; None is the plain cell.
+    proj_size : int
+        What the outputs of LSTM layers are projected to, if not 0: fewer features than `hidden_size`.
+    init : {"glorot", "uniform"}
+        How the weights of LSTM layers begin: as `lstmx.LSTM` says, "uniform" as PyTorch's.
     pooling : {"last", "mean", "final"}
         What the dense layer sees: the output of the last step, the mean over all steps, or the final state of each
         direction.
@@ -135,13 +141,14 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
     _kind = predictors.Classifier
     _several = "(n, K)"
 
-    def __init__(self, hidden_size=64, num_layers=1, *, target="sequence", bidirectional=False, pooling="last",
-                 dropout=0.0, standardize=True, layout="NTC", solver="adam", alpha=0.0001, batch_size="auto",
-                 learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True,
-                 random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True,
-                 early_stopping=False, validation_fraction=0.1, validation_from="random",
-                 monitor="score", beta_1=0.9, beta_2=0.999, epsilon=1e-8, n_iter_no_change=30, clip_norm=1.0,
-                 class_weight=None, checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
+    def __init__(self, hidden_size=64, num_layers=1, *, target="sequence", bidirectional=False, cell=None, proj_size=0,
+                 init="glorot", pooling="last", dropout=0.0, standardize=True, layout="NTC", solver="adam",
+                 alpha=0.0001, batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5,
+                 max_iter=200, shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False,
+                 momentum=0.9, nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1,
+                 validation_from="random", monitor="score", beta_1=0.9, beta_2=0.999, epsilon=1e-8,
+                 n_iter_no_change=30, clip_norm=1.0, class_weight=None, checkpoint=None, checkpoint_every=10,
+                 resume=False):  # fmt: skip
         self._store(locals())
 
     def __sklearn_tags__(self):

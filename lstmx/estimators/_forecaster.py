@@ -76,9 +76,9 @@ class LSTMForecaster(LSTMEstimator):
     early_stopping : bool
         Hold out the windows at the end of each series, stop when the error on them no longer falls, and keep the best
         weights. The intervals of `predict_interval` are made of the errors on them.
-    hidden_size, num_layers, dropout, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, \
-shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, validation_fraction, beta_1, beta_2, \
-epsilon, n_iter_no_change, clip_norm, checkpoint, checkpoint_every, resume
+    hidden_size, num_layers, cell, proj_size, init, dropout, solver, alpha, batch_size, learning_rate, \
+learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, \
+validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, clip_norm, checkpoint, checkpoint_every, resume
         As in `LSTMClassifier`. n_iter_no_change is 5, as windows that overlap show the network every step many times in
         an epoch: a series of some thousands is learnt in a few.
 
@@ -110,12 +110,12 @@ model_, parameters_
     layout, pooling = "NTC", "last"
 
     def __init__(self, window=32, horizon=1, *, strategy="direct", differences=(1,), transform=None, missing="error",
-                 hidden_size=64, num_layers=1, loss="squared_error", dropout=0.0, standardize=True, solver="adam",
-                 alpha=0.0001, batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5,
-                 max_iter=200, shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
-                 nesterovs_momentum=True, early_stopping=True, validation_fraction=0.1, beta_1=0.9, beta_2=0.999,
-                 epsilon=1e-8, n_iter_no_change=5, clip_norm=1.0, checkpoint=None, checkpoint_every=10,
-                 resume=False):  # fmt: skip
+                 hidden_size=64, num_layers=1, cell=None, proj_size=0, init="glorot", loss="squared_error",
+                 dropout=0.0, standardize=True, solver="adam", alpha=0.0001, batch_size="auto",
+                 learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True,
+                 random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True,
+                 early_stopping=True, validation_fraction=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-8,
+                 n_iter_no_change=5, clip_norm=1.0, checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
         self._store(locals())
 
     def _check_parameters(self):

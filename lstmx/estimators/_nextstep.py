@@ -160,10 +160,10 @@ class LSTMAnomalyDetector(OutlierMixin, _NextStepEstimator):
         without what is held out. A step is scored by the features that it has; one that has none scores 0, which is
         not strange, and has no part in the score of its sequence. The line leads to what follows a gap, so that a jump
         behind a long gap may go unnoticed. In a list NaN at the end is missing too.
-    hidden_size, num_layers, dropout, standardize, layout, solver, alpha, batch_size, learning_rate, \
-learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, \
-early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, clip_norm, checkpoint, \
-checkpoint_every, resume
+    hidden_size, num_layers, cell, proj_size, init, dropout, standardize, layout, solver, alpha, batch_size, \
+learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, \
+nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, clip_norm, \
+checkpoint, checkpoint_every, resume
         As in `LSTMClassifier`; held out is the tail: the last sequences or windows.
 
     Attributes
@@ -193,12 +193,12 @@ n_features_in_, model_, parameters_
     _kind, _uses_pooling = predictors.AnomalyDetector, False
 
     def __init__(self, hidden_size=64, num_layers=1, *, aggregate="mean", contamination=0.1, support_fraction=None,
-                 window=None, missing="error", dropout=0.0, standardize=True, layout="NTC", solver="adam",
-                 alpha=0.0001, batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5,
-                 max_iter=200, shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
-                 nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1, beta_1=0.9, beta_2=0.999,
-                 epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0, checkpoint=None, checkpoint_every=10,
-                 resume=False):  # fmt: skip
+                 window=None, missing="error", cell=None, proj_size=0, init="glorot", dropout=0.0, standardize=True,
+                 layout="NTC", solver="adam", alpha=0.0001, batch_size="auto", learning_rate="constant",
+                 learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True, random_state=None, tol=1e-4,
+                 verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True, early_stopping=False,
+                 validation_fraction=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0,
+                 checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
         self._store(locals())
 
     def _check_parameters(self):
@@ -306,14 +306,15 @@ class LSTMTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _NextSt
     Parameters
     ----------
     hidden_size : int
-        Units, which is the number of features.
+        Units: the number of features, if `proj_size` does not say another.
     pooling : {"last", "mean"}
         The hidden state after the last step, or its mean over all steps.
     window : int or None
         Train on stretches of this many steps, for long series; None takes whole sequences.
-    num_layers, dropout, standardize, layout, solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, \
-max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, early_stopping, \
-validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, clip_norm, checkpoint, checkpoint_every, resume
+    num_layers, cell, proj_size, init, dropout, standardize, layout, solver, alpha, batch_size, learning_rate, \
+learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum, nesterovs_momentum, \
+early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change, clip_norm, checkpoint, \
+checkpoint_every, resume
         As in `LSTMClassifier`; held out is the tail.
 
     Attributes
@@ -338,12 +339,13 @@ n_features_in_, model_, parameters_
 
     _kind, _uses_pooling = predictors.Transformer, False
 
-    def __init__(self, hidden_size=64, num_layers=1, *, pooling="last", window=None, dropout=0.0, standardize=True,
-                 layout="NTC", solver="adam", alpha=0.0001, batch_size="auto", learning_rate="constant",
-                 learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True, random_state=None, tol=1e-4,
-                 verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True, early_stopping=False,
-                 validation_fraction=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0,
-                 checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
+    def __init__(self, hidden_size=64, num_layers=1, *, pooling="last", window=None, cell=None, proj_size=0,
+                 init="glorot", dropout=0.0, standardize=True, layout="NTC", solver="adam", alpha=0.0001,
+                 batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200,
+                 shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
+                 nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1, beta_1=0.9, beta_2=0.999,
+                 epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0, checkpoint=None, checkpoint_every=10,
+                 resume=False):  # fmt: skip
         self._store(locals())
 
     def __sklearn_tags__(self):
@@ -360,7 +362,7 @@ n_features_in_, model_, parameters_
 
     @property
     def _n_features_out(self):
-        return self.model_.layers[0].hidden_size
+        return self.model_.layers[0].output_size()
 
     @fitting
     def fit(self, X, y=None, sample_weight=None):
