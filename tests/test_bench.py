@@ -1,5 +1,6 @@
 """`lstmx bench`: what is asked for, what is measured, how failures show, and the arithmetic of its tables."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import lstmx
 from lstmx import cli
 from lstmx.bench import environment, process, report, runner, shapes, tasks
+from lstmx.bench.cells import CELLS
 from lstmx.bench.engine import Case
 from lstmx.bench.lstmx_engine import LstmxEngine
 from lstmx.bench.worker import Worker, calibrate, laps, percentile_99, timed
@@ -98,15 +100,15 @@ def run(task=("inference",), shape=SMALL, peers=(), **options):
 
 def test_a_quick_run_without_peers_measures_every_task(capsys, tmp_path):
     path = tmp_path / "results.json"
-    arguments = ["--quick", "--peers", "none", "--task", "all", "--rounds", "1", "--json", str(path)]
+    arguments = ["--quick", "--peers", "none", "--task", "all", "--cell", "cifg", "--rounds", "1", "--json", str(path)]
     assert cli.main(["bench", *arguments]) == 0
     printed = capsys.readouterr()
     results = json.loads(path.read_text())
     assert {case["task"] for case in results["cases"]} == set(tasks.TASKS)
     for case in results["cases"]:
-        assert f"(--task {case['task']})\n" in printed.out
+        assert f"(--task {case['task']}" in printed.out
         own = case["engines"]["lstmx"]
-        assert set(case["engines"]) == {"lstmx"} and "error" not in own
+        assert set(case["engines"]) == ({*tasks.OWN} if "cell" in case else {"lstmx"}) and "error" not in own
         assert own["seconds"] == min(own["rounds"][own["variant"]]) > 0
     assert len(printed.err.splitlines()) == len(results["cases"]), "one line of progress for a case"
 
@@ -146,7 +148,8 @@ def test_the_schema_of_the_results(fakes):
 @pytest.mark.parametrize("task", [name for name in tasks.TASKS if tasks.TASKS[name].kind != "start"])
 def test_an_engine_that_computes_the_same_takes_part_in_every_task(fakes, task):
     shape = RAGGED if tasks.TASKS[task].kind == "ragged" else SMALL
-    (case,) = run([task], shape, [fakes("Same")])["cases"]
+    cell = ["peephole"] if tasks.TASKS[task].kind == "cells" else None
+    (case,) = run([task], shape, [fakes("Same")], cell=cell)["cases"]
     assert report.ratio(case, fakes("Same")) > 0
 
 
@@ -211,10 +214,10 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch):
 def test_ctrl_c_keeps_what_was_measured(monkeypatch, capsys):
     whole = runner.Runner.case
 
-    def case(self, name, shape):
+    def case(self, name, shape, cell):
         if shape.T == 4:
             raise KeyboardInterrupt
-        return whole(self, name, shape)
+        return whole(self, name, shape, cell)
 
     monkeypatch.setattr(runner.Runner, "case", case)
     arguments = ["--quick", "--peers", "none", "--task", "inference", "--shape", SMALL[0], "--shape", "4,2,4,5"]
@@ -264,6 +267,8 @@ def test_no_engine_module_imports_its_framework_before_it_is_made():
         (["--threads", "0"], "--threads: got 0, must be one of 1"),
         (["--threads", "99999"], "--threads: got 99999, must be one of 1"),
         (["--peers", "theano"], "--peers: got 'theano', must be one of torch, onnxruntime"),
+        (["--cell", "gru"], "--cell: got 'gru', must be one of plain, peephole"),
+        (["--cell", "cifg"], "--cell: got cifg, which is for the tasks cells and cells-training; add one"),
         (["--rounds", "0"], "--rounds: got 0, must be a whole number of at least 1"),
         (["--chart", "speed.jpeg"], "--chart: got 'speed.jpeg', must end in .png, .svg or .pdf"),
         (["--json", "no/such/folder/a.json"], "--json: got 'no/such/folder/a.json', must be in a folder that exists"),
@@ -314,12 +319,16 @@ def test_ragged_lengths_go_from_the_shortest_to_the_longest():
 
 
 def test_shapes_go_to_the_tasks_that_can_take_them():
-    plan = runner.Plan(["inference", "ragged", "step"], [*SMALL, *RAGGED], [1], [], 1, True)
-    assert [(name, shape.name) for name, shape in plan.cases()] == [
-        ("inference", "3,2,4,5"),
-        ("ragged", "2..6,5,4,7"),
-        ("step", "1,2,4,5"),
+    wanted = ["inference", "ragged", "step", "cells"]
+    plan = runner.Plan(wanted, [*SMALL, *RAGGED], [1], [], 1, True, cell=["clip", "slstm", "clip"])
+    assert [(name, shape.name, cell) for name, shape, cell in plan.cases()] == [
+        ("inference", "3,2,4,5", "plain"),
+        ("ragged", "2..6,5,4,7", "plain"),
+        ("step", "1,2,4,5", "plain"),
+        ("cells", "3,2,4,5", "clip"),
+        ("cells", "3,2,4,5", "slstm"),
     ]
+    assert [cell for *_, cell in runner.Plan(["cells"], SMALL, [1], [], 1, True).cases()] == list(CELLS)
 
 
 def test_the_data_of_a_case_depend_on_nothing_else():
@@ -329,6 +338,61 @@ def test_the_data_of_a_case_depend_on_nothing_else():
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert (a.x[~a.valid] == 0).all() and (a.x[a.valid] != 0).all()
     assert a.x.shape == (5, 6, 4) and a.dy.shape == (5, 6, 7) and a.x.dtype == np.float32
+
+
+# ---------------------------------------------------------------------------------------------- options of the cell
+
+
+def test_every_option_of_a_cell_is_measured():
+    found = set().union(*(option.cell.config() for option in CELLS.values()))
+    assert found == {field.name for field in dataclasses.fields(lstmx.Cell)}
+    assert {option.width for option in CELLS.values()} == {0, 0.5, 1}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_is_computed_with_the_weights_of_its_case(name):
+    case, engine = Case("6,3,4,8", cell=name), LstmxEngine(1)
+    lstm = engine._layer(case)
+    assert lstm.cell == CELLS[name].cell and case.dy.shape == (3, 6, lstm.output_size())
+    for parameter, array in lstm.parameters().items():
+        np.testing.assert_array_equal(array, case.weights[parameter.removesuffix("_l0")])
+    found = engine.training(case)[""]().outputs()
+    assert found.keys() == {"y", "dx"} | {f"d_{parameter}" for parameter in case.weights}
+    assert all(np.isfinite(array).all() for array in found.values())
+    matrices = (array.size for array in case.weights.values() if array.ndim == 2)
+    assert CELLS[name].flops(case.shape) == 2 * 6 * 3 * sum(matrices)
+
+
+@pytest.mark.parametrize("peer", ["torch", "onnxruntime"])
+def test_peers_compute_the_same_cells(peer):
+    for package in tasks.ENGINES[peer][1]:
+        pytest.importorskip(package)
+    names = [name for name, option in CELLS.items() if peer in option.peers]
+    cases = run(["cells", "cells-training"], ["6,3,4,8"], [peer], cell=["cifg", *names])["cases"]
+    measured = [(case["task"], case["cell"]) for case in cases if peer in case["engines"]]
+    wanted = ["cells", "cells-training"] if peer == "torch" else ["cells"]
+    assert measured == [(task, name) for task in wanted for name in names]
+    for case in cases:
+        for engine, record in case["engines"].items():
+            assert "error" not in record, (case["cell"], engine, record)
+
+
+def test_a_cell_stands_beside_the_plain_one():
+    results = run(["cells"], ["3,2,4,6"], cell=["projection-half"])
+    (case,) = results["cases"]
+    assert set(case["engines"]) == {"lstmx", "plain"} and not results["summary"], "lstmx is no peer of itself"
+    seconds = {name: record["seconds"] for name, record in case["engines"].items()}
+    assert report.of_plain(case) == pytest.approx(seconds["lstmx"] / seconds["plain"])
+    assert case["work"] == pytest.approx((4 * 6 * (4 + 3) + 3 * 6) / (4 * 6 * (4 + 6)))
+    lines = [" ".join(line.split()) for line in report.text(results).splitlines()]
+    row = next(line for line in lines if line.startswith("3,2,4,6 projection-half "))
+    assert f" {report.of_plain(case):.2f} {case['work']:.2f} " in row
+    assert any(line.startswith("T,N,I,H lstmx of plain work median ") for line in lines)
+
+
+def test_a_cell_that_cannot_have_these_sizes_is_an_error_of_its_case():
+    results = run(["cells"], SMALL, cell=["slstm-4-heads"])
+    assert "lstmx, cells 3,2,4,5 slstm-4-heads, 1 thread: ValueError: heads: got 4, must divide" in report.text(results)
 
 
 # ---------------------------------------------------------------------------------------------- the worker

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from lstmx.bench import report, runner, shapes, tasks
+from lstmx.bench import cells, report, runner, shapes, tasks
 
 
 def _list(kind, what):
@@ -30,6 +30,10 @@ def add_arguments(parser):
     parser.add_argument(
         "--shape", action="append", metavar="SHAPE",
         help=f"T,N,I,H, or T0..T1,N,I,H for ragged tasks, or one of {', '.join(shapes.GROUPS)}; may be given again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cell", type=_list(str, "names"), metavar="NAMES",
+        help=f"of {', '.join(cells.CELLS)}; for the tasks cells and cells-training (all)",
     )  # fmt: skip
     parser.add_argument("--threads", type=_list(int, "numbers such as 1,2"), metavar="NUMBERS", help="such as 1,2")
     parser.add_argument(
@@ -62,10 +66,11 @@ def _check_paths(options):
 def _progress(case):
     errors = [name for name, record in case["engines"].items() if "error" in record]
     own = report.as_time(report.seconds_of(case, "lstmx"))
-    ratios = {name: report.ratio(case, name) for name in case["engines"] if name != "lstmx"}
-    told = [f"{name} {report.as_number(value)}" for name, value in ratios.items()]
+    told = [f"{name} {report.as_number(report.ratio(case, name))}" for name in report.peers_of([case])]
+    if "cell" in case:
+        told.insert(0, f"{report.as_number(report.of_plain(case))} of plain")
     print(
-        f"{case['task']} {case['shape']}, {report.count(case['threads'])}: {', '.join([own, *told])}"
+        f"{case['task']} {report.label(case)}, {report.count(case['threads'])}: {', '.join([own, *told])}"
         + (f" (errors: {', '.join(errors)})" if errors else ""),
         file=sys.stderr, flush=True,
     )  # fmt: skip
@@ -85,7 +90,7 @@ def _results(options):
         return results
     peers = [] if options.peers == ["none"] else options.peers
     return runner.run(
-        options.task, options.shape, options.threads, peers, options.rounds, options.quick, progress=_progress
+        options.task, options.shape, options.threads, peers, options.rounds, options.quick, _progress, options.cell
     )
 
 

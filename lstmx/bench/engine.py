@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lstmx.bench import shapes
+from lstmx.bench.cells import CELLS
 
 
 @dataclass
@@ -19,7 +20,7 @@ class Job:
     call : callable
         Does the work once.
     outputs : callable
-        Gives what is compared between engines: a dict of arrays, sequences first: y (N, T, H).
+        Gives what is compared between engines: a dict of arrays, sequences first: y (N, T, H or P).
     units : int
         The units of work in one call, such as epochs.
     """
@@ -37,21 +38,21 @@ class Case:
     shape : str
     dtype : {"float32", "float64"}
     quick : bool
+    cell : str
+        Of `CELLS`.
     """
 
-    def __init__(self, shape, dtype="float32", quick=False):
+    def __init__(self, shape, dtype="float32", quick=False, cell="plain"):
         self.shape, self.dtype, self.quick = shapes.parse(shape), dtype, quick
+        option = CELLS[cell]
+        self.cell, self.proj_size = option.cell, option.proj_size(self.shape.H)
         s, limit = self.shape, 1 / math.sqrt(self.shape.H)
         rng = np.random.default_rng(0)
 
         def uniform(*size):
             return rng.uniform(-limit, limit, size=size).astype(dtype)
 
-        self.weights = {
-            "weight_ih": uniform(4 * s.H, s.I),
-            "weight_hh": uniform(4 * s.H, s.H),
-            "bias": uniform(4 * s.H),
-        }
+        self.weights = {name: uniform(*size) + name.endswith("gain") for name, size in option.parameters(s).items()}
         self.head = uniform(1, s.H)  # of the Dense layer in `fit`
         self.lengths = s.lengths
 
@@ -74,8 +75,8 @@ class Case:
 
     @functools.cached_property
     def dy(self):
-        """Gradients of the outputs (N, T, H), 0 on padding."""
-        return self._batch(2, self.shape.H)
+        """Gradients of the outputs (N, T, H or P), 0 on padding."""
+        return self._batch(2, self.proj_size or self.shape.H)
 
     def series(self):
         """x (count, T, I) and y (count, 1) for `fit`."""

@@ -44,7 +44,9 @@ class LstmxEngine:
         return threads.waiting(call, calls, self.threads) if self.threads > 1 else None
 
     def _layer(self, case):
-        lstm = lstmx.LSTM(case.shape.I, case.shape.H, dtype=case.dtype, random_state=0)
+        lstm = lstmx.LSTM(
+            case.shape.I, case.shape.H, proj_size=case.proj_size, cell=case.cell, dtype=case.dtype, random_state=0
+        )
         lstm.set_parameters({f"{name}_l0": value for name, value in case.weights.items()})
         return lstm
 

@@ -6,14 +6,18 @@ from lstmx.bench.engine import Case, Job
 
 
 def model_of(case, with_state=False):
-    """The bytes of an ONNX model of the LSTM: X (T, N, I) to Y (T, 1, N, H); with states h, c to H, C if wanted."""
+    """The bytes of an ONNX model of the LSTM: X (T, N, I) to Y (T, 1, N, H); with states h, c to H, C if wanted. Of the
+    cells it knows the plain one and that with peepholes.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     s, w = case.shape, case.weights
     order = [np.s_[k * s.H : (k + 1) * s.H] for k in (0, 3, 1, 2)]  # i, f, g, o become i, o, f, g
-    i_o_f_g = {name: np.concatenate([w[name][part] for part in order]) for name in w}
+    i_o_f_g = {name: np.concatenate([w[name][part] for part in order]) for name in w if name != "peephole"}
     both = np.concatenate([i_o_f_g["bias"], 0 * i_o_f_g["bias"]])
     values = {"W": i_o_f_g["weight_ih"], "R": i_o_f_g["weight_hh"], "B": both}
+    if "peephole" in w:
+        values["P"] = w["peephole"].reshape(3, s.H)[[0, 2, 1]].reshape(-1)  # i, f, o become i, o, f
     state = {"h": (1, s.N, s.H), "c": (1, s.N, s.H)} if with_state else {}
     inputs, outputs = {"X": (s.T, s.N, s.I)} | state, {"Y": (s.T, 1, s.N, s.H)}
     outputs |= {name.upper(): size for name, size in state.items()}
@@ -21,7 +25,9 @@ def model_of(case, with_state=False):
     def values_info(named):
         return [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in named.items()]
 
-    names = ["X", "W", "R", "B", *(["", "h", "c"] if with_state else [])]
+    names = ["X", "W", "R", "B", "", *(state or ("", "")), *(["P"] if "P" in values else [])]
+    while not names[-1]:
+        names.pop()
     node = helper.make_node("LSTM", names, list(outputs), hidden_size=s.H)
     constants = [numpy_helper.from_array(value[None], name) for name, value in values.items()]
     graph = helper.make_graph([node], "lstm", values_info(inputs), values_info(outputs), constants)

@@ -2,7 +2,7 @@
 
 import math
 
-from lstmx.bench.tasks import PEERS, TASKS
+from lstmx.bench.tasks import OWN, PEERS, PLAIN, TASKS
 
 BEST = "best peer"
 BEGIN, END = "<!-- bench table -->", "<!-- end bench table -->"
@@ -19,6 +19,11 @@ def geometric_mean(values):
     return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
+def label(case):
+    """The shape of a case, and its cell where it has one: "50,32,64,128 cifg"."""
+    return f"{case['shape']} {case['cell']}" if "cell" in case else case["shape"]
+
+
 def seconds_of(case, engine):
     """The time of an engine; None where it has none."""
     return case["engines"].get(engine, {}).get("seconds")
@@ -27,10 +32,16 @@ def seconds_of(case, engine):
 def ratio(case, peer, what="seconds"):
     """The peer's time (or memory) over lstmx's, None without both; `BEST` is the best of all peers."""
     own = case["engines"].get("lstmx", {}).get(what)
-    names = [name for name in case["engines"] if name != "lstmx"] if peer == BEST else [peer]
+    names = [name for name in case["engines"] if name not in OWN] if peer == BEST else [peer]
     theirs = [case["engines"].get(name, {}).get(what) for name in names]
     theirs = [value for value in theirs if value]
     return min(theirs) / own if own and theirs else None
+
+
+def of_plain(case):
+    """The time of an option's cell over the plain one's, None without both."""
+    inverse = ratio(case, PLAIN)
+    return 1 / inverse if inverse else None
 
 
 def rate(case):
@@ -48,8 +59,8 @@ def groups(results):
 
 
 def peers_of(cases):
-    """The engines of these cases other than lstmx: known ones first, then others by name."""
-    names = {name for case in cases for name in case["engines"]} - {"lstmx"}
+    """The peers in these cases: known ones first, then others by name."""
+    names = {name for case in cases for name in case["engines"]} - {*OWN}
     return sorted(names, key=lambda name: (PEERS.index(name) if name in PEERS else len(PEERS), name))
 
 
@@ -63,7 +74,7 @@ def complete(results):
     results["summary"] = []
     for (task, threads), cases in groups(results).items():
         for peer in [*peers_of(cases), BEST]:
-            ratios = [(ratio(case, peer), case["shape"]) for case in cases]
+            ratios = [(ratio(case, peer), label(case)) for case in cases]
             ratios = [pair for pair in ratios if pair[0] is not None]
             if not ratios:
                 continue
@@ -131,9 +142,12 @@ def columns(task, cases, peers):
     """(title, function of a case) for the table of one task."""
     per_step = TASKS[task].kind == "stream"
     found = [
-        ("T,N,I,H", lambda case: case["shape"]),
+        ("T,N,I,H", label),
         ("lstmx", lambda case: as_time(seconds_of(case, "lstmx"))),
     ]
+    if TASKS[task].kind == "cells":
+        found.append(("of plain", lambda case: as_number(of_plain(case))))
+        found.append(("work", lambda case: as_number(case["work"])))
     if any(case["engines"]["lstmx"].get("median") for case in cases):
         found.append(("median", lambda case: as_time(case["engines"]["lstmx"].get("median"))))
     if per_step:
@@ -166,7 +180,8 @@ def table(task, threads, cases, summary):
         for label, key in (("worst", "worst"), ("geometric mean", "geometric_mean")):
             rows.append([label, *(as_number(found[t][key]) if t in found else "" for t in titles[1:])])
     widths = [max(len(row[k]) for row in [titles, *rows]) for k in range(len(titles))]
-    note = "; columns of peers: how many times slower" if peers else ""
+    note = "; of plain, work: time and multiplications over the plain cell's" if TASKS[task].kind == "cells" else ""
+    note += "; columns of peers: how many times slower" if peers else ""
     lines = ["", f"{TASKS[task].about}, {count(threads)} (--task {task}{note})"]
     for row in [titles, *rows]:
         cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
@@ -180,7 +195,7 @@ def troubles(results):
     if load and load[0] > 0.5 * results["environment"]["cpus"]:
         lines.append(f"other programs were busy at the start (load {load[0]:.1f}): these times are not to be relied on")
     for case in results["cases"]:
-        where = f"{case['task']} {case['shape']}, {count(case['threads'])}"
+        where = f"{case['task']} {label(case)}, {count(case['threads'])}"
         for name, record in case["engines"].items():
             if "error" in record:
                 lines.append(f"{name}, {where}: {record['error']}")
@@ -222,7 +237,9 @@ def chart(results, path):
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(f"chart: needs matplotlib ({error}): pip install 'matplotlib>=3.8'") from error
-    panels = {key: cases for key, cases in groups(results).items() if peers_of(cases)} or groups(results)
+    every = groups(results)
+    beside = {key: [case for case in cases if peers_of([case])] for key, cases in every.items()}
+    panels = {key: cases for key, cases in beside.items() if cases} or every
     heights = [1.2 + 0.25 * len(cases) for cases in panels.values()]
     figure = Figure(figsize=(8, sum(heights) + 0.5), layout="constrained")
     axes = figure.subplots(max(1, len(panels)), 1, squeeze=False, height_ratios=heights or None)[:, 0]
@@ -237,7 +254,7 @@ def chart(results, path):
                 ax.plot(*zip(*points, strict=True), "o", color=f"C{k}", label=shown)
         ax.axvline(1, color="gray", linewidth=1)
         ax.set(title=f"{TASKS[task].about}, {count(threads)}", yticks=range(len(cases)), xscale="log")
-        ax.set_yticklabels([case["shape"] for case in cases])
+        ax.set_yticklabels([label(case) for case in cases])
         ax.invert_yaxis()
         ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")

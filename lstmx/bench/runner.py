@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lstmx.bench import environment, report, shapes, tasks
+from lstmx.bench.cells import CELLS
 from lstmx.bench.process import FreshProcess, WorkerError, WorkerProcess
 
 SCHEMA = 1
@@ -30,7 +31,7 @@ def chosen(name, given, allowed):
 class Plan:
     """What to run, checked. The parameters are those of `run`."""
 
-    def __init__(self, task, shape, threads, peers, rounds, quick):
+    def __init__(self, task, shape, threads, peers, rounds, quick, cell=None):
         self.quick = bool(quick)
         task = task or (tasks.QUICK if quick else tasks.DEFAULT)
         self.tasks = list(tasks.TASKS) if list(task) == ["all"] else chosen("task", task, tasks.TASKS)
@@ -45,6 +46,9 @@ class Plan:
         self.rounds = rounds if rounds is not None else (2 if quick else 5)
         if not isinstance(self.rounds, int) or self.rounds < 1:
             raise ValueError(f"rounds: got {rounds!r}, must be a whole number of at least 1")
+        self.cells = list(dict.fromkeys(chosen("cell", cell, CELLS))) if cell else list(CELLS)
+        if cell and not any(tasks.TASKS[name].kind == "cells" for name in self.tasks):
+            raise ValueError(f"cell: got {', '.join(cell)}, which is for the tasks cells and cells-training; add one")
         self.target = 0.01 if quick else 0.03
         self.shapes = {name: self._shapes(name, shape) for name in self.tasks}
 
@@ -65,8 +69,13 @@ class Plan:
         return list(dict.fromkeys(found))
 
     def cases(self):
-        """(task name, shape) of everything to run for one number of threads."""
-        return [(name, shape) for name in self.tasks for shape in self.shapes[name]]
+        """(task name, shape, cell) of everything to run for one number of threads."""
+        return [
+            (name, shape, cell)
+            for name in self.tasks
+            for shape in self.shapes[name]
+            for cell in (self.cells if tasks.TASKS[name].kind == "cells" else ["plain"])
+        ]
 
 
 class Runner:
@@ -74,7 +83,7 @@ class Runner:
 
     def __init__(self, plan, peers, threads, folder):
         self.plan, self.threads, self.folder = plan, threads, folder
-        self.engines = ["lstmx", *peers]
+        self.engines = [*tasks.OWN, *peers]
         self.versions = {}
         self._workers, self._broken = {}, {}
 
@@ -102,20 +111,23 @@ class Runner:
         """GFLOP/s of multiply-adds in registers: the best of several tries."""
         return max(self.worker("lstmx").ask("peak", dtype=dtype, seconds=self.plan.target)["gflops"] for _ in range(4))
 
-    def case(self, name, shape):
-        """Measure one task at one shape with every engine that takes part; the record of the case."""
+    def case(self, name, shape, cell):
+        """Measure one task at one shape, with one cell, on every engine that takes part; the record of the case."""
         task = tasks.TASKS[name]
-        engines = [engine for engine in self.engines if tasks.takes_part(engine, task)]
+        engines = [engine for engine in self.engines if tasks.takes_part(engine, task, cell)]
         measure = self._start if task.kind == "start" else self._call
+        flops = CELLS[cell].flops(shape)
         record = {
             "task": name,
             "dtype": task.dtype,
             "threads": self.threads,
             "shape": shape.name,
             "steps": shape.steps,
-            "gflop": task.work * shape.flops / 1e9 if task.kind != "start" else None,
-            "engines": measure(task, shape, engines),
+            "gflop": task.work * flops / 1e9 if task.kind != "start" else None,
+            "engines": measure(task, shape, cell, engines),
         }
+        if task.kind == "cells":
+            record |= {"cell": cell, "work": flops / shape.flops}
         if task.kind == "fit":
             record["series"] = shapes.series(shape, self.plan.quick)
             record["gflop"] *= record["series"] / shape.N
@@ -138,7 +150,7 @@ class Runner:
                     record["error"] = str(error)
         return {engine: summarise(record) for engine, record in found.items()}
 
-    def _start(self, task, shape, engines):
+    def _start(self, task, shape, cell, engines):
         fresh, failed = [], {}
         for name in engines:
             try:
@@ -147,20 +159,23 @@ class Runner:
                 failed[name] = {"error": f"{type(error).__name__}: {error}"}
         return failed | self._rounds(fresh, lambda name, variant, process: process.time(self.threads))
 
-    def _call(self, task, shape, engines):
-        case = {"shape": shape.name, "dtype": task.dtype, "quick": self.plan.quick}
+    def _call(self, task, shape, cell, engines):
+        case = {"shape": shape.name, "dtype": task.dtype, "quick": self.plan.quick, "cell": cell}
         entries, failed, expected = [], {}, None
         for name in engines:
             path = str(Path(self.folder, name.replace(":", ".")))
+            is_plain = name == tasks.PLAIN
+            asked = case | {"cell": "plain"} if is_plain else case
             try:
                 variants = self.worker(name).ask(
-                    "prepare", method=task.method, case=case, path=path, target=self.plan.target
+                    "prepare", method=task.method, case=asked, path=path, target=self.plan.target
                 )["variants"]
                 for index, variant in enumerate(variants):
                     if "error" not in variant:
                         outputs = read(variant["outputs"])
                         expected = outputs if expected is None and name == "lstmx" else expected
-                        variant["error"] = difference(outputs, expected, TOLERANCE[task.dtype])
+                        wanted = outputs if is_plain else expected  # no other engine has the plain cell to compare
+                        variant["error"] = difference(outputs, wanted, TOLERANCE[task.dtype])
                     if variant["error"] is None:
                         entries.append((name, variant["variant"], index, variant["repetitions"]))
                 wrong = [v["error"] for v in variants if v["error"] is not None]
@@ -224,7 +239,7 @@ def difference(found, expected, tolerance):
     return None
 
 
-def run(task=None, shape=None, threads=None, peers=None, rounds=None, quick=False, progress=None):
+def run(task=None, shape=None, threads=None, peers=None, rounds=None, quick=False, progress=None, cell=None):
     """Measure lstmx beside its peers.
 
     Parameters
@@ -241,6 +256,8 @@ def run(task=None, shape=None, threads=None, peers=None, rounds=None, quick=Fals
         Few tasks and shapes, one thread, two short rounds.
     progress : callable, optional
         Is given each case when it is done.
+    cell : list of str, optional
+        Of `lstmx.bench.cells.CELLS`, for the tasks cells and cells-training; all of them by default.
 
     Returns
     -------
@@ -248,7 +265,7 @@ def run(task=None, shape=None, threads=None, peers=None, rounds=None, quick=Fals
         Plain JSON values: schema, environment, absent, options, peaks, cases, summary. Where Ctrl-C ended the run,
         "interrupted" is True and the cases are those done before.
     """
-    plan = Plan(task, shape, threads, peers, rounds, quick)
+    plan = Plan(task, shape, threads, peers, rounds, quick, cell)
     gone = {name: tasks.missing(name) for name in plan.peers}
     present = [name for name in plan.peers if not gone[name]]
     asked = [name for name in peers or () if gone[name]]
@@ -279,8 +296,8 @@ def _run_threads(plan, peers, threads, results, progress):
         peaks = {dtype: runner.peak(dtype) for dtype in dtypes}
         for dtype in dtypes:
             results["peaks"].append({"threads": threads, "dtype": dtype, "gflops": peaks[dtype]})
-        for name, shape in plan.cases():
-            case = runner.case(name, shape)
+        for planned in plan.cases():
+            case = runner.case(*planned)
             results["cases"].append(case)
             results["versions"] |= runner.versions
             if progress is not None:

@@ -81,6 +81,7 @@ ODD = _shapes("37,19,5,50 50,32,100,100 23,7,33,77 40,3,10,130")  # no multiple 
 RAGGED = _shapes("7..29,64,12,64 20..200,32,16,128 1..50,128,8,32")
 FIT = _shapes("30,32,4,50 100,64,16,128")  # N is the size of a batch
 STEP = _shapes("1,1,1,16 1,1,1,32 1,1,1,64")
+CELLS = _shapes("50,32,64,128 100,1,32,128 50,128,128,256")
 STREAM = _shapes("4096,1,1,16 4096,1,1,20 4096,1,1,32 4096,1,1,40")
 
 # Group -> the shapes for each kind of task.
@@ -91,6 +92,7 @@ GROUPS = {
         "fit": FIT[:1],
         "step": STEP[1:2],
         "stream": STREAM[2:3],
+        "cells": CELLS[1:2],
     },
     "default": {
         "dense": _shapes(
@@ -101,9 +103,17 @@ GROUPS = {
         "fit": FIT,
         "step": STEP,
         "stream": STREAM,
+        "cells": CELLS,
     },
-    "table": {"dense": DENSE, "ragged": RAGGED, "fit": FIT, "step": STEP, "stream": STREAM},
-    "odd": {"dense": ODD, "ragged": _shapes("3..19,37,5,50"), "fit": (), "step": _shapes("1,1,3,50"), "stream": ()},
+    "table": {"dense": DENSE, "ragged": RAGGED, "fit": FIT, "step": STEP, "stream": STREAM, "cells": CELLS},
+    "odd": {
+        "dense": ODD,
+        "ragged": _shapes("3..19,37,5,50"),
+        "fit": (),
+        "step": _shapes("1,1,3,50"),
+        "stream": (),
+        "cells": (),
+    },
 }
 GROUPS["all"] = {kind: GROUPS["table"][kind] + GROUPS["odd"][kind] for kind in GROUPS["table"]}
 

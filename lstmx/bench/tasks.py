@@ -3,6 +3,8 @@
 import importlib.util
 from dataclasses import dataclass
 
+from lstmx.bench.cells import CELLS
+
 
 @dataclass(frozen=True)
 class Task:
@@ -11,7 +13,7 @@ class Task:
     Parameters
     ----------
     kind : str
-        The kind of shapes it takes: dense, ragged, fit, step, stream or start.
+        The kind of shapes it takes: dense, cells, ragged, fit, step, stream or start.
     method : str
         The method of an engine that prepares it.
     peers : tuple of str
@@ -39,21 +41,27 @@ TASKS = {
     "fit": Task("fit", "fit", ("torch", "keras-tf", "keras-jax"), work=3, about="one epoch of training, Adam, float32"),
     "step": Task("step", "step", ("torch", "onnxruntime", "openvino"), about="one step called from Python, float32"),
     "stream": Task("stream", "stream", ("torch", "onnxruntime", "openvino"), about="per step of one long sequence"),
+    "cells": Task("cells", "inference", ("torch", "onnxruntime"), about="options of the cell, inference, float32"),
+    "cells-training": Task("cells", "training", ("torch",), work=3, about="options of the cell, training, float32"),
     "import": Task("start", "start", ("onnxruntime", "openvino"), about="a fresh process: import, load, predict once"),
 }
 DEFAULT = ("inference", "training", "inference64", "training64", "ragged", "ragged-training", "step", "stream")
 QUICK = ("inference", "training", "ragged", "step", "stream")
 
+PLAIN = "plain"  # lstmx again, with the plain cell, in a process of its own
+OWN = "lstmx", PLAIN
+
 # Engine -> (the class that runs it, the packages it needs, environment variables of its own).
 ENGINES = {
     "lstmx": ("lstmx.bench.lstmx_engine:LstmxEngine", (), {}),
+    PLAIN: ("lstmx.bench.lstmx_engine:LstmxEngine", (), {}),
     "torch": ("lstmx.bench.torch_engine:TorchEngine", ("torch",), {}),
     "onnxruntime": ("lstmx.bench.onnx_engines:OnnxRuntimeEngine", ("onnxruntime", "onnx"), {}),
     "openvino": ("lstmx.bench.onnx_engines:OpenVinoEngine", ("openvino", "onnx"), {}),
     "keras-tf": ("lstmx.bench.keras_engine:KerasEngine", ("keras", "tensorflow"), {"KERAS_BACKEND": "tensorflow"}),
     "keras-jax": ("lstmx.bench.keras_engine:KerasEngine", ("keras", "jax"), {"KERAS_BACKEND": "jax"}),
 }
-PEERS = tuple(name for name in ENGINES if name != "lstmx")
+PEERS = tuple(name for name in ENGINES if name not in OWN)
 
 
 def missing(name):
@@ -63,8 +71,12 @@ def missing(name):
     return [package for package in ENGINES[name][1] if importlib.util.find_spec(package) is None]
 
 
-def takes_part(name, task):
-    """Whether an engine is measured in a task; one from outside ("module:Class") is asked in all but `import`."""
-    if task.kind == "start":
-        return name == "lstmx" or name in task.peers
-    return name == "lstmx" or name in task.peers or ":" in name
+def takes_part(name, task, cell="plain"):
+    """Whether an engine is measured in a task, and with a cell of `CELLS`; one from outside ("module:Class") is asked
+    in all but `import`.
+    """
+    if name == PLAIN:
+        return task.kind == "cells"
+    if ":" in name:
+        return task.kind != "start"
+    return name == "lstmx" or (name in task.peers and (task.kind != "cells" or name in CELLS[cell].peers))

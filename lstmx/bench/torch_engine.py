@@ -24,6 +24,10 @@ class TorchEngine:
 
     def _layer(self, case, kind="LSTM", **options):
         torch = self.torch
+        if case.cell.slstm:
+            return SLSTM(torch, {name: self._tensor(w) for name, w in case.weights.items()}, case.cell.heads)
+        if case.proj_size:
+            options["proj_size"] = case.proj_size
         layer = getattr(torch.nn, kind)(case.shape.I, case.shape.H, dtype=getattr(torch, case.dtype), **options)
         suffix = "_l0" if kind == "LSTM" else ""
         w = case.weights
@@ -33,6 +37,8 @@ class TorchEngine:
             "bias_ih": w["bias"],
             "bias_hh": 0 * w["bias"],
         }
+        if case.proj_size:
+            values["weight_hr"] = w["weight_hr"]
         layer.load_state_dict({name + suffix: self._tensor(value) for name, value in values.items()})
         return layer
 
@@ -52,7 +58,8 @@ class TorchEngine:
 
     def _training(self, case, lstm, x, leaf, dy, batch_first):
         """`x` is what the layer reads, `leaf` the tensor whose gradient is wanted, `batch_first` brings it back."""
-        wanted = [leaf, lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0]
+        named = dict(lstm.named_parameters())
+        wanted = [leaf, *named.values()]
 
         def call():
             y = lstm(x)[0]
@@ -62,8 +69,9 @@ class TorchEngine:
         def outputs():
             y, grads = call()
             found = {"y": batch_first(y.detach()), "dx": batch_first(grads[0])}
-            names = ("d_weight_ih", "d_weight_hh", "d_bias")
-            return found | {name: d.numpy() for name, d in zip(names, grads[1:4], strict=True)}
+            grads = dict(zip(named, grads[1:], strict=True))
+            grads["bias_l0"] = grads.pop("bias_ih_l0")  # that of bias_hh is the same
+            return found | {f"d_{name.removesuffix('_l0')}": d.numpy() for name, d in grads.items()}
 
         return Job(call, outputs)
 
@@ -181,3 +189,58 @@ class TorchEngine:
 
         predict = self._inference(lambda: head(lstm(x[:SAMPLE])[0][:, -1]))
         return Job(call, lambda: {"y": predict().numpy()}, EPOCHS)
+
+
+class SLSTM:
+    """The sLSTM as PyTorch can have it without kernels of its own, a loop over the steps; called as torch.nn.LSTM is.
+
+    Parameters
+    ----------
+    torch : module
+    weights : dict
+        weight_ih (4H, I), weight_hh (4H, H / heads) and bias (4H,): tensors, blocks i, f, z, o.
+    heads : int
+    """
+
+    def __init__(self, torch, weights, heads):
+        self.torch, self.heads = torch, heads
+        self._parameters = {
+            "weight_ih_l0": weights["weight_ih"],
+            "weight_hh_l0": weights["weight_hh"],
+            "bias_ih_l0": weights["bias"],
+        }
+        for value in weights.values():
+            value.requires_grad_()
+
+    def named_parameters(self):
+        return self._parameters.items()
+
+    def _mixed(self, weight):
+        """weight_hh as (heads, H / heads, 4H / heads): a head's units to their own gates."""
+        width = weight.shape[1]
+        return weight.view(4, self.heads, width, width).permute(1, 3, 0, 2).reshape(self.heads, width, 4 * width)
+
+    def _recurrent(self, h, mixed):
+        """(N, 4H), blocks i, f, z, o."""
+        N, width = len(h), mixed.shape[1]
+        if self.heads == 1:
+            return self.torch.mm(h, mixed[0])
+        by_head = self.torch.bmm(h.view(N, self.heads, width).transpose(0, 1), mixed)
+        return by_head.view(self.heads, N, 4, width).permute(1, 2, 0, 3).reshape(N, -1)
+
+    def __call__(self, x):
+        torch, (weight_ih, weight_hh, bias) = self.torch, self._parameters.values()
+        projected = torch.nn.functional.linear(x, weight_ih, bias)
+        mixed, found = self._mixed(weight_hh), []
+        h = c = n = x.new_zeros(x.shape[1], len(bias) // 4)
+        m = torch.full_like(h, -torch.inf)  # nothing to keep yet: the first f is 0
+        for a in projected:
+            a_i, a_f, a_z, a_o = (a + self._recurrent(h, mixed)).chunk(4, 1)
+            kept = m + torch.nn.functional.logsigmoid(a_f)
+            m = torch.maximum(a_i, kept)
+            i, f = torch.exp(a_i - m), torch.exp(kept - m)
+            c = f * c + i * torch.tanh(a_z)
+            n = f * n + i
+            h = torch.sigmoid(a_o) * c / n
+            found.append(h)
+        return torch.stack(found), (h, (c, n, m))
