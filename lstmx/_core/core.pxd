@@ -36,10 +36,10 @@ cdef extern from "core.h" nogil:
         Py_ssize_t steps, batch, inputs, hidden, outputs, memory, width
         const Py_ssize_t *offsets
         int reverse, windows
-        lstmx_cell cell
+        const lstmx_cell *cell
         Py_ssize_t x_step, x_row, y_step, y_row, gates_row, h_row, dy_row, extra_row
-        lstmx_vectors vectors
-        lstmx_extra at
+        const lstmx_vectors *vectors
+        const lstmx_extra *at
         void *extra
         void *scratch
         const void *drop_x

@@ -2,7 +2,8 @@
 
 cimport numpy as cnp
 
-from lstmx._core.core cimport lstmx_extra, lstmx_layer, lstmx_products, lstmx_shares, lstmx_team, lstmx_tile
+from lstmx._core.cell cimport lstmx_cell
+from lstmx._core.core cimport lstmx_extra, lstmx_layer, lstmx_products, lstmx_shares, lstmx_team, lstmx_tile, lstmx_vectors
 from lstmx._core.isa cimport active_isa
 
 ctypedef Py_ssize_t size
@@ -56,7 +57,9 @@ cdef struct Job:
 cdef class Direction:
     cdef object _keep          # what owns the memory
     cdef Job job               # what all calls share; the rest is NULL
-    cdef lstmx_extra training  # the columns of `extra` where there is a tape
+    cdef lstmx_cell cell       # what `job` points to
+    cdef lstmx_vectors vectors
+    cdef lstmx_extra plain, training   # the columns of `extra` without a tape, and with one
 
 cdef const lstmx_products *products_of(object capsule, int format) except NULL
 cdef void begin(Job *job, Direction direction, size steps, size batch, bint reverse, const void *x, size x_step,

@@ -9,8 +9,8 @@ from libc.string cimport memset
 
 cimport numpy as cnp
 
-from lstmx._core.cell cimport LSTMX_FASTRNN, LSTMX_HASTE, LSTMX_NO_NORM, set_cell
-from lstmx._core.core cimport lstmx_extra, lstmx_layer, lstmx_products, LSTMX_SHARES, lstmx_shares, lstmx_tile
+from lstmx._core.cell cimport lstmx_cell, LSTMX_FASTRNN, LSTMX_HASTE, LSTMX_NO_NORM, set_cell
+from lstmx._core.core cimport lstmx_extra, lstmx_layer, lstmx_products, LSTMX_SHARES, lstmx_shares, lstmx_tile, lstmx_vectors
 from lstmx._core.isa cimport format_of
 from lstmx._core.panels cimport Panels
 
@@ -82,18 +82,21 @@ cdef void lay_out(const lstmx_layer *l, lstmx_extra *at, vectors, bint projects,
     at.scratch_width = rows * ((5 * H + l.width) if training else 2 * H)
 
 
-cdef void measure(lstmx_layer *l, cell, size inputs, size hidden, size outputs):
-    set_cell(&l.cell, cell)
+cdef int measure(lstmx_layer *l, lstmx_cell *options, cell, size inputs, size hidden, size outputs) except -1:
+    set_cell(options, cell)
+    l.cell = options
     l.inputs, l.hidden, l.outputs = inputs, hidden, outputs
     l.memory, l.width = cell.widths(hidden)[1], cell.gates * hidden
+    return 0
 
 
 def extra_widths(cell, size inputs, size hidden, size outputs, vectors, bint projects, masks, bint training):
     """Values that a cell needs beside its gates and states, of each row and of each sequence; `masks` are the numbers of
     those on x and on h."""
     cdef lstmx_layer l
+    cdef lstmx_cell options
     cdef lstmx_extra at
-    measure(&l, cell, inputs, hidden, outputs)
+    measure(&l, &options, cell, inputs, hidden, outputs)
     lay_out(&l, &at, vectors, projects, masks[0], masks[1], training)
     return at.width, at.scratch_width
 
@@ -135,6 +138,7 @@ cdef class Direction:
     def __cinit__(self, cell, size inputs, size hidden, size outputs, list ih, list hh, Panels hr, dict vectors, masks, products,
                   bint fused, bint backward):
         cdef lstmx_layer *l = &self.job.layer
+        cdef lstmx_vectors *v = &self.vectors
         cdef cnp.ndarray first = (<Panels>hh[0]).array
         cdef int format = format_of(first)
         memset(&self.job, 0, sizeof(Job))
@@ -142,23 +146,24 @@ cdef class Direction:
         self.job.itemsize = cnp.PyArray_ITEMSIZE(first)
         self.job.kernels, self.job.products = tile_for(format), products_of(products, format)
         self.job.fused, self.job.serial, self.job.backward = fused, products is not None, backward
-        measure(l, cell, inputs, hidden, outputs)
+        measure(l, &self.cell, cell, inputs, hidden, outputs)
         set_side(&self.job.ih, inputs, ih, 1, cell.gates, masks[0])
         set_side(&self.job.hh, outputs, hh, cell.heads, cell.gates, masks[1])
         self.job.w_hr = NULL if hr is None else hr.operand
         self.job.whole_rows = cell.special or hr is not None or any(masks)
+        l.at, l.vectors = &self.training if backward else &self.plain, &self.vectors
         widths = {name: len(array) for name, array in vectors.items()}
-        lay_out(l, &l.at, widths, hr is not None, masks[0], masks[1], backward)
+        lay_out(l, &self.plain, widths, hr is not None, masks[0], masks[1], False)
         lay_out(l, &self.training, widths, hr is not None, masks[0], masks[1], True)
         if fused:
             l.w_ih, l.w_hh = self.job.ih.operands[0], self.job.hh.operands[0]
             l.bias = data(vectors["bias"])
             return
-        l.vectors.bias, l.vectors.peephole = data(vectors.get("bias")), data(vectors.get("peephole"))
-        l.vectors.ih_gain = data(vectors.get("norm_gain", vectors.get("norm_ih_gain")))
-        l.vectors.ih_bias = data(vectors.get("norm_ih_bias"))
-        l.vectors.hh_gain, l.vectors.hh_bias = data(vectors.get("norm_hh_gain")), data(vectors.get("norm_hh_bias"))
-        l.vectors.c_gain, l.vectors.c_bias = data(vectors.get("norm_c_gain")), data(vectors.get("norm_c_bias"))
+        v.bias, v.peephole = data(vectors.get("bias")), data(vectors.get("peephole"))
+        v.ih_gain = data(vectors.get("norm_gain", vectors.get("norm_ih_gain")))
+        v.ih_bias = data(vectors.get("norm_ih_bias"))
+        v.hh_gain, v.hh_bias = data(vectors.get("norm_hh_gain")), data(vectors.get("norm_hh_bias"))
+        v.c_gain, v.c_bias = data(vectors.get("norm_c_gain")), data(vectors.get("norm_c_bias"))
 
     def __dealloc__(self):
         PyMem_Free(self.job.ih.operands)
@@ -166,7 +171,7 @@ cdef class Direction:
 
     def extra(self, bint training):
         """Values of a row of `extra`: one for each packed row in training, for each sequence else."""
-        return self.training.width if training else self.job.layer.at.width
+        return self.training.width if training else self.plain.width
 
 
 cdef void begin(Job *job, Direction direction, size steps, size batch, bint reverse, const void *x, size x_step,

@@ -378,7 +378,7 @@ def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps,
     l.offsets = <const size *>data(offsets)
     put(l, slabs)
     if l.gates != NULL:
-        l.at = direction.training
+        l.at = &direction.training
     l.windows = windows
     l.h, l.c, l.y = data(h), data(c), data(y)
     l.y_row = stride(y, 0)

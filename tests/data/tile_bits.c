@@ -38,8 +38,11 @@ static double draw(void) {   /* in [-1, 1) */
         lstmx_layer l = {.steps = S, .batch = N, .inputs = I, .hidden = H, .reverse = reverse, .x = x, .x_step = N * I,  \
                          .x_row = I, .w_ih = pi, .w_hh = ph, .bias = pb, .h = h, .c = c, .y = y, .y_step = N * H,        \
                          .y_row = H, .gates_row = gr, .h_row = hr, .dy = dy, .dy_row = H, .outputs = H};                 \
-        l.memory = H, l.width = G, l.cell.gates = 4;                                                                     \
-        memset(&l.at, -1, sizeof l.at);   /* a plain cell needs nothing beside its gates */                              \
+        const lstmx_cell cell = {.gates = 4};                                                                            \
+        const lstmx_vectors vectors = {NULL};                                                                            \
+        lstmx_extra at;                                                                                                  \
+        memset(&at, -1, sizeof at);   /* a plain cell needs nothing beside its gates */                                  \
+        l.cell = &cell, l.vectors = &vectors, l.at = &at, l.memory = H, l.width = G;                                     \
         l.gates = ROOM(T, rows * gr);                                                                                    \
         l.h_prev = ROOM(T, rows * hr);                                                                                   \
         l.c_prev = ROOM(T, rows * H);                                                                                    \

@@ -55,12 +55,12 @@ typedef struct {
     const ptrdiff_t *offsets;                 /* (T + 1) */
     int reverse;                              /* t runs downwards */
     int windows;                              /* x_step = x_row: windows of one series; row n of step t is its row t + n */
-    lstmx_cell cell;                          /* its options */
+    const lstmx_cell *cell;                   /* its options */
 
     const void *x;                            /* IN, row n of step t at offsets[t] * x_row or t * x_step, + n * x_row */
     ptrdiff_t x_step, x_row;
     const void *w_ih, *w_hh, *bias;           /* fused: gate panels (pack.h) of (4H, I), (4H, H), (4H, 1) */
-    lstmx_vectors vectors;                    /* general */
+    const lstmx_vectors *vectors;             /* general */
     void *h, *c;                              /* (N, P), (N, memory)  IN the initial, OUT the final state */
     void *y;                                  /* OUT, as x */
     ptrdiff_t y_step, y_row;
@@ -74,7 +74,7 @@ typedef struct {
     void *extra;                              /* (N or S, at.width) */
     ptrdiff_t extra_row;
     void *scratch;                            /* (N, at.scratch_width), for one step */
-    lstmx_extra at;
+    const lstmx_extra *at;
     const void *drop_x, *drop_h;              /* (masks, N, I), (masks, N, P): of dropout, one for a sequence, scaled; or NULL */
     const void *zoneout_h, *zoneout_c;        /* (S, P), (S, H): 1 keeps the value of the step before; NULL in inference */
 

@@ -147,20 +147,20 @@ static void FN(zoneout_row_backward)(ptrdiff_t n, double rate_, const REAL *mask
 INLINE REAL *FN(extra_at)(const lstmx_layer *l, ptrdiff_t row, ptrdiff_t n) {
     return l->extra ? (REAL *)l->extra + (l->h_prev ? row : n) * l->extra_row : NULL;
 }
-#define VECTOR(name) ((const REAL *)l->vectors.name)
+#define VECTOR(name) ((const REAL *)l->vectors->name)
 #define ROW_OF(p, width) (p ? (const REAL *)p + row * (width) : NULL)
 
 /* What enters gate k (its s) to the activated gate: peephole p (-1: none) on `memory`, layer norm, clip, curve. */
 static void FN(gate_row)(const lstmx_layer *l, int k, int p, const REAL *memory, REAL *extra, REAL *s) {
-    const lstmx_cell *cell = &l->cell;
+    const lstmx_cell *cell = l->cell;
     const ptrdiff_t H = l->hidden;
     if (p >= 0 && cell->peephole) {
         const REAL *w = VECTOR(peephole) + p * H;
         for (ptrdiff_t j = 0; j < H; j++) s[j] = s[j] + w[j] * memory[j];
     }
     if (cell->norm == LSTMX_TFLITE)
-        extra[l->at.inverse + k] = FN(norm_row)(H, (REAL)cell->epsilon, s, VECTOR(ih_gain) + k * H, VECTOR(bias) ? VECTOR(bias) + k * H : NULL,
-                                              extra + l->at.ih_gain + k * H, s);
+        extra[l->at->inverse + k] = FN(norm_row)(H, (REAL)cell->epsilon, s, VECTOR(ih_gain) + k * H, VECTOR(bias) ? VECTOR(bias) + k * H : NULL,
+                                              extra + l->at->ih_gain + k * H, s);
     FN(cut_row)(H, cell->clip, s);
     FN(curve_row)(k == cell->gates - 2 ? &cell->candidate : &cell->gate, H, s, s);
 }
@@ -168,16 +168,16 @@ static void FN(gate_row)(const lstmx_layer *l, int k, int p, const REAL *memory,
 /* One row of a general cell: z goes from the sums to the activated gates, c to this step's; `shown` := what the output gate
  * lets through. */
 static void FN(general_forward)(const lstmx_layer *l, ptrdiff_t row, ptrdiff_t n, REAL *z, REAL *c, REAL *shown) {
-    const lstmx_cell *cell = &l->cell;
+    const lstmx_cell *cell = l->cell;
     const ptrdiff_t H = l->hidden, width = l->width;
     const REAL epsilon = (REAL)cell->epsilon, *bias = VECTOR(bias);
     const int K = cell->gates;
-    REAL *extra = FN(extra_at)(l, row, n), *m = (REAL *)l->scratch + n * l->at.scratch_width, *seen = m + H;
+    REAL *extra = FN(extra_at)(l, row, n), *m = (REAL *)l->scratch + n * l->at->scratch_width, *seen = m + H;
     REAL *i = z, *f = z + H, *g = z + (K - 2) * H, *o = z + (K - 1) * H;
     if (cell->norm == LSTMX_HASTE || cell->norm == LSTMX_FASTRNN) {
-        REAL *zh = extra + l->at.hh;
-        extra[l->at.inverse] = FN(norm_row)(width, epsilon, z, VECTOR(ih_gain), VECTOR(ih_bias), extra + l->at.ih_gain, z);
-        extra[l->at.inverse + 1] = FN(norm_row)(width, epsilon, zh, VECTOR(hh_gain), VECTOR(hh_bias), extra + l->at.hh_gain, zh);
+        REAL *zh = extra + l->at->hh;
+        extra[l->at->inverse] = FN(norm_row)(width, epsilon, z, VECTOR(ih_gain), VECTOR(ih_bias), extra + l->at->ih_gain, z);
+        extra[l->at->inverse + 1] = FN(norm_row)(width, epsilon, zh, VECTOR(hh_gain), VECTOR(hh_bias), extra + l->at->hh_gain, zh);
         for (ptrdiff_t j = 0; j < width; j++) z[j] = z[j] + zh[j];
     }
     if (bias && cell->norm != LSTMX_TFLITE)
@@ -190,11 +190,11 @@ static void FN(general_forward)(const lstmx_layer *l, ptrdiff_t row, ptrdiff_t n
     FN(gate_row)(l, K - 2, -1, NULL, extra, g);
     for (ptrdiff_t j = 0; j < H; j++) m[j] = f[j] * c[j] + i[j] * g[j];
     if (cell->norm == LSTMX_FASTRNN)
-        extra[l->at.inverse + 4] = FN(norm_row)(H, epsilon, m, VECTOR(c_gain), VECTOR(c_bias), extra + l->at.c_gain, m);
+        extra[l->at->inverse + 4] = FN(norm_row)(H, epsilon, m, VECTOR(c_gain), VECTOR(c_bias), extra + l->at->c_gain, m);
     FN(cut_row)(H, cell->cell_clip, m);
     FN(gate_row)(l, K - 1, K - 2, m, extra, o);
     if (cell->norm == LSTMX_HASTE)
-        extra[l->at.inverse + 4] = FN(norm_row)(H, epsilon, m, VECTOR(c_gain), VECTOR(c_bias), extra + l->at.c_gain, seen);
+        extra[l->at->inverse + 4] = FN(norm_row)(H, epsilon, m, VECTOR(c_gain), VECTOR(c_bias), extra + l->at->c_gain, seen);
     else memcpy(seen, m, (size_t)H * sizeof(REAL));
     FN(curve_row)(&cell->output, H, seen, seen);
     for (ptrdiff_t j = 0; j < H; j++) shown[j] = o[j] * seen[j];
@@ -207,12 +207,12 @@ static void FN(gate_row_backward)(const lstmx_layer *l, int k, int p, const FN(s
                                   const REAL *gate, REAL *d, REAL *d_memory, REAL *scratch) {
     const ptrdiff_t H = l->hidden;
     FN(slope_row)(slope, H, gate, d);
-    if (l->cell.norm == LSTMX_TFLITE)
-        FN(norm_row_backward)(H, extra[l->at.inverse + k], VECTOR(ih_gain) + k * H, extra + l->at.ih_gain + k * H,
-                              VECTOR(bias) ? extra + l->at.bias + k * H : NULL, d, d, scratch);
-    if (p >= 0 && l->cell.peephole) {
+    if (l->cell->norm == LSTMX_TFLITE)
+        FN(norm_row_backward)(H, extra[l->at->inverse + k], VECTOR(ih_gain) + k * H, extra + l->at->ih_gain + k * H,
+                              VECTOR(bias) ? extra + l->at->bias + k * H : NULL, d, d, scratch);
+    if (p >= 0 && l->cell->peephole) {
         const REAL *w = VECTOR(peephole) + p * H;
-        REAL *dw = extra + l->at.peephole + p * H;
+        REAL *dw = extra + l->at->peephole + p * H;
         for (ptrdiff_t j = 0; j < H; j++) {
             dw[j] = d[j] * memory[j];
             d_memory[j] = d_memory[j] + d[j] * w[j];
@@ -224,13 +224,13 @@ static void FN(gate_row_backward)(const lstmx_layer *l, int k, int p, const FN(s
  * differ), dc from what reaches c_t to what the step passes on; d_shown is read. */
 static void FN(general_backward)(const lstmx_layer *l, ptrdiff_t row, ptrdiff_t n, REAL *z, const REAL *c_prev, const REAL *d_shown, REAL *dc,
                                  REAL *dc_all) {
-    const lstmx_cell *cell = &l->cell;
+    const lstmx_cell *cell = l->cell;
     const ptrdiff_t H = l->hidden, width = l->width;
     const int K = cell->gates;
-    REAL *extra = FN(extra_at)(l, row, n), *m = (REAL *)l->scratch + n * l->at.scratch_width, *seen = m + H, *dm = seen + H;
+    REAL *extra = FN(extra_at)(l, row, n), *m = (REAL *)l->scratch + n * l->at->scratch_width, *seen = m + H, *dm = seen + H;
     REAL *d = dm + H, *work = d + H;
     REAL *i = z, *f = z + H, *g = z + (K - 2) * H, *o = z + (K - 1) * H;
-    REAL *c_unit = extra + l->at.c_gain, *c_bias = VECTOR(c_bias) ? extra + l->at.c_bias : NULL;
+    REAL *c_unit = extra + l->at->c_gain, *c_bias = VECTOR(c_bias) ? extra + l->at->c_bias : NULL;
     const FN(slope) gate = FN(slope_of)(&cell->gate, cell->clip), candidate = FN(slope_of)(&cell->candidate, cell->clip);
     const FN(slope) output = FN(slope_of)(&cell->output, 0);
     REAL *before = work + width;   /* the memory before it was cut, then the forget gate */
@@ -258,7 +258,7 @@ static void FN(general_backward)(const lstmx_layer *l, ptrdiff_t row, ptrdiff_t 
     }
     FN(slope_row)(&output, H, seen, dm);
     if (cell->norm == LSTMX_HASTE)
-        FN(norm_row_backward)(H, extra[l->at.inverse + 4], VECTOR(c_gain), c_unit, c_bias, dm, dm, work);
+        FN(norm_row_backward)(H, extra[l->at->inverse + 4], VECTOR(c_gain), c_unit, c_bias, dm, dm, work);
     /* c_t, and the output gate, which sees the memory */
     if (cell->zoneout_c > 0) {
         if (dc_all) memcpy(dc_all, dc, (size_t)H * sizeof(REAL));
@@ -274,7 +274,7 @@ static void FN(general_backward)(const lstmx_layer *l, ptrdiff_t row, ptrdiff_t 
         for (ptrdiff_t j = 0; j < H; j++) dm[j] = before[j] > -bound && before[j] < bound ? dm[j] : dm[j] * 0;
     }
     if (cell->norm == LSTMX_FASTRNN)
-        FN(norm_row_backward)(H, extra[l->at.inverse + 4], VECTOR(c_gain), c_unit, c_bias, dm, dm, work);
+        FN(norm_row_backward)(H, extra[l->at->inverse + 4], VECTOR(c_gain), c_unit, c_bias, dm, dm, work);
     /* m = f * c_{t-1} + i * g */
     for (ptrdiff_t j = 0; j < H; j++) {
         before[j] = K == 4 ? f[j] : 1 - i[j];
@@ -292,10 +292,10 @@ static void FN(general_backward)(const lstmx_layer *l, ptrdiff_t row, ptrdiff_t 
     memcpy(i, m, (size_t)H * sizeof(REAL));
     memcpy(g, d, (size_t)H * sizeof(REAL));
     if (cell->norm == LSTMX_HASTE || cell->norm == LSTMX_FASTRNN) {
-        REAL *bias = VECTOR(bias) ? extra + l->at.bias : VECTOR(ih_bias) ? extra + l->at.ih_bias : NULL;
-        FN(norm_row_backward)(width, extra[l->at.inverse + 1], VECTOR(hh_gain), extra + l->at.hh_gain,
-                              VECTOR(hh_bias) ? extra + l->at.hh_bias : NULL, z, extra + l->at.hh, work);
-        FN(norm_row_backward)(width, extra[l->at.inverse], VECTOR(ih_gain), extra + l->at.ih_gain, bias, z, z, work);
+        REAL *bias = VECTOR(bias) ? extra + l->at->bias : VECTOR(ih_bias) ? extra + l->at->ih_bias : NULL;
+        FN(norm_row_backward)(width, extra[l->at->inverse + 1], VECTOR(hh_gain), extra + l->at->hh_gain,
+                              VECTOR(hh_bias) ? extra + l->at->hh_bias : NULL, z, extra + l->at->hh, work);
+        FN(norm_row_backward)(width, extra[l->at->inverse], VECTOR(ih_gain), extra + l->at->ih_gain, bias, z, z, work);
     }
 }
 

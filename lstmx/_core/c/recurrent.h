@@ -325,13 +325,13 @@ static void FN(finish_outputs)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
 static void FN(forward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, void *z_, ptrdiff_t z_row) {
     const ptrdiff_t H = l->hidden, P = l->outputs, M = l->memory, first = FN(first_row)(l, t);
     const size_t bytes = (size_t)P * sizeof(REAL);
-    const lstmx_cell *cell = &l->cell;
-    const int projects = l->at.shown >= 0;
+    const lstmx_cell *cell = l->cell;
+    const int projects = l->at->shown >= 0;
     for (ptrdiff_t n = r0; n < r1; n++) {
         const ptrdiff_t row = first + n;
         REAL *z = (REAL *)z_ + (n - r0) * z_row, *h = (REAL *)l->h + n * P, *c = (REAL *)l->c + n * M;
-        REAL *shown = projects ? FN(extra_at)(l, row, n) + l->at.shown
-                    : cell->zoneout_h > 0 ? FN(extra_at)(l, row, n) + l->at.out : h;
+        REAL *shown = projects ? FN(extra_at)(l, row, n) + l->at->shown
+                    : cell->zoneout_h > 0 ? FN(extra_at)(l, row, n) + l->at->out : h;
         if (l->h_prev) {
             memcpy((REAL *)l->h_prev + row * l->h_row, h, bytes);
             memcpy((REAL *)l->c_prev + row * M, c, (size_t)M * sizeof(REAL));
@@ -350,8 +350,8 @@ static void FN(finish_outputs)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
     for (ptrdiff_t n = r0; n < r1; n++) {
         const ptrdiff_t row = FN(first_row)(l, t) + n;
         REAL *h = (REAL *)l->h + n * P;
-        if (l->cell.zoneout_h > 0)
-            FN(zoneout_row)(P, l->cell.zoneout_h, ROW_OF(l->zoneout_h, P), FN(extra_at)(l, row, n) + l->at.out, h);
+        if (l->cell->zoneout_h > 0)
+            FN(zoneout_row)(P, l->cell->zoneout_h, ROW_OF(l->zoneout_h, P), FN(extra_at)(l, row, n) + l->at->out, h);
         memcpy(FN(y_at)(l, t, n), h, (size_t)P * sizeof(REAL));
     }
 }
@@ -362,12 +362,12 @@ static void FN(open_gradients)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
     const ptrdiff_t P = l->outputs;
     for (ptrdiff_t n = r0; n < r1; n++) {
         const ptrdiff_t row = FN(first_row)(l, t) + n;
-        REAL *dh = (REAL *)l->dh + n * P, *out = FN(extra_at)(l, row, n) + l->at.out;
+        REAL *dh = (REAL *)l->dh + n * P, *out = FN(extra_at)(l, row, n) + l->at->out;
         const REAL *dy = l->dy ? (const REAL *)l->dy + row * l->dy_row : NULL;
         if (dy) for (ptrdiff_t j = 0; j < P; j++) dh[j] = dh[j] + dy[j];
         if (l->dh_all) memcpy((REAL *)l->dh_all + row * P, dh, (size_t)P * sizeof(REAL));
-        if (l->cell.zoneout_h > 0)
-            FN(zoneout_row_backward)(P, l->cell.zoneout_h, ROW_OF(l->zoneout_h, P), dh, out, dh);
+        if (l->cell->zoneout_h > 0)
+            FN(zoneout_row_backward)(P, l->cell->zoneout_h, ROW_OF(l->zoneout_h, P), dh, out, dh);
         else memcpy(out, dh, (size_t)P * sizeof(REAL));
     }
 }
@@ -375,8 +375,8 @@ static void FN(open_gradients)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
 /* The cells' derivative at step t for rows r0..r1 and units j0..j1: dz over the gates, dh whole, dc for the step before. */
 static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1, ptrdiff_t j0, ptrdiff_t j1) {
     const ptrdiff_t H = l->hidden, P = l->outputs, M = l->memory, first = FN(first_row)(l, t);
-    const lstmx_cell *cell = &l->cell;
-    const int opened = l->at.out >= 0;   /* by open_gradients: dh is in extra */
+    const lstmx_cell *cell = l->cell;
+    const int opened = l->at->out >= 0;   /* by open_gradients: dh is in extra */
     if (!cell->special && !opened) {
         for (ptrdiff_t n = r0; n < r1; n++) {
             const ptrdiff_t row = first + n;
@@ -390,7 +390,7 @@ static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
     for (ptrdiff_t n = r0; n < r1; n++) {
         const ptrdiff_t row = first + n;
         REAL *extra = FN(extra_at)(l, row, n);
-        REAL *d_shown = !opened ? (REAL *)l->dh + n * P : extra + (l->at.d_shown >= 0 ? l->at.d_shown : l->at.out);
+        REAL *d_shown = !opened ? (REAL *)l->dh + n * P : extra + (l->at->d_shown >= 0 ? l->at->d_shown : l->at->out);
         REAL *z = (REAL *)l->gates + row * l->gates_row, *dc = (REAL *)l->dc + n * M;
         REAL *dc_all = l->dc_all ? (REAL *)l->dc_all + row * M : NULL;
         const REAL *c_prev = (REAL *)l->c_prev + row * M;
@@ -399,7 +399,7 @@ static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
         else {
             const FN(row) r = {z, c_prev, opened || !l->dy ? NULL : (const REAL *)l->dy + row * l->dy_row, d_shown, dc,
                                opened || !l->dh_all ? NULL : (REAL *)l->dh_all + row * P, dc_all, VECTOR(peephole),
-                               cell->peephole ? extra + l->at.peephole : NULL};
+                               cell->peephole ? extra + l->at->peephole : NULL};
             FN(cell_row_backward)(cell, j0, j1, H, &r);
         }
     }
