@@ -132,6 +132,18 @@ def _ends(lstm):
     return [name.removeprefix("initial_h") for name in lstm.parameters() if name.startswith("initial_h")]
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_every_episode_without_a_given_state_begins_at_it_and_has_its_share_of_the_gradient(bidirectional):
+    lstm = make(3, 5, 2, bidirectional=bidirectional, cell=LEARNED)
+    x, state, _, _ = inputs(lstm, 3, 6)
+    reset = np.zeros((3, 6), bool)
+    reset[0, 3] = reset[1, 0] = reset[1, 4] = True
+    for begin in (None, state):
+        gradcheck(lstm, x, begin, reset=reset)
+    y, _ = lstm(x, reset=reset)
+    assert_same_row(y[0, 3:], lstm(x[0, 3:])[0])
+
+
 @pytest.mark.parametrize("pooling", [Last, MeanPool])
 def test_a_model_learns_it(pooling):
     """The answer does not depend on x, whose influence is cut off: only the beginning can tell it."""
