@@ -640,7 +640,8 @@ class LSTM(Layer):
         training, engine = validate.flag("training", training), get_engine()
         rows, directions, layers, size = N * T, self._directions, self.num_layers, self.dtype.itemsize
         wide = self.output_size()
-        parted = {"concat": 0, "mul": 2 * layers}.get(self.merge, 1)  # outputs (rows, wide) beside the merged ones
+        # Outputs (rows, wide) beside the merged ones; of a product all are kept, and gradients of two layers overlap.
+        parted = {"concat": 0, "mul": 2 * layers + 3 * (layers > 1)}.get(self.merge, 1)
         scratch = tape = 0  # bytes: of the layer that needs most; of all layers
         for inputs in [self.input_size] + [wide] * (layers - 1):
             sizes = engine.memory(
