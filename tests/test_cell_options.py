@@ -744,3 +744,33 @@ def test_functions_want_every_array_of_the_cell_and_no_other(cell):
         if name not in ("weight_ih", "weight_hh", "weight_hr", "bias") and not name.endswith("_bias"):
             refused(rf"^{name}: this cell needs it", **{name: None})
     refused(r"^(unknown): this cell has no such parameter", unknown=np.zeros(3))
+
+
+@pytest.mark.parametrize("options", [{"cell": Cell(peephole=True)}, {"cell": Cell(slstm=True)}, {"proj_size": 8},
+                                     {"cell": Cell(layer_norm="haste", zoneout=0.1)}], ids=str)  # fmt: skip
+def test_ragged_rows_that_threads_share_out_are_as_alone_however_often(options):
+    lstm, rng = LSTM(12, 16, random_state=0, **options), np.random.default_rng(0)
+    x = [rng.normal(size=(n, 12)).astype(np.float32) for n in rng.integers(7, 30, 192)]
+    alone = np.concatenate([lstm(a)[0] for a in x])
+    with lstmx.num_threads(3):
+        for _ in range(20):  # shares of the rows are at different blocks of steps, which is not so every time
+            found = np.concatenate(lstm(x)[0])
+            if engines.NAME == "tile":
+                assert_array_equal(found, alone)
+            else:
+                assert_allclose(found, alone, **ENGINES["float32"])
+
+
+@pytest.mark.parametrize(
+    "options", [{"cell": Cell(peephole=True)}, {"cell": Cell(slstm=True)}, {"proj_size": 8}], ids=str
+)
+def test_windows_of_a_series_are_read_as_their_copies(options):
+    lstm = LSTM(16, 16, random_state=0, **options)
+    model = Sequential([lstm, Last(), Dense(lstm.output_size(), 1, random_state=0)])
+    series = np.random.default_rng(0).normal(size=(700, 16)).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(series, 48, axis=0).swapaxes(1, 2)
+    for threads in (1, 2):
+        with lstmx.num_threads(threads):
+            found, wanted = model.predict(windows), model.predict(np.ascontiguousarray(windows))
+            assert_allclose(found, wanted, **ENGINES["float32"])
+            assert engines.NAME != "tile" or (found == wanted).all()

@@ -4,7 +4,6 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
 from numpy.testing import assert_array_equal
 from tolerances import SIGMAS
 
@@ -50,6 +49,7 @@ def test_the_numbers_of_the_default_stay_as_they_are():
 @pytest.mark.parametrize("proj", [0, 24])
 def test_uniform_is_what_pytorch_does(proj):
     found = start(init="uniform", proj_size=proj).parameters()
+    torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     theirs = {name: p.detach().numpy() for name, p in torch.nn.LSTM(32, H, proj_size=proj).named_parameters()}
     theirs["bias_l0"] = theirs.pop("bias_ih_l0") + theirs.pop("bias_hh_l0")

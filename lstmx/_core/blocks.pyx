@@ -100,16 +100,15 @@ cdef void state_product(const Job *job, size t, size r0, size rows, void *z, siz
 cdef void general_block(const Job *job, size s0, size s1, size r0, size r1) noexcept nogil:
     """The steps s0..s1 of rows r0..r1 on the general path: products into z, then the cell."""
     cdef const lstmx_layer *l = &job.layer
-    cdef size H = l.hidden, P = l.outputs, width, t0, t1, s, t, end, base
+    cdef size width, t0, t1, s, t, end, place_of
     cdef bint tape = l.gates != NULL, packed = l.offsets != NULL or l.x_step == l.batch * l.x_row
     cdef bint whole = r0 == 0 and r1 == l.batch and packed and not l.windows   # x and z lie row after row
     cdef char *z
     cdef void *row
     whole = whole and (tape or job.ih.masks == 0)
     t0, t1 = (l.steps - s1, l.steps - s0) if l.reverse else (s0, s1)
-    base = 0 if tape else first_row(l, t0)
     z = <char *>(l.gates if tape else job.sums)
-    width = l.gates_row if tape else job.kernels.gate_width(H)
+    width = l.gates_row if tape else job.kernels.gate_width(l.hidden)
     if job.ih.masks and tape:
         for t in range(t0, t1):
             end = min(r1, rows_at(l, t))
@@ -117,13 +116,19 @@ cdef void general_block(const Job *job, size s0, size s1, size r0, size r1) noex
                 mask(job, &job.ih, end - r0, r0, l.drop_x, x_at(job, t, r0), l.x_row, extra_at(job, t, r0, l.at.x), l.extra_row)
     if whole:
         input_product(job, t0, 0, first_row(l, t1 - 1) + rows_at(l, t1 - 1) - first_row(l, t0),
-                      place(job, z, (first_row(l, t0) - base) * width), width)
+                      place(job, z, first_row(l, t0) * width) if tape else z, width)
     for s in range(s0, s1):
         t = l.steps - 1 - s if l.reverse else s
         end = min(r1, rows_at(l, t))
         if end <= r0:
             continue
-        row = place(job, z, (first_row(l, t) - base + r0) * width)
+        if tape:
+            place_of = first_row(l, t)
+        elif whole:
+            place_of = first_row(l, t) - first_row(l, t0)
+        else:   # others may be at other blocks, whose steps have fewer rows: each row has its own places
+            place_of = (t - t0) * l.batch
+        row = place(job, z, (place_of + r0) * width)
         if not whole:
             if job.ih.masks and not tape:
                 mask(job, &job.ih, end - r0, r0, l.drop_x, x_at(job, t, r0), l.x_row, extra_at(job, t, r0, l.at.x), l.extra_row)

@@ -300,10 +300,11 @@ cdef size room_for_sums(Job *job, int threads) noexcept nogil:
     """Sets a job's blocks, and gives the values of the room for z that the caller sets as `sums`; 0 for none."""
     cdef lstmx_layer *l = &job.layer
     cdef size width = job.kernels.gate_width(l.hidden), rows
-    job.steps_per_block = block_steps(threads if l.windows else l.batch, width, l.steps)
+    cdef bint shared = l.windows and job.fused   # the general path sums for every window anew
+    job.steps_per_block = block_steps(threads if shared else l.batch, width, l.steps)
     if l.gates != NULL and not job.fused:   # z lies where the gates will be
         return 0
-    rows = sums_rows(l.batch, l.inputs, l.hidden, job.itemsize, l.steps, width, threads, job.fused, l.windows)
+    rows = sums_rows(l.batch, l.inputs, l.hidden, job.itemsize, l.steps, width, threads, job.fused, shared)
     return (rows + 1) * width if rows else 0   # kernels read a little beyond the last row
 
 

@@ -91,7 +91,14 @@ class Cell:
 
     Notes
     -----
-    A value that is cut, or lies at the bound, passes no gradient on.
+    Options combine, but an sLSTM takes dropout and `heads` alone, and "haste" and "fastrnn" no peepholes. A value that
+    is cut, or lies at the bound, passes no gradient on. `dataclasses.replace` gives a cell with other options.
+
+    What options add to the parameters of each layer and direction (``_l0``, ...): ``peephole`` (3H,), blocks i, f, o,
+    or with `cifg` (2H,), i, o; ``norm_gain`` (4H,) of "tflite"; ``norm_ih_gain``, ``norm_hh_gain`` (4H,) and
+    ``norm_c_gain``, ``norm_c_bias`` (H,) of the other two norms, of "fastrnn" also ``norm_ih_bias``, ``norm_hh_bias``
+    (4H,) in place of ``bias``; ``initial_h``, ``initial_c`` (H,) of `learn_state`. With `cifg` 4H is 3H. Without a bias
+    those of norms are left out too.
 
     Examples
     --------

@@ -274,7 +274,7 @@ def read_state(name, state, start, context, meaning, reversed, final=False):
     start : (h, c), each (L*D, N, W), of one direction also (N, W)
         What sequences begin with to which no state is given, changed and returned.
     context : SequenceContext
-    meaning : str
+    meaning : str, or a pair of them, for h and for c
         The shape in words, for errors.
     reversed : tuple of bool (D,)
         For each direction, whether it reads from the end.
@@ -286,11 +286,13 @@ def read_state(name, state, start, context, meaning, reversed, final=False):
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise TypeError(f"{name}: got {type(state).__name__}, must be a pair of arrays (h, c)")
     single = context.form == "single"
-    meaning = meaning.replace("N, ", "") if single else meaning
-    for part, value, out in zip("hc", state, start, strict=True):
+    meanings = (meaning,) * 2 if isinstance(meaning, str) else meaning
+    for part, value, out, words in zip("hc", state, start, meanings, strict=True):
         lead, width = out.shape[:-2], out.shape[-1]
         wanted = (*lead, width) if single else (*lead, len(context.given), width)
-        array = validate.shaped(f"{name} {part}", value, wanted, out.dtype, meaning)
+        array = validate.shaped(
+            f"{name} {part}", value, wanted, out.dtype, words.replace("N, ", "") if single else words
+        )
         context.take_states(array[..., None, :] if single else array, out, reversed, final)
     return start
 

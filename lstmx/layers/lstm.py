@@ -74,8 +74,12 @@ class LSTM(Layer):
     -----
     Parameters are ``weight_ih_l0`` (4H, I), ``weight_hh_l0`` (4H, H) and ``bias_l0`` (4H,), blocks of H rows in the
     order i, f, g, o; then ``.._l0_reverse``, ``.._l1`` (whose I is that layer's features: D*H if outputs are
-    concatenated), and so on. They are no attributes:
-    `set_parameters` sets them. Attributes such as ``hidden_size`` cannot be set.
+    concatenated), and so on. A projection has ``weight_hr_l0`` (P, H), and ``weight_hh_l0`` is (4H, P); `Cell` says
+    what its options add. They are no attributes: `set_parameters` sets them. Attributes such as ``hidden_size`` cannot
+    be set.
+
+    The state is (h, c), each (L*D, N, H); with a projection h is (L*D, N, P), and c of an sLSTM (L*D, N, 3H): c, n
+    and m. Outputs have D*H features, or D*P; of merged directions H, or P.
 
     Examples
     --------
@@ -376,6 +380,10 @@ class LSTM(Layer):
 
     # What users call.
 
+    def _meanings(self):
+        """The shapes of h and c in words."""
+        return f"(L*D, N, {'P' if self.proj_size else 'H'})", f"(L*D, N, {'3H' if self.cell.slstm else 'H'})"
+
     def _state_shapes(self, *batch):
         """The shapes of h and c, (L*D, N, H), or without N."""
         parts = self.num_layers * self._directions
@@ -385,7 +393,7 @@ class LSTM(Layer):
         """(rows, context, h, c) of x, a state, and what was `given` of lengths, mask and reset."""
         rows, context = sequences(x, self.input_size, self.dtype, single=True, **given).all(own)
         start = self._initial(context, parameters)
-        h, c = read_state("state", state, start, context, "(L*D, N, H)", self._reversed)
+        h, c = read_state("state", state, start, context, self._meanings(), self._reversed)
         return rows, context, h, c
 
     def __call__(self, x, state=None, *, lengths=None, mask=None, reset=None, return_layers=False):
@@ -494,7 +502,7 @@ class LSTM(Layer):
         else:
             dy = read_gradient(dy, context, self.output_size(), self.dtype)
         zeros = self._zeros(context)
-        dh, dc = read_state("dstate", dstate, zeros, context, "(L*D, N, H)", self._reversed, final=True)
+        dh, dc = read_state("dstate", dstate, zeros, context, self._meanings(), self._reversed, final=True)
         parts = tape.use(validate.flag("retain", retain), self.store.version)
         out = {name: allocate.empty(p.shape, self.dtype) for name, p in self.store.arrays.items()}
         dx = self._run_backward(parts["layers"], context, dy, dh, dc, out, retain=retain, below=below)
