@@ -160,6 +160,7 @@ def test_the_slower_peer_is_found_slower_and_a_broken_variant_does_no_harm(fakes
     assert report.ratio(case, fakes("Slower")) > 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("peer", "message"),
     [
@@ -363,6 +364,7 @@ def test_a_cell_is_computed_with_the_weights_of_its_case(name):
     assert CELLS[name].flops(case.shape) == 2 * 6 * 3 * sum(matrices)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("peer", ["torch", "onnxruntime"])
 def test_peers_compute_the_same_cells(peer):
     for package in tasks.ENGINES[peer][1]:

@@ -234,6 +234,7 @@ def test_the_64_byte_source_run_on_avx2_gives_the_bits_of_avx2(avx2, tmp_path):
     same_kernels(emulated, avx2)
 
 
+@pytest.mark.long
 @needs_gcc
 @pytest.mark.skipif("baseline" not in isa.describe()["compiled"], reason="the baseline of this CPU has FMA")
 def test_the_source_without_vectors_gives_the_bits_of_the_baseline(tmp_path):
@@ -241,6 +242,7 @@ def test_the_source_without_vectors_gives_the_bits_of_the_baseline(tmp_path):
     same_kernels(plain, compiled(tmp_path, "gcc", "baseline"))
 
 
+@pytest.mark.long
 @needs_gcc
 @needs_avx2
 @pytest.mark.parametrize("compiler", [name for name in COMPILERS if name != "gcc"] or ["gcc"])

@@ -383,6 +383,7 @@ def test_one_layer_of_functional():
     assert_same(grads.params["weight_hh"], wanted["dweight_hh_l0"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["blas", "reference"])
 def test_the_other_engines(engine):
     code = (
@@ -595,6 +596,7 @@ def test_final_state_is_where_a_direction_stops_reading():
         assert_same(after.unpack(y), np.concatenate(list(h), axis=-1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", ["mask", "reset", "mask and reset", "lengths and reset"])
 def test_models_with_an_output_at_every_step(flags):
     model, given = model_of(None, bidirectional=True, num_layers=2), flags_of(flags)
