@@ -91,3 +91,17 @@ def test_the_features_of_a_transformer_are_the_outputs_of_its_network():
 def test_a_forecaster_forecasts_recursively_from_the_learned_state():
     forecaster = LSTMForecaster(8, 5, strategy="recursive", hidden_size=4, cell=CELL, max_iter=2, random_state=0)
     assert fit(forecaster, CASES["forecaster"][1][0]).predict().shape == (5,)
+
+
+@pytest.mark.parametrize("name, value", [("cell", CELL), ("proj_size", 2), ("hidden_size", 5), ("num_layers", 3)])
+@kinds
+def test_a_warm_start_goes_on_with_the_same_network_alone(kind, name, value):
+    data = CASES[kind][1]
+    estimator = fit(make(kind, max_iter=1, warm_start=True), *data)
+    before, was = bits(estimator), estimator.get_params()[name]
+    with pytest.raises(ValueError, match=rf"^{name}: got .*goes on with has .*warm_start=False"):
+        fit(estimator.set_params(**{name: value}), *data)
+    assert bits(estimator.set_params(**{name: was})) == before
+    fit(estimator, *data)
+    fit(estimator.set_params(**{name: value}, warm_start=False), *data)
+    assert getattr(estimator.model_.layers[0], name) == value

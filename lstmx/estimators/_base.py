@@ -258,6 +258,18 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         outputs = problem.kind.outputs(problem.config)
         return [*layers, Dense(lstm.output_size(), outputs, problem.activation, dtype=dtype)]
 
+    def _check_network(self, lstm):
+        """An error where a fit would go on with a network that the parameters no longer describe."""
+        now = {name: getattr(self, name) for name in ("hidden_size", "num_layers", "proj_size")}
+        now |= {"bidirectional": getattr(self, "bidirectional", False), "cell": self.cell or Cell()}
+        for name, value in now.items():
+            was = getattr(lstm, name)
+            if was != value:
+                raise ValueError(
+                    f"{name}: got {value!r}, but the network that this fit goes on with has {was!r}; set it back, "
+                    "or fit another one with warm_start=False"
+                )
+
     # Training.
 
     def _run(self, problem, seed, given, *, incremental=False):
@@ -269,6 +281,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             model = Sequential(self._layers(problem), random_state=np.random.SeedSequence(seed, spawn_key=(1,)))
         else:
             model = self._predictor.model.copy()
+            self._check_network(model.layers[0])
         samples = len(problem.data.inputs.lengths)
         batch_size = min(32 if self.batch_size == "auto" else self.batch_size, samples)
         watcher, optimizer = self._watcher(), self._optimizer(batch_size, problem)
