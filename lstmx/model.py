@@ -556,8 +556,8 @@ class Sequential(storage.Stored):
             size = layer.output_size(size)
             per_step = per_step and not layer.per_sequence
             shape = f"(N, T, {size})" if per_step else f"(N, {size})"
-            config = ", ".join(f"{n}={v!r}" for n, v in layer._shown().items() if n != "dtype")
-            lines.append(f"{k:2d}  {f'{type(layer).__name__}({config})':90s}{shape:>16s}{layer.size:>12,}")
+            shown = repr(layer).replace(f", dtype={self.dtype.name!r}", "")
+            lines.append(f"{k:2d}  {shown:90s}{shape:>16s}{layer.size:>12,}")
         return "\n".join([*lines, f"{self.size:,} parameters, {self.dtype}"])
 
     def __repr__(self):
