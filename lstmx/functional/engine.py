@@ -235,9 +235,11 @@ class ReferenceEngine:
 
     @staticmethod
     def memory(rows, batch, steps, inputs, hidden, cell, dtype, *, proj=0, bias=True, training):
-        """As `_Compiled.memory`, of the slabs alone, which are made in inference too."""
-        slabs = rows * (cell.gates * hidden + sum(cell.widths(hidden, proj))) * np.dtype(dtype).itemsize
-        return (0, slabs) if training else (slabs, 0)
+        """As `_Compiled.memory`: of the slabs, which are made in inference too, and of some arrays of one step."""
+        size = np.dtype(dtype).itemsize
+        slabs = rows * (cell.gates * hidden + sum(cell.widths(hidden, proj))) * size
+        step = 5 * batch * cell.gates * hidden * size
+        return (step, slabs) if training else (step + slabs, 0)
 
     @staticmethod
     def stack(parts, layers, directions):
