@@ -149,7 +149,7 @@ def test_the_data_are_not_degenerate(cell):
                 assert not value.any()  # all units are fresh
             elif state is None or not name.startswith("dinitial"):
                 assert np.abs(value).max() > 0.02, name
-    if cell.plain or cell.slstm or cell.cifg or cell == CELLS["clips never reached"]:
+    if not cell.config() or cell.slstm or cell.cifg or cell == CELLS["clips never reached"]:
         return  # nothing to see, or weights of other shapes
     plain = network(Cell(), 3, H, proj=PROJ)
     plain.set_parameters({name: lstm.parameters()[name] for name in plain.parameters() if "bias" not in name})
@@ -600,7 +600,7 @@ def test_a_cell_is_saved_pickled_copied_and_shown(cell, tmp_path):
 
 def test_a_plain_cell_leaves_no_trace_in_a_file():
     assert "cell" not in LSTM(1, 1).config() and LSTM(1, 1, cell=Cell()).config() == LSTM(1, 1).config()
-    assert Cell() == Cell(clip=None) and Cell().plain and not Cell(clip=1).plain
+    assert Cell() == Cell(clip=None) and not Cell().config() and Cell(clip=1).config()
 
 
 @pytest.mark.parametrize("name", ["blas", "reference"])

@@ -78,39 +78,37 @@ cdef int shape_of(cnp.ndarray array, size *rows, size *n) except -1:
     return format
 
 
-def sigmoid(cnp.ndarray x, cnp.ndarray out):
-    """out (n,) := 1 / (1 + exp(-x)), element by element."""
+cdef int apply(void (*kernel)(size n, const void *x, void *y) noexcept, cnp.ndarray x, cnp.ndarray out) except -1:
+    """out (n,) := kernel(x), of the table of their format."""
     cdef int format = format_of(x)
     cdef size n = cnp.PyArray_SIZE(x)
-    table(format).sigmoid(n, checked(x, format, 1, n, IN), checked(out, format, 1, n, OUT))
+    kernel(n, checked(x, format, 1, n, IN), checked(out, format, 1, n, OUT))
+    return 0
+
+
+def sigmoid(cnp.ndarray x, cnp.ndarray out):
+    """out (n,) := 1 / (1 + exp(-x)), element by element."""
+    apply(table(format_of(x)).sigmoid, x, out)
 
 
 def tanh(cnp.ndarray x, cnp.ndarray out):
     """out (n,) := tanh(x), element by element."""
-    cdef int format = format_of(x)
-    cdef size n = cnp.PyArray_SIZE(x)
-    table(format).tanh(n, checked(x, format, 1, n, IN), checked(out, format, 1, n, OUT))
+    apply(table(format_of(x)).tanh, x, out)
 
 
 def exp(cnp.ndarray x, cnp.ndarray out):
     """out (n,) := e**x, element by element."""
-    cdef int format = format_of(x)
-    cdef size n = cnp.PyArray_SIZE(x)
-    table(format).exp(n, checked(x, format, 1, n, IN), checked(out, format, 1, n, OUT))
+    apply(table(format_of(x)).exp, x, out)
 
 
 def expm1(cnp.ndarray x, cnp.ndarray out):
     """out (n,) := e**x - 1 of x <= 0, element by element."""
-    cdef int format = format_of(x)
-    cdef size n = cnp.PyArray_SIZE(x)
-    table(format).expm1(n, checked(x, format, 1, n, IN), checked(out, format, 1, n, OUT))
+    apply(table(format_of(x)).expm1, x, out)
 
 
 def softplus(cnp.ndarray x, cnp.ndarray out):
     """out (n,) := log(1 + e**x), element by element."""
-    cdef int format = format_of(x)
-    cdef size n = cnp.PyArray_SIZE(x)
-    table(format).softplus(n, checked(x, format, 1, n, IN), checked(out, format, 1, n, OUT))
+    apply(table(format_of(x)).softplus, x, out)
 
 
 def cell_forward(cell, cnp.ndarray bias, cnp.ndarray gates, cnp.ndarray c, cnp.ndarray h):

@@ -176,11 +176,6 @@ class Cell:
                 raise ValueError(f"{name}: an sLSTM has none, for {reason}; leave it out, or slstm")
 
     @cached_property
-    def plain(self):
-        """Whether no option is set."""
-        return not self.config()
-
-    @cached_property
     def special(self):
         """Whether a kernel has to compute anything but the plain cell; what is dropped, and learned states, are no
         kernel's matter.
