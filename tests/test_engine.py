@@ -215,7 +215,7 @@ def test_steps_equal_the_whole_sequence(engine):
 @pytest.mark.parametrize("engine_class", [GeneralTile, BlasEngine])
 def test_plain_arrays_give_what_packed_rows_give(engine_class, dtype, N, T, layers, bidirectional, monkeypatch):
     made = engine_class()
-    monkeypatch.setattr("lstmx.layers.lstm.get_engine", lambda: made)
+    monkeypatch.setattr("lstmx.layers.stack.get_engine", lambda: made)
     net = LSTM(3, 9, layers, bidirectional=bidirectional, dtype=dtype, random_state=0)
     x = np.random.default_rng(0).normal(size=(N, T, 3)).astype(dtype)
     state = tuple(np.random.default_rng(1).normal(size=(2, layers * net.directions, N, 9)).astype(dtype))
@@ -243,7 +243,7 @@ def test_plain_arrays_give_what_packed_rows_give(engine_class, dtype, N, T, laye
 def test_rows_that_lie_anyhow_give_what_copies_give(engine_class, inputs, monkeypatch, capfd):
     """BLAS takes no rows that overlap or go backwards."""
     made = engine_class()
-    monkeypatch.setattr("lstmx.layers.lstm.get_engine", lambda: made)
+    monkeypatch.setattr("lstmx.layers.stack.get_engine", lambda: made)
     net = LSTM(inputs, 9, 2, dtype="float64", random_state=0)
     x = np.random.default_rng(0).normal(size=(4, 7, inputs))
     for view in (

@@ -8,7 +8,7 @@ import pytest
 from lstm_cases import assert_close, everything
 from tolerances import PEER
 
-import lstmx.layers.lstm
+import lstmx.layers.stack
 from lstmx import LSTM, Cell
 
 HIDDEN = 5
@@ -143,5 +143,5 @@ def test_training_with_the_masks_that_keras_drew_equals_keras(frozen, case, monk
     def draw(cell, key, context, *sizes):
         return {name: mask.take(context.owners, axis=1) for name, mask in drawn.items()}
 
-    monkeypatch.setattr(lstmx.layers.lstm.masks, "draw", draw)
+    monkeypatch.setattr(lstmx.layers.stack.masks, "draw", draw)
     compare(frozen, case, lstm, fed(frozen, lstm))

@@ -3,7 +3,7 @@
 # Design
 # ------
 # Which file does what. c/tile.h is the register tile, c/cell.h the cell, c/family.h its rarer kin, c/recurrent.h the steps for
-# a range of steps, rows (sequences) and units, blocks.pyx the arithmetic of a block of steps; job.pyx cuts a call up, and here
+# a range of steps, rows (sequences) and units, c/outer.h what backward adds up over rows, blocks.pyx the arithmetic of a block of steps; job.pyx cuts a call up, and here
 # it is run. panels.pyx packs weights, stream.pyx calls this loop for
 # plain arrays, dense.pyx for layers without time; blas.pyx has products to take the tile's place.
 #

@@ -10,6 +10,7 @@
 #include "rows.h"
 #include "family.h"
 #include "recurrent.h"
+#include "outer.h"
 #include "loss.h"
 
 #define KERNEL(RETURN, NAME, ARGUMENTS) .NAME = FN(NAME),

@@ -1,0 +1,109 @@
+/* What a backward pass adds up over rows: outer products, sums; and products element by element. Expects tile.h and pack.h. */
+
+enum { FN(PIECE) = 96 };   /* terms of an outer product's chains whose b stays in the first cache for a CHUNK of its rows */
+
+/* The rows m..m + count of `outer` for the columns of p.b, `columns` of them: the chains piece by piece. */
+static void FN(outer_rows)(ptrdiff_t count, const FN(operand) *whole, int C, ptrdiff_t columns, REAL *out, ptrdiff_t ldo, int add) {
+    ALIGNED REAL z[CHUNK * 4 * LANES];
+    const ptrdiff_t width = C * LANES, tall = TALLEST(C), groups = (count + tall - 1) / tall, height = count / groups;
+    const ptrdiff_t taller = count % groups, first = taller * (height + 1), rows = whole->count;
+    const int direct = columns == width;
+    for (ptrdiff_t k = 0; k < rows; k += FN(PIECE)) {
+        const int last = k + FN(PIECE) >= rows, to_out = last && direct;
+        FN(operand) p = *whole;
+        FN(start) start = {to_out && add ? out : NULL, ldo};
+        p.a += k * p.ak;
+        p.b += k * p.bk;
+        p.count = last ? rows - k : FN(PIECE);
+        p.chain = (FN(start)){k ? z : NULL, width};
+        REAL *to = to_out ? out : z;
+        const ptrdiff_t to_row = to_out ? ldo : width;
+        if (taller) FN(sum_groups)(C, height + 1, taller, start, &p, to, to_row);
+        p.a += first * p.ar;
+        if (k) p.chain.from += first * width;
+        if (start.from) start.from += first * ldo;
+        FN(sum_groups)(C, height, groups - taller, start, &p, to + first * to_row, to_row);
+    }
+    for (ptrdiff_t r = 0; r < count && !direct; r++) {
+        REAL *row = out + r * ldo;
+        const REAL *sum = z + r * width;
+        if (add) for (ptrdiff_t l = 0; l < columns; l++) row[l] = row[l] + sum[l];
+        else memcpy(row, sum, (size_t)columns * sizeof(REAL));
+    }
+}
+
+enum { FN(FEW) = 8 };   /* rows of an outer product up to which what is written takes longer than what is computed */
+
+/* `outer` of a few rows: whole rows of `out` one after the other, not the columns of a tile with a page for each row. */
+static void FN(outer_few)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const REAL *a, ptrdiff_t lda, const REAL *b,
+                          ptrdiff_t ldb, REAL *out, ptrdiff_t ldo, int add) {
+    const ptrdiff_t whole = n / LANES * LANES, rest = n - whole;
+    for (ptrdiff_t m = m0; m < m1; m++) {
+        REAL *row = out + m * ldo;
+        for (ptrdiff_t j = 0; j < whole; j += LANES) {
+            FN(vec) sum = FN(splat)(0);
+            for (ptrdiff_t k = 0; k < rows; k++) sum = FN(vfma)(FN(splat)(a[k * lda + m]), FN(load)(b + k * ldb + j), sum);
+            FN(store)(row + j, add ? FN(load)(row + j) + sum : sum);
+        }
+        if (rest) {
+            FN(vec) sum = FN(splat)(0);
+            for (ptrdiff_t k = 0; k < rows; k++)
+                sum = FN(vfma)(FN(splat)(a[k * lda + m]), FN(load_part)(b + k * ldb + whole, rest), sum);
+            FN(store_part)(row + whole, add ? FN(load_part)(row + whole, rest) + sum : sum, rest);
+        }
+    }
+}
+
+/* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n]: one chain of all the rows. `strip` has
+ * room for rows * 4 * LANES values; NULL if b can be read where it lies, whole vectors to its row's end. */
+static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *left, ptrdiff_t lda,
+                      const void *right, ptrdiff_t ldb, void *to, ptrdiff_t ldo, int add, void *scratch) {
+    const REAL *a = left, *b = right;
+    REAL *out = to, *strip = scratch;
+    if (rows <= FN(FEW)) {
+        FN(outer_few)(rows, m0, m1, n, a, lda, b, ldb, out, ldo, add);
+        return;
+    }
+    for (ptrdiff_t j = 0; j < n; j += 4 * LANES) {
+        const ptrdiff_t columns = n - j < 4 * LANES ? n - j : 4 * LANES, width = FN(column_width)(columns);
+        FN(operand) p = {a, 1, lda, b + j, ldb, rows, 0, NULL, {NULL, 0}};
+        if (strip) {
+            for (ptrdiff_t r = 0; r < rows; r++) {
+                memcpy(strip + r * width, b + r * ldb + j, (size_t)columns * sizeof(REAL));
+                for (ptrdiff_t l = columns; l < width; l++) strip[r * width + l] = 0;
+            }
+            p.b = strip;
+            p.bk = width;
+        }
+        for (ptrdiff_t m = m0; m < m1; m += CHUNK) {
+            p.a = a + m;
+            FN(outer_rows)(m1 - m < CHUNK ? m1 - m : CHUNK, &p, (int)(width / LANES), columns, out + m * ldo + j, ldo, add);
+        }
+    }
+}
+
+/* out (n) := [out +] the sum of x over `rows` rows, one chain for each column. */
+static void FN(sum_rows)(ptrdiff_t rows, ptrdiff_t n, const void *from, ptrdiff_t ldx, void *to, int add) {
+    const REAL *x = from;
+    REAL *out = to;
+    for (ptrdiff_t j = 0; j < n; j += 4 * LANES) {
+        const ptrdiff_t width = n - j < 4 * LANES ? n - j : 4 * LANES;
+        REAL part[4 * LANES] = {0};
+        if (width == 4 * LANES)
+            for (ptrdiff_t r = 0; r < rows; r++)
+                for (int l = 0; l < 4 * LANES; l++) part[l] = part[l] + x[r * ldx + j + l];
+        else
+            for (ptrdiff_t r = 0; r < rows; r++)
+                for (ptrdiff_t l = 0; l < width; l++) part[l] = part[l] + x[r * ldx + j + l];
+        for (ptrdiff_t l = 0; l < width; l++) out[j + l] = add ? out[j + l] + part[l] : part[l];
+    }
+}
+
+static void FN(multiply_rows)(ptrdiff_t rows, ptrdiff_t n, const void *a_, ptrdiff_t a_row, const void *b_, ptrdiff_t b_row,
+                              void *out_, ptrdiff_t out_row, int add) {
+    const REAL *a = a_, *b = b_;
+    REAL *out = out_;
+    for (; rows > 0; rows--, a += a_row, b += b_row, out += out_row)
+        if (add) for (ptrdiff_t j = 0; j < n; j++) out[j] = out[j] + a[j] * b[j];
+        else for (ptrdiff_t j = 0; j < n; j++) out[j] = a[j] * b[j];
+}

@@ -1,0 +1,242 @@
+"""The layers and directions of an LSTM on packed rows: the layer protocol, and the arithmetic around the engines."""
+
+import numpy as np
+
+from lstmx.functional import allocate, kept, kernels, masks, validate
+from lstmx.functional.cell import INITIAL, suffix
+from lstmx.functional.engine import get_engine
+from lstmx.functional.panels import Weights
+
+
+class Stack:
+    """What `lstmx.LSTM` does with packed rows."""
+
+    @property
+    def _stacks(self):
+        """Whether the engines' compiled calls for plain arrays know what the directions do."""
+        return not self.reverse and self.merge == "concat"
+
+    def _weights(self, layer, direction, derived=None, key=None):
+        """The `Weights` of one layer and direction; `derived` is the `Snapshot` that a call began with, `key` that of
+        its masks.
+        """
+        derived = self.store.snapshot if derived is None else derived
+        weights = derived.get((layer, direction))
+        if weights is None:
+            end = suffix(layer, direction)
+            arrays = {name: derived.arrays[name + end] for name in self._names}
+            weights = derived.setdefault((layer, direction), Weights(self.cell, arrays))
+        if self.cell.weight_dropout and key is not None:
+            dropped = self._drop_weight(weights.arrays["weight_hh"], key, layer, direction)
+            weights = Weights(self.cell, weights.arrays | {"weight_hh": dropped})
+        return weights
+
+    def _drop_weight(self, array, key, layer, direction, out=None):
+        """weight_hh, or its gradient, by the mask of a call."""
+        number = _WEIGHTS + layer * self._directions + direction
+        return kernels.dropout(array, self.cell.weight_dropout, _mask_key(key, number), out=out)
+
+    @property
+    def reads_windows(self):
+        """With few features, a sum that windows share would save nothing."""
+        return self.input_size >= 16 and get_engine().compiled
+
+    def _each(self):
+        return ((layer, direction) for layer in range(self.num_layers) for direction in range(self._directions))
+
+    def _run(self, rows, context, h, c, run, outputs=None):
+        """All layers and directions. h and c (L*D, N, H) go from the initial to the final state.
+
+        Returns y (S, D*H) and, to keep, a tape with one entry per layer. The outputs of every layer are appended to the
+        list `outputs`.
+        """
+        tape = []
+        derived = self._parameters(run)
+        for layer in range(self.num_layers):
+            drop = None
+            if layer and self.dropout and run.key is not None:
+                drop = _mask_key(run.key, layer)
+                rows = kernels.dropout(rows, self.dropout, drop, context)
+            y, columns = self._room(len(rows))
+            weights = [self._weights(layer, direction, derived, run.key) for direction in range(self._directions)]
+            slabs = []
+            for direction, reverse in enumerate(self._reversed):
+                k = layer * self._directions + direction
+                drawn = None
+                if run.key is not None and self.cell.drops:
+                    w = weights[direction]
+                    own = _mask_key(run.key, _CELLS + k)
+                    drawn = masks.draw(self.cell, own, context, w.inputs, self._outputs, w.hidden, self.dtype)
+                slabs.append(
+                    get_engine().forward(
+                        rows, weights[direction], context, reverse, h[k], c[k], columns[direction], run.keep, drawn
+                    )
+                )
+            if y is None:
+                y = self._merged(columns)
+            if run.keep:
+                tape.append((rows, slabs, drop, weights, run.key, columns if self.merge == "mul" else None))
+            rows = y
+            del columns  # before the next layer takes room
+            if outputs is not None:
+                outputs.append(rows)
+        return rows, tape
+
+    def _room(self, rows):
+        """(y, where each direction writes its outputs): in y side by side, or if they are merged y is None."""
+        if self.merge != "concat":
+            return None, [allocate.aligned((rows, self._outputs), self.dtype, reuse=True) for _ in self._reversed]
+        y = allocate.aligned((rows, self.output_size()), self.dtype, reuse=True)
+        return y, [y] if self._directions == 1 else [
+            y[:, k * self._outputs :][:, : self._outputs] for k in range(self._directions)
+        ]
+
+    def _merged(self, parts):
+        """What the outputs of two directions become; they are kept only for the gradient of a product."""
+        if self.merge == "mul":
+            return np.multiply(*parts, out=allocate.aligned(parts[0].shape, self.dtype, reuse=True))
+        y = np.add(*parts, out=parts[0])
+        if self.merge == "average":
+            y *= 0.5
+        return y
+
+    def _parted(self, dy, columns):
+        """The gradients of the outputs of each direction."""
+        if dy is None or self._directions == 1:
+            return [dy] * self._directions
+        if self.merge == "concat":
+            return [dy[:, k * self._outputs :][:, : self._outputs] for k in range(self._directions)]
+        if self.merge == "mul":
+            return [dy * columns[1], dy * columns[0]]
+        return [dy * 0.5 if self.merge == "average" else dy] * 2
+
+    def _run_backward(
+        self, tape, context, dy, dh, dc, out, *, need_dx=True, retain=False, flow=None, below=None
+    ):  # fmt: skip
+        """Back-propagation through all layers. dh and dc go from the gradients of the final to those of the initial
+        state.
+
+        `out[name]` are written. `flow[layer, direction]`, if given, is a pair of (S, H) arrays for dL/dh_t and dL/dc_t;
+        `below[layer]` what the loss adds to the gradient of the outputs of a layer that is not the last, or None.
+        Returns dx (S, I) or None.
+        """
+        for layer in reversed(range(self.num_layers)):
+            rows, all_slabs, drop, weights, key, columns = tape[layer]
+            dx = allocate.aligned(rows.shape, self.dtype, reuse=True) if layer or need_dx else None
+            parts = self._parted(dy, columns)
+            for direction, reverse in enumerate(self._reversed):
+                k = layer * self._directions + direction
+                end = suffix(layer, direction)
+                slabs = kept(all_slabs[direction]) if retain else all_slabs[direction]
+                get_engine().backward(
+                    rows, weights[direction], context, reverse, slabs, parts[direction], dh[k], dc[k], dx,
+                    direction > 0, {name: out[name + end] for name in self._names},
+                    (None, None) if flow is None else flow[layer, direction],
+                )  # fmt: skip
+                if self.cell.weight_dropout and key is not None:
+                    gradient = out["weight_hh" + end]
+                    self._drop_weight(gradient, key, layer, direction, out=gradient)
+            if drop is not None:
+                kernels.dropout(dx, self.dropout, drop, context, out=dx)
+            dy = dx
+            if layer and below is not None and below[layer - 1] is not None:
+                dy += below[layer - 1]
+        return dy
+
+    def _zeros(self, context):
+        """Two arrays of the shapes of a state on packed rows."""
+        return tuple(allocate.zeros(shape, self.dtype) for shape in self._state_shapes(context.batch))
+
+    def _initial(self, context, parameters):
+        """Fresh (h, c) of sequences for which no state is given: zeros, or what is learned."""
+        pair = self._zeros(context)
+        if self.cell.learn_state:
+            for array, learned in zip(pair, self._learned(parameters), strict=True):
+                array[:] = learned
+        return pair
+
+    def _learned(self, parameters):
+        """The initial state (h, c) that is learned, each (L*D, 1, width)."""
+        return tuple(
+            np.stack([parameters.arrays[name + suffix(*place)] for place in self._each()])[:, None] for name in INITIAL
+        )
+
+    def _initial_backward(self, given, dh, dc, context, out):
+        """Write the gradients of the learned initial state; no share of sequences for which a state was `given`."""
+        if not self.cell.learn_state:
+            return
+        for name, gradient in zip(INITIAL, (dh, dc), strict=True):
+            if given:
+                gradient = gradient.copy()
+                callers = np.zeros((len(gradient), len(context.given), gradient.shape[-1]), self.dtype)
+                context.take_states(callers, gradient, self._reversed, False)
+            for k, place in enumerate(self._each()):
+                kernels.sum_rows(gradient[k], out[name + suffix(*place)])
+
+    def _start(self, state, context, parameters):
+        """(h, c) for `_run` to change, in the order of the packed rows: fresh, or copies."""
+        if state is None:
+            return self._initial(context, parameters)
+        return tuple(
+            validate.shaped(f"state {name}", a, shape, self.dtype, "(L*D, N, H)").copy()
+            for name, a, shape in zip("hc", pair(state), self._state_shapes(context.batch), strict=True)
+        )
+
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol; the state is (h, c), each (L*D, N, H)."""
+        run = run._replace(parameters=self._parameters(run))
+        h, c = self._start(state, context, run.parameters)
+        y, tape = self._run(rows, context, h, c, run)
+        tape = (tape, context, state is not None) if run.keep else None
+        return y, context.of(self._reversed), (h, c), tape
+
+    def compiled(self, parameters, directions):
+        """The layer protocol; the call also takes ``out``, arrays (y, (h, c)) to write to."""
+        if not self._stacks:
+            return None
+        call = parameters.get("compiled")
+        if call is None:
+            weights = [self._weights(layer, direction, parameters) for layer, direction in self._each()]
+            call = get_engine().stack(weights, self.num_layers, self._directions)
+            if self.cell.learn_state:  # the closure holds no layer: that would be a cycle
+                call = _from_learned(call, self._learned(parameters))
+            parameters["compiled"] = call
+        return call
+
+    def backward_rows(self, tape, dy, out, need_dx, flow=None):
+        """The layer protocol; `flow` as `_run_backward` takes it."""
+        tape, context, given = tape
+        dh, dc = self._zeros(context)
+        dx = self._run_backward(tape, context, dy, dh, dc, out, need_dx=need_dx, flow=flow)
+        self._initial_backward(given, dh, dc, context, out)
+        return dx
+
+    def _state_shapes(self, *batch):
+        """The shapes of h and c, (L*D, N, H), or without N."""
+        parts = self.num_layers * self._directions
+        return (parts, *batch, self._outputs), (parts, *batch, self._memory)
+
+
+def _from_learned(call, learned):
+    """A compiled call that begins at `learned`, (h, c) each (L*D, 1, width), where it is given no state."""
+
+    def begin(x, state, step, out=None):
+        if state is None and type(x) is np.ndarray and x.ndim + step in (2, 3):
+            state = tuple(a[:, 0] if x.ndim + step == 2 else np.repeat(a, len(x), axis=1) for a in learned)
+        return call(x, state, step, out)
+
+    return begin
+
+
+_WEIGHTS, _CELLS = 2**32, 2**33  # numbers of the first mask of a weight, of a cell; between layers that of the layer
+
+
+def _mask_key(key, number):
+    """The key of the masks of that number, of those of a call."""
+    return (int(key) + number * 0x9E3779B97F4A7C15) % 2**64
+
+
+def pair(state):
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        raise TypeError(f"state: got {type(state).__name__}, must be a pair of arrays (h, c)")
+    return state
