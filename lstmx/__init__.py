@@ -11,7 +11,20 @@ from lstmx import functional, reference
 from lstmx._version import __version__
 from lstmx.functional.cell import Cell
 from lstmx.functional.threads import get_num_threads, num_threads, set_num_threads
-from lstmx.layers import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Trace
+from lstmx.layers import (
+    LSTM,
+    Activation,
+    Dense,
+    Dropout,
+    Embedding,
+    FinalState,
+    Last,
+    Masking,
+    MeanPool,
+    Reversed,
+    Trace,
+    Unmask,
+)
 from lstmx.model import Sequential
 
 _ESTIMATORS = (
@@ -37,15 +50,19 @@ _LAZY = {
 
 __all__ = [
     "LSTM",
+    "Activation",
     "Cell",
     "Dense",
     "Dropout",
     "Embedding",
     "FinalState",
     "Last",
+    "Masking",
     "MeanPool",
+    "Reversed",
     "Sequential",
     "Trace",
+    "Unmask",
     "__version__",
     "functional",
     "get_num_threads",

@@ -11,9 +11,9 @@ from lstmx import storage
 from lstmx.data import batches, targets
 from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, read_tape, sequences, validate
 from lstmx.functional.context import SequenceContext
-from lstmx.functional.messages import explained
+from lstmx.functional.messages import explained, of_others
 from lstmx.functional.threads import Lock
-from lstmx.layers import LSTM, Dense, Embedding, Layer, Run, Trace
+from lstmx.layers import LSTM, Dense, Embedding, Layer, Reversed, Run, Trace
 from lstmx.layers.base import replace_together, snapshots
 from lstmx.layers.chain import check_chain
 from lstmx.layers.compiled import CompiledLayers
@@ -29,7 +29,7 @@ class Sequential(storage.Stored):
 
     Parameters
     ----------
-    layers : list of LSTM, Embedding, Dense, Dropout, Last, FinalState, MeanPool
+    layers : list of LSTM, Embedding, Dense, Activation, Dropout, Last, FinalState, MeanPool, Masking, Unmask, Reversed
         At most 1,000. A layer belongs to one model. Without a pooling layer the model gives one output per step.
     random_state : None, int, SeedSequence or Generator
         Seeds the initial parameters of the layers that have no random_state of their own.
@@ -142,7 +142,7 @@ class Sequential(storage.Stored):
         keys, states = nothing if run.key is None else run.key, nothing if state is None else state
         after, tape = [], []
         for layer, key, own, state in zip(self.layers, keys, parameters, states, strict=True):
-            one = Run(run.keep, key, own, run.activation if layer is last else None)
+            one = Run(run.keep, key, own, run.activation if layer is last else None, run.own_steps)
             rows, context, state, entry = layer.forward_rows(rows, context, state, one)
             after.append(state)
             tape.append(entry)
@@ -299,6 +299,10 @@ class Sequential(storage.Stored):
         inputs = self._read(X, lengths, False, prefix)
         if len(inputs) == 0:
             raise ValueError(f"{prefix}X: holds no sequence")
+        if self.per_step and inputs.mask is not None and any(isinstance(layer, Reversed) for layer in self.layers):
+            raise ValueError(
+                "layers: a Reversed after a Masking moves steps away from those of y; pool them, or train without it"
+            )
         wanted = targets.read_targets(y, inputs, self.output_size, loss, self.per_step, self.dtype, prefix + "y")
         weights = targets.read_weights(
             sample_weight, class_weight, wanted, inputs, self.output_size, self.dtype, prefix
@@ -311,10 +315,11 @@ class Sequential(storage.Stored):
         if reset is not None and not self.per_step:
             raise ValueError("reset: this model gives one output for a sequence, however many episodes it has; give "
                              "each episode as a sequence of its own")  # fmt: skip
-        return sequences(X, self.input_size, self.dtype, lengths=lengths, mask=mask, reset=reset, single=single,
-                         name=prefix + "X",
-                         tokens=None if embedding is None else embedding.check_tokens,
-                         lengths_name="validation_lengths" if prefix else "lengths")  # fmt: skip
+        found = sequences(X, self.input_size, self.dtype, lengths=lengths, mask=mask, reset=reset, single=single,
+                          name=prefix + "X",
+                          tokens=None if embedding is None else embedding.check_tokens,
+                          lengths_name="validation_lengths" if prefix else "lengths")  # fmt: skip
+        return found.masked(self.layers[0].are_steps) if self.layers[0].masks else found
 
     def predict(self, X, *, lengths=None, mask=None, reset=None, batch_size=None):
         """Outputs in inference.
@@ -495,7 +500,8 @@ class Sequential(storage.Stored):
         for name, value in parameters.items():
             index, _, rest = str(name).partition(".")
             if not index.isdecimal() or int(index) >= len(self.layers):
-                raise KeyError(f"parameters: no {name!r} here; there are {list(self.parameters())}")
+                hint = of_others(str(name))
+                raise KeyError(f"parameters: no {name!r} here; there are {list(self.parameters())}{hint}")
             groups.setdefault(int(index), {})[rest] = value
         checked = {k: self.layers[k].store.check(group, allow_nonfinite, f"{k}.") for k, group in groups.items()}
         replace_together((self.layers[k].store, group) for k, group in checked.items())

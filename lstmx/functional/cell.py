@@ -321,25 +321,25 @@ def _activations(value):
         raise ValueError(
             f"activations: got {value!r}, must be three: of gates, candidate and output, such as {STANDARD}"
         )
-    return tuple(_activation(item) for item in value)
+    return tuple(read_activation("activations", item, ACTIVATIONS) for item in value)
 
 
-def _activation(value):
-    """A name, or a tuple of it with its alpha and beta where these are not the default ones."""
+def read_activation(argument, value, table):
+    """A name of the table, or a tuple of it with its alpha and beta where these are not the default ones."""
     if not isinstance(value, str | tuple | list) or not value:
-        raise TypeError(f'activations: got {value!r} in it, must be a name or as ("hard_sigmoid", 0.2, 0.5)')
+        raise TypeError(f'{argument}: got {value!r}, must be a name or as ("hard_sigmoid", 0.2, 0.5)')
     name, *given = (value,) if isinstance(value, str) else value
-    validate.choice("activations", name, ACTIVATIONS)
-    defaults = ACTIVATIONS[name]
+    validate.choice(argument, name, table)
+    defaults = table[name]
     if len(given) > len(defaults):
         raise ValueError(
-            f"activations: got {value!r}, but {name} takes {('no alpha', 'alpha', 'alpha and beta')[len(defaults)]}"
+            f"{argument}: got {value!r}, but {name} takes {('no alpha', 'alpha', 'alpha and beta')[len(defaults)]}"
         )
-    found = tuple(_number("activations", number) for number in given) + defaults[len(given) :]
+    found = tuple(_number(argument, number) for number in given) + defaults[len(given) :]
     if None in found:
-        raise ValueError(f'activations: {name} has no default alpha and beta; give both, as in ("{name}", 1.0, 0.5)')
+        raise ValueError(f'{argument}: {name} has no default alpha and beta; give both, as in ("{name}", 1.0, 0.5)')
     if found and found[0] < 0 and name in ("leaky_relu", "thresholded_relu", "elu"):
-        raise ValueError(f"activations: got alpha {found[0]} of {name}, must be at least 0: it must not turn back")
+        raise ValueError(f"{argument}: got alpha {found[0]} of {name}, must be at least 0: it must not turn back")
     return (name, *found) if found and found != defaults else name
 
 

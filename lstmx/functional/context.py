@@ -31,9 +31,12 @@ class SequenceContext:
         What the caller gave, and gets back: (N, T, F), a list of (T_n, F), or (T, F).
     reversed : tuple of bool
         Of the LSTM whose outputs the rows are: for each direction, whether it reads from the end. `FinalState` asks.
+    mask : ndarray of bool (sum of `given`,) or None
+        One sequence after the other: which of the given steps there are; None: all.
     """
 
     reversed = (False,)
+    mask = None
 
     def __init__(self, lengths, steps=None, form="array"):
         self.lengths = self.given = lengths
@@ -108,6 +111,11 @@ class SequenceContext:
             sequences = np.flatnonzero(lengths)
             self._found["last rows"] = self.offsets[lengths[sequences] - 1] + sequences, sequences
         return self._found["last rows"]
+
+    def backwards(self):
+        """(context, order): each sequence's steps in reverse order, whose packed rows are rows[order] of these."""
+        row, time = self.sorted_places
+        return self.of((False,)), self.offsets[self.sort(self.lengths)[row] - 1 - time] + row
 
     def sort(self, per_sequence):
         """Rows of an (N, ...) array from the caller's order to ours."""
@@ -225,6 +233,7 @@ class EpisodeContext(SequenceContext):
         owner, start, lengths = np.insert(owner, at, empty), np.insert(start, at, 0), np.insert(lengths, at, 0)
         super().__init__(lengths, steps, form)
         self.given, self.moves_states = given, True
+        self.mask, self._resets = mask, reset is not None
         self._row, self._time, self._owner, self._start = row, time, owner, start
         first, last = np.searchsorted(owner, every), np.searchsorted(owner, every, "right") - 1
         anew = lengths[first] > 0  # whether the first episode begins with a reset: then no state comes before it
@@ -249,6 +258,43 @@ class EpisodeContext(SequenceContext):
             at = self._start[self._sorted_episodes[episode]] + step
             self._found["places"] = self._row[at], self._time[at]
         return self._found["places"]
+
+    def _check_whole(self, layer):
+        if self._resets:
+            raise ValueError(f"reset: {layer} takes sequences as a whole; give each episode as a sequence of its own")
+
+    def _numbers(self, other):
+        """Which of the given steps, one sequence after the other, the packed rows of a context of the same are."""
+        row, time = other.places
+        return (np.cumsum(self.given) - self.given)[row] + time
+
+    def unmasked(self):
+        """(context, rows): of all given steps; for each of its packed rows that of ours which is the same step, or the
+        last one before it, -1 where there is none.
+        """
+        self._check_whole("Unmask")
+        whole = SequenceContext(self.given, self.steps, self.form)
+        packed = np.empty(len(self.mask), np.intp)
+        packed[self._numbers(self)] = np.arange(self.rows, dtype=np.intp)
+        last = np.maximum.accumulate(np.where(self.mask, np.arange(len(self.mask)), -1))
+        number = self._numbers(whole)
+        last = last[number]
+        return whole, np.where(last >= number - whole.places[1], packed[last], -1)
+
+    def are_steps_of(self, whole):
+        """Whether the steps of the context that `unmasked` gave are steps of this."""
+        return self.mask[self._numbers(whole)]
+
+    def backwards(self):
+        """As of every context: at the times of a reversed mask."""
+        self._check_whole("Reversed")
+        ends = np.repeat(np.cumsum(self.given), self.given)
+        first = ends - np.repeat(self.given, self.given)
+        turned = first + ends - 1 - np.arange(len(ends))  # the step that takes the place of each
+        after = EpisodeContext(self.given, self.steps, self.form, self.mask[turned], None)
+        packed = np.empty(len(turned), np.intp)
+        packed[self._numbers(self)] = np.arange(self.rows, dtype=np.intp)
+        return after, packed[turned[after._numbers(after)]]
 
     def _ends(self, reverse, final):
         """(sequences in sorted order, the caller's sequences): which one reads first, or with `final` last."""

@@ -29,7 +29,7 @@ def linear_call(weight, bias, activation, derived):
 def linear_backward(x, weight, y, dy, activation, out, need_dx, derived=None):
     """Gradients of `linear`; `out` is (dW, db or None), written; `dy` is overwritten. Returns dx (S, I) or None."""
     if activation != "linear":
-        kernels.activate_backward(kernels.ACTIVATIONS[activation], y, dy)
+        activate_backward(y, dy, activation)
     d_weight, d_bias = out
     get_engine().outer(dy, x, d_weight)
     if d_bias is not None:
@@ -44,6 +44,21 @@ def linear_backward(x, weight, y, dy, activation, out, need_dx, derived=None):
 def activate(y, activation):
     """y (S, O) := activation(y), in place."""
     kernels.activate(kernels.ACTIVATIONS[activation], y, None)
+
+
+def activate_backward(y, dy, activation):
+    """dy := dy * the derivative of the activation, from its outputs y (S, O)."""
+    kernels.activate_backward(kernels.ACTIVATIONS[activation], y, dy)
+
+
+def each(name, x):
+    """A function of every element, "sigmoid", "tanh", "exp", "expm1" (of x <= 0) or "softplus": its bits depend on
+    nothing else.
+    """
+    x = np.ascontiguousarray(x)
+    out = allocate.empty(x.shape, x.dtype)
+    getattr(kernels, name)(x.reshape(-1), out.reshape(-1))
+    return out
 
 
 def dropout(x, rate, key, context=None, out=None):

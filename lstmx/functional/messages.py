@@ -1,8 +1,8 @@
 """What users are told: warnings that name their own line, and arguments that do not exist with the word that does."""
 
-import difflib
 import functools
 import inspect
+import re
 import sys
 import warnings
 
@@ -60,6 +60,17 @@ _RAGGED = "sequences of different lengths are a list of (T_i, F) arrays, or an a
 HINTS = {"lengths": _RAGGED, "mask": _RAGGED}
 
 
+def of_others(name):
+    """A remedy for a parameter's name that is of another library, as the end of a sentence; "" for all others."""
+    if re.search(r"(bias_[ih]h|weight_[ih]h|weight_hr)(_l\d+)?(_reverse)?$", name):
+        return (
+            "; lstmx.from_torch reads a state dict of PyTorch, whose bias_ih and bias_hh are one bias here: their sum"
+        )
+    if "kernel" in name:
+        return "; lstmx.from_keras reads weights of Keras, whose kernels are transposed here"
+    return ""
+
+
 def warn(message, category=UserWarning):
     """A warning that names the caller's line, outside of lstmx and scikit-learn."""
     frame, level = sys._getframe(1), 2
@@ -74,6 +85,8 @@ def near(word, names):
         found = [name for name in wanted.split() if name in names]
         if found:
             return found
+    import difflib  # for errors alone
+
     return difflib.get_close_matches(word, names, n=1, cutoff=0.75)
 
 

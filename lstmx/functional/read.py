@@ -79,6 +79,23 @@ class Sequences:
             return self.rows_of(np.arange(len(self)), context), context
         return self._scaled(context.pack(self.x, own or self.affine is not None, self.dtype)), context
 
+    def masked(self, are_steps):
+        """These, but for the steps that ``are_steps(x, dtype)`` says are none."""
+        there = are_steps(self.x, self.dtype)
+        self.mask = there if self.mask is None else self.mask & there
+        return self
+
+    def _episodes(self, chosen):
+        """The context of the batch of these sequences, where there are masked steps."""
+        part = object.__new__(Sequences)
+        part.__dict__.update(self.__dict__, lengths=self.lengths[chosen])
+        if self.form == "list":
+            part.starts = self.starts[chosen]
+        else:
+            part.mask, part.reset = (None if a is None else a[chosen] for a in (self.mask, self.reset))
+        flags = part._joined(part.mask), part._joined(part.reset)
+        return EpisodeContext(part.lengths, part.steps, part.form, *flags)
+
     @property
     def _has_episodes(self):
         return self.mask is not None or self.reset is not None
@@ -120,6 +137,8 @@ class Sequences:
 
     def context(self, chosen):
         """The context of the batch of these sequences; where all have one length, batches of one size share it."""
+        if self._has_episodes:
+            return self._episodes(chosen)
         if self._context is not None and self._context.batch == len(chosen):
             return self._context
         if self._alike is None:
@@ -131,6 +150,9 @@ class Sequences:
 
     def rows_of(self, chosen, context):
         """Packed rows of the batch of these sequences."""
+        if isinstance(context, EpisodeContext):
+            x, starts = (self.x, self.starts[chosen]) if self.form == "list" else (self.x[chosen], None)
+            return self._scaled(context.pack(x, True, self.dtype, starts))
         chosen = np.ascontiguousarray(context.sort(chosen), np.intp)
         if self.form == "list":
             return self._scaled(gather(self.x[None], context, start=self.starts[chosen], dtype=self.dtype))

@@ -1,19 +1,25 @@
 """The layers of a model; each works on packed rows (see lstmx.functional.context)."""
 
+from lstmx.layers.activation import Activation
 from lstmx.layers.base import Layer, Run
 from lstmx.layers.lstm import LSTM, Trace
+from lstmx.layers.masking import Masking, Reversed, Unmask
 from lstmx.layers.simple import Dense, Dropout, Embedding, FinalState, Last, MeanPool, RowGradient
 
 __all__ = [
     "LSTM",
+    "Activation",
     "Dense",
     "Dropout",
     "Embedding",
     "FinalState",
     "Last",
     "Layer",
+    "Masking",
     "MeanPool",
+    "Reversed",
     "RowGradient",
     "Run",
     "Trace",
+    "Unmask",
 ]

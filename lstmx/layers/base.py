@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from lstmx import storage
-from lstmx.functional import validate
+from lstmx.functional import messages, validate
 from lstmx.functional.threads import Lock
 
 LARGEST, MOST_ARRAYS = 2**40, 100_000  # of parameters, in a layer
-_UNFILLED = object()  # as random_state: leave the parameters to `ParameterStore.fill`
+MERGES = ("concat", "sum", "mul", "average")  # what the outputs of two directions become
+UNFILLED = object()  # as random_state: leave the parameters to `ParameterStore.fill`
 _setting = Lock()  # held for microseconds: while the parameters of several layers are replaced or picked up
 
 
@@ -41,12 +42,15 @@ class Run(NamedTuple):
         To compute with; None: those of this moment. For a model one for every layer, as `snapshots` gives them.
     activation : None or str
         Of a final Dense in place of its own: a loss fuses it.
+    own_steps : bool
+        Whether outputs are wanted of the steps that there are alone, as a loss does: then `Unmask` does nothing.
     """
 
     keep: bool = False
     key: object = None
     parameters: object = None
     activation: str | None = None
+    own_steps: bool = False
 
 
 class ParameterStore:
@@ -108,7 +112,8 @@ class ParameterStore:
         for name, value in parameters.items():
             if name not in self.arrays:
                 there = [prefix + n for n in self.arrays]
-                raise KeyError(f"parameters: no {prefix + str(name)!r} here; there are {there}")
+                hint = messages.of_others(str(name))
+                raise KeyError(f"parameters: no {prefix + str(name)!r} here; there are {there}{hint}")
             array = validate.parameter(prefix + name, value, self.arrays[name].shape, self.dtype, allow_nonfinite)
             checked[name] = frozen(array, self.dtype)
         return checked
@@ -146,6 +151,7 @@ class Layer(storage.Stored):
     input_size = None  # features it takes; None: any
     per_sequence = False  # whether it pools time away
     reads_windows = False  # whether in inference its rows may be `Windows`, where they gain by it
+    masks = False  # whether, as the first layer, it says by ``are_steps(x, dtype)`` which steps there are
     causal = True  # whether no step's output depends on a later step, so that chunks can follow each other
 
     def __init_subclass__(cls):
@@ -157,7 +163,7 @@ class Layer(storage.Stored):
     def _setup(self, dtype, random_state):
         self.dtype = validate.dtype(dtype)
         self.store = ParameterStore(self.dtype)
-        if random_state is not _UNFILLED:
+        if random_state is not UNFILLED:
             self._check_size()
             rng = validate.random_generator("random_state", random_state)
             self.store.draw(self.parameter_table(self.config()), rng)
@@ -254,7 +260,7 @@ class Layer(storage.Stored):
     @classmethod
     def without_parameters(cls, config):
         """A validated layer of a configuration; `store.fill` must follow."""
-        return cls(**config, random_state=_UNFILLED)
+        return cls(**config, random_state=UNFILLED)
 
     @classmethod
     def array_shapes(cls, config):

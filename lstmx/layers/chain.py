@@ -1,6 +1,7 @@
 """Which layers can follow each other in a model."""
 
 from lstmx.layers.lstm import LSTM
+from lstmx.layers.masking import Masking, Reversed, Unmask
 from lstmx.layers.simple import Dropout, Embedding, FinalState
 
 
@@ -11,7 +12,9 @@ def check_chain(layers):
         name = f"layers[{k}]"
         if isinstance(layer, Embedding) and k:
             raise ValueError(f"{name}: an Embedding takes integers, so it must be the first layer")
-        if pooled is not None and (isinstance(layer, LSTM) or layer.per_sequence):
+        if isinstance(layer, Masking) and k:
+            raise ValueError(f"{name}: a Masking looks at the model's input, so it must be the first layer")
+        if pooled is not None and (isinstance(layer, LSTM | Unmask | Reversed) or layer.per_sequence):
             raise ValueError(
                 f"{name}: {type(layer).__name__} needs sequences, but {pooled} has left one row per sequence"
             )
@@ -22,6 +25,9 @@ def check_chain(layers):
             before = [earlier for earlier in layers[:k] if not isinstance(earlier, Dropout)]
             if not before or not isinstance(before[-1], LSTM):
                 raise ValueError(f"{name}: FinalState must follow an LSTM (a Dropout may stand between)")
+            if layer.merge != "concat" and not before[-1].bidirectional:
+                raise ValueError(f'{name}: got merge="{layer.merge}", but the LSTM before it has one direction; leave '
+                                 "it out")  # fmt: skip
             if before[-1].merge != "concat":
                 raise ValueError(f'{name}: FinalState takes each direction from another step, but the LSTM before it '
                                  f'has merged them ("{before[-1].merge}"); use merge="concat", or Last')  # fmt: skip

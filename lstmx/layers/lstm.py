@@ -16,7 +16,7 @@ from lstmx.functional import (
 from lstmx.functional.cell import Cell, suffix
 from lstmx.functional.engine import get_engine
 from lstmx.init import Scheme
-from lstmx.layers.base import Layer, Run
+from lstmx.layers.base import MERGES, Layer, Run
 from lstmx.layers.stack import Stack, pair
 from lstmx.layers.trace import Trace
 
@@ -24,7 +24,6 @@ BACKWARD_STREAM = (
     "step, stream: a bidirectional LSTM, as one with reverse=True, reads from the end, which a stream does not have; "
     "call it instead"
 )
-MERGES = ("concat", "sum", "mul", "average")
 
 
 class LSTM(Stack, Layer):
@@ -119,7 +118,7 @@ class LSTM(Stack, Layer):
         self._outputs, self._memory = self.cell.widths(self.hidden_size, self.proj_size)
         self._names = [p.name for p in self.cell.computing(1, self.cell.heads, self.bias, self.proj_size)]
         self._setup(dtype, random_state)
-        self._rng = _dropout_rng(random_state)
+        self._seed = random_state
 
     def config(self):
         """The constructor arguments, as plain JSON values."""
@@ -151,8 +150,17 @@ class LSTM(Stack, Layer):
                     yield p._replace(name=p.name + suffix(layer, direction))
             inputs = (1 if config.get("merge", "concat") != "concat" else directions) * cell.widths(hidden, proj)[0]
 
+    @property
+    def _rng(self):
+        """The layer's own generator, made when it is first asked for: a program that only predicts never imports
+        numpy.random, which takes as long as lstmx.
+        """
+        if "_generator" not in self.__dict__:
+            self.__dict__.setdefault("_generator", _dropout_rng(self._seed))
+        return self._generator
+
     def _more(self):
-        return {"_rng": self._rng}
+        return {"_generator": self._rng}
 
     @property
     def directions(self):

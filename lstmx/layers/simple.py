@@ -10,7 +10,7 @@ from lstmx.functional import allocate, kernels, validate
 from lstmx.functional.cell import Parameter
 from lstmx.functional.context import PooledContext
 from lstmx.functional.panels import Derived
-from lstmx.layers.base import Layer
+from lstmx.layers.base import MERGES, UNFILLED, Layer
 
 
 class Dense(Layer):
@@ -91,6 +91,8 @@ class Embedding(Layer):
         Integers from 0 to num_embeddings - 1 become vectors of `size` features.
     padding_idx : int, optional
         This one starts at 0 and is not trained.
+    mask_padding : bool
+        Whether steps with this one are masked steps, as by `Masking`.
     dtype : {"float32", "float64"}
     random_state : None, int, SeedSequence or Generator
         Seeds ``weight`` (num_embeddings, size), standard normal.
@@ -102,18 +104,24 @@ class Embedding(Layer):
 
     features: int  # what `output_size` gives
 
-    def __init__(self, num_embeddings, size, padding_idx=None, *, dtype="float32", random_state=None):
+    def __init__(
+        self, num_embeddings, size, padding_idx=None, *, mask_padding=False, dtype="float32", random_state=None
+    ):
         self.num_embeddings = validate.count("num_embeddings", num_embeddings)
         self.features = validate.count("size", size)
         self.padding_idx = None if padding_idx is None else validate.count("padding_idx", padding_idx, 0)
         if padding_idx is not None and self.padding_idx >= self.num_embeddings:
             raise ValueError(f"padding_idx: got {padding_idx}, must be below num_embeddings = {self.num_embeddings}")
+        self.mask_padding = self.masks = validate.flag("mask_padding", mask_padding)
+        if self.mask_padding and padding_idx is None:
+            raise ValueError("mask_padding: needs padding_idx, the integer that masked steps have")
         self._setup(dtype, random_state)
 
     def config(self):
         """The constructor arguments, as plain JSON values."""
         sizes = {"num_embeddings": self.num_embeddings, "size": self.features}
-        return sizes | {"padding_idx": self.padding_idx, "dtype": self.dtype.name}
+        masking = {"mask_padding": True} if self.mask_padding else {}
+        return sizes | {"padding_idx": self.padding_idx} | masking | {"dtype": self.dtype.name}
 
     @staticmethod
     def parameter_table(config):
@@ -140,12 +148,22 @@ class Embedding(Layer):
                              f"{self.num_embeddings - 1}")  # fmt: skip
         return tokens
 
+    def are_steps(self, x, dtype):
+        """The layer protocol."""
+        return x != self.padding_idx
+
     def forward_rows(self, rows, context, state, run):
         """The layer protocol, for rows of integers (S,)."""
+        if self.mask_padding and (rows == self.padding_idx).any():
+            raise ValueError(
+                f"x_t: a masked step, the integer {self.padding_idx}; give a stream only steps that there are"
+            )
         return self._parameters(run).arrays["weight"][rows], context, None, rows
 
     def compiled(self, parameters, directions):
         """The layer protocol, for integers within range."""
+        if self.mask_padding:
+            return None
         weight = parameters.arrays["weight"]
         return lambda x, state, step: (weight[x], None)
 
@@ -169,7 +187,7 @@ class _Plain(Layer):
     """A layer without parameters: it computes in whatever type it is given."""
 
     def __init__(self):
-        self._setup("float32", None)
+        self._setup("float32", UNFILLED)
 
     @classmethod
     def without_parameters(cls, config):
@@ -217,7 +235,11 @@ class Dropout(_Plain):
 
 
 class Last(_Plain):
-    """The output at each sequence's last step, 0 for an empty one: (N, T, F) to (N, F). Masked steps do not count."""
+    """The output at each sequence's last step, 0 for an empty one: (N, T, F) to (N, F). Masked steps do not count.
+
+    It is what ``y[:, -1]`` is in PyTorch, of two directions too: the backward one has then read one step. `FinalState`
+    is what ``h_n`` is: what each direction gives when it has read all.
+    """
 
     per_sequence = True
     _both_ends = False  # whether a second direction is read where it ends, at the first step
@@ -271,9 +293,65 @@ class Last(_Plain):
 
 class FinalState(Last):
     """What each direction has read when it is through: [forward at the last step | backward at the first], 0 for an
-    empty sequence: (N, T, D*H) to (N, D*H). With a forward direction alone it is `Last`."""
+    empty sequence: (N, T, D*H) to (N, D*H). With a forward direction alone it is `Last`. A Bidirectional layer of Keras
+    gives this, and PyTorch in ``h_n``; ``y[:, -1]`` is `Last`.
+
+    Parameters
+    ----------
+    merge : {"concat", "sum", "mul", "average"}
+        What the two directions become: side by side; or H features, element by element.
+    """
 
     _both_ends = True
+
+    def __init__(self, merge="concat"):
+        self.merge = validate.choice("merge", merge, MERGES)
+        super().__init__()
+
+    def config(self):
+        """The constructor arguments, as plain JSON values."""
+        return {} if self.merge == "concat" else {"merge": self.merge}
+
+    def output_size(self, input_size):
+        """Features that it gives for `input_size` features."""
+        return input_size if self.merge == "concat" else input_size // 2
+
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol."""
+        y, after, state, tape = super().forward_rows(rows, context, state, run)
+        if self.merge == "concat":
+            return y, after, state, tape
+        return self._merged(y), after, state, (y, tape)
+
+    def _merged(self, y):
+        parts = y[:, : y.shape[1] // 2], y[:, y.shape[1] // 2 :]
+        if self.merge == "mul":
+            return np.multiply(*parts)
+        return np.add(*parts) if self.merge == "sum" else np.add(*parts) / 2
+
+    def compiled(self, parameters, directions):
+        """The layer protocol."""
+        pool = super().compiled(parameters, directions)
+        if self.merge == "concat":
+            return pool
+
+        def call(x, state, step):
+            found = pool(x, state, step)
+            return None if found is None else (self._merged(found[0]), found[1])
+
+        return call
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol."""
+        if self.merge == "concat":
+            return super().backward_rows(tape, dy, out, need_dx)
+        y, tape = tape
+        half = dy.shape[1]
+        if self.merge == "mul":
+            dy = np.concatenate([dy * y[:, half:], dy * y[:, :half]], axis=1)
+        else:
+            dy = np.concatenate([dy, dy], axis=1) * dy.dtype.type(1 if self.merge == "sum" else 0.5)
+        return super().backward_rows(tape, dy, out, need_dx)
 
 
 _KERNEL_TYPES = np.dtype(np.float32), np.dtype(np.float64)  # of native byte order

@@ -205,7 +205,7 @@ class Trainer:
         rows, context, target, weight = self.data.batch(chosen)
         batch = chosen, context, rows, target
         parameters = [layer.store.snapshot for layer in self.model.layers]  # nobody else may set them now
-        run = Run(keep=True, key=keys, parameters=parameters, activation=self.activation)
+        run = Run(True, keys, parameters, self.activation, own_steps=True)
         prediction, _, _, tape = self.model.forward_rows(rows, context, None, run)
         weights = kernels.total(weight)
         loss, gradient = self.loss.total(prediction, target, weight, weights)
@@ -299,7 +299,8 @@ class Trainer:
         total, weight, outputs = 0.0, 0.0, []
         for chosen in plan(data.inputs.lengths, max(self.batch_size, 64), False, None):
             rows, context, target, w = data.batch(chosen)
-            prediction = self.model.forward_rows(rows, context, None, Run(activation=self.activation))[0]
+            run = Run(activation=self.activation, own_steps=True)
+            prediction = self.model.forward_rows(rows, context, None, run)[0]
             total += self.loss.total(prediction, target, w)[0]
             weight += kernels.total(w)
             if keep:

@@ -1,0 +1,152 @@
+"""Activation: a function of every element, or softmax of every row."""
+
+import math
+
+import numpy as np
+
+from lstmx.functional import kernels
+from lstmx.functional.cell import ACTIVATIONS as OF_CELLS
+from lstmx.functional.cell import read_activation
+from lstmx.layers.simple import _Plain
+
+_SELU = 1.6732632423543772, 1.0507009873554805  # alpha and scale of Klambauer et al. 2017
+_GELU = math.sqrt(2 / math.pi), 0.044715  # of Hendrycks and Gimpel 2016, the approximation by tanh
+
+ACTIVATIONS = OF_CELLS | {"softmax": (), "silu": (), "gelu_tanh": (), "selu": (), "exp": ()}  # as the table of cells
+
+
+class Activation(_Plain):
+    """A function of every element of the rows before, or softmax over their features.
+
+    Parameters
+    ----------
+    activation : str, or (name, alpha), (name, alpha, beta)
+        One that a cell may have, as ONNX defines it: sigmoid, tanh, relu, affine, leaky_relu, thresholded_relu,
+        scaled_tanh, hard_sigmoid, elu, softsign, softplus; or softmax, silu (x * sigmoid(x)), gelu_tanh (the
+        approximation of GELU by tanh), selu, exp.
+
+    See Also
+    --------
+    lstmx.Dense : has the commonest built in; with a cross-entropy, `fit` wants its sigmoid or softmax there.
+
+    Examples
+    --------
+    >>> import lstmx
+    >>> model = lstmx.Sequential([lstmx.LSTM(3, 8), lstmx.Activation(("leaky_relu", 0.3)), lstmx.Dense(8, 1)])
+    >>> model.output_size
+    1
+    """
+
+    def __init__(self, activation):
+        self.activation = read_activation("activation", activation, ACTIVATIONS)
+        super().__init__()
+        name, *numbers = (self.activation,) if isinstance(self.activation, str) else self.activation
+        numbers = (*(numbers or ACTIVATIONS[name]), 0.0, 0.0)[:2]
+        self._function, self._slope = _FUNCTIONS[name]
+        self._numbers = {np.dtype(kind): tuple(map(kind, numbers)) for kind in (np.float32, np.float64)}
+
+    def config(self):
+        """The constructor arguments, as plain JSON values."""
+        return {"activation": self.activation if isinstance(self.activation, str) else list(self.activation)}
+
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol."""
+        y = self._function(rows, *self._numbers[rows.dtype])
+        return y, context, None, (rows, y) if run.keep else None
+
+    def compiled(self, parameters, directions):
+        """The layer protocol."""
+
+        def call(x, state, step):
+            numbers = self._numbers.get(x.dtype)  # none of another byte order
+            if numbers is None or not x.flags.aligned:
+                return None
+            return self._function(x.reshape(-1, x.shape[-1]), *numbers).reshape(x.shape), None
+
+        return call
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol; dy is overwritten."""
+        if need_dx:
+            x, y = tape
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._slope(dy, x, y, *self._numbers[x.dtype])
+            return dy
+        return None
+
+
+def _softmax(x, *_):
+    y = x.copy()
+    kernels.activate(y, "softmax")
+    return y
+
+
+def _leaky(x, a, b):
+    with np.errstate(invalid="ignore"):
+        return np.where(x < 0, x * a, x)
+
+
+def _elu(x, a, b):
+    return np.where(x < 0, kernels.each("expm1", np.minimum(x, 0)) * a, x)
+
+
+def _gelu(x):
+    """(1 + tanh(a (x + b x**3))) / 2, which GELU multiplies x with, and its derivative."""
+    a, b = map(x.dtype.type, _GELU)
+    with np.errstate(over="ignore", invalid="ignore"):
+        t = kernels.each("tanh", a * (x + b * x * x * x))
+        return (1 + t) / 2, (1 - t * t) * a * (1 + 3 * b * x * x) / 2
+
+
+def _silu_slope(x):
+    s = kernels.each("sigmoid", x)
+    return s + x * s * (1 - s)
+
+
+def _by(slope):
+    """A derivative as what multiplies a gradient by it, in place."""
+
+    def multiply(dy, x, y, a, b):
+        dy *= slope(x, y, a, b)
+
+    return multiply
+
+
+def _kernel(name):
+    return lambda x, a, b: kernels.each(name, x)
+
+
+# name -> (y from x, alpha and beta; dy := dy * dy/dx from dy, x, y, alpha and beta). A NaN stays one in both.
+_FUNCTIONS = {
+    "sigmoid": (_kernel("sigmoid"), _by(lambda x, y, a, b: y * (1 - y))),
+    "tanh": (_kernel("tanh"), _by(lambda x, y, a, b: 1 - y * y)),
+    "relu": (lambda x, a, b: np.maximum(x, 0), _by(lambda x, y, a, b: np.where(y > 0, 1, y * 0))),
+    "affine": (lambda x, a, b: x * a + b, _by(lambda x, y, a, b: a)),
+    "leaky_relu": (_leaky, _by(lambda x, y, a, b: np.where(x < 0, a, 1))),
+    "thresholded_relu": (
+        lambda x, a, b: np.where(x <= a, 0, x).astype(x.dtype),
+        _by(lambda x, y, a, b: np.where(x > a, 1, y * 0)),
+    ),
+    "scaled_tanh": (
+        lambda x, a, b: a * kernels.each("tanh", b * x),
+        _by(lambda x, y, a, b: a * b * (1 - np.square(kernels.each("tanh", b * x)))),
+    ),
+    "hard_sigmoid": (
+        lambda x, a, b: np.clip(a * x + b, 0, 1),
+        _by(lambda x, y, a, b: np.where((y > 0) & (y < 1), a, y * 0)),
+    ),
+    "elu": (_elu, _by(lambda x, y, a, b: np.where(x < 0, y + a, 1))),
+    "softsign": (lambda x, a, b: x / (1 + np.abs(x)), _by(lambda x, y, a, b: 1 / np.square(1 + np.abs(x)))),
+    "softplus": (_kernel("softplus"), _by(lambda x, y, a, b: kernels.each("sigmoid", x))),
+    "softmax": (_softmax, lambda dy, x, y, a, b: kernels.activate_backward(y, dy, "softmax")),
+    "silu": (lambda x, a, b: x * kernels.each("sigmoid", x), _by(lambda x, y, a, b: _silu_slope(x))),
+    "gelu_tanh": (
+        lambda x, a, b: x * _gelu(x)[0],
+        _by(lambda x, y, a, b: np.add(*(part * by for part, by in zip(_gelu(x), (1, x), strict=True)))),
+    ),
+    "selu": (
+        lambda x, a, b: _elu(x, x.dtype.type(_SELU[0]), b) * x.dtype.type(_SELU[1]),
+        _by(lambda x, y, a, b: np.where(x < 0, y + x.dtype.type(_SELU[0] * _SELU[1]), x.dtype.type(_SELU[1]))),
+    ),
+    "exp": (_kernel("exp"), _by(lambda x, y, a, b: y)),
+}

@@ -1,0 +1,129 @@
+"""Layers about time itself: which steps there are, what masked ones give, and the order of all."""
+
+import numpy as np
+
+from lstmx.functional import allocate, validate
+from lstmx.layers.simple import _Plain
+
+
+class Masking(_Plain):
+    """Steps whose features all have one value are masked: they do not exist for the layers after. The first layer.
+
+    Memories are carried over masked steps, pooling layers leave them out, and a model with an output per step gives 0
+    there (see `Unmask`). With an Embedding in its place, ``Embedding(..., padding_idx=0, mask_padding=True)`` does it.
+
+    Parameters
+    ----------
+    value : float
+
+    See Also
+    --------
+    lstmx.Sequential.predict : takes a mask of your own, of any pattern.
+
+    Examples
+    --------
+    >>> import numpy as np, lstmx
+    >>> model = lstmx.Sequential([lstmx.Masking(-1), lstmx.LSTM(2, 4), lstmx.Last()], random_state=0)
+    >>> x = np.random.default_rng(0).normal(size=(1, 6, 2))
+    >>> x[:, [0, 3]] = -1
+    >>> bool((model.predict(x) == model.predict(x[:, [1, 2, 4, 5]])).all())
+    True
+    """
+
+    masks = True
+
+    def __init__(self, value=0.0):
+        self.value = validate.number("value", value)
+        super().__init__()
+
+    def config(self):
+        """The constructor arguments, as plain JSON values."""
+        return {"value": self.value}
+
+    def are_steps(self, x, dtype):
+        """The layer protocol."""
+        with np.errstate(over="ignore"):
+            return (x.astype(dtype, copy=False) != dtype.type(self.value)).any(axis=-1)
+
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol."""
+        if not self.are_steps(rows, rows.dtype).all():
+            raise ValueError(f"x_t: a masked step, all of whose features are {self.value}; give a stream only steps "
+                             "that there are")  # fmt: skip
+        return rows, context, None, None
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol."""
+        return dy
+
+
+class Unmask(_Plain):
+    """Masked steps get an output again; for the layers after they are steps like all others.
+
+    Without it masked steps of a result are 0. What Keras does is ``Unmask("repeat")`` after the last layer that skips
+    masked steps. In `fit` it does nothing, so that the loss is that of the steps that there are.
+
+    Parameters
+    ----------
+    fill : {"repeat", "zero"}
+        The output of the step before, 0 before the first one; or 0.
+    """
+
+    def __init__(self, fill="repeat"):
+        self.fill = validate.choice("fill", fill, ("repeat", "zero"))
+        super().__init__()
+
+    def config(self):
+        """The constructor arguments, as plain JSON values."""
+        return {"fill": self.fill}
+
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol."""
+        if run.own_steps or context.mask is None:
+            return rows, context, None, None
+        whole, before = context.unmasked()
+        at, source = (np.flatnonzero(before >= 0),) * 2
+        if self.fill == "repeat":
+            source = before[at]
+        else:
+            fresh = context.are_steps_of(whole)
+            at, source = np.flatnonzero(fresh), before[fresh]
+        y = allocate.zeros((whole.rows, rows.shape[1]), rows.dtype)
+        y[at] = rows[source]
+        return y, whole, None, (len(rows), at, source)
+
+    def compiled(self, parameters, directions):
+        """The layer protocol: plain arrays have no masked steps."""
+        return lambda x, state, step: (x, None)
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol."""
+        if tape is None or dy is None:
+            return dy
+        count, at, source = tape
+        dx = allocate.zeros((count, dy.shape[1]), dy.dtype)
+        np.add.at(dx, source, dy[at])
+        return dx
+
+
+class Reversed(_Plain):
+    """Each sequence's steps in reverse order: what comes last stands first."""
+
+    causal = False
+
+    def forward_rows(self, rows, context, state, run):
+        """The layer protocol."""
+        after, order = context.backwards()
+        return rows[order], after, None, order
+
+    def compiled(self, parameters, directions):
+        """The layer protocol."""
+        return lambda x, state, step: (x[:, ::-1], None) if x.ndim == 3 and not step else None
+
+    def backward_rows(self, tape, dy, out, need_dx):
+        """The layer protocol."""
+        if dy is None:
+            return None
+        dx = np.empty_like(dy)
+        dx[tape] = dy
+        return dx
