@@ -156,13 +156,18 @@ def _ends_construction(init):
 
 def write(path, config, arrays):
     """Write a configuration and arrays by name to a safetensors file, atomically."""
+    check_target(path)
+    write_bytes(path, *_serialise(config, arrays))
+
+
+def write_bytes(path, *parts):
+    """Write the file that consists of these parts, bytes one after the other, atomically."""
     target, mode = check_target(path)
-    header, numbers = _serialise(config, arrays)
-    # A file beside the old one, flushed to disk and then renamed: a reader sees the old model or the new one.
+    # A file beside the old one, flushed to disk and then renamed: a reader sees the old file or the new one.
     file, temporary = _open_temporary(*os.path.split(target))
     try:
-        file.write(header)
-        file.write(numbers)
+        for part in parts:
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask() if mode is None else mode)
@@ -352,6 +357,17 @@ def load(path, allow_nonfinite):
         return cls.from_state(config, {name: arrays[name] for name in needs})
 
 
+def is_ours(path):
+    """Whether a file says that lstmx wrote it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get("format") == "lstmx"
+    except SafetensorError:
+        return False
+
+
 def read(path):
     """(configuration, arrays) of a file that `write` wrote; the numbers may be anything."""
     return _read(Path(_check_path(path)), lambda path, config, file: config)
@@ -367,8 +383,8 @@ def _read(path, plan):
         except OSError as error:
             raise FileNotFoundError(f"path: there is no file {str(path)!r}") from error
         if stat.S_ISDIR(found):
-            what, remedy = formats.identify(path) or ("a folder", "give the path of a saved model")
-            raise IsADirectoryError(f"path: {str(path)!r} is {what}; {remedy}")
+            kind = formats.identify(path) or formats.Kind("a folder", "give the path of a saved model")
+            raise IsADirectoryError(f"path: {str(path)!r} is {kind.what}; {kind.remedy}")
         raise OSError(f"path: {str(path)!r} is not a file but {_kind(found)}; give the path of a saved model")
     try:
         with safe_open(path, framework="numpy") as file:
@@ -379,8 +395,7 @@ def _read(path, plan):
     except SafetensorError as error:
         known = formats.identify(path)
         if known is not None:
-            what, remedy = known
-            raise ModelFileError(f"{path}: not a safetensors file but {what}; {remedy}") from error
+            raise ModelFileError(f"{path}: not a safetensors file but {known.what}; {known.remedy}") from error
         raise ModelFileError(f"{path}: not a safetensors file, or one that is damaged or cut short ({error}); take "
                              "another copy of it") from error  # fmt: skip
     wanted = metadata.get("digest")
@@ -414,8 +429,8 @@ def _unique(pairs):
 def _read_config(path, metadata):
     if metadata.get("format") != "lstmx":
         raise ModelFileError(
-            f"{path}: a safetensors file, but not a model saved by lstmx (its metadata lack format=lstmx); to take its "
-            "arrays, read it with safetensors.numpy.load_file and give them to set_parameters of an lstmx.LSTM"
+            f"{path}: a safetensors file, but not a model saved by lstmx (its metadata lack format=lstmx); if it "
+            "holds parameters of PyTorch, lstmx.from_torch reads it"
         )
     schema = metadata.get("schema", "")
     if not schema.isdecimal() or len(schema) > 6 or not 1 <= int(schema) <= SCHEMA:

@@ -126,6 +126,9 @@ print(seconds, memory)
 class FreshProcess:
     """Runs an engine's program in new processes; lstmx's model has a Dense layer more.
 
+    Bytecode of all packages is kept beside the model, from a first process that is not timed: not every checkout or
+    environment keeps any.
+
     Parameters
     ----------
     name : str
@@ -146,12 +149,14 @@ class FreshProcess:
             onnx_engines.write_model(shape.name, path)
         body = PROGRAMS[name].format(path=str(path), T=shape.T, I=shape.I)
         self._command = [sys.executable, "-P", "-c", FRAME.format(body=body)]
+        self._bytecode = {"PYTHONPYCACHEPREFIX": str(Path(folder, "bytecode")), "PYTHONDONTWRITEBYTECODE": ""}
+        self.time(1)
 
     def time(self, threads):
         """{"seconds", "memory"}: the program's time without the interpreter's start, the peak of memory in MiB."""
         done = subprocess.run(
             self._command,
-            env=environment.of_workers(threads),
+            env=environment.of_workers(threads, self._bytecode),
             capture_output=True,
             text=True,
             timeout=TIMEOUT,
