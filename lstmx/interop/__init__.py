@@ -1,1 +1,1 @@
-"""Models from and for other libraries: a place for importers and exporters."""
+"""Models from and for other libraries, each of which is needed only where its own code says so."""

@@ -1,0 +1,94 @@
+"""What an importer gives: a model, what was found on the way, and how to hold it against the original."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LARGEST_ERROR = 1e-4  # of a probe, beside its largest output: float32 rounding through many steps is a tenth of that
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something in the source, and what it became.
+
+    Attributes
+    ----------
+    name : str
+        In the source, such as "encoder.lstm".
+    found : str
+        What it is there, such as "LSTM 40 -> 256, 3 layers".
+    layer : str
+        What it is here, such as "0: LSTM"; "" where nothing of it is needed.
+    """
+
+    name: str
+    found: str
+    layer: str = ""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model of another library, read.
+
+    Attributes
+    ----------
+    source : str
+        What it was, such as "PyTorch state dict".
+    model : LSTM, Sequential or GraphModel
+    parts : tuple of Part
+    notes : tuple of str
+        What the user should know: tensors that were not needed, a state that is no longer kept, ...
+    compare : callable or None
+        Runs a probe through the original and the model: ``() -> (ours, theirs)``, arrays of one shape. It raises
+        ImportError where the framework is not installed. None where there is no original to run.
+    """
+
+    source: str
+    model: Any
+    parts: tuple = ()
+    notes: tuple = ()
+    compare: Any = None
+
+    def report(self):
+        """Text: what was found, layer by layer, and the notes."""
+        columns = [("in the source", "what it is", "here"), *((p.name, p.found, p.layer) for p in self.parts)]
+        widths = [max(len(row[k]) for row in columns) for k in range(2)]
+        lines = [f"  {a:{widths[0]}s}  {b:{widths[1]}s}  {c}".rstrip() for a, b, c in columns]
+        return "\n".join([self.source, *lines, *(f"note: {note}" for note in self.notes)])
+
+    def check(self):
+        """Run the probe.
+
+        Returns
+        -------
+        str
+            A line with the largest error.
+
+        Raises
+        ------
+        ImportError
+            If the framework is not installed.
+        ValueError
+            If there is no original to run, or the outputs differ by more than rounding explains.
+        """
+        if self.compare is None:
+            raise ValueError(f"check: a {self.source} alone says not what the original computes; give the model itself")
+        ours, theirs = self.compare()
+        ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+        if ours.shape != theirs.shape:
+            raise ValueError(f"check: outputs have shape {ours.shape} here, {theirs.shape} there")
+        size = float(np.abs(theirs).max(initial=0))
+        error = float(np.abs(ours - theirs).max(initial=0))
+        line = f"largest error {error:.1e}, of outputs {theirs.shape} as large as {size:.2g}"
+        if not error <= LARGEST_ERROR * max(size, 1):
+            raise ValueError(f"check: {line}: this is not the same model; if all arguments say what the original does "
+                             "(head, activations, layers, ..), please report it")  # fmt: skip
+        return line
+
+
+def finish(imported, check):
+    """The model; with `check` also a printed line about the probe."""
+    if check:
+        print(f"{imported.source}: {imported.check()}")
+    return imported.model

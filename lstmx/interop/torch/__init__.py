@@ -1,0 +1,225 @@
+"""Models of PyTorch: from modules, state dicts and files, and to state dicts and files."""
+
+import io
+import os
+
+import numpy as np
+
+from lstmx import storage
+from lstmx.functional import validate
+from lstmx.interop.imported import finish
+from lstmx.interop.torch import files as torch_files
+from lstmx.interop.torch.chain import HEADS, Chain
+from lstmx.layers import LSTM, Dense, Embedding
+from lstmx.model import Sequential
+from lstmx.storage import ModelFileError
+
+LARGEST_SHARE = 8  # times the size of a file: what its layers may come to, of half precision and tied weights
+
+
+def from_torch(source, *, prefix="", head=None, activations=None, layers=None, ignore=(), check=False):
+    """A model of PyTorch: nn.LSTM, nn.LSTMCell, or a chain of them with Embedding, Linear, activations and Dropout.
+
+    Parameters
+    ----------
+    source : module, state dict, str or path-like
+        Of a dict the values are tensors or arrays. A path leads to what torch.save or torch.jit.save wrote (.pt, .pth,
+        .ckpt, .bin), or to a safetensors file; PyTorch is not needed to read it, and nothing in it is run.
+    prefix : str
+        Take the part whose names begin so, such as "encoder.lstm.".
+    head : {"step", "last", "mean", "final"}, optional
+        What the layers after the LSTM read, which only the code of ``forward`` says: its output ``y`` at every step;
+        ``y[:, -1]``, which becomes Last; ``y.mean(1)``, MeanPool; or ``h_n`` of the last layer, both directions
+        concatenated, FinalState.
+    activations : str, list or dict, optional
+        What follows the Linear layers, which a state dict does not say: one for each of them, in order (a single one
+        needs no list); or by the names of any layers. Each is None or what `lstmx.Activation` takes. Replaces
+        activations that are modules.
+    layers : list of str, or dict, optional
+        The names of the layers in the order in which ``forward`` calls them, where names and sizes do not tell it.
+        A dict has as values "embedding" or "linear", where that is not told by the shape, else None.
+    ignore : str, or list of str
+        Names of modules or tensors that are not needed; ``*`` stands for anything.
+    check : bool
+        Run a probe through PyTorch and the model, and print the largest error.
+
+    Returns
+    -------
+    LSTM or Sequential
+        An LSTM where the source has one and nothing else, and `head` is not given. float64 where any tensor is.
+
+    Raises
+    ------
+    ModelFileError, OSError
+        For a path that does not lead to such a model.
+    ValueError, TypeError
+        If there is anything that has no place in such a chain, saying what, and which argument helps.
+
+    Notes
+    -----
+    Weights are taken as they are; the two biases are added. ``batch_first`` is a matter of the call: here x is always
+    (N, T, I).
+    """
+    options = {"prefix": prefix, "head": head, "activations": activations, "layers": layers, "ignore": ignore}
+    return finish(read(source, **options), check)
+
+
+def read(source, *, prefix="", head=None, activations=None, layers=None, ignore=()):
+    """As `from_torch`.
+
+    Returns
+    -------
+    Imported
+    """
+    if head is not None:
+        validate.choice("head", head, HEADS)
+    if not isinstance(prefix, str):
+        raise TypeError(f'prefix: got {type(prefix).__name__}, must be text, such as "encoder.lstm."')
+    if not isinstance(source, str | os.PathLike):
+        kind = "PyTorch state dict" if isinstance(source, dict) else "PyTorch module"
+        return Chain(source, kind, prefix, head, activations, layers, ignore).imported()
+    kind, content = torch_files.read(source)
+    try:
+        largest = LARGEST_SHARE * os.path.getsize(source)
+        return Chain(content, kind, prefix, head, activations, layers, ignore, largest).imported()
+    except ModelFileError:
+        raise
+    except ValueError as error:
+        raise ModelFileError(f"{os.fspath(source)}: {error}") from error
+
+
+def to_torch_state_dict(model, *, prefix="", names=None):
+    """The parameters of a model as a state dict of PyTorch, which ``load_state_dict`` takes.
+
+    Parameters
+    ----------
+    model : LSTM, Dense, Embedding or Sequential
+    prefix : str
+        What all names begin with, such as "encoder.".
+    names : list of str, optional
+        Of a Sequential, the names in PyTorch of the layers that have parameters, in order; by default the numbers
+        that they have in the model: "1.weight_ih_l0".
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        ``bias_ih`` is the bias, ``bias_hh`` is 0.
+
+    Raises
+    ------
+    ImportError
+        If PyTorch is not installed: `to_safetensors` does without.
+    ValueError, TypeError
+        If a layer has an option that PyTorch has no layer for, naming it.
+
+    Notes
+    -----
+    What has no parameters is a matter of ``forward``: activations, Last (``y[:, -1]``), MeanPool, FinalState.
+    """
+    found = _named(model, prefix, names)
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("to_torch_state_dict needs PyTorch (pip install torch); to_safetensors writes a file that "
+                          "PyTorch reads by safetensors.torch.load_file, without it") from error  # fmt: skip
+    return {name: torch.from_numpy(array.copy()) for name, array in found.items()}
+
+
+def save_state_dict(model, path, *, prefix="", names=None):
+    """Write what `to_torch_state_dict` gives by torch.save, which needs PyTorch.
+
+    Parameters
+    ----------
+    model, prefix, names : as in `to_torch_state_dict`
+    path : str or path-like
+    """
+    state, file = to_torch_state_dict(model, prefix=prefix, names=names), io.BytesIO()
+    import torch
+
+    torch.save(state, file)
+    storage.write_bytes(path, file.getbuffer())
+
+
+def to_safetensors(model, path, *, prefix="", names=None):
+    """Write the parameters of a model to a safetensors file, with the names and the layout of PyTorch.
+
+    PyTorch reads it by ``module.load_state_dict(safetensors.torch.load_file(path))``, and `from_torch` does.
+
+    Parameters
+    ----------
+    model, prefix, names : as in `to_torch_state_dict`
+    path : str or path-like
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        As of `to_torch_state_dict` and of ``save``.
+
+    See Also
+    --------
+    lstmx.save : also keeps what the model computes, for `lstmx.load`.
+
+    Examples
+    --------
+    >>> import os, tempfile, lstmx
+    >>> from lstmx.interop.torch import from_torch, to_safetensors
+    >>> lstm = lstmx.LSTM(3, 4, random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "lstm.safetensors")
+    ...     to_safetensors(lstm, path)
+    ...     again = from_torch(path)
+    >>> bool((again.parameters()["weight_hh_l0"] == lstm.parameters()["weight_hh_l0"]).all())
+    True
+    """
+    from safetensors.numpy import save as serialise
+
+    arrays = _named(model, prefix, names)
+    storage.write_bytes(path, serialise(arrays, {"format": "pt"}))
+
+
+def _named(model, prefix, names):
+    """Arrays by PyTorch's names."""
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix: got {type(prefix).__name__}, must be text")
+    if isinstance(model, LSTM | Dense | Embedding):
+        if names is not None:
+            raise ValueError("names: are of the layers of a Sequential; this is one layer, give prefix=")
+        return {prefix + name: array for name, array in _of_layer(model, "model")}
+    if not isinstance(model, Sequential):
+        raise TypeError(f"model: got {type(model).__name__}, must be an LSTM, Dense, Embedding or Sequential")
+    numbers = [k for k, layer in enumerate(model.layers) if layer.store.arrays]
+    if names is None:
+        names = [str(k) for k in numbers]
+    elif isinstance(names, str) or len(names) != len(numbers) or len(set(names)) < len(names):
+        kinds = ", ".join(type(model.layers[k]).__name__ for k in numbers)
+        raise ValueError(f"names: got {names!r}, must be {len(numbers)} different names, for {kinds}")
+    return {
+        f"{prefix}{name}.{end}": array
+        for k, name in zip(numbers, names, strict=True) for end, array in _of_layer(model.layers[k], f"layers[{k}]")
+    }  # fmt: skip
+
+
+def _of_layer(layer, name):
+    """(end of the name, array) of every parameter, as PyTorch has them."""
+    if type(layer) not in (LSTM, Dense, Embedding):
+        raise TypeError(f"{name}: PyTorch has no layer like {type(layer).__name__}")
+    if isinstance(layer, LSTM):
+        _check_options(layer, name)
+    if isinstance(layer, Embedding) and layer.mask_padding:
+        raise ValueError(f"{name}: mask_padding: an Embedding of PyTorch masks no steps")
+    for key, array in layer.parameters().items():
+        if key.startswith("bias_l"):
+            end = key.removeprefix("bias")
+            yield "bias_ih" + end, array
+            yield "bias_hh" + end, np.zeros_like(array)
+        else:
+            yield key, array
+
+
+def _check_options(lstm, name):
+    """An error for an LSTM that computes what torch.nn.LSTM cannot."""
+    training = {"input_dropout", "recurrent_dropout", "weight_dropout", "dropout_per_gate"}
+    odd = [option for option in lstm.cell.config() if option not in training]
+    odd += ["reverse"] * lstm.reverse + ["merge"] * (lstm.merge != "concat")
+    if odd:
+        raise ValueError(f"{name}: torch.nn.LSTM has no {odd[0]}; to_onnx, or lstmx.save, keep it")
