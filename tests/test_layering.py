@@ -36,7 +36,7 @@ HEIGHT = {
 LEAVES = {"datasets", "formats", "testing", "init", "plots", "reference", "reference_cells", "_version"}
 # These import anything but _core; only they import each other, and inside functions.
 TOP = {"loading", "interop", "inspect", "bench", "cli", "demo", "__main__"}
-PEERS = {"torch", "keras", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "tf2onnx"}
+PEERS = {"torch", "keras", "tf_keras", "h5py", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "tf2onnx"}
 PRODUCTS = {"matmul", "dot", "vdot", "inner", "tensordot", "matvec", "vecmat", "multi_dot"}
 
 

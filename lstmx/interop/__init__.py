@@ -1,1 +1,19 @@
-"""Models from and for other libraries, each of which is needed only where its own code says so."""
+"""Models from and for other libraries, each of which is needed only where its own code says so.
+
+`torch`, `keras` and `rtneural` read models and write them. `gates`
+has the orders of gates, `imported` what every importer gives.
+"""
+
+import importlib
+
+_MODULES = ("gates", "imported", "keras", "rtneural", "torch")
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module 'lstmx.interop' has no attribute {name!r}")
+    return importlib.import_module(f"lstmx.interop.{name}")
+
+
+def __dir__():
+    return sorted(_MODULES)
