@@ -1,12 +1,12 @@
 """Models from and for other libraries, each of which is needed only where its own code says so.
 
-`torch`, `keras` and `rtneural` read models and write them. `gates`
+`torch`, `keras`, `onnx` and `rtneural` read models and write them; `convert` does both by the names of files. `gates`
 has the orders of gates, `imported` what every importer gives.
 """
 
 import importlib
 
-_MODULES = ("gates", "imported", "keras", "rtneural", "torch")
+_MODULES = ("convert", "gates", "imported", "keras", "onnx", "rtneural", "torch")
 
 
 def __getattr__(name):
