@@ -1,4 +1,4 @@
-"""The command line: ``lstmx demo``, ``lstmx info`` and ``lstmx bench``."""
+"""The command line: ``lstmx demo``, ``lstmx info``, ``lstmx convert`` and ``lstmx bench``."""
 
 import argparse
 import ctypes
@@ -119,6 +119,7 @@ def main(arguments=None):
     demo.add_argument("name", nargs="?", choices=("all", "forecast", "speakers"), default="all", help="which part")
     demo.add_argument("--output", metavar="DIR", default="lstmx-demo", help="where plots and models go (lstmx-demo)")
     demo.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
+    _add_convert(commands)
     commands.add_parser("info", help="versions, instruction set, engine, threads, BLAS")
     from lstmx.bench import command
 
@@ -129,6 +130,8 @@ def main(arguments=None):
     if options.command == "info":
         show_config()
         return 0
+    if options.command == "convert":
+        return _convert(options)
     from lstmx import demo
 
     try:
@@ -139,6 +142,60 @@ def main(arguments=None):
     except (ImportError, OSError) as error:
         print(f"lstmx demo: {error}", file=sys.stderr)
         return 1
+
+
+def _add_convert(commands):
+    parser = commands.add_parser(
+        "convert", help="a model of PyTorch, Keras, ONNX or RTNeural for lstmx, and back",
+        description="Read a model file, whatever it is, and write another: its ending decides (.safetensors of lstmx; "
+        ".onnx; .pt, .pth: a state dict; .weights.h5 of Keras).",
+    )  # fmt: skip
+    parser.add_argument("source", help=".pt, .pth, .ckpt, .bin, .safetensors, .keras, .h5, .onnx, .json of RTNeural")
+    parser.add_argument("target", help="what to write: .safetensors, .onnx, .pt, .pth, .weights.h5")
+    parser.add_argument("--check", action="store_true", help="run a probe through the original and the model")
+    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+    parser.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], dest="options",
+        help="an argument of the importer, such as --set head=last, prefix=encoder., or activations=relu,sigmoid",
+    )  # fmt: skip
+
+
+def _convert(options):
+    """Convert, say what was found, layer by layer, and hold it against the original."""
+    from lstmx.interop import convert
+
+    try:
+        given = dict(_option(text) for text in options.options)
+        what, write = convert.writer(options.target)
+        if os.path.exists(options.target) and not options.force:
+            raise FileExistsError(f"target: there is a file {options.target!r}; give another name, or --force")
+        imported = convert.read(options.source, **given)
+        print(imported.report())
+        if options.check:
+            _check(imported)
+        write(imported.model, options.target)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        print(f"lstmx convert: {error}", file=sys.stderr)
+        return 1
+    print(f"written: {options.target}, {os.path.getsize(options.target):,} bytes ({what})")
+    return 0
+
+
+def _option(text):
+    """(name, value) of NAME=VALUE: a number, true or false, a word, or several with commas between."""
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise ValueError(f"--set: got {text!r}, must be NAME=VALUE, such as head=last")
+    words = [{"true": True, "false": False}.get(word, int(word) if word.isdecimal() else word)
+             for word in value.split(",")]  # fmt: skip
+    return name, words if len(words) > 1 else words[0]
+
+
+def _check(imported):
+    try:
+        print(f"checked: {imported.check()}")
+    except ImportError as error:
+        print(f"not checked: {error}")
 
 
 if __name__ == "__main__":
