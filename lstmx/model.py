@@ -17,6 +17,7 @@ from lstmx.layers import LSTM, Dense, Embedding, Layer, Reversed, Run, Trace
 from lstmx.layers.base import replace_together, snapshots
 from lstmx.layers.chain import check_chain
 from lstmx.layers.compiled import CompiledLayers
+from lstmx.layers.flow import GradientFlow, is_recurrent, room
 from lstmx.layers.lstm import BACKWARD_STREAM
 
 MOST_LAYERS = 1000  # a file of so many is still read at once
@@ -148,12 +149,23 @@ class Sequential(storage.Stored):
             tape.append(entry)
         return rows, context, tuple(after), tape
 
-    def backward_rows(self, tape, dy, out, need_dx=False):
-        """Back-propagation; gradients go to ``out[layer][name]``. Returns the gradient of the input rows if wanted."""
+    def backward_rows(self, tape, dy, out, need_dx=False, flow=None):
+        """Back-propagation; gradients go to ``out[layer][name]``, of recurrent layers by step to ``flow[layer]``, if
+        given, as `layers.flow.room` makes it. Returns the gradient of the input rows if wanted.
+        """
         first = 0 if need_dx else self._first_trained
         for k in reversed(range(first, len(self.layers))):
-            dy = self.layers[k].backward_rows(tape[k], dy, out[k], k > first or need_dx)
+            more = {"flow": flow[k]} if flow and k in flow else {}
+            dy = self.layers[k].backward_rows(tape[k], dy, out[k], k > first or need_dx, **more)
         return dy
+
+    def _outputs(self):
+        """Where gradients go, for every layer; None for those by row."""
+        return [
+            {p.name: None if p.by_row else allocate.empty(p.shape, layer.dtype)
+             for p in layer.parameter_table(layer.config())}
+            for layer in self.layers
+        ]  # fmt: skip
 
     def finish(self, rows, activation):
         """Outputs from rows that `forward_rows` gave with `activation` in place of the model's own."""
@@ -295,8 +307,8 @@ class Sequential(storage.Stored):
             return batches.Subset(data, train), batches.Subset(data, held)
         return data, None
 
-    def _data(self, X, y, loss, lengths, sample_weight, class_weight, prefix=""):
-        inputs = self._read(X, lengths, False, prefix)
+    def _data(self, X, y, loss, lengths, sample_weight, class_weight, prefix="", mask=None):
+        inputs = self._read(X, lengths, False, prefix, mask)
         if len(inputs) == 0:
             raise ValueError(f"{prefix}X: holds no sequence")
         if self.per_step and inputs.mask is not None and any(isinstance(layer, Reversed) for layer in self.layers):
@@ -472,8 +484,48 @@ class Sequential(storage.Stored):
         """`trace` on packed rows."""
         _, _, state, tape = self.forward_rows(rows, context, None, Run(keep=True))
         return {
-            k: Trace.of(layer, *tape[k][:2], state[k]) for k, layer in enumerate(self.layers) if isinstance(layer, LSTM)
+            k: Trace(layer, *tape[k][:2], state[k]) for k, layer in enumerate(self.layers) if isinstance(layer, LSTM)
         }
+
+    def gradient_flow(self, X, y, *, loss="mse", lengths=None, mask=None, sample_weight=None):
+        """The gradient of a loss at every step of the recurrent layers, without dropout, from one backward pass.
+
+        Parameters
+        ----------
+        X, y, loss, lengths, sample_weight : as in `fit`
+        mask : array of bool (N, T) or list of (T_n,), as X; optional
+            As in `predict`.
+
+        Returns
+        -------
+        GradientFlow
+            By (index in ``layers``, layer, direction).
+
+        Examples
+        --------
+        How much of the gradient reaches the first step?
+
+        >>> import numpy as np, lstmx
+        >>> model = lstmx.Sequential([lstmx.LSTM(1, 8), lstmx.Last(), lstmx.Dense(8, 1)], random_state=0)
+        >>> flow = model.gradient_flow(np.zeros((4, 60, 1)), np.ones(4))
+        >>> norms = flow.norms("c")[0, 0, 0]
+        >>> bool(norms[0] < 0.2 * norms[-1])
+        True
+        """
+        from lstmx import losses
+
+        chosen, activation = losses.get_loss(loss, self._final_activation)
+        data = self._data(X, y, loss, lengths, sample_weight, None, mask=mask)
+        rows, context, target, weight = data.batch(np.arange(len(data.inputs)))
+        run = Run(keep=True, activation=activation, own_steps=True)
+        prediction, _, _, tape = self.forward_rows(rows, context, None, run)
+        _, gradient = chosen.total(prediction, target, weight, kernels.total(weight))
+        flow = {k: room(layer, tape[k][1]) for k, layer in enumerate(self.layers) if is_recurrent(layer)}
+        self.backward_rows(tape, gradient, self._outputs(), flow=flow)
+        return GradientFlow({
+            (k, *key): (tape[k][1], self.layers[k].hidden_size, pair)
+            for k, pairs in flow.items() for key, pair in pairs.items()
+        })  # fmt: skip
 
     def parameters(self):
         """The parameters by name ("0.weight_ih_l0": layer index, then the layer's name), read-only."""

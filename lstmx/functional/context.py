@@ -95,6 +95,12 @@ class SequenceContext:
 
     def after(self, before, final, reverse):
         """State after each step (S, H), from the state `before` each step (S, H) and the `final` one (N, H), sorted."""
+        if self.uniform and self.rows:
+            out = allocate.empty(before.shape, before.dtype)
+            ends, others = (slice(self.batch), slice(self.batch, None)) if reverse else (
+                slice(-self.batch, None), slice(-self.batch))  # fmt: skip
+            out[ends], out[others] = final, before[: -self.batch] if reverse else before[self.batch :]
+            return out
         row, time = self.sorted_places
         following = time - 1 if reverse else time + 1
         running = np.append(np.diff(self.offsets), 0)  # running[-1] is 0, before the first and after the last step

@@ -425,7 +425,7 @@ class LSTM(Stack, Layer):
         run = Run(keep=True, parameters=self.store.snapshot)
         rows, context, h, c = self._read(x, state, run.parameters, lengths=lengths, mask=mask, reset=reset)
         _, tape = self._run(rows, context, h, c, run)
-        return Trace.of(self, tape, context, (h, c))
+        return Trace(self, tape, context, (h, c))
 
     def memory(self, N, T, training=False):
         """Bytes of working memory that a call on N sequences of T steps takes at its peak, parameters and x aside.
