@@ -180,7 +180,7 @@ class Sequential(storage.Stored):
     def fit(self, X, y, *, loss="mse", optimizer="adam", epochs=10, batch_size=32, lengths=None, sample_weight=None,
             class_weight=None, shuffle=True, validation_data=None, validation_lengths=None, validation_split=0.0,
             validation_from="random", metrics=(), clip_norm=None, clip_value=None, early_stopping=None, callbacks=(),
-            verbose=1, random_state=None):  # fmt: skip
+            monitor=None, verbose=1, random_state=None):  # fmt: skip
         """Train.
 
         Parameters
@@ -220,6 +220,12 @@ class Sequential(storage.Stored):
             An integer is the patience in epochs; the best weights are restored. Watches the validation loss, or without
             validation data the training loss.
         callbacks : Callback or functions ``f(epoch, logs)``; returning True stops
+        monitor : {None, "gradients"}
+            "gradients" warns, once, of gradients that vanish or explode on their way back through a recurrent layer,
+            and of what helps. They are measured every 50 updates, on the batch at hand: of the gradient that the last
+            step of a sequence is given, the share that reaches the first (below 1e-6 it vanishes), and the largest on
+            the way (above 1e3 it explodes). The history has both, such as ``0.gradient_first_l0`` and
+            ``0.gradient_largest_l0``.
         verbose : {0, 1, 2}
             0 says nothing, 1 shows a bar where there is a terminal and tqdm, else one line per epoch, 2 always a line.
         random_state : None, int, SeedSequence or Generator
@@ -247,6 +253,9 @@ class Sequential(storage.Stored):
                 rng = validate.random_generator("random_state", random_state)
             if shuffle not in (True, False, "exact"):
                 raise ValueError(f'shuffle: got {shuffle!r}, must be True, "exact" or False')
+            if monitor not in (None, "gradients"):
+                raise ValueError(f'monitor: got {monitor!r}, must be None or "gradients"; what early stopping watches '
+                                 "is EarlyStopping(monitor=...)")  # fmt: skip
             if verbose not in (0, 1, 2):
                 raise ValueError(f"verbose: got {verbose!r}, must be 0, 1 or 2")
             for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
@@ -271,6 +280,7 @@ class Sequential(storage.Stored):
                 validation=validation, clip_norm=clip_norm, clip_value=clip_value, rng=rng,
                 metrics=chosen_metrics,
                 early_stopping=training.get_early_stopping(early_stopping), callbacks=training.get_callbacks(callbacks),
+                monitor=training.GradientMonitor(self) if monitor else None,
                 progress=training.Progress(bar=verbose == 1) if verbose else None,
             )  # fmt: skip
             self._history = trainer.state.history

@@ -55,7 +55,7 @@ class Trainer:
 
     def __init__(self, model, data, loss, optimizer, *, batch_size, shuffle=True, validation=None, metrics=None,
                  score=None, clip_norm=None, clip_value=None, early_stopping=None, callbacks=(), progress=None,
-                 rng=None, state=None):  # fmt: skip
+                 monitor=None, rng=None, state=None):  # fmt: skip
         self.model, self.data, self.validation = model, data, validation
         self.loss, self.activation = loss
         self.optimizer, self.batch_size, self.shuffle = optimizer, batch_size, shuffle
@@ -63,7 +63,7 @@ class Trainer:
         self.clip_norm, self.clip_value = clip_norm, clip_value
         watched = isinstance(early_stopping, EarlyStopping)
         self.watcher = early_stopping.watcher(validation is not None) if watched else early_stopping
-        self.callbacks, self.progress = callbacks, progress
+        self.callbacks, self.progress, self.monitor = callbacks, progress, monitor
         self.parameters = Parameters(model)
         self.state = state if state is not None else self._fresh_state(rng)
         if self.watcher is not None and not self.state.memory:
@@ -179,7 +179,7 @@ class Trainer:
         logs["learning_rate"] = rate
         if self.progress is not None:
             self.progress.end(logs)
-        return logs
+        return logs if self.monitor is None else logs | self.monitor.end_epoch(self, epoch)
 
     def _watch_growth(self, loss, weight, epoch, rate):
         """Warn, once, if the loss has grown by orders of magnitude."""
@@ -204,6 +204,8 @@ class Trainer:
         keys = draw_keys(self.state.rng, len(self.model.layers))
         rows, context, target, weight = self.data.batch(chosen)
         batch = chosen, context, rows, target
+        if self.monitor is not None:
+            self.monitor.see(self, rows, context, target, weight)
         parameters = [layer.store.snapshot for layer in self.model.layers]  # nobody else may set them now
         run = Run(True, keys, parameters, self.activation, own_steps=True)
         prediction, _, _, tape = self.model.forward_rows(rows, context, None, run)
