@@ -331,6 +331,10 @@ class Sequential(storage.Stored):
         )
         return batches.Data(inputs, wanted, weights)
 
+    def read(self, X, *, lengths=None, mask=None, reset=None):
+        """`Sequences` of X as `predict` takes it: ``.all()`` gives what `forward_rows` takes."""
+        return self._read(X, lengths, mask=mask, reset=reset)
+
     def _read(self, X, lengths, single=True, prefix="", mask=None, reset=None):
         """`Sequences` of X; `single`: X may be one sequence without a batch axis."""
         embedding = self.embedding

@@ -1,0 +1,266 @@
+"""What an output rests on: a share of it for every step and feature of the input."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lstmx.data.batches import collect
+from lstmx.functional import allocate, sequences, validate
+from lstmx.functional.context import PooledContext
+from lstmx.layers import Dense, Embedding, Layer, Masking, Run
+from lstmx.layers.base import snapshots
+from lstmx.layers.flow import is_recurrent
+from lstmx.model import BATCH, Sequential
+
+METHODS = ("gradient_x_input", "integrated_gradients", "occlusion")
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """What `attribute` found, for N sequences.
+
+    Attributes
+    ----------
+    values : in the form of X
+        Shares of the output, float64: 0 past each end and on masked steps. For tokens one for each.
+    output, baseline_output : ndarray (N,)
+        The output that is explained, of X and of the baseline; NaN for a sequence without the step asked for.
+    completeness : ndarray (N,)
+        The sum of a sequence's values less ``output - baseline_output``: 0 where they explain all of the difference.
+    chosen : ndarray of int (N,) or None
+        Which output it is; None of a weighted sum of them.
+    method : str
+    """
+
+    values: object
+    output: np.ndarray
+    baseline_output: np.ndarray
+    completeness: np.ndarray
+    chosen: np.ndarray | None
+    method: str
+
+
+def attribute(model, X, *, output=None, method="integrated_gradients", baseline=0.0, steps=64, step=None, logits=False,
+              lengths=None, mask=None):  # fmt: skip
+    """How much every step and feature of the input adds to an output.
+
+    Parameters
+    ----------
+    model : Sequential or LSTM
+    X : as `Sequential.predict` takes it
+    output : int or array (O,), optional
+        Which of the outputs, or weights of a sum of them; by default the largest of each sequence.
+    method : {"gradient_x_input", "integrated_gradients", "occlusion"}
+        - "integrated_gradients" (Sundararajan, Taly and Yan 2017): ``(x - baseline)`` times the mean gradient on the
+          straight line between the two. The values sum to the output less that of the baseline.
+        - "gradient_x_input": ``(x - baseline)`` times the gradient at x: one pass, and little where a gate or a final
+          sigmoid is saturated.
+        - "occlusion": by how much the output falls if one value (of tokens, one token) is replaced by the baseline. It
+          asks the model itself, in ``T * I`` passes, but values that can stand in for each other get nothing.
+    baseline : float, array (I,), or in the form of X
+        What says nothing: for standardised features their mean, 0. Of tokens, that of the embedded vectors.
+    steps : int
+        Points on the line, at which the gradient is integrated by the formula of Gauss and Legendre.
+    step : int, optional
+        Without a pooling layer: the step whose output is explained, among those that there are of each sequence; -1,
+        the last, by default.
+    logits : bool
+        Explain what enters a final sigmoid or softmax, which saturates, not the probability that leaves it.
+    lengths, mask : as in `Sequential.predict`
+
+    Returns
+    -------
+    Attribution
+
+    Examples
+    --------
+    What happens at step 3 in feature 1 is found:
+
+    >>> import numpy as np, lstmx
+    >>> model = lstmx.Sequential([lstmx.LSTM(2, 8), lstmx.Last(), lstmx.Dense(8, 1)], random_state=0)
+    >>> x = np.zeros((1, 10, 2))
+    >>> x[0, 3, 1] = 2.0
+    >>> found = lstmx.inspect.attribute(model, x)
+    >>> np.unravel_index(np.abs(found.values[0]).argmax(), (10, 2)) == (3, 1)
+    True
+    >>> bool(np.abs(found.completeness).max() < 1e-5)
+    True
+    """
+    validate.choice("method", method, METHODS)
+    validate.count("steps", steps)
+    net = Net(model, validate.flag("logits", logits))
+    inputs = net.read(X, lengths, mask)
+    return net.attribute(inputs, output, method, net.read_baseline(baseline, X, lengths, mask), steps, step)
+
+
+class Net:
+    """The layers of a model on packed rows in inference, from the first that takes numbers.
+
+    Parameters
+    ----------
+    model : Sequential or recurrent layer
+    logits : bool
+        Whether outputs are what enters the final activation.
+    """
+
+    def __init__(self, model, logits=False):
+        if isinstance(model, Sequential):
+            self.layers = model.layers
+        elif isinstance(model, Layer) and is_recurrent(model):
+            self.layers = (model,)
+        else:
+            raise TypeError(f"model: got {type(model).__name__}, must be a Sequential or an LSTM; fitted estimators "
+                            "have lstmx.inspect.explain")  # fmt: skip
+        self.model = model
+        self.first = next(k for k, layer in enumerate(self.layers) if not isinstance(layer, Embedding | Masking))
+        self.tokens = isinstance(self.layers[0], Embedding)
+        if logits and not isinstance(self.layers[-1], Dense):
+            raise ValueError("logits: the model does not end with a Dense, so that nothing enters its activation")
+        self.activation = "linear" if logits else None
+        self.parameters = snapshots(self.layers)
+        self.outputs = model.output_size() if isinstance(model, Layer) else model.output_size
+
+    def read(self, X, lengths, mask):
+        """`Sequences` of X."""
+        if isinstance(self.model, Sequential):
+            return self.model.read(X, lengths=lengths, mask=mask)
+        return sequences(X, self.model.input_size, self.model.dtype, lengths=lengths, mask=mask, single=True)
+
+    def read_baseline(self, baseline, X, lengths, mask):
+        """A number or array (I,) of the net's type, or `Sequences` that are like X."""
+        size = self.layers[0].features if self.tokens else self.model.input_size
+        several = isinstance(baseline, list | tuple) and any(np.ndim(a) for a in baseline)
+        if several or np.ndim(baseline) > 1:
+            if self.tokens:
+                raise ValueError(f"baseline: must be a number or an array ({size},), an embedded vector")
+            try:
+                return self.read(baseline, lengths, mask)
+            except ValueError as error:
+                raise ValueError(f"baseline: must be a number, ({size},), or as X ({error})") from None
+        array = validate.real_array("baseline", baseline, self.model.dtype)
+        if array.shape not in ((), (size,)):
+            raise ValueError(f"baseline: got shape {array.shape}, must be a number, ({size},), or as X")
+        return array
+
+    def attribute(self, inputs, output, method, baseline, steps, step):
+        """`attribute` for `Sequences`."""
+        weights = self._weights(output)
+        if not len(inputs):
+            raise ValueError("X: holds no sequence")
+        parts = []
+        each = baseline.parts(BATCH) if hasattr(baseline, "parts") else None
+        for part in inputs.parts(BATCH):
+            rows, context = self._numbers(part)
+            line = baseline if each is None else self._baseline_rows(next(each), context)
+            parts.append(self._attribute(rows, context, weights, method, line, steps, step))
+        values = [values for values, *_ in parts]
+        found = values[0] if inputs.form == "single" else collect(values, len(inputs))
+        output, base, completeness, chosen = (np.concatenate(a) for a in list(zip(*parts, strict=True))[1:])
+        if step is not None and not np.isfinite(output).any():
+            raise IndexError(f"step: got {step}, but no sequence has such a step")
+        return Attribution(found, output, base, completeness, None if weights is not None else chosen, method)
+
+    def _weights(self, output):
+        """Weights (O,) of the outputs; None: the largest counts."""
+        if output is None:
+            return None
+        array = np.asarray(output)
+        if array.ndim:
+            return validate.shaped("output", array, (self.outputs,), np.float64, "one weight for each output")
+        k = validate.count("output", output, 0)
+        if k >= self.outputs:
+            raise ValueError(f"output: got {k}, the model has {self.outputs} outputs, from 0")
+        return np.eye(self.outputs)[k]
+
+    def _numbers(self, part):
+        """(rows of numbers, context) of `Sequences`."""
+        rows, context = part.all(own=True)
+        if self.tokens:
+            rows, context, *_ = self.layers[0].forward_rows(rows, context, None, Run(parameters=self.parameters[0]))
+        return rows, context
+
+    def _baseline_rows(self, part, context):
+        rows, own = part.all(own=True)
+        if not np.array_equal(own.lengths, context.lengths):
+            raise ValueError("baseline: must have the steps that X has")
+        return rows
+
+    def forward(self, rows, context, keep=False):
+        """Outputs of packed rows, their context, and a tape."""
+        tape = []
+        for layer, own in zip(self.layers[self.first :], self.parameters[self.first :], strict=True):
+            activation = self.activation if layer is self.layers[-1] else None
+            rows, context, _, entry = layer.forward_rows(rows, context, None, Run(keep, None, own, activation, True))
+            tape.append(entry)
+        return rows, context, tape
+
+    def gradient(self, tape, dy):
+        """dL/dx of packed rows."""
+        for k in reversed(range(self.first, len(self.layers))):
+            layer = self.layers[k]
+            out = {name: allocate.empty(p.shape, p.dtype) for name, p in self.parameters[k].arrays.items()}
+            dy = layer.backward_rows(tape[k - self.first], dy, out, True)
+        return dy
+
+    def _attribute(self, rows, context, weights, method, baseline, steps, step):
+        """(values in the form of X, output, that of the baseline, completeness, chosen) of a batch."""
+        base = np.broadcast_to(baseline, rows.shape).astype(rows.dtype)
+        y, after, tape = self.forward(rows, context, method == "gradient_x_input")
+        places, owners = _places(after, step)
+        chosen = np.zeros(len(context.given), np.intp)
+        if weights is None:
+            chosen[owners] = y[places].argmax(axis=1)
+            weights = np.eye(y.shape[1])[chosen[owners]]
+        sent = np.broadcast_to(weights, (len(places), y.shape[1]))
+
+        def outputs(y):
+            out = np.full(len(context.given), np.nan)
+            out[owners] = (y[places] * sent).sum(axis=1)
+            return out
+
+        def gradient(tape):
+            dy = allocate.zeros(y.shape, y.dtype)
+            dy[places] = sent
+            return self.gradient(tape, dy)
+
+        f, f_base = outputs(y), outputs(self.forward(base, context)[0])
+        away = (rows - base).astype(np.float64)
+        if method == "gradient_x_input":
+            values = gradient(tape) * away
+        elif method == "integrated_gradients":
+            values = np.zeros(rows.shape)
+            points, shares = np.polynomial.legendre.leggauss(steps)
+            for point, share in zip((1 + points) / 2, shares / 2, strict=True):
+                values += share * gradient(self.forward((base + point * away).astype(rows.dtype), context, True)[2])
+            values *= away
+        else:
+            values = self._occluded(rows, base, context, f, outputs)
+        total = np.bincount(context.places[0], values.sum(axis=1), len(f))
+        shown = context.unpack(values.sum(axis=1) if self.tokens else values)
+        return shown, f, f_base, total - (f - f_base), chosen
+
+    def _occluded(self, rows, base, context, f, outputs):
+        """By how much outputs f fall if one value, or one token, of each sequence at a time is the baseline's."""
+        values, owners = np.zeros(rows.shape), context.places[0]
+        tried = rows.copy()
+        for first, end in zip(context.offsets[:-1].tolist(), context.offsets[1:].tolist(), strict=True):
+            now = slice(first, end)
+            for column in [slice(None)] if self.tokens else range(rows.shape[1]):
+                tried[now, column] = base[now, column]
+                fall = np.nan_to_num(f - outputs(self.forward(tried, context)[0]))[owners[now]]
+                values[now, 0 if self.tokens else column] = fall
+                tried[now, column] = rows[now, column]
+        return values
+
+
+def _places(context, step):
+    """(packed row, the caller's sequence) of the output of each sequence that has it."""
+    if isinstance(context, PooledContext):
+        if step is not None:
+            raise ValueError("step: the model gives one output for a sequence; leave it out")
+        return np.arange(context.batch), context.places[0]
+    lengths = context.sort(context.lengths)
+    step = -1 if step is None else int(step)
+    at = np.full(len(lengths), step) if step >= 0 else lengths + step
+    there = np.flatnonzero((at >= 0) & (at < lengths))
+    return context.offsets[at[there]] + there, context.owners[there]
