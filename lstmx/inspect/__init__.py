@@ -1,15 +1,19 @@
 """Looking inside: what the gates did, how the gradient flows, what a score rests on; plots need matplotlib."""
 
 from lstmx.inspect.attribution import Attribution, attribute
+from lstmx.inspect.explain import Cause, Explanation, explain
 from lstmx.inspect.flow import GradientFlow, gradient_flow
 from lstmx.inspect.importance import PermutationImportance, permutation_importance
 from lstmx.plots import plot_history, plot_trace
 
 __all__ = [
     "Attribution",
+    "Cause",
+    "Explanation",
     "GradientFlow",
     "PermutationImportance",
     "attribute",
+    "explain",
     "gradient_flow",
     "permutation_importance",
     "plot_history",

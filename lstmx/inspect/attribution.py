@@ -142,9 +142,11 @@ class Net:
             raise ValueError(f"baseline: got shape {array.shape}, must be a number, ({size},), or as X")
         return array
 
-    def attribute(self, inputs, output, method, baseline, steps, step):
-        """`attribute` for `Sequences`."""
-        weights = self._weights(output)
+    def attribute(self, inputs, output, method, baseline, steps, step, of_largest=None):
+        """`attribute` for `Sequences`; the weights of outputs are ``of_largest[k]`` where the largest is k, by default
+        those of this one alone.
+        """
+        weights, of_largest = self._weights(output), np.eye(self.outputs) if of_largest is None else of_largest
         if not len(inputs):
             raise ValueError("X: holds no sequence")
         parts = []
@@ -152,7 +154,7 @@ class Net:
         for part in inputs.parts(BATCH):
             rows, context = self._numbers(part)
             line = baseline if each is None else self._baseline_rows(next(each), context)
-            parts.append(self._attribute(rows, context, weights, method, line, steps, step))
+            parts.append(self._attribute(rows, context, weights, of_largest, method, line, steps, step))
         values = [values for values, *_ in parts]
         found = values[0] if inputs.form == "single" else collect(values, len(inputs))
         output, base, completeness, chosen = (np.concatenate(a) for a in list(zip(*parts, strict=True))[1:])
@@ -202,7 +204,7 @@ class Net:
             dy = layer.backward_rows(tape[k - self.first], dy, out, True)
         return dy
 
-    def _attribute(self, rows, context, weights, method, baseline, steps, step):
+    def _attribute(self, rows, context, weights, of_largest, method, baseline, steps, step):
         """(values in the form of X, output, that of the baseline, completeness, chosen) of a batch."""
         base = np.broadcast_to(baseline, rows.shape).astype(rows.dtype)
         y, after, tape = self.forward(rows, context, method == "gradient_x_input")
@@ -210,7 +212,7 @@ class Net:
         chosen = np.zeros(len(context.given), np.intp)
         if weights is None:
             chosen[owners] = y[places].argmax(axis=1)
-            weights = np.eye(y.shape[1])[chosen[owners]]
+            weights = of_largest[chosen[owners]]
         sent = np.broadcast_to(weights, (len(places), y.shape[1]))
 
         def outputs(y):

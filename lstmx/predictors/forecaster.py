@@ -357,8 +357,12 @@ class Forecaster(Predictor):
         dict of int to Trace
             By the layer's index in ``model.layers``; (series, window, H) arrays.
         """
+        return self.model.trace(self.next_rows(X))
+
+    def next_rows(self, X=None):
+        """What the model reads (series, window, features) for the next forecast; X as in `trace`."""
         _, x = self._future(1, X)
-        return self.model.trace(self.rows(self.arrays["history"], x, *self._scales()))
+        return self.rows(self.arrays["history"], x, *self._scales())
 
     def _give(self, found):
         """(series, .., O) as the caller gave series."""

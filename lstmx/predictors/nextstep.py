@@ -27,14 +27,21 @@ def behind(rows, context):
     return out
 
 
-def distance(d, precision):
-    """Minus the squared Mahalanobis distances (T,) of deviations (T, F)."""
-    weighed, score = np.zeros_like(d), np.zeros(len(d))
+def distances(d, precision, gaps=None):
+    """The part (T, F) of each feature in the squared Mahalanobis distances of deviations (T, F); of `gaps` (T, F) it is
+    0, and the distance is that of the others.
+    """
+    if gaps is not None and gaps.any():
+        parts, covariance = np.zeros(d.shape), inverse(precision)
+        for pattern in np.unique(gaps, axis=0):
+            steps, there = (gaps == pattern).all(axis=1), np.flatnonzero(~pattern)
+            own = inverse(covariance[np.ix_(there, there)]) if pattern.any() else precision
+            parts[np.ix_(steps, there)] = distances(d[np.ix_(steps, there)], own)
+        return parts
+    weighed = np.zeros(d.shape)
     for column, row in zip(d.T, precision, strict=True):  # the same bits for any number of steps
         weighed += column[:, None] * row
-    for column, other in zip(d.T, weighed.T, strict=True):
-        score -= column * other
-    return score
+    return d * weighed
 
 
 def inverse(covariance):
@@ -127,14 +134,14 @@ class AnomalyDetector(_NextStepPredictor):
 
     def score_errors(self, errors, gaps=None):
         """The scores (T,) of errors (T, F), of which some may be of `gaps` (T, F)."""
-        d = errors.astype(np.float64) - self.arrays["location"]
-        score = distance(d, self.arrays["precision"])
-        if gaps is not None and gaps.any():
-            covariance = inverse(self.arrays["precision"])
-            for pattern in np.unique(gaps[gaps.any(axis=1)], axis=0):
-                steps, there = (gaps == pattern).all(axis=1), np.flatnonzero(~pattern)
-                score[steps] = distance(d[np.ix_(steps, there)], inverse(covariance[np.ix_(there, there)]))
+        score = np.zeros(len(errors))
+        for part in self.parts(errors, gaps).T:
+            score -= part
         return score
+
+    def parts(self, errors, gaps=None):
+        """The part (T, F) of each feature in minus the score of errors (T, F)."""
+        return distances(errors.astype(np.float64) - self.arrays["location"], self.arrays["precision"], gaps)
 
     def summarise(self, scores, data):
         """One score per sequence of a panel from those of its steps."""

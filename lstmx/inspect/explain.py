@@ -1,0 +1,306 @@
+"""Which steps and columns decided what a fitted estimator says of each sequence."""
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from lstmx.functional import validate
+from lstmx.functional.read import Sequences
+from lstmx.inspect.attribution import METHODS, Net
+from lstmx.predictors import AnomalyDetector, Classifier, Forecaster, Pipeline, Predictor, Regressor
+
+
+class Cause(NamedTuple):
+    """One value of the input, and its share."""
+
+    sequence: int
+    step: int
+    column: int
+    step_name: str
+    column_name: str
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What `explain` found, for n sequences.
+
+    Attributes
+    ----------
+    values : array or list, in the form of X
+        The share of every step and column; NaN where X is padding. Of a forecaster (series, window, columns), of those
+        steps that its network has read.
+    shares : list of n ndarrays (T_i, F)
+        The same, always in this form.
+    output : ndarray (n,)
+        What is explained, in the words of `subject`.
+    baseline_output : ndarray (n,)
+        What it would be if all columns were as they are on average; 0 of an anomaly's distance.
+    completeness : ndarray (n,)
+        The sum of the shares less ``output - baseline_output``: 0 where they explain all of the difference.
+    subject : list of n str
+        Such as "class 'a', as log odds".
+    step_names, column_names : list of str, or None
+        None where the number of the step is its name.
+    method : str
+    """
+
+    values: object
+    shares: list
+    output: np.ndarray
+    baseline_output: np.ndarray
+    completeness: np.ndarray
+    subject: list
+    step_names: list | None
+    column_names: list
+    method: str
+
+    @functools.cached_property
+    def decisive_steps(self):
+        """(n,): of each sequence the step whose columns have the largest shares, whatever their sign."""
+        return np.array([int(np.abs(a).sum(axis=1).argmax()) for a in self.shares])
+
+    @functools.cached_property
+    def decisive_columns(self):
+        """(n,): of each sequence the column with the largest share at the decisive step."""
+        return np.array([int(np.abs(a[t]).argmax()) for a, t in zip(self.shares, self.decisive_steps, strict=True)])
+
+    def column_weights(self):
+        """(F,): how much each column counts: the sum of its shares' sizes, the mean over sequences."""
+        return np.mean([np.abs(a).sum(axis=0) for a in self.shares], axis=0)
+
+    def top(self, count=5, sequence=None):
+        """The values with the largest shares, whatever their sign.
+
+        Parameters
+        ----------
+        count : int
+        sequence : int, optional
+            Of this one; by default of all, `count` of each.
+
+        Returns
+        -------
+        list of Cause
+        """
+        validate.count("count", count)
+        found = []
+        for n in range(len(self.shares)) if sequence is None else [range(len(self.shares))[sequence]]:
+            a = self.shares[n]
+            for place in np.argsort(-np.abs(a), axis=None, kind="stable")[:count]:
+                t, k = (int(i) for i in np.unravel_index(place, a.shape))
+                found.append(Cause(n, t, k, self._step(t), self.column_names[k], float(a[t, k])))
+        return found
+
+    def _step(self, t):
+        return f"step {t}" if self.step_names is None else self.step_names[t]
+
+    def __str__(self):
+        lines = []
+        for n, (what, value, base) in enumerate(zip(self.subject, self.output, self.baseline_output, strict=True)):
+            lines.append(f"sequence {n}: {what}: {value:.4g} (of an average input {base:.4g})")
+            lines += [f"  {c.share:+.4g}  {c.column_name} at {c.step_name}" for c in self.top(5, n)]
+            if n == 9 and len(self.subject) > 10:
+                return "\n".join([*lines, f".. and {len(self.subject) - 10} more"])
+        return "\n".join(lines)
+
+    def __repr__(self):
+        return f"<Explanation of {len(self.shares)} sequences by {self.method}>"
+
+
+def explain(estimator, X=None, *, output=None, step=None, method="integrated_gradients", steps=64, feature_names=None):
+    """Name the steps and columns that decided, for every sequence.
+
+    `permutation_importance` says what a score rests on over many sequences; this, what each answer rests on.
+
+    Parameters
+    ----------
+    estimator : fitted estimator of lstmx, what `lstmx.load` gives of one, a pipeline that ends with one, or a search
+        - A classifier: the log odds of the class that it predicts; of more than two classes how far what enters the
+          softmax for the class lies above the mean of the others.
+        - A regressor: the target, in its unit.
+        - A forecaster: one step of the forecast, by the lags of its window (lag 1 is the last step known), in the unit
+          of y; of differences with `differences`, and of what `transform` gives.
+        - An anomaly detector: the squared distance of each step from what was to be expected, and each column's part
+          of it, which is negative where its error speaks for the others'.
+    X : as its ``predict`` takes it; of a forecaster the exogenous variables to come, or None
+        Pipelines: what their first step takes; shares are of what their last one is given.
+    output : int, optional
+        Which class, target or variable, from 0: by default the class that is predicted, or the only one.
+    step : int, optional
+        With ``target="step"``: which step of a sequence, by default the last, -1. Of a forecaster: which step of the
+        forecast, by default the first, 0.
+    method, steps : as in `attribute`
+        An anomaly detector needs none.
+    feature_names : list of str, optional
+        By default those of frames, or "feature 0", ...
+
+    Returns
+    -------
+    Explanation
+
+    Examples
+    --------
+    >>> import numpy as np, lstmx
+    >>> from lstmx import LSTMAnomalyDetector
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.sin(np.arange(300) / 4)[None, :, None] + 0.05 * rng.normal(size=(1, 300, 2))
+    >>> detector = LSTMAnomalyDetector(16, window=50, max_iter=40, tol=0.05, random_state=0).fit(X)
+    >>> X[0, 200, 1] += 2
+    >>> found = lstmx.inspect.explain(detector, X, feature_names=["left", "right"])
+    >>> found.top(1)[0].step_name, found.top(1)[0].column_name
+    ('step 200', 'right')
+    """
+    validate.choice("method", method, METHODS)
+    validate.count("steps", steps)
+    if output is not None:
+        output = validate.count("output", output, 0)
+    predictor, X, given_names = _last(estimator, X)
+    how = {"output": output, "step": step, "method": method, "steps": steps}
+    if isinstance(predictor, Forecaster):
+        return _forecast(predictor, X, feature_names, **how)
+    if X is None:
+        raise ValueError("X: must be the sequences whose answers are to be explained")
+    if isinstance(predictor, AnomalyDetector):
+        if output is not None or step is not None:
+            raise ValueError("output, step: an anomaly detector explains every step; leave them out")
+        shares, *found = _anomalies(predictor, data := predictor.read(X))
+    elif isinstance(predictor, Classifier | Regressor):
+        data = predictor.read(X)
+        shares, *found = _supervised(predictor, data, **how)
+    else:
+        raise TypeError(f"estimator: got {type(estimator).__name__}, must be a classifier, regressor, forecaster or "
+                        "anomaly detector of lstmx; a Sequential has lstmx.inspect.attribute")  # fmt: skip
+    columns = _names(feature_names, given_names, X, data)
+    frame = getattr(X, "columns", None)
+    named = [str(name) for name in frame] if frame is not None and data.flat else None
+    return Explanation(data.give(shares), shares, *found[:-1], named, columns, found[-1])
+
+
+def _last(estimator, X):
+    """(the predictor of an estimator, what X is when it comes there, names of features that it was fitted with)."""
+    if hasattr(estimator, "best_estimator_"):
+        estimator = estimator.best_estimator_
+    if isinstance(estimator, Pipeline) or isinstance(getattr(estimator, "steps", None), list):
+        *before, (_, estimator) = estimator.steps
+        for _, part in before:
+            X = X if part is None or isinstance(part, str) else part.transform(X)
+    if hasattr(estimator, "__sklearn_tags__"):
+        from lstmx.estimators._saving import to_step
+
+        return to_step(estimator), X, getattr(estimator, "feature_names_in_", None)
+    return (estimator if isinstance(estimator, Predictor) else None), X, None
+
+
+def _names(given, fitted, X, data):
+    """F names of features."""
+    if given is not None:
+        names = [str(name) for name in given]
+        if len(names) != data.features:
+            raise ValueError(f"feature_names: got {len(names)}, must be {data.features}, one for each feature")
+        return names
+    found = getattr(X[0], "columns", fitted) if isinstance(X, list | tuple) else fitted
+    if found is not None and len(found) == data.features:
+        return [str(name) for name in found]
+    return [f"feature {k}" for k in range(data.features)]
+
+
+def _lists(values, lengths):
+    """(T_i, F) of what `Net.attribute` gives."""
+    return [a[:n] for a, n in zip(values, lengths.tolist(), strict=True)]
+
+
+def _supervised(predictor, data, *, output, step, method, steps):
+    """(shares, output, that of the baseline, completeness, subject, method) of a classifier or regressor."""
+    config = predictor.config
+    if step is not None and config["target"] != "step":
+        raise ValueError('step: the model gives one output for a sequence; leave it out, or fit with target="step"')
+    regressor = isinstance(predictor, Regressor)
+    net, inputs = Net(predictor.model, logits=not regressor), predictor.sequences(data)
+    if regressor:
+        count = config["outputs"]
+        if output is None and count > 1:
+            raise ValueError(f"output: must be one of the {count} targets, from 0")
+        found = net.attribute(inputs, output or 0, method, 0.0, steps, step)
+        scale, shift = (predictor.arrays[name][output or 0] if config["standardize"] else default
+                        for name, default in (("y_scale", 1.0), ("y_mean", 0.0)))  # fmt: skip
+        subject = ["the target" if count == 1 else f"target {output}"] * len(data)
+        signs = np.full(len(data), scale)
+    else:
+        classes, shift = config["classes"], 0.0
+        if output is not None and output >= len(classes):
+            raise ValueError(f"output: got {output}, there are {len(classes)} classes, from 0")
+        single = predictor.outputs(config) == 1
+        if single and len(classes) == 2:
+            found = net.attribute(inputs, 0, method, 0.0, steps, step)
+            chosen = (found.output > 0).astype(int) if output is None else np.full(len(data), output)
+            signs = np.where(chosen == 1, 1.0, -1.0)
+        else:
+            found, chosen, signs = _of_classes(net, inputs, config, output, method, steps, step)
+        what = "label" if config["multilabel"] else "class"
+        unit = "log odds" if single or config["multilabel"] else "lead in what enters the softmax"
+        subject = [f"{what} {classes[k]!r}, as {unit}" for k in chosen]
+    shares = [a * sign for a, sign in zip(_lists(found.values, data.lengths), signs, strict=True)]
+    values = (found.output * signs + shift, found.baseline_output * signs + shift, found.completeness * signs)
+    return shares, *values, subject, method
+
+
+def _of_classes(net, inputs, config, output, method, steps, step):
+    """(Attribution, the class of each sequence, signs): of a class, less the mean of the others if they exclude it."""
+    count = net.outputs
+    weights = np.eye(count) if config["multilabel"] or count == 1 else (count * np.eye(count) - 1) / (count - 1)
+    if output is not None:
+        found = net.attribute(inputs, weights[output], method, 0.0, steps, step)
+        return found, np.full(len(inputs), output), np.ones(len(inputs))
+    found = net.attribute(inputs, None, method, 0.0, steps, step, of_largest=weights)
+    return found, found.chosen, np.ones(len(inputs))
+
+
+def _anomalies(predictor, data):
+    """As `_supervised`, of an anomaly detector."""
+    shares = [
+        predictor.parts(errors, gaps) for errors, gaps in zip(predictor.errors(data), data.each_missing(), strict=True)
+    ]
+    output = -predictor.summarise([-a.sum(axis=1) for a in shares], data)
+    score = -predictor.summarise(predictor.step_scores(data), data)
+    zeros = np.zeros(len(shares))
+    what = "the mean" if predictor.config["aggregate"] == "mean" else "the largest"
+    subject = [f"{what} squared distance of a step from what was to be expected"] * len(shares)
+    return shares, output, zeros, output - score, subject, "distance"
+
+
+def _forecast(predictor, X, feature_names, *, output, step, method, steps):
+    """The `Explanation` of one step of a forecast."""
+    config, arrays = predictor.config, predictor.arrays
+    step, count, block = 0 if step is None else validate.count("step", step, 0), config["features"], config["block"]
+    if step >= block:
+        raise ValueError(f"step: got {step}, the network gives {block} step{'s' * (block > 1)} of the forecast, "
+                         "from 0; the steps after are made of its own forecasts")  # fmt: skip
+    if output is None and count > 1:
+        raise ValueError(f"output: must be one of the {count} variables of y, from 0")
+    output = output or 0
+    if output >= count:
+        raise ValueError(f"output: got {output}, y has {count} variable{'s' * (count > 1)}, from 0")
+    rows = predictor.next_rows(X)
+    inputs = Sequences(rows, dtype=predictor.model.dtype)
+    found = Net(predictor.model).attribute(inputs, step * count + output, method, 0.0, steps, None)
+    scale, shift = arrays["y_scale"][:, output], arrays["y_mean"][:, output]
+    values = found.values * scale[:, None, None]
+    y = ["y"] if count == 1 else [f"y[{k}]" for k in range(count)]
+    if config["lags"]:
+        y = [f"{name} (differences {tuple(config['lags'])})" for name in y]
+    exogenous = config["columns"] or [f"X[{k}]" for k in range(config["exogenous"])]
+    if feature_names is not None:
+        given = [str(name) for name in feature_names]
+        if len(given) != count + config["exogenous"]:
+            raise ValueError(f"feature_names: got {len(given)}, must be {count + config['exogenous']}: of y, then of "
+                             "X")  # fmt: skip
+        y, exogenous = given[:count], given[count:]
+    columns = y + [f"{name}, {k} ahead" for k in range(1, block + 1) for name in exogenous]
+    window = values.shape[1]
+    what = f"{y[output]} in {step + 1} step{'s' * (step > 0)}"
+    return Explanation(
+        values, list(values), found.output * scale + shift, found.baseline_output * scale + shift,
+        found.completeness * scale, [what] * len(values), [f"lag {window - t}" for t in range(window)], columns, method,
+    )  # fmt: skip
