@@ -160,12 +160,8 @@ class Sequential(storage.Stored):
         return dy
 
     def _outputs(self):
-        """Where gradients go, for every layer; None for those by row."""
-        return [
-            {p.name: None if p.by_row else allocate.empty(p.shape, layer.dtype)
-             for p in layer.parameter_table(layer.config())}
-            for layer in self.layers
-        ]  # fmt: skip
+        """Where gradients go, for every layer."""
+        return [{n: allocate.empty(p.shape, p.dtype) for n, p in layer.store.arrays.items()} for layer in self.layers]
 
     def finish(self, rows, activation):
         """Outputs from rows that `forward_rows` gave with `activation` in place of the model's own."""
@@ -436,7 +432,7 @@ class Sequential(storage.Stored):
             raise TypeError("dy: got None, must have the form and shape of y")
         dy = read_gradient(dy, after, tape.parts["shape"][-1], self.dtype)
         parts = tape.use(None, self._versions())
-        out = [{n: allocate.empty(p.shape, p.dtype) for n, p in layer.store.arrays.items()} for layer in self.layers]
+        out = self._outputs()
         dx = self.backward_rows(parts["model"], dy, out, need_dx=not self.embedding)
         params = {f"{k}.{name}": g for k, grads in enumerate(out) for name, g in grads.items()}
         return Gradients(None if self.embedding else context.unpack(dx), None, params)

@@ -95,11 +95,9 @@ def aligned(shape, dtype, *, reuse=False):
     if DEBUG:
         return empty(shape, dtype)
     dtype = np.dtype(dtype)
-    count = math.prod(shape)
-    nbytes = count * dtype.itemsize + 64
+    nbytes = math.prod(shape) * dtype.itemsize + 64
     raw = _counted(spare.take, nbytes) if reuse else empty((nbytes,), np.uint8)
-    start = to_line(raw)
-    return raw[start : start + count * dtype.itemsize].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, raw, to_line(raw))
 
 
 def padded_width(columns, dtype):
