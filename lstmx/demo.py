@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import lstmx
-from lstmx.plots import plot_trace, whole_numbers
+from lstmx.plots import whole_numbers
 
 WEEKS = 52  # the horizon
 WINDOW, STEP = 104, 4  # two years of history, read in steps of four weeks
@@ -218,6 +218,8 @@ def _plot_speakers(path, true, found, history):
 
 def _plot_gates(path, model, x, speaker):
     import matplotlib.pyplot as plt
+
+    from lstmx.inspect import plot_trace
 
     figure = plot_trace(
         model.trace(x)[0],

@@ -1,0 +1,386 @@
+"""Pictures of a trace in the manner of scikit-learn's displays: gates, memory, half-lives."""
+
+import numpy as np
+
+from lstmx.data import panel
+from lstmx.plots import COLOURS, axes_or_new, divided, draw_heat, largest, whole_numbers
+from lstmx.plots.traced import QUANTITIES, one_sequence, read_input
+
+# Quantity -> what is on the left, and what the colours mean.
+_PANELS = {
+    "i": ("input gate i\n1 lets all of the candidate in", "share let in"),
+    "f": ("forget gate f\n0 forgets, 1 keeps", "share kept"),
+    "g": ("candidate g\nwhat could be added", "value"),
+    "o": ("output gate o\n0 hides, 1 shows the memory", "share shown"),
+    "c": ("memory cell\n$c_t = f c_{t-1} + i g$", "value"),
+    "h": ("output\nh = o tanh(c)", "value"),
+}
+MOST_LINES = 8
+
+
+def trace_of(estimator, X=None, lstm=None):
+    """The trace of an LSTM of a fitted estimator, predictor or model, and its sequences (T_n, I) or None."""
+    if not hasattr(estimator, "trace") or hasattr(estimator, "step"):
+        raise TypeError(f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx, or what load "
+                        "gives of one; of a pipeline give the last step, pipe[-1], and what it is fed as X")  # fmt: skip
+    traces = estimator.trace() if X is None else estimator.trace(X)
+    lstm = min(traces) if lstm is None else lstm
+    if lstm not in traces:
+        raise ValueError(f"lstm: got {lstm}, there are {sorted(traces)}: the indices of LSTMs among the layers")
+    forecasts = hasattr(estimator, "predict_interval")
+    return traces[lstm], None if forecasts or X is None else _sequences(estimator, X)
+
+
+def _sequences(estimator, X):
+    """The sequences of X one by one, as they were given, without padding."""
+    config = getattr(estimator, "config", {})
+    layout = config.get("layout", getattr(estimator, "layout", "NTC"))
+    X = X.to_numpy() if hasattr(X, "to_numpy") else X
+    return list(panel.read(X, layout, gaps=True).each())
+
+
+def _one_of(estimator, X, sequence, layer, direction, lstm):
+    """Arrays (T, H) along one sequence of X, and this sequence (T, I) or None."""
+    trace, sequences = trace_of(estimator, X, lstm)
+    one = one_sequence(trace, layer, direction, sequence)
+    if sequences is None:
+        return one, None
+    x = sequences[sequence]
+    return {name: values[: len(x)] for name, values in one.items()}, x
+
+
+def _names(estimator, given):
+    return getattr(estimator, "feature_names_in_", None) if given is None else given
+
+
+class GateDisplay:
+    """Heat maps of what the gates, the memory and the output did along one sequence, one row per unit.
+
+    Units have the same row in every panel: those that forget most, by the mean of their forget gate, are at the top.
+    Where there are more units or steps than pixels, neighbours are averaged, and the label says so.
+
+    Parameters
+    ----------
+    values : dict of str to array (T, H)
+        i, f, g, o, c and h.
+    x : array (T,) or (T, I), optional
+        The input, drawn on top: up to four features as lines, more as one row each.
+    feature_names : I strings, optional
+        By default the features are numbered from 0.
+    x_label : str
+        What the values of x are, and their unit.
+
+    Attributes
+    ----------
+    axes_ : dict of str to matplotlib Axes
+        By quantity; "x" is the input.
+    ax_ : matplotlib Axes
+        The topmost.
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> import numpy as np, lstmx
+    >>> x = np.random.default_rng(0).normal(size=(30, 2))
+    >>> trace = lstmx.LSTM(2, 8, random_state=0).trace(x)
+    >>> display = lstmx.inspect.GateDisplay.from_trace(trace, quantities="fc", x=x, feature_names=["wind", "rain"])
+    >>> list(display.axes_)
+    ['x', 'f', 'c']
+    """
+
+    def __init__(self, values, *, x=None, feature_names=None, x_label="input x"):
+        self.values, self.x_label = values, x_label
+        self.x, self.feature_names = (
+            (x, feature_names) if x is None else read_input(x, feature_names, len(values["c"]))
+        )  # fmt: skip
+
+    @classmethod
+    def from_trace(cls, trace, layer=0, direction=0, *, sequence=None, x=None, feature_names=None, x_label="input x",
+                   quantities="ifgoch", ax=None):  # fmt: skip
+        """Draw one sequence of a trace.
+
+        Parameters
+        ----------
+        trace : Trace
+        layer, direction : int
+        sequence : int, optional
+            Which of a batch.
+        x, feature_names, x_label : as of the class
+        quantities : str
+            Which panels, and in which order.
+        ax : matplotlib Axes, Figure or SubFigure, optional
+            Where the panels go.
+
+        Returns
+        -------
+        GateDisplay
+        """
+        one = one_sequence(trace, layer, direction, sequence)
+        return cls(one, x=x, feature_names=feature_names, x_label=x_label).plot(ax, quantities=quantities)
+
+    @classmethod
+    def from_estimator(cls, estimator, X=None, *, sequence=0, layer=0, direction=0, lstm=None, feature_names=None,
+                       x_label="input x", quantities="ifgoch", ax=None):  # fmt: skip
+        """Draw what the LSTM of a fitted estimator did along one of the sequences X, and this sequence.
+
+        Parameters
+        ----------
+        estimator : a fitted estimator of lstmx, or what `lstmx.load` gives of one
+        X : as in its `trace`
+        sequence, layer, direction : int
+        lstm : int, optional
+            The index of the LSTM among the layers; by default the first.
+        feature_names, x_label, quantities, ax : as in `from_trace`
+            By default the names that X had in `fit`.
+
+        Returns
+        -------
+        GateDisplay
+        """
+        one, x = _one_of(estimator, X, sequence, layer, direction, lstm)
+        names = None if x is None else _names(estimator, feature_names)
+        return cls(one, x=x, feature_names=names, x_label=x_label).plot(ax, quantities=quantities)
+
+    def plot(self, ax=None, *, quantities="ifgoch"):
+        """Draw; parameters as in `from_trace`."""
+        if not quantities or len(set(quantities)) < len(quantities) or not set(quantities) <= set(QUANTITIES):
+            raise ValueError(f'quantities: got {quantities!r}, must be some of "ifgoch", each once')
+        names = [*(["x"] if self.x is not None else []), *quantities]
+        size = (10, max(3, 1.7 * len(names) + 0.8))
+        axes = divided(ax, len(names), size=size, sharex=len(names) > 1)[:, 0]
+        self.axes_, self.ax_, self.figure_ = dict(zip(names, axes, strict=True)), axes[0], axes[0].figure
+        if self.x is not None:
+            _draw_input(self.axes_["x"], self.x, self.feature_names, self.x_label)
+        with np.errstate(all="ignore"):
+            order = np.argsort(self.values["f"].mean(axis=0))
+        for name in quantities:
+            label, meaning = _PANELS[name]
+            image = self.values[name].T
+            # A projected output has units of its own.
+            image = image[order] if name in "ifgo" or len(image) >= len(order) else image
+            limit = 1 if name in "ifgoh" else largest(image)
+            low, colours = (0, "viridis") if name in "ifo" else (-limit, "RdBu_r")
+            ax = self.axes_[name]
+            drawn, block = draw_heat(ax, image, label, vmin=low, vmax=limit, cmap=colours)
+            ax.figure.colorbar(drawn, ax=ax, pad=0.01, label=meaning)
+            ax.set_yticks([])
+        T, H = self.values["f"].shape
+        row = "one row per unit" if block[0] == 1 else f"each row the mean of {block[0]} of {H} units"
+        column = f"; each column the mean of {block[1]} steps" if block[1] > 1 else ""
+        everywhere = "in every panel " if len(quantities) > 1 else ""
+        axes[-1].set_xlabel(f"time step, from 0; {everywhere}{row}, those that forget most at the top{column}")
+        whole_numbers(axes[-1].xaxis)
+        return self
+
+
+def plot_trace(
+    trace, layer=0, direction=0, *, sequence=None, x=None, feature_names=None, x_label="input x", figure=None
+):
+    """Draw gates, memory and output along one sequence: all panels of a `GateDisplay`.
+
+    Parameters
+    ----------
+    trace, layer, direction, sequence, x, feature_names, x_label : as in `GateDisplay.from_trace`
+    figure : matplotlib Figure, optional
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Examples
+    --------
+    >>> import numpy as np, lstmx
+    >>> x = np.random.default_rng(0).normal(size=(30, 2))
+    >>> trace = lstmx.LSTM(2, 8, random_state=0).trace(x)
+    >>> figure = lstmx.inspect.plot_trace(trace, x=x, feature_names=["wind", "rain"], x_label="input\\nstandardised")
+    >>> figure.savefig("gates.png")  # doctest: +SKIP
+    """
+    options = {"sequence": sequence, "x": x, "feature_names": feature_names, "x_label": x_label, "ax": figure}
+    return GateDisplay.from_trace(trace, layer, direction, **options).figure_
+
+
+def _draw_input(ax, x, names, label):
+    if x.shape[1] > len(COLOURS):
+        limit = largest(x)
+        drawn, block = draw_heat(ax, x.T, label, vmin=-limit, vmax=limit, cmap="PuOr_r")
+        ax.figure.colorbar(drawn, ax=ax, pad=0.01, label="value" if block == (1, 1) else "mean of neighbours")
+        shown = np.arange(0, len(names), -(-len(names) // 14))  # as many names as there is room for
+        ax.set_yticks(shown, [names[k] for k in shown], fontsize="x-small", parse_math=False)
+        return
+    for column, name, colour in zip(x.T, names, COLOURS, strict=False):
+        ax.plot(column, color=colour, marker="o" if len(x) == 1 else None, label=name)
+    ax.set_ylabel(label, rotation=0, ha="right", va="center")
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(COLOURS), frameon=False)  # above: lines are everywhere
+
+
+class MemoryDisplay:
+    """The memory cell along time: single units as lines, and where all units lie as bands.
+
+    Parameters
+    ----------
+    c : array (T, H)
+    units : list of int, optional
+        Which units are lines, at most 8. By default all of up to four; of more those three that vary most.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    lines_ : list of matplotlib Line2D
+        Of the units.
+
+    Examples
+    --------
+    >>> import numpy as np, lstmx
+    >>> trace = lstmx.LSTM(2, 8, random_state=0).trace(np.random.default_rng(0).normal(size=(30, 2)))
+    >>> display = lstmx.inspect.MemoryDisplay.from_trace(trace, units=[0, 5])
+    >>> [line.get_label() for line in display.lines_]
+    ['unit 0', 'unit 5']
+    """
+
+    def __init__(self, c, units=None):
+        self.c, H = c, c.shape[1]
+        if units is None:
+            with np.errstate(all="ignore"):
+                spread = np.nan_to_num(np.std(c, axis=0, dtype=np.float64), nan=-1)
+            units = range(H) if H <= 4 else sorted(np.argsort(-spread, kind="stable")[:3].tolist())
+        units = list(units)
+        if len(units) > MOST_LINES:
+            raise ValueError(f"units: got {len(units)}, must be at most {MOST_LINES}, which eyes can tell apart")
+        for unit in units:
+            if not isinstance(unit, int | np.integer) or not 0 <= unit < H:
+                raise ValueError(f"units: got {unit!r}, must be ints from 0 to {H - 1}")
+        self.units = units
+
+    @classmethod
+    def from_trace(cls, trace, layer=0, direction=0, *, sequence=None, units=None, ax=None):
+        """Draw one sequence of a trace; parameters as in `GateDisplay.from_trace` and of the class."""
+        return cls(one_sequence(trace, layer, direction, sequence)["c"], units).plot(ax)
+
+    @classmethod
+    def from_estimator(cls, estimator, X=None, *, sequence=0, layer=0, direction=0, lstm=None, units=None, ax=None):
+        """Draw one of the sequences X; parameters as in `GateDisplay.from_estimator` and of the class."""
+        one, _ = _one_of(estimator, X, sequence, layer, direction, lstm)
+        return cls(one["c"], units).plot(ax)
+
+    def plot(self, ax=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        MemoryDisplay
+        """
+        ax = axes_or_new(ax, (10, 4))
+        self.ax_, self.figure_, self.lines_ = ax, ax.figure, []
+        T, H = self.c.shape
+        steps, marker = np.arange(T), "o" if T == 1 else None
+        ax.axhline(0, color="0.6", linewidth=0.8)
+        if H > max(4, len(self.units)):
+            with np.errstate(all="ignore"):
+                low, first, middle, third, high = np.quantile(self.c, [0, 0.25, 0.5, 0.75, 1], axis=1)
+            ax.fill_between(steps, low, high, color="0.88", linewidth=0, label=f"all {H} units")
+            ax.fill_between(steps, first, third, color="0.72", linewidth=0, label="their middle half")
+            ax.plot(steps, middle, color="0.35", linewidth=1, label="their median")
+        for place, unit in enumerate(self.units):
+            style = ("-", "--")[place // len(COLOURS)]
+            self.lines_ += ax.plot(steps, self.c[:, unit], color=COLOURS[place % len(COLOURS)], linestyle=style,
+                                   marker=marker, linewidth=1.4, label=f"unit {unit}")  # fmt: skip
+        ax.set(xlabel="time step, from 0", ylabel="memory cell $c_t$", xlim=(-0.5, T - 0.5))
+        whole_numbers(ax.xaxis)
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, frameon=False, fontsize="small")
+        return self
+
+
+class HalfLifeDisplay:
+    """How long each unit remembers: the steps after which half of a memory is left.
+
+    Units are sorted by it. Those that lose nothing have no half-life and lie on top, as triangles.
+
+    Parameters
+    ----------
+    half_lives : array (H,)
+        As `Trace.half_lives` gives them.
+    steps : int, optional
+        The length of the longest sequence traced: half-lives beyond it are extrapolated.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> import numpy as np, lstmx
+    >>> trace = lstmx.LSTM(2, 8, random_state=0).trace(np.ones((30, 2)))
+    >>> display = lstmx.inspect.HalfLifeDisplay.from_trace(trace)
+    >>> display.half_lives.shape, display.steps
+    ((8,), 30)
+    """
+
+    def __init__(self, half_lives, steps=None):
+        self.half_lives, self.steps = np.asarray(half_lives, np.float64), steps
+        if self.half_lives.ndim != 1 or not len(self.half_lives):
+            raise ValueError(f"half_lives: got shape {self.half_lives.shape}, must be (H,)")
+
+    @classmethod
+    def from_trace(cls, trace, layer=0, direction=0, *, ax=None):
+        """Draw the units of one layer and direction.
+
+        Parameters
+        ----------
+        trace : Trace
+        layer, direction : int
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        HalfLifeDisplay
+        """
+        if not hasattr(trace, "half_lives"):
+            raise TypeError(f"trace: got {type(trace).__name__}, must be a Trace")
+        f = trace.f[layer, direction]
+        steps = max(map(len, f), default=0) if isinstance(f, list) else f.shape[-2]
+        return cls(trace.half_lives(layer, direction), steps).plot(ax)
+
+    @classmethod
+    def from_estimator(cls, estimator, X=None, *, layer=0, direction=0, lstm=None, ax=None):
+        """Draw the units of a fitted estimator, along the sequences X; parameters as in `GateDisplay.from_estimator`."""
+        trace, _ = trace_of(estimator, X, lstm)
+        return cls.from_trace(trace, layer, direction, ax=ax)
+
+    def plot(self, ax=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        HalfLifeDisplay
+        """
+        ax = axes_or_new(ax, (10, 4))
+        self.ax_, self.figure_ = ax, ax.figure
+        order = np.argsort(self.half_lives, kind="stable")
+        values, H = self.half_lives[order], len(order)
+        finite, rank = np.isfinite(values), np.arange(H)
+        ax.set_yscale("log")
+        marker = {"marker": "o", "markersize": 6 if H <= 64 else 3, "linestyle": "none"}
+        ax.plot(rank[finite], values[finite], color=COLOURS[0], label="half-life of a unit", **marker)
+        if (endless := np.isposinf(values)).any():
+            across = ax.get_xaxis_transform()
+            ax.plot(rank[endless], np.full(endless.sum(), 0.97), color=COLOURS[1], transform=across,
+                    label="nothing is lost", **marker | {"marker": "^"})  # fmt: skip
+        if self.steps:
+            ax.axhline(self.steps, color="0.4", linestyle=":", label=f"the longest sequence: {self.steps} steps")
+        if H <= 32:
+            ax.set_xticks(rank, order)
+        ax.set(xlabel=f"unit, by half-life{'' if H <= 32 else f'; {H} units'}", ylabel="half-life, steps",
+               xlim=(-0.5, H - 0.5))  # fmt: skip
+        ax.grid(axis="y", color="0.9")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize="small")
+        return self

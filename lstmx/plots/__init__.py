@@ -1,0 +1,131 @@
+"""Plots: loss curves, and what the gates did; they need matplotlib."""
+
+import numpy as np
+
+
+def pyplot():
+    """matplotlib.pyplot, or an error that says what to install."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'matplotlib>=3.8'") from error
+    return plt
+
+
+# Okabe and Ito's, which colour-blind people tell apart.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+
+
+def whole_numbers(axis):
+    """Ticks of an axis of epochs or steps at whole numbers alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+
+
+def plot_history(history, ax=None):
+    """Draw the loss of every epoch, and of the validation data if there are any.
+
+    Parameters
+    ----------
+    history : History
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = pyplot().subplots()[1] if ax is None else ax
+    epochs = np.arange(1, len(history) + 1)
+    for name, label in (("loss", "training"), ("val_loss", "validation")):
+        if name in history.history:
+            ax.plot(epochs, history[name], marker="o" if len(history) == 1 else None, label=label)
+    if history.best_epoch is not None:
+        ax.axvline(history.best_epoch + 1, color="0.6", linestyle=":", label="best weights")
+    ax.set(xlabel="epoch", ylabel="loss")
+    whole_numbers(ax.xaxis)
+    if len(history):
+        ax.legend()
+    return ax
+
+
+def axes_or_new(ax, size=None):
+    """`ax`, or the axes of a new figure."""
+    if ax is None:
+        return pyplot().figure(figsize=size, layout="constrained").subplots()
+    if not hasattr(ax, "imshow"):
+        raise TypeError(f"ax: got {type(ax).__name__}, must be matplotlib Axes")
+    return ax
+
+
+def divided(ax, rows, columns=1, size=None, **options):
+    """An array of axes in place of `ax`: axes, a figure, a part of a figure, or None for a new figure.
+
+    `options` are those of ``subplots``; one panel in given axes is these axes.
+    """
+    if ax is None:
+        ax = pyplot().figure(figsize=size, layout="constrained")
+    if hasattr(ax, "subplots"):
+        return ax.subplots(rows, columns, squeeze=False, **options)
+    axes_or_new(ax)
+    if rows == columns == 1:
+        return np.array([[ax]])
+    ratios = {key: options.pop(key) for key in ("width_ratios", "height_ratios") if key in options}
+    if (place := ax.get_subplotspec()) is None:
+        raise ValueError("ax: is at a place of its own and cannot be divided; give axes made by subplots, or a figure")
+    ax.set_axis_off()
+    return place.subgridspec(rows, columns, **ratios).subplots(squeeze=False, **options)
+
+
+def draw_heat(ax, image, label, *, how="mean", **colours):
+    """Draw an array (rows, columns), in no more blocks than there are pixels; values that are not finite are grey.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    image : ndarray
+    label : str
+        What stands at the left.
+    how : {"mean", "extreme"}
+        What is shown of a block: its mean, or its value of the largest magnitude.
+    **colours
+        For `imshow`.
+
+    Returns
+    -------
+    matplotlib AxesImage, and (rows, columns) of a block
+    """
+    from matplotlib import colormaps
+
+    place, (width, height) = ax.get_position(), ax.figure.get_size_inches() * ax.figure.dpi
+    room = max(1, int(place.height * height)), max(1, int(place.width * width))
+    block = tuple(-(-count // pixels) for count, pixels in zip(image.shape, room, strict=True))
+    rows, columns = image.shape
+    small = _blocks(image, block, how) if block != (1, 1) else image
+    extent = (-0.5, small.shape[1] * block[1] - 0.5, small.shape[0] * block[0] - 0.5, -0.5)
+    colours["cmap"] = colormaps[colours["cmap"]].with_extremes(bad="0.5")
+    drawn = ax.imshow(small, aspect="auto", interpolation="antialiased", extent=extent, **colours)
+    ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
+    ax.set_ylabel(label, rotation=0, ha="right", va="center")
+    return drawn, block
+
+
+def _blocks(image, block, how):
+    """The mean or the extreme of blocks; those at the end may be smaller."""
+
+    def over(function, array):
+        for axis, size in enumerate(block):
+            array = function.reduceat(array, np.arange(0, array.shape[axis], size), axis=axis)
+        return array
+
+    with np.errstate(all="ignore"):
+        if how == "mean":
+            return over(np.add, image.astype(np.float64)) / over(np.add, np.ones(image.shape))
+        low, high = over(np.minimum, image), over(np.maximum, image)
+        return np.where(-low > high, low, high)
+
+
+def largest(*arrays):
+    """The largest finite magnitude, for a scale around 0."""
+    found = [np.abs(a[np.isfinite(a)]).max(initial=0) for a in arrays]
+    return max(float(max(found)), 1e-9)
