@@ -5,18 +5,23 @@ from lstmx.inspect.displays import GateDisplay, HalfLifeDisplay, MemoryDisplay, 
 from lstmx.inspect.explain import Cause, Explanation, explain
 from lstmx.inspect.flow import GradientFlow, gradient_flow
 from lstmx.inspect.importance import PermutationImportance, permutation_importance
+from lstmx.inspect.model_displays import AttributionDisplay, GradientFlowDisplay, WeightsDisplay
 from lstmx.plots import plot_history
 from lstmx.plots.diagram import cell_diagram
+from lstmx.plots.report import report
 
 __all__ = [
     "Attribution",
+    "AttributionDisplay",
     "Cause",
     "Explanation",
     "GateDisplay",
     "GradientFlow",
+    "GradientFlowDisplay",
     "HalfLifeDisplay",
     "MemoryDisplay",
     "PermutationImportance",
+    "WeightsDisplay",
     "attribute",
     "cell_diagram",
     "explain",
@@ -24,4 +29,5 @@ __all__ = [
     "permutation_importance",
     "plot_history",
     "plot_trace",
+    "report",
 ]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lstmx.data import panel
-from lstmx.plots import COLOURS, axes_or_new, divided, draw_heat, largest, whole_numbers
+from lstmx.plots import COLOURS, axes_or_new, divided, draw_heat, largest, usual_limit, whole_numbers
 from lstmx.plots.traced import QUANTITIES, one_sequence, read_input
 
 # Quantity -> what is on the left, and what the colours mean.
@@ -21,8 +21,10 @@ MOST_LINES = 8
 def trace_of(estimator, X=None, lstm=None):
     """The trace of an LSTM of a fitted estimator, predictor or model, and its sequences (T_n, I) or None."""
     if not hasattr(estimator, "trace") or hasattr(estimator, "step"):
-        raise TypeError(f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx, or what load "
-                        "gives of one; of a pipeline give the last step, pipe[-1], and what it is fed as X")  # fmt: skip
+        raise TypeError(
+            f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx, or what load gives of one; "
+            "of a pipeline give the last step, pipe[-1], and what it is fed as X"
+        )
     traces = estimator.trace() if X is None else estimator.trace(X)
     lstm = min(traces) if lstm is None else lstm
     if lstm not in traces:
@@ -158,17 +160,17 @@ class GateDisplay:
             image = self.values[name].T
             # A projected output has units of its own.
             image = image[order] if name in "ifgo" or len(image) >= len(order) else image
-            limit = 1 if name in "ifgoh" else largest(image)
+            limit, beyond = (1, False) if name in "ifgoh" else usual_limit(image)
             low, colours = (0, "viridis") if name in "ifo" else (-limit, "RdBu_r")
             ax = self.axes_[name]
             drawn, block = draw_heat(ax, image, label, vmin=low, vmax=limit, cmap=colours)
-            ax.figure.colorbar(drawn, ax=ax, pad=0.01, label=meaning)
+            ax.figure.colorbar(drawn, ax=ax, pad=0.01, label=meaning, extend="both" if beyond else "neither")
             ax.set_yticks([])
-        T, H = self.values["f"].shape
+        H = self.values["f"].shape[1]
         row = "one row per unit" if block[0] == 1 else f"each row the mean of {block[0]} of {H} units"
         column = f"; each column the mean of {block[1]} steps" if block[1] > 1 else ""
         everywhere = "in every panel " if len(quantities) > 1 else ""
-        axes[-1].set_xlabel(f"time step, from 0; {everywhere}{row}, those that forget most at the top{column}")
+        axes[-1].set_xlabel(f"time step, from 0{column}\n{everywhere}{row}, those that forget most at the top")
         whole_numbers(axes[-1].xaxis)
         return self
 
@@ -279,7 +281,7 @@ class MemoryDisplay:
         T, H = self.c.shape
         steps, marker = np.arange(T), "o" if T == 1 else None
         ax.axhline(0, color="0.6", linewidth=0.8)
-        if H > max(4, len(self.units)):
+        if max(4, len(self.units)) < H:
             with np.errstate(all="ignore"):
                 low, first, middle, third, high = np.quantile(self.c, [0, 0.25, 0.5, 0.75, 1], axis=1)
             ax.fill_between(steps, low, high, color="0.88", linewidth=0, label=f"all {H} units")
@@ -348,7 +350,7 @@ class HalfLifeDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X=None, *, layer=0, direction=0, lstm=None, ax=None):
-        """Draw the units of a fitted estimator, along the sequences X; parameters as in `GateDisplay.from_estimator`."""
+        """Draw the units of a fitted estimator along X; parameters as in `GateDisplay.from_estimator`."""
         trace, _ = trace_of(estimator, X, lstm)
         return cls.from_trace(trace, layer, direction, ax=ax)
 

@@ -129,3 +129,10 @@ def largest(*arrays):
     """The largest finite magnitude, for a scale around 0."""
     found = [np.abs(a[np.isfinite(a)]).max(initial=0) for a in arrays]
     return max(float(max(found)), 1e-9)
+
+
+def usual_limit(array):
+    """(limit, whether some values are beyond it) of a scale around 0 that a few outliers do not blow up."""
+    sizes = np.abs(array[np.isfinite(array)])
+    most, usual = float(sizes.max(initial=1e-9)), float(np.quantile(sizes, 0.995)) if len(sizes) else 0.0
+    return (usual, True) if 0 < 1.5 * usual < most else (most, False)

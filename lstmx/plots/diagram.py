@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstmx.plots import COLOURS, pyplot
-from lstmx.plots.traced import CellSteps, one_sequence, read_input, spread
+from lstmx.plots.traced import CellSteps, one_sequence, read_input
 
 WIDTH, HEIGHT = 152, 79  # of the drawing, y upwards
 MEMORY, HIDDEN, GATES, ADDED = 60, 23, 35, 50  # heights of the lines, the gates, and of i * g
@@ -81,13 +81,13 @@ LAYERS = {"f": ("σ", "forget gate f"), "i": ("σ", "input gate i"), "g": ("tanh
 OPERATIONS = ((COLUMN["f"], MEMORY, "×"), (COLUMN["sum"], ADDED, "×"), (COLUMN["sum"], MEMORY, "+"),
               (COLUMN["out"], GATES, "×"), (COLUMN["out"], ADDED, "tanh"), (38, 2.5, ""))  # fmt: skip
 LABELS = (
-    Label(3, 68.4, "c_{t−1}", "symbol"),
+    Label(3, 69, "c_{t−1}", "symbol"),
     Label(51.5, 68.2, "kept: f × c_{t−1}", "small", "middle"),
-    Label(134, 68.4, "c_{t}", "symbol"),
+    Label(134, 69, "c_{t}", "symbol"),
     Label(67, 56.6, "added: i × g", "small"),
     Label(111, 45.4, "tanh c_{t}", "small"),
-    Label(3, 31.4, "h_{t−1}", "symbol"),
-    Label(134, 31.4, "h_{t}", "symbol"),
+    Label(3, 32.2, "h_{t−1}", "symbol"),
+    Label(134, 32.2, "h_{t}", "symbol"),
     Label(32, 11.2, "x_{t}", "symbol"),
     Label(COLUMN["fork"] + 1.6, 75, "h_{t}, the output", "small"),
     Label(11, 2.5, "learned layer", "small"),
@@ -227,9 +227,7 @@ def _svg_text(label, name=None):
     )
 
 
-def cell_diagram(
-    trace, step, *, sequence=None, layer=0, direction=0, unit=None, x=None, title=None, ax=None
-):
+def cell_diagram(trace, step, *, sequence=None, layer=0, direction=0, unit=None, x=None, title=None, ax=None):
     """Draw the LSTM cell with the values of one step.
 
     The memory runs along the top. Every line is a whole vector; circles are pointwise operations, boxes learned layers;
@@ -247,7 +245,7 @@ def cell_diagram(
     unit : int, optional
         Write the values of this unit. By default the mean of all units, and from where to where they range.
     x : array (T,) or (T, I), optional
-        The input; its mean and range are written if it has more than one feature.
+        What this layer read; the values of up to four features are written.
     title : str, optional
         Instead of what is said about the step and the units.
     ax : matplotlib Axes, optional
@@ -262,7 +260,7 @@ def cell_diagram(
     >>> trace = lstmx.LSTM(2, 8, random_state=0).trace(np.ones((5, 2)))
     >>> ax = lstmx.inspect.cell_diagram(trace, step=3)
     >>> ax.get_title()
-    'step 3 of 0 to 4: mean of 8 units, and their range'
+    'step 3 (0 to 4): mean of 8 units, and their range'
     """
     one = one_sequence(trace, layer, direction, sequence)
     steps = CellSteps(one)
@@ -276,15 +274,19 @@ def cell_diagram(
             raise IndexError(f"{name}: got {value}, there are {count}")
     values = steps.at(step, unit)
     if x is not None:
-        values["x"] = spread(read_input(x, None, T)[0][step])
+        values["x"] = _input_words(read_input(x, None, T)[0][step])
     if ax is None:
         ax = pyplot().figure(figsize=(11.4, 6.3), layout="constrained").subplots()
     draw(ax, values)
     units = f"unit {unit % H}" if unit is not None else f"mean of {H} units, and their range" if H > 1 else "its unit"
     extra = "" if steps.plain else "\nthis cell has options that the diagram leaves out"
     way = ", read from the end" if steps.backward else ""
-    ax.set_title(f"step {step % T} of 0 to {T - 1}{way}: {units}{extra}" if title is None else title)
+    ax.set_title(f"step {step % T} (0 to {T - 1}){way}: {units}{extra}" if title is None else title)
     return ax
+
+
+def _input_words(row):
+    return "   ".join(map(number, row)) if len(row) <= 4 else f"{len(row)} features"
 
 
 def draw(ax, values):
@@ -293,7 +295,7 @@ def draw(ax, values):
     Parameters
     ----------
     ax : matplotlib Axes
-    values : dict of quantity to (value, low, high)
+    values : dict of quantity to (value, low, high), and of "x" to words
         low and high are None where there is one value only; a quantity that is missing is not written.
     """
     ax.set(xlim=(0, WIDTH), ylim=(-1.5, HEIGHT), aspect="equal")
@@ -327,7 +329,9 @@ def draw(ax, values):
     for label in LABELS:
         if label.text != "x_{t}" or "x" in values:
             _text(ax, scale, label, ink)
-    for name, (value, low, high) in values.items():
+    if "x" in values:
+        _text(ax, scale, Label(*SLOTS["x"][:2], values["x"], "value"), ink, gid="value-x")
+    for name, (value, low, high) in ((name, v) for name, v in values.items() if name != "x"):
         slot, colour = SLOTS[name], GATE_COLOURS.get(name, ink)
         anchor = "middle" if name in CENTRED else "start"
         _text(ax, scale, Label(slot.x, slot.y, number(value), "value", anchor), _darker(colour), gid=f"value-{name}")

@@ -8,7 +8,9 @@ QUANTITIES = ("i", "f", "g", "o", "c", "h")
 def one_sequence(trace, layer=0, direction=0, sequence=None):
     """Arrays (T, H) of i, f, g, o, c, h and tanh_c along one sequence, by name."""
     if not all(hasattr(trace, name) for name in QUANTITIES):
-        raise TypeError(f"trace: got {type(trace).__name__}, must be a Trace; for a model plot_trace(model.trace(X)[0])")
+        raise TypeError(
+            f"trace: got {type(trace).__name__}, must be a Trace; for a model plot_trace(model.trace(X)[0])"
+        )
     values = {name: getattr(trace, name)[layer, direction] for name in QUANTITIES}
     if sequence is not None:
         values = {name: v[sequence] for name, v in values.items()}
@@ -78,7 +80,7 @@ class CellSteps:
             row = array[step]
             if name == "h_before" and step % len(array) == self.first():
                 continue  # the trace does not have it
-            out[name] = spread(row) if unit is None or name not in self._by_unit() else (float(row[unit]), None, None)
+            out[name] = _spread(row) if unit is None or name not in self._by_unit() else (float(row[unit]), None, None)
         return out
 
     def _by_unit(self):
@@ -86,7 +88,7 @@ class CellSteps:
         return {name for name, array in self.values.items() if array.shape[1] == units}
 
 
-def spread(row):
+def _spread(row):
     """Mean, least and greatest of a row; of one value that alone."""
     if len(row) == 1:
         return float(row[0]), None, None

@@ -1,0 +1,357 @@
+"""Pictures of a model: its weights, how the gradient flows through it, and what decides its output."""
+
+import numpy as np
+
+from lstmx.plots import COLOURS, axes_or_new, divided, draw_heat, largest, usual_limit, whole_numbers
+from lstmx.plots.traced import read_input
+
+GATES = {4: "ifgo", 3: "igo", 1: " "}  # by the number of blocks of H rows; one: a plain recurrent network
+
+
+class GradientFlowDisplay:
+    """How much of the gradient reaches each step: its norm, on a log axis, of the output and of the memory.
+
+    Parameters
+    ----------
+    norms : dict of {"h", "c"} to dict of key to array (T,)
+        As `GradientFlow.norms` gives them.
+    by : {"step", "lag"}
+        Whether time is counted from the first step, or back from the last.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    lines_ : list of matplotlib Line2D
+
+    Examples
+    --------
+    >>> import numpy as np, lstmx
+    >>> lstm, dy = lstmx.LSTM(2, 3, random_state=0), np.zeros((50, 3))
+    >>> dy[-1] = 1
+    >>> flow = lstmx.inspect.gradient_flow(lstm, np.zeros((50, 2)), dy)
+    >>> display = lstmx.inspect.GradientFlowDisplay.from_flow(flow, by="lag")
+    >>> [line.get_label() for line in display.lines_]
+    ['dL/dh', 'dL/dc']
+    """
+
+    def __init__(self, norms, by="step"):
+        if by not in ("step", "lag"):
+            raise ValueError(f'by: got {by!r}, must be "step" or "lag"')
+        self.norms, self.by = norms, by
+
+    @classmethod
+    def from_flow(cls, flow, *, by="step", ax=None):
+        """Draw what `gradient_flow` gives.
+
+        Parameters
+        ----------
+        flow : GradientFlow
+        by : {"step", "lag"}
+            With "lag" sequences of different lengths meet at their last step, else at their first.
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        GradientFlowDisplay
+        """
+        if not hasattr(flow, "norms"):
+            raise TypeError(f"flow: got {type(flow).__name__}, must be a GradientFlow")
+        display = cls({}, by)
+        display.norms = {name: flow.norms(name, align="end" if by == "lag" else "start") for name in "hc"}
+        return display.plot(ax)
+
+    @classmethod
+    def from_model(cls, model, X, y, *, by="step", ax=None, **options):
+        """Draw the gradient of a loss of a model.
+
+        Parameters
+        ----------
+        model : Sequential
+        X, y : as in `Sequential.gradient_flow`
+        by, ax : as in `from_flow`
+        **options
+            Of `Sequential.gradient_flow`, such as loss.
+
+        Returns
+        -------
+        GradientFlowDisplay
+        """
+        if not hasattr(model, "gradient_flow"):
+            raise TypeError(f"model: got {type(model).__name__}, must be a Sequential; of an LSTM draw what "
+                            "lstmx.inspect.gradient_flow gives, by from_flow")  # fmt: skip
+        return cls.from_flow(model.gradient_flow(X, y, **options), by=by, ax=ax)
+
+    def plot(self, ax=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+
+        Returns
+        -------
+        GradientFlowDisplay
+        """
+        ax = axes_or_new(ax, (10, 4.5))
+        self.ax_, self.figure_, self.lines_ = ax, ax.figure, []
+        ax.set_yscale("log")
+        keys = list(self.norms["h"])
+        colours = _colours(len(keys))
+        zeros = False
+        for name, style in (("h", "-"), ("c", "--")):
+            for key, colour in zip(keys, colours, strict=True):
+                if key not in self.norms[name]:
+                    continue  # a plain recurrent network has no memory cell
+                values = np.asarray(self.norms[name][key], np.float64)
+                values = values[::-1] if self.by == "lag" else values
+                zeros |= bool((values == 0).any())
+                label = f"dL/d{name}{_of(key, keys)}"
+                drawn = np.where(values > 0, values, np.nan)  # a log axis has no 0
+                marker = "o" if np.isfinite(drawn).sum() == 1 else None
+                self.lines_ += ax.plot(drawn, style, color=colour, linewidth=1.5, marker=marker, label=label)
+        words = {"step": "time step, from 0", "lag": "lag: steps before the last"}[self.by]
+        ax.set(xlabel=words, ylabel=f"norm of the gradient{'; zeros are not drawn' if zeros else ''}")
+        whole_numbers(ax.xaxis)
+        ax.grid(axis="y", color="0.9")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize="small")
+        return self
+
+
+def _colours(count):
+    if count <= len(COLOURS):
+        return COLOURS[:count]
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](0.9 * k / (count - 1)) for k in range(count)]
+
+
+def _of(key, keys):
+    """Which layer a key names, where there are several."""
+    if len(keys) == 1:
+        return ""
+    *model, layer, direction = key
+    lstm = f", LSTM at {model[0]}" if len({other[:-2] for other in keys}) > 1 else ""
+    return f"{lstm}, layer {layer}{', reverse' if direction else ''}"
+
+
+class WeightsDisplay:
+    """The weights of one layer and direction by gate: what it reads from the input, from its own output, and the bias.
+
+    Each row is a unit of a gate, each column what it reads. Red adds, blue subtracts. Where there are more weights than
+    pixels, the largest of neighbours is shown, and the label says so. Of a projection, peepholes and norms nothing is
+    drawn.
+
+    Parameters
+    ----------
+    weights : dict of {"x", "h", "b"} to array
+        (4H, I), (4H, H) and (4H,).
+    hidden_size : int
+
+    Attributes
+    ----------
+    axes_ : dict of str to matplotlib Axes
+        By "x", "h" and "b".
+    ax_ : matplotlib Axes
+        The first.
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> import lstmx
+    >>> display = lstmx.inspect.WeightsDisplay.from_model(lstmx.LSTM(2, 8, random_state=0))
+    >>> list(display.axes_)
+    ['x', 'h', 'b']
+    """
+
+    def __init__(self, weights, hidden_size):
+        self.weights, self.hidden_size = weights, hidden_size
+        self.gates = GATES[len(weights["h"]) // hidden_size]
+
+    @classmethod
+    def from_model(cls, model, layer=0, direction=0, *, lstm=None, ax=None):
+        """Draw the weights of an LSTM, or of one in a model.
+
+        Parameters
+        ----------
+        model : LSTM or Sequential
+        layer, direction : int
+        lstm : int, optional
+            The index of the LSTM among the layers of the model; by default the first.
+        ax : matplotlib Axes, Figure or SubFigure, optional
+
+        Returns
+        -------
+        WeightsDisplay
+        """
+        if hasattr(model, "layers"):
+            found = {k: part for k, part in enumerate(model.layers) if _has_weights(part)}
+            lstm = min(found, default=None) if lstm is None else lstm
+            if lstm not in found:
+                raise ValueError(f"lstm: got {lstm}, there are {list(found)}: the indices of LSTMs among the layers")
+            model = found[lstm]
+        elif not _has_weights(model):
+            raise TypeError(f"model: got {type(model).__name__}, must be an LSTM or a Sequential")
+        parameters, end = model.parameters(), f"_l{layer}{'_reverse' if direction else ''}"
+        names = {"x": f"weight_ih{end}", "h": f"weight_hh{end}", "b": f"bias{end}"}
+        if direction not in (0, 1) or names["x"] not in parameters:
+            raise IndexError(f"layer, direction: there is no ({layer}, {direction}) in {model!r}")
+        weights = {part: parameters[name] for part, name in names.items() if name in parameters}
+        return cls(weights, model.hidden_size).plot(ax)
+
+    @classmethod
+    def from_estimator(cls, estimator, layer=0, direction=0, *, lstm=None, ax=None):
+        """Draw the weights of a fitted estimator, or of a predictor; parameters as in `from_model`."""
+        model = getattr(estimator, "model_", getattr(estimator, "model", None))
+        if model is None:
+            raise TypeError(f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx; of a "
+                            "pipeline give the last step, pipe[-1]")  # fmt: skip
+        return cls.from_model(model, layer, direction, lstm=lstm, ax=ax)
+
+    def plot(self, ax=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, Figure or SubFigure, optional
+
+        Returns
+        -------
+        WeightsDisplay
+        """
+        images = {part: w[:, None] if w.ndim == 1 else w for part, w in self.weights.items()}
+        widths = np.array([image.shape[1] for image in images.values()], float)
+        ratios = np.maximum(widths, 0.06 * widths.sum())
+        options = {"width_ratios": ratios.tolist(), "sharey": len(images) > 1, "size": (10, 7)}
+        axes = divided(ax, 1, len(images), **options)[0]
+        self.axes_, self.ax_, self.figure_ = dict(zip(images, axes, strict=True)), axes[0], axes[0].figure
+        # Most biases of a forget gate are 1, and would hide the rest.
+        limit = max(usual_limit(image)[0] for part, image in images.items() if part != "b")
+        H, block = self.hidden_size, (1, 1)
+        for part, image in images.items():
+            ax = self.axes_[part]
+            drawn, found = draw_heat(ax, image, "", how="extreme", vmin=-limit, vmax=limit, cmap="RdBu_r")
+            block = tuple(map(max, block, found))
+            title = {
+                "x": f"input x\n{image.shape[1]} wide",
+                "h": f"output before, h\n{image.shape[1]} wide",
+                "b": "bias\n",
+            }
+            ax.set_title(title[part], fontsize="medium")
+            for k in range(1, len(self.gates)):
+                ax.axhline(k * H - 0.5, color="black", linewidth=0.8)
+            whole_numbers(ax.xaxis)
+        self.axes_["x"].set_xlabel("what is read")
+        if "b" in self.axes_:
+            self.axes_["b"].set_xticks([])
+        names = {"i": "input gate i", "f": "forget gate f", "g": "candidate g", "o": "output gate o", " ": "units"}
+        self.ax_.set_yticks([(k + 0.5) * H - 0.5 for k in range(len(self.gates))], [names[gate] for gate in self.gates])
+        self.ax_.set_ylabel(f"in each block {H} unit{'s' * (H > 1)}", rotation=90, ha="center")
+        label = f"weight{_largest_of(block, 'units', 'columns')}"
+        beyond = "both" if largest(*images.values()) > limit else "neither"
+        self.figure_.colorbar(drawn, ax=list(axes), pad=0.01, label=label, extend=beyond)
+        return self
+
+
+def _has_weights(layer):
+    return hasattr(layer, "hidden_size") and "weight_hh_l0" in layer.parameters()
+
+
+def _largest_of(block, *names):
+    """What a block of a heat map stands for."""
+    parts = [f"{count} {name}" for count, name in zip(block, names, strict=True) if count > 1]
+    return f", the largest of {' × '.join(parts)}" if parts else ""
+
+
+class AttributionDisplay:
+    """What each step and feature of one sequence did to an output: red raised it, blue lowered it.
+
+    Parameters
+    ----------
+    values : array (T, I) or (T,)
+    feature_names : I strings, optional
+        By default the features are numbered from 0.
+    label : str
+        What the values are.
+
+    Attributes
+    ----------
+    axes_ : dict of str to matplotlib Axes
+        "sum" is the sum over the features at every step; of several features there is "values".
+    ax_ : matplotlib Axes
+        The topmost.
+    figure_ : matplotlib Figure
+    """
+
+    def __init__(self, values, *, feature_names=None, label="attribution"):
+        values = np.asarray(values)
+        if values.ndim not in (1, 2) or not len(values):
+            raise ValueError(f"values: got shape {values.shape}, must be (T, I), of one sequence")
+        self.values, self.feature_names = read_input(values, feature_names, len(values))
+        self.label = label
+
+    @classmethod
+    def from_attribution(cls, attribution, *, sequence=None, feature_names=None, ax=None):
+        """Draw what `attribute` found for one sequence.
+
+        Parameters
+        ----------
+        attribution : Attribution
+        sequence : int, optional
+            Which of a batch.
+        feature_names : I strings, optional
+        ax : matplotlib Axes, Figure or SubFigure, optional
+
+        Returns
+        -------
+        AttributionDisplay
+        """
+        if not hasattr(attribution, "values") or not hasattr(attribution, "method"):
+            raise TypeError(
+                f"attribution: got {type(attribution).__name__}, must be what lstmx.inspect.attribute gives"
+            )
+        values = attribution.values
+        if sequence is not None:
+            values = values[sequence]
+        if isinstance(values, list) or np.ndim(values) > 2:
+            raise ValueError("sequence: the attributions are of a batch; say which sequence to draw")
+        label = attribution.method.replace("_x_", " × ").replace("_", " ")
+        return cls(values, feature_names=feature_names, label=label).plot(ax)
+
+    def plot(self, ax=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, Figure or SubFigure, optional
+
+        Returns
+        -------
+        AttributionDisplay
+        """
+        T, features = self.values.shape
+        names = ["sum", "values"] if features > 1 else ["sum"]
+        ratios = {"height_ratios": [1, 2]} if features > 1 else {}
+        axes = divided(ax, len(names), size=(10, 2 + 2.6 * len(names)), sharex=len(names) > 1, **ratios)[:, 0]
+        self.axes_, self.ax_, self.figure_ = dict(zip(names, axes, strict=True)), axes[0], axes[0].figure
+        sums, steps = self.values.sum(axis=1, dtype=np.float64), np.arange(T)
+        self.ax_.axhline(0, color="0.6", linewidth=0.8)
+        for sign, colour, label in ((1, "#B2182B", "raises the output"), (-1, "#2166AC", "lowers it")):
+            part = np.where(sums * sign > 0, sums, 0)
+            self.ax_.bar(steps, part, width=1 if T > 60 else 0.8, color=colour, label=label)
+        title = f"{self.label}:\nsum over the features" if features > 1 else self.label
+        self.ax_.set_ylabel(title, rotation=0, ha="right", va="center")
+        self.ax_.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize="small")
+        if features > 1:
+            ax, limit = self.axes_["values"], largest(self.values)
+            drawn, block = draw_heat(
+                ax, self.values.T, "feature", how="extreme", vmin=-limit, vmax=limit, cmap="RdBu_r"
+            )
+            label = f"attribution{_largest_of(block, 'features', 'steps')}"
+            ax.figure.colorbar(drawn, ax=ax, pad=0.01, label=label)
+            shown = np.arange(0, features, -(-features // 24))
+            ax.set_yticks(shown, [self.feature_names[k] for k in shown], fontsize="small", parse_math=False)
+        axes[-1].set_xlabel("time step, from 0")
+        whole_numbers(axes[-1].xaxis)
+        axes[-1].set_xlim(-0.5, T - 0.5)
+        return self

@@ -1,0 +1,180 @@
+"""One trace as one HTML file to look around in: no network, no other file, no script but its own."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from lstmx.plots.diagram import svg
+from lstmx.plots.traced import CellSteps, one_sequence, read_input
+
+ROOM = 2**21 - 2**17  # bytes of arrays in a file of 2 MB
+LEVELS = 65532  # finite values of an array; then come -inf, inf and NaN
+STORED = ("i", "f", "g", "o", "c", "tanh_c", "h")
+
+
+def report(trace, path, *, x=None, feature_names=None, title="What the LSTM did", sequences=None):
+    """Write an interactive report of a trace: one HTML file that works offline, in any browser, on any screen.
+
+    It moves through time by a slider, by keys or by itself; shows the cell as a diagram with the values of the step;
+    gates, memory and output as heat maps with the step marked; and single units on their own.
+
+    Parameters
+    ----------
+    trace : Trace, or dict of int to Trace
+        What the `trace` of an LSTM, a model or an estimator gives.
+    path : str or path-like
+        Where the file is written.
+    x : array (N, T, I), (T, I) or (T,), or list of arrays (T_n, I), optional
+        The input, in the form in which it was traced; shown beside. Sequences that are shorter than their trace, as
+        padded ones given as a list, tell where it ends.
+    feature_names : I strings, optional
+        By default the features are numbered from 0.
+    title : str
+    sequences : list of int, optional
+        Which of a batch. By default as many of the first as fit into 2 MB, and one at least.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Notes
+    -----
+    Values are kept in 16 bits each. A sequence of 200 steps takes about 250 kB for each layer and direction of 64
+    units.
+
+    Examples
+    --------
+    >>> import numpy as np, lstmx
+    >>> x = np.random.default_rng(0).normal(size=(40, 2))
+    >>> trace = lstmx.LSTM(2, 8, random_state=0).trace(x)
+    >>> lstmx.inspect.report(trace, "gates.html", x=x, feature_names=["wind", "rain"])  # doctest: +SKIP
+    PosixPath('gates.html')
+    """
+    traces = trace if isinstance(trace, dict) else {None: trace}
+    if not traces:
+        raise ValueError("trace: holds no trace of an LSTM")
+    parts = {
+        _part_name(index, key): (one, key, not index and key[0] == 0)
+        for index, one in traces.items()
+        for key in _pairs(one)
+    }
+    count = _count(next(iter(traces.values())))
+    chosen, kept, names = _chosen(sequences, count), [], None
+    room = ROOM
+    for sequence in chosen:
+        found, names = _sequence(parts, sequence, x, feature_names)
+        room -= sum(len(array["data"]) for part in found["parts"] for array in part["values"].values())
+        if kept and sequences is None and room < 0:
+            break
+        kept.append(found)
+    shown = (
+        "" if count is None else f"{len(kept)} of {count} sequences; " if len(kept) < count else f"{count} sequences; "
+    )
+    about = f"{shown}{len(parts)} {'part' if len(parts) == 1 else 'parts'} of the network, drawn by lstmx"
+    content = {"about": about, "features": names, "parts": list(parts), "sequences": kept}
+    path = Path(path)
+    path.write_text(_page(str(title), content), encoding="utf-8", newline="\n")
+    return path
+
+
+def _page(title, content):
+    template = files("lstmx.plots").joinpath("report.html").read_text(encoding="utf-8")
+    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    values = {
+        "title": html.escape(title),
+        # Whatever a name may contain, the browser runs the one script of the template.
+        "policy": f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'",
+        "diagram": svg(),
+        # In a script element "<" could end it; JSON may write it otherwise.
+        "data": json.dumps(content, allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026"),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
+
+
+def _pairs(trace):
+    if not hasattr(getattr(trace, "f", None), "keys"):
+        raise TypeError(
+            f"trace: got {type(trace).__name__}, must be a Trace, or a dict of them as model.trace(X) gives"
+        )
+    return trace.f.keys()
+
+
+def _part_name(index, key):
+    layer, direction = key
+    lstm = "" if index is None else f"LSTM at {index}, "
+    return f"{lstm}layer {layer}{', reverse direction' if direction else ''}"
+
+
+def _count(trace):
+    """How many sequences there are in a trace; None if it is one without a batch."""
+    first = trace.c[next(iter(trace.c.keys()))]
+    return len(first) if isinstance(first, list) or first.ndim == 3 else None
+
+
+def _chosen(sequences, count):
+    if count is None:
+        if sequences is not None:
+            raise ValueError("sequences: the trace is of one sequence without a batch; leave it out")
+        return [None]
+    if sequences is None:
+        sequences = range(count)
+    wrong = [k for k in sequences if not isinstance(k, int | np.integer) or not 0 <= k < count]
+    if wrong or not len(sequences):
+        raise ValueError(f"sequences: got {list(sequences)}, must be some of 0 to {count - 1}")
+    return [int(k) for k in sequences]
+
+
+def _sequence(parts, sequence, x, feature_names):
+    """All that the page shows of one sequence, and the names of the features."""
+    steps = columns = names = None
+    if x is not None:
+        x = np.asarray(x if sequence is None else x[sequence])
+        steps = len(x)
+    found = []
+    for trace, key, reads_input in parts.values():
+        one = one_sequence(trace, *key, sequence)
+        T = len(one["c"])
+        if x is not None and steps > T:
+            raise ValueError(f"x: got {steps} steps{'' if sequence is None else f' in sequence {sequence}'}, but {T} "
+                             "were traced; give what was traced")  # fmt: skip
+        found.append(_part({name: values[: steps or T] for name, values in one.items()}) | {"first": reads_input})
+    if x is not None:
+        x, names = read_input(x, feature_names, steps)
+        columns = [packed(column) for column in x.T.astype(np.float64)]
+    label = "the only one" if sequence is None else f"{sequence}"
+    return {"label": label, "steps": steps or T, "x": columns, "parts": found}, names
+
+
+def _part(one):
+    """What the page shows of one sequence in one layer and direction."""
+    cell = CellSteps(one)
+    with np.errstate(all="ignore"):
+        order = np.argsort(one["f"].mean(axis=0), kind="stable")
+    return {
+        "units": one["c"].shape[1],
+        "backward": cell.backward,
+        "plain": cell.plain,
+        "start": packed(cell.values["c_before"][cell.first()]),
+        "order": order.tolist(),
+        "values": {name: packed(one[name]) | {"width": one[name].shape[1]} for name in STORED},
+    }
+
+
+def packed(array):
+    """An array as 16-bit numbers between its least and its greatest finite value, in base64."""
+    values = np.asarray(array, np.float64)
+    finite = np.isfinite(values)
+    low, high = (float(values[finite].min()), float(values[finite].max())) if finite.any() else (0.0, 0.0)
+    with np.errstate(all="ignore"):
+        codes = np.rint((values - low) / ((high - low) or 1.0) * LEVELS)
+    codes = np.where(
+        finite, codes, np.where(np.isnan(values), LEVELS + 3, np.where(values > 0, LEVELS + 2, LEVELS + 1))
+    )
+    return {"low": low, "high": high, "data": base64.b64encode(codes.astype("<u2").tobytes()).decode()}
