@@ -20,12 +20,14 @@ MOST_LINES = 8
 
 def trace_of(estimator, X=None, lstm=None):
     """The trace of an LSTM of a fitted estimator, predictor or model, and its sequences (T_n, I) or None."""
-    if not hasattr(estimator, "trace") or hasattr(estimator, "step"):
+    traces = None
+    if hasattr(estimator, "trace"):
+        traces = estimator.trace() if X is None else estimator.trace(X)
+    if not isinstance(traces, dict):
         raise TypeError(
-            f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx, or what load gives of one; "
-            "of a pipeline give the last step, pipe[-1], and what it is fed as X"
+            f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx, what load gives of one, or "
+            "a Sequential; of a pipeline give the last step, pipe[-1], and what it is fed as X"
         )
-    traces = estimator.trace() if X is None else estimator.trace(X)
     lstm = min(traces) if lstm is None else lstm
     if lstm not in traces:
         raise ValueError(f"lstm: got {lstm}, there are {sorted(traces)}: the indices of LSTMs among the layers")

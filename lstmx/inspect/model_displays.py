@@ -228,7 +228,7 @@ class WeightsDisplay:
         # Most biases of a forget gate are 1, and would hide the rest.
         limit = max(usual_limit(image)[0] for part, image in images.items() if part != "b")
         H, block = self.hidden_size, (1, 1)
-        for part, image in images.items():
+        for (part, image), share in zip(images.items(), ratios / ratios.sum(), strict=True):
             ax = self.axes_[part]
             drawn, found = draw_heat(ax, image, "", how="extreme", vmin=-limit, vmax=limit, cmap="RdBu_r")
             block = tuple(map(max, block, found))
@@ -241,6 +241,7 @@ class WeightsDisplay:
             for k in range(1, len(self.gates)):
                 ax.axhline(k * H - 0.5, color="black", linewidth=0.8)
             whole_numbers(ax.xaxis)
+            ax.xaxis.get_major_locator().set_params(nbins=max(1, int(10 * share)))
         self.axes_["x"].set_xlabel("what is read")
         if "b" in self.axes_:
             self.axes_["b"].set_xticks([])

@@ -1,0 +1,448 @@
+"""Displays and the drawn cell: what is drawn is what was traced, and it can be read at every size.
+
+matplotlib draws into a file's buffer here.
+"""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tolerances import PRECISION
+
+import lstmx
+from lstmx import LSTM, Cell
+from lstmx.inspect import (
+    AttributionDisplay,
+    GateDisplay,
+    GradientFlowDisplay,
+    HalfLifeDisplay,
+    MemoryDisplay,
+    WeightsDisplay,
+    cell_diagram,
+    gradient_flow,
+)
+from lstmx.plots import draw_heat, usual_limit
+
+plt = pytest.importorskip("matplotlib.pyplot")
+
+
+@pytest.fixture(autouse=True)
+def _no_window():
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+
+
+def data(T=30, features=2, seed=0):
+    return np.random.default_rng(seed).normal(size=(T, features))
+
+
+def network(units=6, features=2, **options):
+    return LSTM(features, units, random_state=0, **options)
+
+
+def words(figure):
+    """(text, box) of all that is written in a figure and in sight."""
+    figure.canvas.draw()
+    for ax in figure.axes:
+        texts = [*ax.texts, ax.title]
+        if ax.axison:
+            for axis in (ax.xaxis, ax.yaxis):
+                low, high = sorted(axis.get_view_interval())
+                ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+                texts += [axis.label, *(label for tick in ticks for label in (tick.label1, tick.label2))]
+        if ax.get_legend() is not None:
+            texts += ax.get_legend().get_texts()
+        for text in texts:
+            if text.get_visible() and text.get_text().strip():
+                yield text.get_text(), text.get_window_extent()
+
+
+def check_readable(figure):
+    """Nothing that is written overlaps anything else written, or lies outside the figure."""
+    found = list(words(figure))
+    width, height = figure.canvas.get_width_height()
+    for text, box in found:
+        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, text
+    for (one, a), (other, b) in itertools.combinations(found, 2):
+        apart = a.x1 <= b.x0 + 1 or b.x1 <= a.x0 + 1 or a.y1 <= b.y0 + 1.5 or b.y1 <= a.y0 + 1.5
+        assert apart, (one, other)
+
+
+def check_display(display):
+    assert display.figure_ is display.ax_.figure
+    check_readable(display.figure_)
+
+
+# Readable at every size.
+
+SIZES = [(1, 1, 1), (30, 6, 2), (1000, 512, 40)]
+
+
+@pytest.mark.parametrize(("T", "units", "features"), SIZES)
+def test_what_is_drawn_of_a_trace_is_readable(T, units, features):
+    x = data(T, features)
+    trace = network(units, features).trace(x)
+    check_display(GateDisplay.from_trace(trace, x=x))
+    check_display(GateDisplay.from_trace(trace, quantities="f"))
+    check_display(MemoryDisplay.from_trace(trace))
+    check_readable(cell_diagram(trace, step=T - 1, x=x).figure)
+
+
+@pytest.mark.parametrize(("T", "units", "features"), SIZES)
+def test_what_is_drawn_of_a_model_is_readable(T, units, features):
+    check_display(WeightsDisplay.from_model(network(units, features)))
+    check_display(AttributionDisplay(data(T, features)).plot())
+    halves = np.exp(data(units, 1)[:, 0] + 3)
+    halves[0] = np.inf
+    check_display(HalfLifeDisplay(halves, steps=T).plot())
+
+
+@pytest.mark.parametrize("by", ["step", "lag"])
+def test_a_long_gradient_flow_of_many_layers_is_readable(by):
+    fall = np.exp(-np.arange(1000)[::-1] / 40)
+    norms = {(index, layer, d): fall / (1 + layer) for index in (0, 2) for layer in range(2) for d in range(2)}
+    check_display(GradientFlowDisplay({"h": norms, "c": norms}, by).plot())
+
+
+@pytest.mark.parametrize("size", [(6, 3.5), (11.4, 6.3), (20, 10)])
+def test_the_drawn_cell_fits_its_axes(size):
+    ax = plt.figure(figsize=size, layout="constrained").subplots()
+    trace = network().trace(100 * data())
+    check_readable(cell_diagram(trace, 3, x=data(), ax=ax, title="a step").figure)
+
+
+# Heat maps.
+
+
+def images(display):
+    return {name: ax.images[0] for name, ax in display.axes_.items() if ax.images}
+
+
+def test_gates_are_drawn_as_they_were_traced():
+    x = data()
+    trace = network().trace(x)
+    display = GateDisplay.from_trace(trace, x=x, quantities="foc")
+    order = np.argsort(trace.f[0, 0].mean(axis=0))
+    assert list(display.axes_) == ["x", "f", "o", "c"] and display.ax_ is display.axes_["x"]
+    for name, image in images(display).items():
+        np.testing.assert_array_equal(image.get_array(), getattr(trace, name)[0, 0].T[order])
+    assert images(display)["f"].get_clim() == (0, 1)
+    low, high = images(display)["c"].get_clim()
+    assert low == -high
+
+
+def test_neighbours_are_averaged_where_pixels_run_out_and_the_label_says_so():
+    trace = network(512).trace(data(1000))
+    display = GateDisplay.from_trace(trace, quantities="f")
+    found = display.axes_["f"].get_xlabel()
+    image = images(display)["f"].get_array()
+    rows, columns = 512 / image.shape[0], 1000 / image.shape[1]
+    assert rows > 1 and columns > 1
+    assert f"mean of {np.ceil(rows):.0f} of 512 units" in found and f"mean of {np.ceil(columns):.0f} steps" in found
+    sorted_units = trace.f[0, 0].T[np.argsort(trace.f[0, 0].mean(axis=0))]
+    block = sorted_units[: int(np.ceil(rows)), : int(np.ceil(columns))].mean()
+    np.testing.assert_allclose(image[0, 0], block, **PRECISION)
+    np.testing.assert_allclose(image.mean(), sorted_units.mean(), **PRECISION)
+    assert display.axes_["f"].get_xlim() == (-0.5, 999.5)
+
+
+def test_of_many_weights_the_largest_are_seen():
+    ax = plt.figure(figsize=(1, 1)).subplots()
+    image = np.zeros((500, 500))
+    image[123, 321], image[400, 7] = -3, 2
+    drawn, block = draw_heat(ax, image, "", how="extreme", vmin=-3, vmax=3, cmap="RdBu_r")
+    found = drawn.get_array()
+    assert min(block) > 1 and found.min() == -3 and found.max() == 2 and np.count_nonzero(found) == 2
+
+
+def test_values_that_are_not_finite_are_drawn_grey():
+    x = data()
+    trace = network().trace(np.where(np.arange(30)[:, None] == 20, np.nan, x))
+    display = GateDisplay.from_trace(trace)
+    figure = display.figure_
+    figure.canvas.draw()
+    image = images(display)["c"]
+    assert np.isfinite(image.get_clim()).all()
+    assert tuple(np.round(image.cmap(np.ma.masked_invalid([np.nan]))[0], 2)) == (0.5, 0.5, 0.5, 1)
+
+
+def test_outliers_do_not_hide_the_rest():
+    values = np.append(np.linspace(-1, 1, 1000), 500.0)
+    limit, beyond = usual_limit(values)
+    assert limit < 2 and beyond
+    assert usual_limit(np.linspace(-1, 1, 1000)) == (1, False)
+    assert usual_limit(np.array([np.nan])) == (1e-9, False)
+
+
+@pytest.mark.parametrize("quantities", ["", "ff", "z", "fgx"])
+def test_unknown_quantities_are_refused(quantities):
+    with pytest.raises(ValueError, match='^quantities: got .* must be some of "ifgoch"'):
+        GateDisplay.from_trace(network().trace(data()), quantities=quantities)
+
+
+def test_panels_go_where_the_caller_wants_them():
+    trace = network().trace(data())
+    ax = plt.figure().subplots()
+    assert GateDisplay.from_trace(trace, quantities="f", ax=ax).ax_ is ax
+    figure, (left, right) = plt.subplots(1, 2, figsize=(16, 8), layout="constrained")
+    display = GateDisplay.from_trace(trace, quantities="fc", ax=left)
+    assert display.figure_ is figure and not left.axison and right.axison
+    check_readable(figure)
+    parts = plt.figure(figsize=(16, 8), layout="constrained").subfigures(1, 2)
+    display = WeightsDisplay.from_model(network(), ax=parts[1])
+    assert display.figure_ is parts[1]
+    with pytest.raises(ValueError, match="^ax: is at a place of its own"):
+        GateDisplay.from_trace(trace, ax=figure.add_axes((0, 0, 1, 1)))
+    with pytest.raises(TypeError, match="^ax: got str, must be matplotlib Axes"):
+        GateDisplay.from_trace(trace, ax="left")
+    with pytest.raises(TypeError, match="^ax: got int"):
+        MemoryDisplay.from_trace(trace, ax=3)
+
+
+# Memory.
+
+
+def test_memory_of_chosen_units():
+    trace = network().trace(data())
+    display = MemoryDisplay.from_trace(trace, units=[4, 0])
+    assert [line.get_label() for line in display.lines_] == ["unit 4", "unit 0"]
+    np.testing.assert_array_equal(display.lines_[0].get_ydata(), trace.c[0, 0][:, 4])
+
+
+def test_of_many_units_those_that_vary_most_are_lines():
+    trace = network().trace(data())
+    display = MemoryDisplay.from_trace(trace)
+    assert display.units == sorted(np.argsort(-trace.c[0, 0].std(axis=0))[:3].tolist())
+    assert MemoryDisplay(np.zeros((5, 4))).units == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("units", "message"), [([6], "got 6, must be ints from 0 to 5"), ([-1], "got -1"), (range(9), "got 9, must be at most 8")]
+)
+def test_units_that_cannot_be_drawn_are_refused(units, message):
+    with pytest.raises(ValueError, match=f"^units: {message}"):
+        MemoryDisplay.from_trace(network(), units=units) if False else MemoryDisplay(np.zeros((5, 6)), units)
+
+
+# Half-lives.
+
+
+def test_half_lives_are_sorted_and_endless_ones_marked():
+    display = HalfLifeDisplay([5.0, np.inf, 1.0], steps=10).plot()
+    dots, triangles, longest = display.ax_.lines
+    assert dots.get_ydata().tolist() == [1, 5] and dots.get_xdata().tolist() == [0, 1]
+    assert triangles.get_xdata().tolist() == [2] and longest.get_ydata()[0] == 10
+    assert [tick.get_text() for tick in display.ax_.get_xticklabels()] == ["2", "0", "1"]
+    with pytest.raises(ValueError, match=r"^half_lives: got shape \(\), must be \(H,\)"):
+        HalfLifeDisplay(3.0)
+
+
+# Gradients.
+
+
+def test_a_gradient_flow_is_drawn_by_step_and_by_lag():
+    lstm, dy = network(dtype="float64"), np.zeros((30, 6))
+    dy[-1] = 1
+    flow = gradient_flow(lstm, data(), dy)
+    by_step, by_lag = (GradientFlowDisplay.from_flow(flow, by=by).lines_ for by in ("step", "lag"))
+    assert [line.get_label() for line in by_step] == ["dL/dh", "dL/dc"]
+    for line, lagged, name in zip(by_step, by_lag, "hc", strict=True):
+        wanted = flow.norms(name)[0, 0]
+        np.testing.assert_array_equal(line.get_ydata(), wanted)
+        np.testing.assert_array_equal(lagged.get_ydata(), wanted[::-1])
+
+
+def test_zeros_of_a_gradient_are_left_out_and_it_is_said():
+    display = GradientFlowDisplay({"h": {(0, 0): [0, 1.0, 2.0]}, "c": {}}).plot()
+    assert np.isnan(display.lines_[0].get_ydata()[0]) and "zeros" in display.ax_.get_ylabel()
+
+
+def test_a_gradient_flow_of_a_model_is_drawn():
+    model = lstmx.Sequential([network(), lstmx.Last(), lstmx.Dense(6, 1)], random_state=0)
+    X = np.random.default_rng(0).normal(size=(3, 8, 2))
+    display = GradientFlowDisplay.from_model(model, X, np.ones(3), loss="mse", by="lag")
+    assert len(display.lines_) == 2 and len(display.lines_[0].get_ydata()) == 8
+
+
+def test_what_is_no_gradient_flow_is_refused():
+    with pytest.raises(TypeError, match="^flow: got dict"):
+        GradientFlowDisplay.from_flow({})
+    with pytest.raises(TypeError, match="^model: got LSTM, must be a Sequential"):
+        GradientFlowDisplay.from_model(network(), data(), 1)
+    with pytest.raises(ValueError, match='^by: got "?\'?time'):
+        GradientFlowDisplay({}, "time")
+
+
+# Weights.
+
+
+def test_weights_are_drawn_by_gate():
+    lstm = network(num_layers=2, bidirectional=True)
+    display = WeightsDisplay.from_model(lstmx.Sequential([lstm]), 1, 1)
+    found = images(display)
+    np.testing.assert_array_equal(found["x"].get_array(), lstm.parameters()["weight_ih_l1_reverse"])
+    np.testing.assert_array_equal(found["h"].get_array(), lstm.parameters()["weight_hh_l1_reverse"])
+    np.testing.assert_array_equal(found["b"].get_array()[:, 0], lstm.parameters()["bias_l1_reverse"])
+    gates = [tick.get_text() for tick in display.ax_.get_yticklabels()]
+    assert gates == ["input gate i", "forget gate f", "candidate g", "output gate o"]
+    low, high = found["h"].get_clim()
+    assert low == -high and found["x"].get_clim() == found["b"].get_clim() == (low, high)
+
+
+def test_weights_of_other_cells_are_drawn():
+    display = WeightsDisplay.from_model(LSTM(2, 4, cell=Cell(cifg=True), bias=False, random_state=0))
+    assert list(display.axes_) == ["x", "h"]
+    assert [tick.get_text() for tick in display.ax_.get_yticklabels()] == ["input gate i", "candidate g", "output gate o"]
+
+
+def test_weights_that_are_not_there_are_refused():
+    with pytest.raises(IndexError, match=r"^layer, direction: there is no \(1, 0\)"):
+        WeightsDisplay.from_model(network(), 1)
+    with pytest.raises(ValueError, match=r"^lstm: got 1, there are \[0\]"):
+        WeightsDisplay.from_model(lstmx.Sequential([network(), lstmx.Last()]), lstm=1)
+    with pytest.raises(ValueError, match=r"^lstm: got None, there are \[\]"):
+        WeightsDisplay.from_model(lstmx.Sequential([lstmx.Dense(2, 1)]))
+    with pytest.raises(TypeError, match="^model: got Dense"):
+        WeightsDisplay.from_model(lstmx.Dense(2, 1))
+    with pytest.raises(TypeError, match="^estimator: got int"):
+        WeightsDisplay.from_estimator(3)
+
+
+# Attributions.
+
+
+def test_attributions_are_drawn_with_their_sum():
+    values = data(20, 3)
+    found = SimpleNamespace(values=values, method="gradient_x_input")
+    display = AttributionDisplay.from_attribution(found, feature_names=["a", "$b", "c"])
+    np.testing.assert_array_equal(images(display)["values"].get_array(), values.T)
+    heights = sum(np.array([bar.get_height() for bar in bars]) for bars in display.ax_.containers)
+    np.testing.assert_allclose(heights, values.sum(axis=1), rtol=1e-12, atol=1e-12)
+    assert [tick.get_text() for tick in display.axes_["values"].get_yticklabels()] == ["a", "$b", "c"]
+    assert "gradient × input" in display.ax_.get_ylabel()
+    check_readable(display.figure_)
+
+
+def test_attributions_of_a_batch_need_a_sequence():
+    found = SimpleNamespace(values=np.zeros((2, 5, 1)), method="occlusion")
+    with pytest.raises(ValueError, match="^sequence: the attributions are of a batch"):
+        AttributionDisplay.from_attribution(found)
+    assert list(AttributionDisplay.from_attribution(found, sequence=1).axes_) == ["sum"]
+    with pytest.raises(TypeError, match="^attribution: got ndarray"):
+        AttributionDisplay.from_attribution(np.zeros((5, 1)))
+
+
+# Estimators.
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    pytest.importorskip("sklearn")
+    X = [np.random.default_rng(k).normal(size=(5 + k, 2)) for k in range(6)]
+    reg = lstmx.LSTMRegressor(hidden_size=5, max_iter=1, random_state=0)
+    with pytest.warns(Warning):
+        return reg.fit(X, np.arange(6.0)), X
+
+
+def test_estimators_are_drawn(fitted):
+    reg, X = fitted
+    display = GateDisplay.from_estimator(reg, X, sequence=2)
+    np.testing.assert_array_equal(display.axes_["x"].lines[1].get_ydata(), X[2][:, 1])
+    assert images(display)["f"].get_array().shape == (5, 7)
+    assert len(MemoryDisplay.from_estimator(reg, X, sequence=1, units=[0]).lines_[0].get_ydata()) == 6
+    assert WeightsDisplay.from_estimator(reg).hidden_size == 5
+    assert HalfLifeDisplay.from_estimator(reg, X).steps == 10
+
+
+def test_padding_is_not_drawn(fitted):
+    reg, X = fitted
+    padded = np.full((6, 10, 2), np.nan)
+    for row, x in zip(padded, X, strict=True):
+        row[: len(x)] = x
+    display = GateDisplay.from_estimator(reg, padded, sequence=2)
+    assert images(display)["f"].get_array().shape == (5, 7)
+
+
+def test_what_cannot_be_drawn_of_an_estimator_is_refused(fitted):
+    reg, X = fitted
+    with pytest.raises(ValueError, match=r"^lstm: got 7, there are \[0\]"):
+        GateDisplay.from_estimator(reg, X, lstm=7)
+    with pytest.raises(TypeError, match="^estimator: got list, must be a fitted estimator"):
+        GateDisplay.from_estimator([], X)
+
+
+# The drawn cell.
+
+
+def written(ax):
+    """What is written at each place of the diagram."""
+    return {text.get_gid(): text.get_text() for text in ax.texts if text.get_gid()}
+
+
+def figure_of(value):
+    return f"{value:.2f}".replace("-", "−").replace("−0.00", "0.00")
+
+
+def test_the_values_of_a_unit_are_written():
+    x = data()
+    trace = network().trace(x)
+    i, f, g, o, c, h = (getattr(trace, name)[0, 0][:, 3].astype(float) for name in "ifgoch")
+    found = written(cell_diagram(trace, 12, unit=3, x=x))
+    wanted = {"f": f[12], "i": i[12], "g": g[12], "o": o[12], "c": c[12], "h": h[12], "c_before": c[11],
+              "h_before": h[11], "kept": f[12] * c[11], "added": i[12] * g[12], "tanh_c": np.tanh(c[12])}  # fmt: skip
+    assert {f"value-{name}": figure_of(value) for name, value in wanted.items()} == {
+        name: value for name, value in found.items() if name != "value-x"
+    }
+    assert found["value-x"] == f"{figure_of(x[12, 0])}   {figure_of(x[12, 1])}"
+
+
+def test_mean_and_range_of_all_units_are_written():
+    trace = network().trace(data())
+    found = written(cell_diagram(trace, -1))
+    f = trace.f[0, 0][-1].astype(float)
+    assert found["value-f"] == figure_of(f.mean())
+    assert found["range-f"] == f"{figure_of(f.min())} … {figure_of(f.max())}"
+    assert "value-x" not in found
+
+
+def test_of_a_reverse_direction_the_step_before_is_the_next_in_time():
+    trace = network(bidirectional=True).trace(data())
+    ax = cell_diagram(trace, 12, direction=1, unit=0)
+    assert written(ax)["value-c_before"] == figure_of(trace.c[0, 1][13, 0])
+    assert "read from the end" in ax.get_title()
+    assert "read from the end" in cell_diagram(network(reverse=True).trace(data()), 12).get_title()
+
+
+def test_the_drawn_cell_says_what_it_leaves_out():
+    lstm = network(cell=Cell(zoneout=(0, 0.5)))
+    assert "options that the diagram leaves out" in cell_diagram(lstm.trace(data()), 3).get_title()
+    assert "leaves out" not in cell_diagram(network(cell=Cell(cifg=True)).trace(data()), 3).get_title()
+
+
+def test_a_projected_output_has_units_of_its_own():
+    trace = network(proj_size=2).trace(data())
+    found = written(cell_diagram(trace, 3, unit=1))
+    assert "range-f" not in found and found["value-h"] == figure_of(trace.h[0, 0][3].astype(float).mean())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"step": 30}, IndexError, "^step: got 30, there are 30"),
+        ({"step": 2.0}, TypeError, "^step: got 2.0, must be an int"),
+        ({"step": 1, "unit": 6}, IndexError, "^unit: got 6, there are 6"),
+        ({"step": 1, "unit": True}, TypeError, "^unit: got True"),
+        ({"step": 1, "layer": 1}, IndexError, "no layer and direction"),
+        ({"step": 1, "x": np.zeros((3, 2))}, ValueError, r"^x: got shape \(3, 2\)"),
+    ],
+)
+def test_steps_and_units_that_are_not_there_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        cell_diagram(network().trace(data()), **options)
+
+
+def test_an_slstm_is_no_cell_of_the_diagram():
+    with pytest.raises(ValueError, match="^trace: .* an sLSTM"):
+        cell_diagram(network(cell=Cell(slstm=True)).trace(data()), 0)
