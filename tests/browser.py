@@ -23,7 +23,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Page:
-    """A file shown by Chromium; a context manager."""
+    """A file shown by Chromium, until `close`."""
 
     def __init__(self, path, width=1400, height=1000, dark=False, mobile=False):
         self.errors, self._count, self._data = [], 0, b""
@@ -52,10 +52,8 @@ class Page:
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait("document.readyState === 'complete'")
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
+    def close(self):
+        """End the browser."""
         self._process.kill()
         self._process.wait()
         os.close(self._read)

@@ -72,3 +72,15 @@ SUM_FLOAT64 = {"rtol": 0, "atol": 300 * 1.2e-16}
 # What a statistic of independent draws may be off by, in standard deviations: 1 in 3.5 million per statistic. The seeds
 # are fixed, so a test that passes once passes always.
 SIGMAS = 5
+
+# The report shows three decimals in its table and two in its diagram, of values of order 1 kept in 16 bits.
+SHOWN = {3: {"rtol": 0, "atol": 7e-4}, 2: {"rtol": 0, "atol": 5.2e-3}}
+# The filled part of a box of 9 units in a picture, and colours of 256 levels of a ramp and of a canvas.
+DRAWN = {"rtol": 0, "atol": 1e-3}
+COLOURS = {"rtol": 0, "atol": 4}
+
+
+def sixteen_bits(values):
+    """Half of a 65,532nd of the range of the finite values, and some rounding."""
+    finite = np.asarray(values, float)[np.isfinite(values)]
+    return {"rtol": 0, "atol": 0.51 * float(np.ptp(finite)) / 65532 if len(finite) else 0}

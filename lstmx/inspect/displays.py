@@ -4,7 +4,7 @@ import numpy as np
 
 from lstmx.data import panel
 from lstmx.plots import COLOURS, axes_or_new, divided, draw_heat, largest, usual_limit, whole_numbers
-from lstmx.plots.traced import QUANTITIES, one_sequence, read_input
+from lstmx.plots.traced import QUANTITIES, TracedSequence, read_input
 
 # Quantity -> what is on the left, and what the colours mean.
 _PANELS = {
@@ -25,8 +25,8 @@ def trace_of(estimator, X=None, lstm=None):
         traces = estimator.trace() if X is None else estimator.trace(X)
     if not isinstance(traces, dict):
         raise TypeError(
-            f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx, what load gives of one, or "
-            "a Sequential; of a pipeline give the last step, pipe[-1], and what it is fed as X"
+            f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx, what load gives of one, "
+            "or a Sequential; of a pipeline give the last step, pipe[-1], and what it is fed as X"
         )
     lstm = min(traces) if lstm is None else lstm
     if lstm not in traces:
@@ -44,13 +44,10 @@ def _sequences(estimator, X):
 
 
 def _one_of(estimator, X, sequence, layer, direction, lstm):
-    """Arrays (T, H) along one sequence of X, and this sequence (T, I) or None."""
+    """What the LSTM did along one sequence of X, and this sequence (T, I) or None."""
     trace, sequences = trace_of(estimator, X, lstm)
-    one = one_sequence(trace, layer, direction, sequence)
-    if sequences is None:
-        return one, None
-    x = sequences[sequence]
-    return {name: values[: len(x)] for name, values in one.items()}, x
+    one = TracedSequence(trace, layer, direction, sequence)
+    return one, None if sequences is None else sequences[sequence]
 
 
 def _names(estimator, given):
@@ -119,8 +116,10 @@ class GateDisplay:
         -------
         GateDisplay
         """
-        one = one_sequence(trace, layer, direction, sequence)
-        return cls(one, x=x, feature_names=feature_names, x_label=x_label).plot(ax, quantities=quantities)
+        one = TracedSequence(trace, layer, direction, sequence)
+        if x is not None:
+            x, feature_names = one.read_input(x, feature_names)
+        return cls(one.values, x=x, feature_names=feature_names, x_label=x_label).plot(ax, quantities=quantities)
 
     @classmethod
     def from_estimator(cls, estimator, X=None, *, sequence=0, layer=0, direction=0, lstm=None, feature_names=None,
@@ -143,7 +142,7 @@ class GateDisplay:
         """
         one, x = _one_of(estimator, X, sequence, layer, direction, lstm)
         names = None if x is None else _names(estimator, feature_names)
-        return cls(one, x=x, feature_names=names, x_label=x_label).plot(ax, quantities=quantities)
+        return cls(one.values, x=x, feature_names=names, x_label=x_label).plot(ax, quantities=quantities)
 
     def plot(self, ax=None, *, quantities="ifgoch"):
         """Draw; parameters as in `from_trace`."""
@@ -156,7 +155,7 @@ class GateDisplay:
         if self.x is not None:
             _draw_input(self.axes_["x"], self.x, self.feature_names, self.x_label)
         with np.errstate(all="ignore"):
-            order = np.argsort(self.values["f"].mean(axis=0))
+            order = np.argsort(self.values["f"].mean(axis=0), kind="stable")
         for name in quantities:
             label, meaning = _PANELS[name]
             image = self.values[name].T
@@ -259,13 +258,13 @@ class MemoryDisplay:
     @classmethod
     def from_trace(cls, trace, layer=0, direction=0, *, sequence=None, units=None, ax=None):
         """Draw one sequence of a trace; parameters as in `GateDisplay.from_trace` and of the class."""
-        return cls(one_sequence(trace, layer, direction, sequence)["c"], units).plot(ax)
+        return cls(TracedSequence(trace, layer, direction, sequence).values["c"], units).plot(ax)
 
     @classmethod
     def from_estimator(cls, estimator, X=None, *, sequence=0, layer=0, direction=0, lstm=None, units=None, ax=None):
         """Draw one of the sequences X; parameters as in `GateDisplay.from_estimator` and of the class."""
         one, _ = _one_of(estimator, X, sequence, layer, direction, lstm)
-        return cls(one["c"], units).plot(ax)
+        return cls(one.values["c"], units).plot(ax)
 
     def plot(self, ax=None):
         """Draw.
@@ -346,9 +345,7 @@ class HalfLifeDisplay:
         """
         if not hasattr(trace, "half_lives"):
             raise TypeError(f"trace: got {type(trace).__name__}, must be a Trace")
-        f = trace.f[layer, direction]
-        steps = max(map(len, f), default=0) if isinstance(f, list) else f.shape[-2]
-        return cls(trace.half_lives(layer, direction), steps).plot(ax)
+        return cls(trace.half_lives(layer, direction), int(trace.lengths.max())).plot(ax)
 
     @classmethod
     def from_estimator(cls, estimator, X=None, *, layer=0, direction=0, lstm=None, ax=None):

@@ -114,8 +114,21 @@ class GradientFlowDisplay:
         ax.set(xlabel=words, ylabel=f"norm of the gradient{'; zeros are not drawn' if zeros else ''}")
         whole_numbers(ax.xaxis)
         ax.grid(axis="y", color="0.9")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, fontsize="small")
+        ax.legend(handles=self._key(keys, colours), loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False,
+                  fontsize="small")  # fmt: skip
         return self
+
+    def _key(self, keys, colours):
+        """What the legend shows: the lines, or of several layers their colours and the two kinds of line."""
+        if len(keys) == 1:
+            return self.lines_
+        from matplotlib.lines import Line2D
+
+        kinds = [Line2D([], [], color="black", linestyle=style, label=f"dL/d{name}")
+                 for name, style in (("h", "-"), ("c", "--")) if self.norms[name]]  # fmt: skip
+        layers = [Line2D([], [], color=colour, linewidth=4, label=_of(key, keys).removeprefix(", "))
+                  for key, colour in zip(keys, colours, strict=True)]  # fmt: skip
+        return kinds + layers
 
 
 def _colours(count):

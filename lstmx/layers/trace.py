@@ -134,6 +134,8 @@ class _Source:
         """The packed rows (S, ..) of a quantity."""
         slabs, h, c = self.runs[pair]
         reverse = self.reversed[pair[1]]
+        if name in ("c_before", "h_before"):
+            return slabs[f"{name[0]}_prev"]
         if name == "h":
             return self.context.after(slabs["h_prev"], h, reverse)
         if name == "c":
@@ -186,6 +188,10 @@ class Trace:
         Memory cell and output after each step, likewise. c of an sLSTM has three blocks of H: c, n and m.
     tanh_c : PerLayer
         What the output gate shows a share of: tanh(c), or the other activation of the cell; c / n of an sLSTM.
+    c_before, h_before : PerLayer
+        The memory and the output that each step met: those of the step that was read before, or the initial state.
+    lengths : ndarray of int64 (N,)
+        The steps of each sequence, masked ones too.
 
     Notes
     -----
@@ -207,8 +213,11 @@ class Trace:
         """Of the tape of an LSTM on packed rows, and its final state (h, c)."""
         self.cell, self.hidden_size, self.reversed = lstm.cell, lstm.hidden_size, lstm.reversed
         self._context, self._source = context, _Source(lstm, tape, context, state)
+        self.lengths = context.given
 
-    i, f, g, o, c, h, tanh_c = (functools.cached_property(_quantity(name)) for name in (*QUANTITIES, "tanh_c"))
+    i, f, g, o, c, h, tanh_c, c_before, h_before = (
+        functools.cached_property(_quantity(name)) for name in (*QUANTITIES, "tanh_c", "c_before", "h_before")
+    )
 
     def _pair(self, layer, direction):
         pair = layer, direction
@@ -451,7 +460,13 @@ class Trace:
                     return NonFinite(*pair, name, int(row[first]), int(time[first]), unit)
         return None
 
-    # As tables.
+    # As tables and pages.
+
+    def report(self, path, **options):
+        """Write an interactive page of it, one HTML file: see `lstmx.inspect.report`, which has the options."""
+        from lstmx.plots.report import report
+
+        return report(self, path, **options)
 
     def to_pandas(self, layer=0, direction=0):
         """A frame with a row for each step that there is, and a column for each quantity and unit (needs pandas).

@@ -97,8 +97,8 @@ def draw_heat(ax, image, label, *, how="mean", **colours):
     """
     from matplotlib import colormaps
 
-    place, (width, height) = ax.get_position(), ax.figure.get_size_inches() * ax.figure.dpi
-    room = max(1, int(place.height * height)), max(1, int(place.width * width))
+    box = ax.get_window_extent()
+    room = max(1, int(box.height)), max(1, int(box.width))
     block = tuple(-(-count // pixels) for count, pixels in zip(image.shape, room, strict=True))
     rows, columns = image.shape
     small = _blocks(image, block, how) if block != (1, 1) else image

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstmx.plots import COLOURS, pyplot
-from lstmx.plots.traced import CellSteps, one_sequence, read_input
+from lstmx.plots.traced import TracedSequence
 
 WIDTH, HEIGHT = 152, 79  # of the drawing, y upwards
 MEMORY, HIDDEN, GATES, ADDED = 60, 23, 35, 50  # heights of the lines, the gates, and of i * g
@@ -262,9 +262,8 @@ def cell_diagram(trace, step, *, sequence=None, layer=0, direction=0, unit=None,
     >>> ax.get_title()
     'step 3 (0 to 4): mean of 8 units, and their range'
     """
-    one = one_sequence(trace, layer, direction, sequence)
-    steps = CellSteps(one)
-    T, H = one["c"].shape
+    one = TracedSequence(trace, layer, direction, sequence)
+    T, H = one.steps, one.units
     for name, value, count in (("step", step, T), ("unit", unit, H)):
         if value is None and name == "unit":
             continue
@@ -272,15 +271,15 @@ def cell_diagram(trace, step, *, sequence=None, layer=0, direction=0, unit=None,
             raise TypeError(f"{name}: got {value!r}, must be an int")
         if not -count <= value < count:
             raise IndexError(f"{name}: got {value}, there are {count}")
-    values = steps.at(step, unit)
+    values = one.at(step, unit)
     if x is not None:
-        values["x"] = _input_words(read_input(x, None, T)[0][step])
+        values["x"] = _input_words(one.read_input(x, None)[0][step])
     if ax is None:
         ax = pyplot().figure(figsize=(11.4, 6.3), layout="constrained").subplots()
     draw(ax, values)
     units = f"unit {unit % H}" if unit is not None else f"mean of {H} units, and their range" if H > 1 else "its unit"
-    extra = "" if steps.plain else "\nthis cell has options that the diagram leaves out"
-    way = ", read from the end" if steps.backward else ""
+    extra = f"\nthe diagram leaves out what the cell has besides: {', '.join(one.left_out)}" if one.left_out else ""
+    way = ", read from the end" if one.backward else ""
     ax.set_title(f"step {step % T} (0 to {T - 1}){way}: {units}{extra}" if title is None else title)
     return ax
 
@@ -358,8 +357,8 @@ def _draw_layer(ax, gate, values):
 
 def _points_per_unit(ax):
     """How many points one unit of the drawing gets."""
-    place, size = ax.get_position(), ax.figure.get_size_inches()
-    return 72 * min(place.width * size[0] / WIDTH, place.height * size[1] / (HEIGHT + 1.5))
+    box = ax.get_window_extent()
+    return 72 / ax.figure.dpi * min(box.width / WIDTH, box.height / (HEIGHT + 1.5))
 
 
 def _closed(corners):

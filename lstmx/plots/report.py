@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from lstmx.plots.diagram import svg
-from lstmx.plots.traced import CellSteps, one_sequence, read_input
+from lstmx.plots.traced import TracedSequence
 
 ROOM = 2**21 - 2**17  # bytes of arrays in a file of 2 MB
 LEVELS = 65532  # finite values of an array; then come -inf, inf and NaN
-STORED = ("i", "f", "g", "o", "c", "tanh_c", "h")
+STORED = ("i", "f", "g", "o", "c", "tanh_c", "h")  # of a plain cell; others may not have tanh_c
 
 
 def report(trace, path, *, x=None, feature_names=None, title="What the LSTM did", sequences=None):
@@ -31,8 +31,7 @@ def report(trace, path, *, x=None, feature_names=None, title="What the LSTM did"
     path : str or path-like
         Where the file is written.
     x : array (N, T, I), (T, I) or (T,), or list of arrays (T_n, I), optional
-        The input, in the form in which it was traced; shown beside. Sequences that are shorter than their trace, as
-        padded ones given as a list, tell where it ends.
+        The input, in the form in which it was traced; shown beside.
     feature_names : I strings, optional
         By default the features are numbered from 0.
     title : str
@@ -133,37 +132,26 @@ def _chosen(sequences, count):
 
 def _sequence(parts, sequence, x, feature_names):
     """All that the page shows of one sequence, and the names of the features."""
-    steps = columns = names = None
+    ones = [TracedSequence(trace, *key, sequence) for trace, key, _ in parts.values()]
+    found = [_part(one) | {"first": first} for one, (*_, first) in zip(ones, parts.values(), strict=True)]
+    columns = names = None
     if x is not None:
-        x = np.asarray(x if sequence is None else x[sequence])
-        steps = len(x)
-    found = []
-    for trace, key, reads_input in parts.values():
-        one = one_sequence(trace, *key, sequence)
-        T = len(one["c"])
-        if x is not None and steps > T:
-            raise ValueError(f"x: got {steps} steps{'' if sequence is None else f' in sequence {sequence}'}, but {T} "
-                             "were traced; give what was traced")  # fmt: skip
-        found.append(_part({name: values[: steps or T] for name, values in one.items()}) | {"first": reads_input})
-    if x is not None:
-        x, names = read_input(x, feature_names, steps)
-        columns = [packed(column) for column in x.T.astype(np.float64)]
+        x, names = ones[0].read_input(x if sequence is None else x[sequence], feature_names)
+        columns = [packed(column) for column in x.T]
     label = "the only one" if sequence is None else f"{sequence}"
-    return {"label": label, "steps": steps or T, "x": columns, "parts": found}, names
+    return {"label": label, "steps": ones[0].steps, "x": columns, "parts": found}, names
 
 
 def _part(one):
     """What the page shows of one sequence in one layer and direction."""
-    cell = CellSteps(one)
-    with np.errstate(all="ignore"):
-        order = np.argsort(one["f"].mean(axis=0), kind="stable")
+    values, start = one.of_cell(), one.steps - 1 if one.backward else 0
     return {
-        "units": one["c"].shape[1],
-        "backward": cell.backward,
-        "plain": cell.plain,
-        "start": packed(cell.values["c_before"][cell.first()]),
-        "order": order.tolist(),
-        "values": {name: packed(one[name]) | {"width": one[name].shape[1]} for name in STORED},
+        "units": one.units,
+        "backward": one.backward,
+        "leftOut": one.left_out,
+        "start": {name: packed(values[f"{name}_before"][start]) for name in "ch"},
+        "order": one.most_forgetful().tolist(),
+        "values": {name: packed(values[name]) | {"width": values[name].shape[1]} for name in STORED if name in values},
     }
 
 
