@@ -452,3 +452,35 @@ def test_steps_and_units_that_are_not_there_are_refused(options, error, message)
 def test_an_slstm_is_no_cell_of_the_diagram():
     with pytest.raises(ValueError, match=r"^trace: an sLSTM has a memory of three"):
         cell_diagram(network(cell=Cell(slstm=True)).trace(data()), 0)
+
+
+# Masks, resets, padding.
+
+
+def test_masked_steps_are_no_steps():
+    x, mask = data(), np.arange(30) % 3 != 1
+    trace = network(dtype="float64").trace(x, mask=mask)
+    display = GateDisplay.from_trace(trace, quantities="fc")
+    order = np.argsort(trace.f[0, 0][mask].mean(axis=0), kind="stable")
+    image = images(display)["c"].get_array()
+    assert image.mask[:, ~mask].all() and not image.mask[:, mask].any()
+    np.testing.assert_array_equal(image[:, mask], trace.c[0, 0][mask].T[order])
+    found = written(cell_diagram(trace, 5, unit=0))
+    assert found["value-c_before"] == figure_of(trace.c[0, 0][3, 0])  # step 4 is masked
+    assert written(cell_diagram(trace, 4, unit=0))["value-c"] == "nan"
+
+
+def test_after_a_reset_the_memory_is_empty():
+    trace = network().trace(data(), reset=np.arange(30) == 10)
+    found = written(cell_diagram(trace, 10, unit=0))
+    assert found["value-c_before"] == found["value-kept"] == found["value-h_before"] == "0.00"
+
+
+def test_padded_x_is_cut_where_the_sequence_ends():
+    x = np.random.default_rng(0).normal(size=(2, 9, 2))
+    trace = network().trace(x, lengths=[9, 4])
+    display = GateDisplay.from_trace(trace, sequence=1, x=x[1], quantities="c")
+    assert images(display)["c"].get_array().shape == (6, 4) and len(display.axes_["x"].lines[0].get_ydata()) == 4
+    cell_diagram(trace, 3, sequence=1, x=x[1])
+    with pytest.raises(IndexError, match=r"^step: got 4, there are 4"):
+        cell_diagram(trace, 4, sequence=1, x=x[1])

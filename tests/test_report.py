@@ -367,6 +367,19 @@ def test_cells_that_show_no_tanh_and_project_are_shown(shown):
 
 
 @pytest.mark.long
+def test_what_a_step_met_after_a_reset_or_a_masked_step_is_shown(shown):
+    x, step = data(T=12)[0], np.arange(12)
+    trace = network(bidirectional=True).trace(x, mask=step != 4, reset=step == 8)
+    page = shown(trace, x=x)
+    for key, steps in [((0, 0), (3, 5, 7, 8, 9)), ((0, 1), (9, 8, 7, 5, 3))]:
+        for at in steps:
+            page.run(f"choose({{part: {key[1]}, step: {at}}})")
+            check_values(page, trace, at, None, key)
+    page.run("choose({part: 0, step: 4})")
+    assert page.text("cell-f") == page.text("cell-c_before") == "NaN"
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("size", [(360, 740), (800, 1000), (1400, 900)])
 @pytest.mark.parametrize("dark", [False, True])
 def test_nothing_is_cut_off_at_the_side(shown, size, dark):

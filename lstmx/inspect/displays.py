@@ -4,7 +4,7 @@ import numpy as np
 
 from lstmx.data import panel
 from lstmx.plots import COLOURS, axes_or_new, divided, draw_heat, largest, usual_limit, whole_numbers
-from lstmx.plots.traced import QUANTITIES, TracedSequence, read_input
+from lstmx.plots.traced import QUANTITIES, TracedSequence, mean_of_steps, read_input
 
 # Quantity -> what is on the left, and what the colours mean.
 _PANELS = {
@@ -58,7 +58,8 @@ class GateDisplay:
     """Heat maps of what the gates, the memory and the output did along one sequence, one row per unit.
 
     Units have the same row in every panel: those that forget most, by the mean of their forget gate, are at the top.
-    Where there are more units or steps than pixels, neighbours are averaged, and the label says so.
+    Where there are more units or steps than pixels, neighbours are averaged, and the label says so. Masked steps and
+    values that are not finite are grey.
 
     Parameters
     ----------
@@ -154,8 +155,7 @@ class GateDisplay:
         self.axes_, self.ax_, self.figure_ = dict(zip(names, axes, strict=True)), axes[0], axes[0].figure
         if self.x is not None:
             _draw_input(self.axes_["x"], self.x, self.feature_names, self.x_label)
-        with np.errstate(all="ignore"):
-            order = np.argsort(self.values["f"].mean(axis=0), kind="stable")
+        order = np.argsort(mean_of_steps(self.values["f"]), kind="stable")
         for name in quantities:
             label, meaning = _PANELS[name]
             image = self.values[name].T

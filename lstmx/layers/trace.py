@@ -219,6 +219,12 @@ class Trace:
         functools.cached_property(_quantity(name)) for name in (*QUANTITIES, "tanh_c", "c_before", "h_before")
     )
 
+    @functools.cached_property
+    def mask(self):
+        """Which steps there are: bool (N, T), a list of (T_n,) or (T,), as the input was."""
+        there = self._context.unpack(np.ones((self._context.rows, 1), np.float32))
+        return [a[:, 0] > 0 for a in there] if isinstance(there, list) else there[..., 0] > 0
+
     def _pair(self, layer, direction):
         pair = layer, direction
         if pair not in self._source.runs:

@@ -145,14 +145,22 @@ def _sequence(parts, sequence, x, feature_names):
 def _part(one):
     """What the page shows of one sequence in one layer and direction."""
     values, start = one.of_cell(), one.steps - 1 if one.backward else 0
+    stored = [name for name in STORED if name in values]
+    stored += [f"{name}_before" for name in "ch" if not _follows(values[f"{name}_before"], values[name], one.backward)]
     return {
         "units": one.units,
         "backward": one.backward,
         "leftOut": one.left_out,
         "start": {name: packed(values[f"{name}_before"][start]) for name in "ch"},
         "order": one.most_forgetful().tolist(),
-        "values": {name: packed(values[name]) | {"width": values[name].shape[1]} for name in STORED if name in values},
+        "values": {name: packed(values[name]) | {"width": values[name].shape[1]} for name in stored},
     }
+
+
+def _follows(before, after, backward):
+    """Whether what each step met is what the step read before it left: not so after a reset or a masked step."""
+    met, left = (before[:-1], after[1:]) if backward else (before[1:], after[:-1])
+    return np.array_equal(met, left, equal_nan=True)
 
 
 def packed(array):

@@ -10,7 +10,7 @@ _SILENT = {"input_dropout", "recurrent_dropout", "dropout_per_gate", "weight_dro
 
 
 class TracedSequence:
-    """What one layer and direction did along one sequence, without padding.
+    """What one layer and direction did along one sequence, without padding; NaN on masked steps.
 
     Attributes
     ----------
@@ -25,21 +25,25 @@ class TracedSequence:
     """
 
     def __init__(self, trace, layer=0, direction=0, sequence=None):
-        if not all(hasattr(trace, name) for name in (*QUANTITIES, "lengths")):
+        if not all(hasattr(trace, name) for name in (*QUANTITIES, "mask")):
             raise TypeError(
                 f"trace: got {type(trace).__name__}, must be a Trace; for a model plot_trace(model.trace(X)[0])"
             )
         self.values = {name: getattr(trace, name)[layer, direction] for name in (*QUANTITIES, "c_before", "h_before")}
         with contextlib.suppress(ValueError):  # of a cell that shows something else than its memory
             self.values["tanh_c"] = trace.tanh_c[layer, direction]
+        there = trace.mask
         if sequence is not None:
-            self.values = {name: v[sequence] for name, v in self.values.items()}
+            there, self.values = there[sequence], {name: v[sequence] for name, v in self.values.items()}
         if isinstance(self.values["c"], list) or np.ndim(self.values["c"]) != 2:
             raise ValueError("sequence: the trace holds a batch; say which sequence to draw")
         self.padded, self.steps = len(self.values["c"]), int(trace.lengths[sequence or 0])
         if not self.steps:
             raise ValueError("trace: this sequence has no steps to draw")
         self.values = {name: v[: self.steps] for name, v in self.values.items()}
+        there = there[: self.steps, None]
+        if not there.all():
+            self.values = {name: np.where(there, v, np.nan) for name, v in self.values.items()}
         self.units, self.backward = trace.hidden_size, trace.reversed[direction]
         self.left_out = [name for name in trace.cell.config() if name not in _SILENT]
         self.left_out += ["projection"] if self.values["h"].shape[1] != self.units else []
@@ -69,8 +73,7 @@ class TracedSequence:
 
     def most_forgetful(self):
         """The units by the mean of their forget gates, those that forget most first."""
-        with np.errstate(all="ignore"):
-            return np.argsort(self.values["f"].mean(axis=0), kind="stable")
+        return np.argsort(mean_of_steps(self.values["f"]), kind="stable")
 
 
 def read_input(x, names, steps, padded=None):
@@ -86,6 +89,13 @@ def read_input(x, names, steps, padded=None):
     if len(names) != x.shape[1]:
         raise ValueError(f"feature_names: got {len(names)}, must be {x.shape[1]}, one for each feature of x")
     return x, names
+
+
+def mean_of_steps(values):
+    """(H,) the mean over the steps that are not NaN, which masked ones are."""
+    there = ~np.isnan(values)
+    with np.errstate(all="ignore"):
+        return np.where(there, values, 0).sum(axis=0) / there.sum(axis=0)
 
 
 def _spread(row):
