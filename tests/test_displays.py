@@ -320,7 +320,7 @@ def test_weights_that_are_not_there_are_refused():
 
 def test_attributions_are_drawn_with_their_sum():
     values = data(20, 3)
-    found = SimpleNamespace(values=values, method="gradient_x_input")
+    found = SimpleNamespace(values=values, method="gradient_x_input", output=np.zeros(1))
     display = AttributionDisplay.from_attribution(found, feature_names=["a", "$b", "c"])
     np.testing.assert_array_equal(images(display)["values"].get_array(), values.T)
     heights = sum(np.array([bar.get_height() for bar in bars]) for bars in display.ax_.containers)
@@ -331,12 +331,22 @@ def test_attributions_are_drawn_with_their_sum():
 
 
 def test_attributions_of_a_batch_need_a_sequence():
-    found = SimpleNamespace(values=np.zeros((2, 5, 1)), method="occlusion")
+    found = SimpleNamespace(values=np.zeros((2, 5, 1)), method="occlusion", output=np.zeros(2))
     with pytest.raises(ValueError, match=r"^sequence: the attributions are of a batch"):
         AttributionDisplay.from_attribution(found)
     assert list(AttributionDisplay.from_attribution(found, sequence=1).axes_) == ["sum"]
     with pytest.raises(TypeError, match=r"^attribution: got ndarray"):
         AttributionDisplay.from_attribution(np.zeros((5, 1)))
+
+
+def test_what_decides_an_output_of_a_model_is_drawn():
+    model = lstmx.Sequential([network(), lstmx.Last(), lstmx.Dense(6, 1)], random_state=0)
+    x = np.zeros((2, 10, 2))
+    x[1, 3, 1] = 2.0
+    display = AttributionDisplay.from_model(model, x, sequence=1, method="occlusion")
+    assert np.unravel_index(np.abs(display.values).argmax(), (10, 2)) == (3, 1) and display.label == "occlusion"
+    words = lstmx.Sequential([lstmx.Embedding(5, 3), LSTM(3, 4), lstmx.Last()], random_state=0)
+    assert AttributionDisplay.from_model(words, np.array([[1, 2, 3]])[:1], sequence=0).values.shape == (3, 1)
 
 
 # Estimators.
@@ -359,6 +369,23 @@ def test_estimators_are_drawn(fitted):
     assert len(MemoryDisplay.from_estimator(reg, X, sequence=1, units=[0]).lines_[0].get_ydata()) == 6
     assert WeightsDisplay.from_estimator(reg).hidden_size == 5
     assert HalfLifeDisplay.from_estimator(reg, X).steps == 10
+
+
+def test_what_decided_an_estimator_is_drawn(fitted):
+    reg, X = fitted
+    display = AttributionDisplay.from_estimator(reg, X, sequence=3, feature_names=["wind", "rain"])
+    assert display.values.shape == (8, 2) and "the target: " in display.ax_.get_title()
+    np.testing.assert_array_equal(display.values, lstmx.inspect.explain(reg, X).shares[3])
+    check_display(display)
+
+
+def test_steps_have_names_where_they_are_known():
+    display = AttributionDisplay(data(5, 1), step_names=[f"lag {5 - k}" for k in range(5)]).plot()
+    display.figure_.canvas.draw()
+    assert [t.get_text() for t in display.ax_.get_xticklabels() if t.get_text()] == [f"lag {5 - k}" for k in range(5)]
+    check_display(display)
+    with pytest.raises(ValueError, match=r"^step_names: got 2, must be 5"):
+        AttributionDisplay(data(5, 1), step_names=["a", "b"])
 
 
 def test_padding_is_not_drawn(fitted):

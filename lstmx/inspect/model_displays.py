@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from lstmx.inspect.attribution import attribute
+from lstmx.inspect.explain import explain
 from lstmx.plots import COLOURS, axes_or_new, divided, draw_heat, largest, usual_limit, whole_numbers
 from lstmx.plots.traced import read_input
 
@@ -285,8 +287,11 @@ class AttributionDisplay:
     values : array (T, I) or (T,)
     feature_names : I strings, optional
         By default the features are numbered from 0.
+    step_names : T strings, optional
+        By default the steps are numbered from 0.
     label : str
         What the values are.
+    title : str, optional
 
     Attributes
     ----------
@@ -297,12 +302,14 @@ class AttributionDisplay:
     figure_ : matplotlib Figure
     """
 
-    def __init__(self, values, *, feature_names=None, label="attribution"):
+    def __init__(self, values, *, feature_names=None, step_names=None, label="attribution", title=None):
         values = np.asarray(values)
         if values.ndim not in (1, 2) or not len(values):
             raise ValueError(f"values: got shape {values.shape}, must be (T, I), of one sequence")
         self.values, self.feature_names = read_input(values, feature_names, len(values))
-        self.label = label
+        self.step_names, self.label, self.title = step_names, label, title
+        if step_names is not None and len(step_names) != len(values):
+            raise ValueError(f"step_names: got {len(step_names)}, must be {len(values)}, one for each step")
 
     @classmethod
     def from_attribution(cls, attribution, *, sequence=None, feature_names=None, ax=None):
@@ -323,14 +330,55 @@ class AttributionDisplay:
         if not hasattr(attribution, "values") or not hasattr(attribution, "method"):
             raise TypeError(
                 f"attribution: got {type(attribution).__name__}, must be what lstmx.inspect.attribute gives"
-            )
-        values = attribution.values
-        if sequence is not None:
-            values = values[sequence]
-        if isinstance(values, list) or np.ndim(values) > 2:
+            )  # fmt: skip
+        values = attribution.values if sequence is None else attribution.values[sequence]
+        if (sequence is None and len(attribution.output) > 1) or np.ndim(values) == 3:
             raise ValueError("sequence: the attributions are of a batch; say which sequence to draw")
-        label = attribution.method.replace("_x_", " × ").replace("_", " ")
-        return cls(values, feature_names=feature_names, label=label).plot(ax)
+        return cls(values, feature_names=feature_names, label=_method(attribution)).plot(ax)
+
+    @classmethod
+    def from_model(cls, model, X, *, sequence=None, feature_names=None, ax=None, **options):
+        """Draw what decides an output of a model for one sequence.
+
+        Parameters
+        ----------
+        model, X : as in `attribute`
+        sequence, feature_names, ax : as in `from_attribution`
+        **options
+            Of `attribute`, such as output and method.
+
+        Returns
+        -------
+        AttributionDisplay
+        """
+        found = attribute(model, X, **options)
+        return cls.from_attribution(found, sequence=sequence, feature_names=feature_names, ax=ax)
+
+    @classmethod
+    def from_estimator(cls, estimator, X=None, *, sequence=0, ax=None, **options):
+        """Draw what decided what a fitted estimator says of a sequence.
+
+        Parameters
+        ----------
+        estimator, X : as in `explain`
+        sequence : int
+        ax : matplotlib Axes, Figure or SubFigure, optional
+        **options
+            Of `explain`, such as output and feature_names.
+
+        Returns
+        -------
+        AttributionDisplay
+        """
+        found = explain(estimator, X, **options)
+        return cls(
+            found.shares[sequence],
+            feature_names=found.column_names,
+            step_names=found.step_names,
+            label=_method(found),
+            title=f"{found.subject[sequence]}: {found.output[sequence]:.4g}, "
+            f"of an average input {found.baseline_output[sequence]:.4g}",
+        ).plot(ax)
 
     def plot(self, ax=None):
         """Draw.
@@ -353,8 +401,8 @@ class AttributionDisplay:
         for sign, colour, label in ((1, "#B2182B", "raises the output"), (-1, "#2166AC", "lowers it")):
             part = np.where(sums * sign > 0, sums, 0)
             self.ax_.bar(steps, part, width=1 if T > 60 else 0.8, color=colour, label=label)
-        title = f"{self.label}:\nsum over the features" if features > 1 else self.label
-        self.ax_.set_ylabel(title, rotation=0, ha="right", va="center")
+        label = f"{self.label}:\nsum over the features" if features > 1 else self.label
+        self.ax_.set_ylabel(label, rotation=0, ha="right", va="center")
         self.ax_.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize="small")
         if features > 1:
             ax, limit = self.axes_["values"], largest(self.values)
@@ -365,7 +413,16 @@ class AttributionDisplay:
             ax.figure.colorbar(drawn, ax=ax, pad=0.01, label=label)
             shown = np.arange(0, features, -(-features // 24))
             ax.set_yticks(shown, [self.feature_names[k] for k in shown], fontsize="small", parse_math=False)
-        axes[-1].set_xlabel("time step, from 0")
+        axes[-1].set_xlabel("time step" if self.step_names is not None else "time step, from 0")
         whole_numbers(axes[-1].xaxis)
+        if self.step_names is not None:
+            axes[-1].xaxis.set_major_formatter(lambda t, _: self.step_names[int(t)] if 0 <= t < T else "")
         axes[-1].set_xlim(-0.5, T - 0.5)
+        if self.title is not None:
+            self.ax_.set_title(self.title, fontsize="medium", pad=24, parse_math=False)
         return self
+
+
+def _method(found):
+    """In words."""
+    return found.method.replace("_x_", " × ").replace("_", " ")
