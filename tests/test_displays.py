@@ -201,6 +201,15 @@ def test_panels_go_where_the_caller_wants_them():
         MemoryDisplay.from_trace(trace, ax=3)
 
 
+@pytest.mark.parametrize("features", [2, 6])
+def test_names_are_shown_as_they_are(features):
+    x, names = data(30, features), ["$\\frac", "_hidden", "$a$", "%d", "{x}", "ü"][:features]
+    ax = GateDisplay.from_trace(network(6, features).trace(x), x=x, feature_names=names).axes_["x"]
+    ax.figure.canvas.draw()
+    texts = ax.get_legend().get_texts() if features == 2 else ax.get_yticklabels()
+    assert [text.get_text().strip() for text in texts] == names and not any(text.get_parse_math() for text in texts)
+
+
 # Memory.
 
 
@@ -236,6 +245,9 @@ def test_half_lives_are_sorted_and_endless_ones_marked():
     assert dots.get_ydata().tolist() == [1, 5] and dots.get_xdata().tolist() == [0, 1]
     assert triangles.get_xdata().tolist() == [2] and longest.get_ydata()[0] == 10
     assert [tick.get_text() for tick in display.ax_.get_xticklabels()] == ["2", "0", "1"]
+    display = HalfLifeDisplay([0.0, np.nan, 2.0]).plot()
+    assert [line.get_xdata().tolist() for line in display.ax_.lines] == [[1], [0]]
+    check_display(display)
     with pytest.raises(ValueError, match=r"^half_lives: got shape \(\), must be \(H,\)"):
         HalfLifeDisplay(3.0)
 

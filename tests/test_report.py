@@ -115,8 +115,14 @@ def test_200_steps_of_64_units_are_small(tmp_path):
     x = data(40, 200)
     path = report(network(64, num_layers=2).trace(x), tmp_path / "b.html", x=x)
     content = Page(path).content
-    assert path.stat().st_size < 2**21 and 2 <= len(content["sequences"]) < 40
+    assert path.stat().st_size < 2_000_000 and 2 <= len(content["sequences"]) < 40
     assert content["about"].startswith(f"{len(content['sequences'])} of 40 sequences")
+
+
+def test_many_short_sequences_are_no_larger(tmp_path):
+    x = data(2000, 3)
+    path = report(network(1).trace(x), tmp_path / "a.html", x=x)
+    assert 1_700_000 < path.stat().st_size < 2_000_000
 
 
 def test_at_least_one_sequence_is_there_however_large(tmp_path):

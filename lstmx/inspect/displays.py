@@ -211,9 +211,13 @@ def _draw_input(ax, x, names, label):
         ax.set_yticks(shown, [names[k] for k in shown], fontsize="x-small", parse_math=False)
         return
     for column, name, colour in zip(x.T, names, COLOURS, strict=False):
-        ax.plot(column, color=colour, marker="o" if len(x) == 1 else None, label=name)
+        shown = f" {name}" if name.startswith("_") else name  # a legend leaves out what begins with "_"
+        ax.plot(column, color=colour, marker="o" if len(x) == 1 else None, label=shown)
     ax.set_ylabel(label, rotation=0, ha="right", va="center")
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(COLOURS), frameon=False)  # above: lines are everywhere
+    # Above, since lines are everywhere.
+    legend = ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(COLOURS), frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 class MemoryDisplay:
@@ -301,7 +305,7 @@ class MemoryDisplay:
 class HalfLifeDisplay:
     """How long each unit remembers: the steps after which half of a memory is left.
 
-    Units are sorted by it. Those that lose nothing have no half-life and lie on top, as triangles.
+    Units are sorted by it. Those that lose nothing, or all at once, are triangles at the upper and the lower edge.
 
     Parameters
     ----------
@@ -365,17 +369,27 @@ class HalfLifeDisplay:
         HalfLifeDisplay
         """
         ax = axes_or_new(ax, (10, 4))
+        from matplotlib.ticker import LogLocator
+
         self.ax_, self.figure_ = ax, ax.figure
         order = np.argsort(self.half_lives, kind="stable")
         values, H = self.half_lives[order], len(order)
-        finite, rank = np.isfinite(values), np.arange(H)
+        finite, rank = np.isfinite(values) & (values > 0), np.arange(H)
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter("")
+        spread = values[finite]
+        if len(spread) and max(spread.max(), self.steps or 0) < 1000 * spread.min():
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         marker = {"marker": "o", "markersize": 6 if H <= 64 else 3, "linestyle": "none"}
         ax.plot(rank[finite], values[finite], color=COLOURS[0], label="half-life of a unit", **marker)
-        if (endless := np.isposinf(values)).any():
-            across = ax.get_xaxis_transform()
-            ax.plot(rank[endless], np.full(endless.sum(), 0.97), color=COLOURS[1], transform=across,
-                    label="nothing is lost", **marker | {"marker": "^"})  # fmt: skip
+        for chosen, height, sign, label in (
+            (np.isposinf(values), 0.97, "^", "nothing is lost"),
+            (values == 0, 0.03, "v", "all is lost in a step"),
+        ):
+            if chosen.any():  # at the edge of the axes
+                ax.plot(rank[chosen], np.full(chosen.sum(), height), color=COLOURS[1], label=label,
+                        transform=ax.get_xaxis_transform(), **marker | {"marker": sign})  # fmt: skip
         if self.steps:
             ax.axhline(self.steps, color="0.4", linestyle=":", label=f"the longest sequence: {self.steps} steps")
         if H <= 32:

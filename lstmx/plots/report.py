@@ -13,7 +13,7 @@ import numpy as np
 from lstmx.plots.diagram import svg
 from lstmx.plots.traced import TracedSequence
 
-ROOM = 2**21 - 2**17  # bytes of arrays in a file of 2 MB
+ROOM = 1_900_000  # bytes of sequences in a file of 2 MB
 LEVELS = 65532  # finite values of an array; then come -inf, inf and NaN
 STORED = ("i", "f", "g", "o", "c", "tanh_c", "h")  # of a plain cell; others may not have tanh_c
 
@@ -68,7 +68,7 @@ def report(trace, path, *, x=None, feature_names=None, title="What the LSTM did"
     room = ROOM
     for sequence in chosen:
         found, names = _sequence(parts, sequence, x, feature_names)
-        room -= sum(len(array["data"]) for part in found["parts"] for array in part["values"].values())
+        room -= len(json.dumps(found)) + 2
         if kept and sequences is None and room < 0:
             break
         kept.append(found)
