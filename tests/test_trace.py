@@ -415,3 +415,47 @@ def test_a_model_traces_its_layers():
     model = lstmx.Sequential([LSTM(3, 4), lstmx.Dense(4, 2), LSTM(2, 5), lstmx.Last()], random_state=0)
     traces = model.trace(np.ones((2, 6, 3)))
     assert list(traces) == [0, 2] and traces[2].half_lives().shape == (5,)
+
+
+# What a step met, and which steps there are.
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_step_meets_what_the_step_read_before_left(reverse):
+    lstm = LSTM(3, 4, reverse=reverse, dtype="float64", random_state=0)
+    x, state = (
+        np.random.default_rng(0).normal(size=(2, 5, 3)),
+        tuple(np.random.default_rng(1).normal(size=(2, 1, 2, 4))),
+    )
+    trace = lstm.trace(x, state, lengths=[5, 3])
+    for n, length in enumerate([5, 3]):
+        for name, first in zip("hc", state, strict=True):
+            after, before = (getattr(trace, what)[0, 0][n, :length] for what in (name, f"{name}_before"))
+            wanted = np.concatenate([after[1:], first[0, n : n + 1]] if reverse else [first[0, n : n + 1], after[:-1]])
+            np.testing.assert_array_equal(before, wanted)
+
+
+def test_a_step_after_a_reset_or_a_masked_step_meets_its_own_past():
+    lstm, x = LSTM(3, 4, random_state=0), np.random.default_rng(0).normal(size=(6, 3))
+    trace = lstm.trace(x, mask=np.arange(6) != 2, reset=np.arange(6) == 4)
+    np.testing.assert_array_equal(trace.c_before[0, 0][3], trace.c[0, 0][1])
+    assert not trace.h_before[0, 0][4].any() and trace.h_before[0, 0][5].any()
+
+
+def test_writing_into_what_was_met_changes_no_analysis():
+    trace = LSTM(3, 4, dtype="float64", random_state=0).trace(np.ones((6, 3)))
+    wanted = trace.initial_contribution().copy(), np.array(trace.h)
+    trace.c_before[0, 0][...] = trace.h_before[0, 0][...] = 7
+    np.testing.assert_array_equal(trace.initial_contribution(), wanted[0])
+    np.testing.assert_array_equal(trace.h, wanted[1])
+
+
+def test_a_trace_says_which_steps_there_are():
+    lstm, x = LSTM(3, 4, random_state=0), np.zeros((2, 5, 3))
+    padded = lstm.trace(x, lengths=[2, 5])
+    assert padded.lengths.tolist() == [2, 5] and padded.mask.tolist() == [[True] * 2 + [False] * 3, [True] * 5]
+    ragged = lstm.trace([x[0, :1], x[1]], mask=[np.array([True]), np.arange(5) != 3])
+    assert ragged.lengths.tolist() == [1, 5]
+    assert [there.tolist() for there in ragged.mask] == [[True], [True, True, True, False, True]]
+    single = lstm.trace(x[0])
+    assert single.mask.tolist() == [True] * 5 and single.lengths.tolist() == [5]
