@@ -146,8 +146,8 @@ def _of(key, keys):
     if len(keys) == 1:
         return ""
     *model, layer, direction = key
-    lstm = f", LSTM at {model[0]}" if len({other[:-2] for other in keys}) > 1 else ""
-    return f"{lstm}, layer {layer}{', reverse' if direction else ''}"
+    where = f", layers[{model[0]}]" if len({other[:-2] for other in keys}) > 1 else ""
+    return f"{where}, layer {layer}{', reverse' if direction else ''}"
 
 
 class WeightsDisplay:
