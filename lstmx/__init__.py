@@ -13,6 +13,7 @@ from lstmx.functional.cell import Cell
 from lstmx.functional.threads import get_num_threads, num_threads, set_num_threads
 from lstmx.layers import (
     LSTM,
+    RNN,
     Activation,
     Dense,
     Dropout,
@@ -56,6 +57,7 @@ _LAZY = {
 
 __all__ = [
     "LSTM",
+    "RNN",
     "Activation",
     "Cell",
     "Dense",

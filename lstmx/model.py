@@ -30,8 +30,9 @@ class Sequential(storage.Stored):
 
     Parameters
     ----------
-    layers : list of LSTM, Embedding, Dense, Activation, Dropout, Last, FinalState, MeanPool, Masking, Unmask, Reversed
-        At most 1,000. A layer belongs to one model. Without a pooling layer the model gives one output per step.
+    layers : list of lstmx layers
+        LSTM, RNN, Embedding, Dense, Activation, Dropout, Last, FinalState, MeanPool, Masking, Unmask, Reversed; at most
+        1,000. A layer belongs to one model. Without a pooling layer the model gives one output per step.
     random_state : None, int, SeedSequence or Generator
         Seeds the initial parameters of the layers that have no random_state of their own.
 

@@ -1,5 +1,7 @@
 """Checking gradients: for tests, and for everyone who writes a layer."""
 
+import inspect
+
 import numpy as np
 
 
@@ -24,10 +26,10 @@ def gradcheck(model, x, state=None, *, lengths=None, mask=None, reset=None, rtol
 
     Parameters
     ----------
-    model : LSTM or Sequential, of dtype float64
+    model : LSTM, RNN or Sequential, of dtype float64
     x : as the model takes it
-    state : (h0, c0), for an LSTM
-        None: where the LSTM begins, at zero or at what it has learned.
+    state : (h0, c0) for an LSTM, h0 for an RNN
+        None: where the network begins, at zero or at what it has learned.
     lengths, mask, reset : as the model takes them
     rtol, atol : float
         The differences themselves are good to about 1e-9 with their step of 1e-6.
@@ -61,36 +63,39 @@ def gradcheck(model, x, state=None, *, lengths=None, mask=None, reset=None, rtol
     integers = all(np.asarray(a).dtype.kind in "iu" for a in (x if ragged else [x]))
     kind = np.int64 if integers else np.float64
     x = [np.array(a, kind) for a in x] if ragged else np.array(x, kind)
+    drawn = {"rng": 0} if "rng" in inspect.signature(model.forward).parameters else {}
+    begin = []
     if recurrent:
-        begin = model([a[:0] for a in x] if ragged else x[..., :0, :])[1] if state is None else state
-        begin = tuple(np.array(s, np.float64) for s in begin)
-        state = None if state is None else begin
-        y, states, tape = model.forward(x, state, rng=0, **given)
-        dstate = tuple(rng.normal(size=s.shape) for s in states)
-    else:
-        y, tape = model.forward(x, rng=0, **given)
+        start = model([a[:0] for a in x] if ragged else x[..., :0, :])[1] if state is None else state
+        begin = [np.array(a, np.float64) for a in _arrays(start)]
+        whole = tuple if isinstance(start, tuple | list) else lambda arrays: arrays[0]  # a state of its arrays
+        state = None if state is None else whole(begin)
+
+    def forward(state):
+        """y, the arrays of the final state, the tape."""
+        y, *states, tape = model.forward(x, *([state] if recurrent else []), **drawn, **given)
+        return y, [a for part in states for a in _arrays(part)], tape
+
+    y, states, tape = forward(state)
+    dstate = [rng.normal(size=s.shape) for s in states]
     many = isinstance(y, list)
     dy = [rng.normal(size=a.shape) for a in y] if many else rng.normal(size=y.shape)
 
     def loss(state=state):
-        if recurrent:
-            out, states, _ = model.forward(x, state, rng=0, **given)
-        else:
-            out, _ = model.forward(x, rng=0, **given)
-        parts = zip(out, dy, strict=True) if many else [(out, dy)]
-        total = sum(float((a * b).sum()) for a, b in parts)
-        return total + (sum(float((a * b).sum()) for a, b in zip(states, dstate, strict=True)) if recurrent else 0)
+        y, states, _ = forward(state)
+        pairs = [*zip(y, dy, strict=True)] if many else [(y, dy)]
+        return sum(float((a * b).sum()) for a, b in (*pairs, *zip(states, dstate, strict=True)))
 
-    grads = model.backward(tape, dy, dstate) if recurrent else model.backward(tape, dy)
+    grads = model.backward(tape, dy, *([whole(dstate)] if recurrent else []))
     checks = []
     if ragged and not integers:
         checks += [(f"x[{n}]", grads.x[n], finite_difference(loss, a)) for n, a in enumerate(x)]
     elif not integers:
         checks.append(("x", grads.x, finite_difference(loss, x)))
     if recurrent:
-        for name, gradient, part in zip(("h0", "c0"), grads.state, begin, strict=True):
+        for name, gradient, part in zip(("h0", "c0"), _arrays(grads.state), begin, strict=False):
             if name == "h0" or state is not None or not model.cell.slstm:  # whose empty memory has no derivative
-                checks.append((name, gradient, finite_difference(lambda: loss(begin), part)))
+                checks.append((name, gradient, finite_difference(lambda: loss(whole(begin)), part)))
     for name, value in model.parameters().items():
         trial = value.copy()
 
@@ -103,3 +108,8 @@ def gradcheck(model, x, state=None, *, lengths=None, mask=None, reset=None, rtol
     for name, found, wanted in checks:
         np.testing.assert_allclose(found, wanted, rtol=rtol, atol=atol, err_msg=f"gradient of {name}")
     return max((float(np.abs(found - wanted).max(initial=0)) for _, found, wanted in checks), default=0.0)
+
+
+def _arrays(state):
+    """The arrays of a state: a pair, or one."""
+    return list(state) if isinstance(state, tuple | list) else [state]

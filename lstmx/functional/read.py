@@ -307,24 +307,35 @@ def read_state(name, state, start, context, meaning, reversed, final=False):
         return start
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise TypeError(f"{name}: got {type(state).__name__}, must be a pair of arrays (h, c)")
-    single = context.form == "single"
     meanings = (meaning,) * 2 if isinstance(meaning, str) else meaning
     for part, value, out, words in zip("hc", state, start, meanings, strict=True):
-        lead, width = out.shape[:-2], out.shape[-1]
-        wanted = (*lead, width) if single else (*lead, len(context.given), width)
-        array = validate.shaped(
-            f"{name} {part}", value, wanted, out.dtype, words.replace("N, ", "") if single else words
-        )
-        context.take_states(array[..., None, :] if single else array, out, reversed, final)
+        read_state_array(f"{name} {part}", value, out, context, words, reversed, final)
+    return start
+
+
+def read_state_array(name, value, start, context, meaning, reversed, final=False):
+    """As `read_state`, for a state that is one array (L*D, N, W)."""
+    if value is None:
+        return start
+    single = context.form == "single"
+    lead, width = start.shape[:-2], start.shape[-1]
+    wanted = (*lead, width) if single else (*lead, len(context.given), width)
+    array = validate.shaped(name, value, wanted, start.dtype, meaning.replace("N, ", "") if single else meaning)
+    context.take_states(array[..., None, :] if single else array, start, reversed, final)
     return start
 
 
 def give_state(pair, context, reversed, final=True):
     """What a caller gets of two arrays (L*D, N, W) in sorted order; arguments as of `read_state`."""
     h, c = pair
+    return give_state_array(h, context, reversed, final), give_state_array(c, context, reversed, final)
+
+
+def give_state_array(state, context, reversed, final=True):
+    """As `give_state`, for a state that is one array."""
     if context.moves_states:
-        h, c = context.give_states(h, reversed, final), context.give_states(c, reversed, final)
-    return (h[..., 0, :], c[..., 0, :]) if context.form == "single" else (h, c)
+        state = context.give_states(state, reversed, final)
+    return state[..., 0, :] if context.form == "single" else state
 
 
 def read_gradient(dy, context, width, dtype, name="dy"):

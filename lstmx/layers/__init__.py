@@ -4,10 +4,12 @@ from lstmx.layers.activation import Activation
 from lstmx.layers.base import Layer, Run
 from lstmx.layers.lstm import LSTM, Trace
 from lstmx.layers.masking import Masking, Reversed, Unmask
+from lstmx.layers.rnn import RNN
 from lstmx.layers.simple import Dense, Dropout, Embedding, FinalState, Last, MeanPool, RowGradient
 
 __all__ = [
     "LSTM",
+    "RNN",
     "Activation",
     "Dense",
     "Dropout",

@@ -2,6 +2,7 @@
 
 from lstmx.layers.lstm import LSTM
 from lstmx.layers.masking import Masking, Reversed, Unmask
+from lstmx.layers.rnn import RNN
 from lstmx.layers.simple import Dropout, Embedding, FinalState
 
 
@@ -14,7 +15,7 @@ def check_chain(layers):
             raise ValueError(f"{name}: an Embedding takes integers, so it must be the first layer")
         if isinstance(layer, Masking) and k:
             raise ValueError(f"{name}: a Masking looks at the model's input, so it must be the first layer")
-        if pooled is not None and (isinstance(layer, LSTM | Unmask | Reversed) or layer.per_sequence):
+        if pooled is not None and (isinstance(layer, LSTM | RNN | Unmask | Reversed) or layer.per_sequence):
             raise ValueError(
                 f"{name}: {type(layer).__name__} needs sequences, but {pooled} has left one row per sequence"
             )
@@ -23,12 +24,12 @@ def check_chain(layers):
                              f"it gives {size}")  # fmt: skip
         if isinstance(layer, FinalState):
             before = [earlier for earlier in layers[:k] if not isinstance(earlier, Dropout)]
-            if not before or not isinstance(before[-1], LSTM):
-                raise ValueError(f"{name}: FinalState must follow an LSTM (a Dropout may stand between)")
+            if not before or not isinstance(before[-1], LSTM | RNN):
+                raise ValueError(f"{name}: FinalState must follow an LSTM or RNN (a Dropout may stand between)")
             if layer.merge != "concat" and not before[-1].bidirectional:
-                raise ValueError(f'{name}: got merge="{layer.merge}", but the LSTM before it has one direction; leave '
+                raise ValueError(f'{name}: got merge="{layer.merge}", but the layer before it has one direction; leave '
                                  "it out")  # fmt: skip
-            if before[-1].merge != "concat":
+            if isinstance(before[-1], LSTM) and before[-1].merge != "concat":
                 raise ValueError(f'{name}: FinalState takes each direction from another step, but the LSTM before it '
                                  f'has merged them ("{before[-1].merge}"); use merge="concat", or Last')  # fmt: skip
         if layer.store.arrays:

@@ -21,8 +21,8 @@ from lstmx.layers.stack import Stack, pair
 from lstmx.layers.trace import Trace
 
 BACKWARD_STREAM = (
-    "step, stream: a bidirectional LSTM, as one with reverse=True, reads from the end, which a stream does not have; "
-    "call it instead"
+    "step, stream: a bidirectional layer, as an LSTM with reverse=True, reads from the end, which a stream does not "
+    "have; call it instead"
 )
 
 
