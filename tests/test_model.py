@@ -459,7 +459,7 @@ def test_wrong_step_is_explained(x_t, state, error, message):
 
 
 def test_a_bidirectional_model_does_not_step():
-    with pytest.raises(ValueError, match="step, stream: a bidirectional LSTM"):
+    with pytest.raises(ValueError, match="step, stream: a bidirectional layer"):
         everything().step(np.zeros((2, 2)))
 
 
