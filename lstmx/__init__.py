@@ -51,6 +51,7 @@ _LAZY = {
     "init": ("lstmx.init", None),
     "interop": ("lstmx.interop", None),
     "inspect": ("lstmx.inspect", None),
+    "lesson": ("lstmx.lesson", None),
     "predictors": ("lstmx.predictors", None),
     "testing": ("lstmx.testing", None),
 }

@@ -116,7 +116,8 @@ def main(arguments=None):
     parser.add_argument("--version", action="version", version=f"lstmx {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser("demo", help="forecast CO2 and recognise speakers, on real data, in under a minute")
-    demo.add_argument("name", nargs="?", choices=("all", "forecast", "speakers"), default="all", help="which part")
+    demo.add_argument("name", nargs="?", choices=("all", "forecast", "speakers", "gates"), default="all",
+                      help="which part; all: the first two; gates: why an LSTM remembers")  # fmt: skip
     demo.add_argument("--output", metavar="DIR", default="lstmx-demo", help="where plots and models go (lstmx-demo)")
     demo.add_argument("--seed", type=int, default=0, help="seed of everything random (0)")
     _add_convert(commands)

@@ -1,10 +1,13 @@
-"""``lstmx demo``: two tasks on real data, with their baselines, in under a minute on two cores.
+"""``lstmx demo``: two tasks on real data, with their baselines, in under a minute on two cores; and the lesson.
 
 Forecast. Carbon dioxide in the air at Mauna Loa, 52 weeks ahead from every week of the last six years; the network
 has seen nothing of them. The baseline is the seasonal-naive forecast with drift: the value of a year before plus the
 mean yearly growth.
 
 Speakers. Who of nine men said these vowels? Ragged sequences of 7 to 29 frames. The baseline is the nearest class mean.
+
+Gates, if asked for. The experiments of lstmx.lesson in short: how far back gradients get in a plain recurrent network
+and in an LSTM, what the two learn, and what the gates of an LSTM do while nine men speak.
 """
 
 import time
@@ -21,7 +24,7 @@ TEST_WEEKS = 52 * 6
 
 
 def run(name, output, seed):
-    """Run one part or all, print the scores, and write models and plots to the folder `output`.
+    """Run one part, or with "all" the first two, print the scores, and write models and plots to the folder `output`.
 
     Returns
     -------
@@ -32,8 +35,8 @@ def run(name, output, seed):
     output.mkdir(parents=True, exist_ok=True)
     _plotting()
     start = time.perf_counter()
-    parts = {"forecast": forecast, "speakers": speakers}
-    good = [parts[part](output, seed) for part in (parts if name == "all" else [name])]
+    parts = {"forecast": forecast, "speakers": speakers, "gates": gates}
+    good = [parts[part](output, seed) for part in (("forecast", "speakers") if name == "all" else [name])]
     print(f"\n{time.perf_counter() - start:.0f} s in all; plots and models are in {output}")
     return 0 if all(good) else 1
 
@@ -233,3 +236,43 @@ def _plot_gates(path, model, x, speaker):
     figure.savefig(path, dpi=110)
     plt.close(figure)
     print(f"  {path.name}: gates, memory cell and output along one utterance")
+
+
+def gates(output, seed):
+    """The lesson in short; returns whether the LSTM has learned what the plain network has not."""
+    from lstmx import lesson_pictures as pictures
+
+    lesson, steps = lstmx.lesson, 100
+    print("\nGates: why a plain recurrent network forgets, and what an LSTM does about it")
+    before = lesson.vanishing({kind: lesson.build(kind, 2, 1, steps, seed=seed) for kind in lesson.NETS}, steps)
+    for kind, norms in before.items():
+        name, found = ("h", norms.h) if norms.c is None else ("c", norms.c)
+        print(f"  {lesson.NETS[kind].label + ':':25s}gradient with respect to {name} 50 steps before the end: "
+              f"{found[50]:.0e}")  # fmt: skip
+    learned = lesson.learn_adding((10, 30, steps), updates=800, rates=(0.01,), seed=seed)
+    print(
+        f"  the adding problem, mean squared error for {', '.join(map(str, learned.lags))} steps (1/6: nothing learned)"
+    )
+    for kind, scores in learned.scores.items():
+        print(f"  {lesson.NETS[kind].label + ':':25s}{', '.join(f'{score:.4f}' for score in scores)}")
+    after = lesson.vanishing({kind: learned.models[kind, steps] for kind in learned.scores}, steps)
+    panels = {"at the start": before, f"trained on the adding problem, T = {steps}": after}
+    _save(pictures.draw_vanishing(panels), output / "vanishing.png", "how far back gradients get")
+    _save(pictures.draw_adding(learned), output / "adding.png", "what was learned of the adding problem")
+
+    model, accuracy = lesson.learn_conversation(seed=seed)
+    talk = lesson.example_conversation(seed=seed)
+    print(f"  who of nine men is to be remembered: {accuracy[-1]:.1%} right {lesson.BINS[-1]} frames later and more")
+    same = _check_saved(model, output / "conversation.safetensors", talk.x[None])
+    _save(pictures.draw_conversation(model, talk), output / "conversation.png", "the gates while six men speak")
+    for name, figure in zip(("write", "keep"), pictures.draw_cells(model, talk), strict=True):
+        _save(figure, output / f"cell-{name}.png", "the cell with the values of one step")
+    return same and learned.scores["chrono"][-1] < 0.02 < learned.scores["plain"][-1]
+
+
+def _save(figure, path, what):
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    print(f"  {path.name}: {what}")
