@@ -524,7 +524,7 @@ MISTAKES = {
     "batched state, one step": (lambda: LSTM_.step(X[0, 0], STATE), ValueError,
                                 r"state.*: got shape \(2, 2, 4\), must be \(L\*D, H\) = \(2, 4\)"),
     "a stream of both directions": (lambda: TWO.step(X[:, 0]), ValueError,
-                                    "step, stream: a bidirectional LSTM, as one with"),
+                                    "step, stream: a bidirectional layer, as an LSTM with"),
     "dy of the last step": (lambda: backward(DY[:, -1]), ValueError,
                             r"dy: got shape \(2, 4\), must be the shape of y = \(2, 5, 4\)"),
     "dy of other features": (lambda: backward(X), ValueError, r"dy: got shape \(2, 5, 3\), must be the shape of y"),

@@ -314,9 +314,7 @@ def read_state(name, state, start, context, meaning, reversed, final=False):
 
 
 def read_state_array(name, value, start, context, meaning, reversed, final=False):
-    """As `read_state`, for a state that is one array (L*D, N, W)."""
-    if value is None:
-        return start
+    """As `read_state`, for a state that is one array (L*D, N, W) and given."""
     single = context.form == "single"
     lead, width = start.shape[:-2], start.shape[-1]
     wanted = (*lead, width) if single else (*lead, len(context.given), width)

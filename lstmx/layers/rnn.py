@@ -123,7 +123,14 @@ class RNN(Layer):
 
     def _read(self, x, state, own=False, **given):
         rows, context = sequences(x, self.input_size, self.dtype, single=True, **given).all(own)
-        return rows, context, read_state_array("state", state, self._zeros(context), context, _STATE, self._reversed)
+        return rows, context, self._read_state("state", state, context)
+
+    def _read_state(self, name, value, context, final=False):
+        """A caller's state, or its gradient, in the order of the packed rows; zeros for None."""
+        zeros = self._zeros(context)
+        if value is None:
+            return zeros
+        return read_state_array(name, value, zeros, context, _STATE, self._reversed, final)
 
     def __call__(self, x, state=None, *, lengths=None, mask=None, reset=None):
         """Inference.
@@ -181,8 +188,7 @@ class RNN(Layer):
         """
         context = read_tape(tape, self).context
         dy = read_gradient(dy, context, self.output_size(), self.dtype)
-        zeros = self._zeros(context)
-        dh = read_state_array("dstate", dstate, zeros, context, _STATE, self._reversed, final=True)
+        dh = self._read_state("dstate", dstate, context, final=True)
         layers = tape.use(validate.flag("retain", retain), self.store.version)["layers"]
         out = {name: allocate.empty(p.shape, self.dtype) for name, p in self.store.arrays.items()}
         dx = self._run_backward(layers, context, dy, dh, out)
