@@ -78,11 +78,7 @@ def gradient_norms(layer, x, seed=0):
     dy[:, -1] = np.random.default_rng(seed).normal(size=dy[:, -1].shape)
     dy[:, -1] /= np.linalg.norm(dy[:, -1], axis=1, keepdims=True)
     flow = lstmx.inspect.gradient_flow(layer, x, dy)
-
-    def by_lag(gradients):
-        return np.linalg.norm(gradients[0, 0].astype(np.float64), axis=2).mean(axis=0)[::-1]
-
-    return GradientNorms(by_lag(flow.dh), by_lag(flow.dc) if flow.dc else None)
+    return GradientNorms(flow.norms("h")[0, 0][::-1], flow.norms("c")[0, 0][::-1] if flow.dc else None)
 
 
 class StepBack(NamedTuple):
