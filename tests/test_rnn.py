@@ -224,3 +224,15 @@ def test_a_chain_that_makes_no_sense_is_refused():
         lstmx.Sequential([lstmx.RNN(2, 3), lstmx.Last(), lstmx.RNN(3, 3)])
     with pytest.raises(ValueError, match="one direction; leave it out"):
         lstmx.Sequential([lstmx.RNN(2, 3), lstmx.FinalState("sum")])
+
+
+def test_the_gradient_flow_of_a_model_has_its_outputs_and_no_memory():
+    model = lstmx.Sequential([lstmx.RNN(2, 3, 2), lstmx.Last(), lstmx.Dense(3, 1)], random_state=0).astype("float64")
+    x, y = draw(4, 60, 2), draw(4)
+    flow = model.gradient_flow(x, y)
+    assert list(flow.dh) == [(0, 0, 0), (0, 1, 0)] and not flow.dc
+    last = np.broadcast_to(2 * (model.predict(x) - y[:, None]) / 4, (4, 1)) * model.parameters()["2.weight"]
+    np.testing.assert_allclose(flow.dh[0, 1, 0][:, -1], last, **PEER["float64"])
+    with pytest.warns(UserWarning, match="gradients vanish on their way back"):
+        small = lstmx.Sequential([lstmx.RNN(2, 8, init="uniform"), lstmx.Last(), lstmx.Dense(8, 1)], random_state=0)
+        small.fit(x, y, epochs=1, verbose=0, monitor="gradients")
