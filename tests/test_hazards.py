@@ -14,7 +14,7 @@ import pytest
 from test_same_bits import CUTS, cutting, problem, same
 from test_same_bits import child as run_child
 
-from lstmx import LSTM, Dense, Last, Sequential
+from lstmx import LSTM, RNN, Dense, Last, Sequential
 from lstmx._core import loop
 from lstmx._core.isa import describe
 from lstmx.functional import engine as engines
@@ -419,6 +419,7 @@ def networks():
     layers = {
         "one": lambda: LSTM(4, 40, random_state=0),
         "deep": lambda: LSTM(4, 24, 3, bidirectional=True, random_state=0),
+        "rnn": lambda: RNN(4, 24, 2, bidirectional=True, random_state=0),
         "model": lambda: Sequential([LSTM(4, 24, 2), Dense(24, 9, "tanh"), Last(), Dense(9, 2)], random_state=0),
     }
     return pytest.mark.parametrize("make", layers.values(), ids=layers)
