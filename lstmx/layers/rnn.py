@@ -30,7 +30,7 @@ class RNN(Layer):
     """A plain recurrent network (Elman 1990): one or more layers, one or two directions.
 
     ``h_t = tanh(W_ih x_t + W_hh h_{t-1} + b)``. It has no memory but its output, so that the gradient is multiplied by
-    ``W_hh^T diag(1 - h_t**2)`` at every step back. It is here to learn and to compare: it is not as fast as `LSTM`.
+    ``W_hh^T diag(1 - h_t**2)`` at every step back. It is here to learn and to compare: its time loop is Python's.
 
     Parameters
     ----------
