@@ -206,68 +206,61 @@ def _names(given, fitted, X, data):
     return [f"feature {k}" for k in range(data.features)]
 
 
-def _lists(values, lengths):
-    """(T_i, F) of what `Net.attribute` gives."""
-    return [a[:n] for a, n in zip(values, lengths.tolist(), strict=True)]
-
-
 def _supervised(predictor, data, *, output, step, method, steps):
     """(shares, output, that of the baseline, completeness, subject, method) of a classifier or regressor."""
-    config = predictor.config
-    if step is not None and config["target"] != "step":
+    if step is not None and predictor.config["target"] != "step":
         raise ValueError('step: the model gives one output for a sequence; leave it out, or fit with target="step"')
-    regressor = isinstance(predictor, Regressor)
-    net, inputs = Net(predictor.model, logits=not regressor), predictor.sequences(data)
-    if regressor:
-        count = config["outputs"]
-        if output is None and count > 1:
-            raise ValueError(f"output: must be one of the {count} targets, from 0")
-        found = net.attribute(inputs, output or 0, method, 0.0, steps, step)
-        scale, shift = (predictor.arrays[name][output or 0] if config["standardize"] else default
-                        for name, default in (("y_scale", 1.0), ("y_mean", 0.0)))  # fmt: skip
-        subject = ["the target" if count == 1 else f"target {output}"] * len(data)
-        signs = np.full(len(data), scale)
+    inputs, how = predictor.sequences(data), (method, 0.0, steps, step)
+    find = _of_target if isinstance(predictor, Regressor) else _of_class
+    found, scale, shift, subject = find(predictor, inputs, output, how)
+    shares = [a[:n] * k for a, n, k in zip(found.values, data.lengths.tolist(), scale, strict=True)]
+    ends = (found.output * scale + shift, found.baseline_output * scale + shift, found.completeness * scale)
+    return shares, *ends, subject, method
+
+
+def _of_target(predictor, inputs, output, how):
+    """(Attribution, scale (n,), shift, subject) of a target in its unit."""
+    config, arrays = predictor.config, predictor.arrays
+    if output is None and config["outputs"] > 1:
+        raise ValueError(f"output: must be one of the {config['outputs']} targets, from 0")
+    k = output or 0
+    found = Net(predictor.model).attribute(inputs, k, *how)
+    scale, shift = (arrays["y_scale"][k], arrays["y_mean"][k]) if config["standardize"] else (1.0, 0.0)
+    subject = "the target" if config["outputs"] == 1 else f"target {k}"
+    return found, np.full(len(inputs), scale), shift, [subject] * len(inputs)
+
+
+def _of_class(predictor, inputs, output, how):
+    """(Attribution, scale (n,), shift, subject) of the class that is predicted, or of a given one."""
+    classes, multilabel = predictor.config["classes"], predictor.config["multilabel"]
+    if output is not None and output >= len(classes):
+        raise ValueError(f"output: got {output}, there are {len(classes)} classes, from 0")
+    net, sign, unit = Net(predictor.model, logits=True), np.ones(len(inputs)), "log odds"
+    if net.outputs < len(classes):  # the log odds of the second class
+        found = net.attribute(inputs, 0, *how)
+        chosen = found.output > 0
     else:
-        classes, shift = config["classes"], 0.0
-        if output is not None and output >= len(classes):
-            raise ValueError(f"output: got {output}, there are {len(classes)} classes, from 0")
-        single = predictor.outputs(config) == 1
-        if single and len(classes) == 2:
-            found = net.attribute(inputs, 0, method, 0.0, steps, step)
-            chosen = (found.output > 0).astype(int) if output is None else np.full(len(data), output)
-            signs = np.where(chosen == 1, 1.0, -1.0)
-        else:
-            found, chosen, signs = _of_classes(net, inputs, config, output, method, steps, step)
-        what = "label" if config["multilabel"] else "class"
-        unit = "log odds" if single or config["multilabel"] else "lead in what enters the softmax"
-        subject = [f"{what} {classes[k]!r}, as {unit}" for k in chosen]
-    shares = [a * sign for a, sign in zip(_lists(found.values, data.lengths), signs, strict=True)]
-    values = (found.output * signs + shift, found.baseline_output * signs + shift, found.completeness * signs)
-    return shares, *values, subject, method
-
-
-def _of_classes(net, inputs, config, output, method, steps, step):
-    """(Attribution, the class of each sequence, signs): of a class, less the mean of the others if they exclude it."""
-    count = net.outputs
-    weights = np.eye(count) if config["multilabel"] or count == 1 else (count * np.eye(count) - 1) / (count - 1)
-    if output is not None:
-        found = net.attribute(inputs, weights[output], method, 0.0, steps, step)
-        return found, np.full(len(inputs), output), np.ones(len(inputs))
-    found = net.attribute(inputs, None, method, 0.0, steps, step, of_largest=weights)
-    return found, found.chosen, np.ones(len(inputs))
+        count, weights = net.outputs, np.eye(net.outputs)
+        if not multilabel:  # beside the mean of the others
+            weights, unit = (count * weights - 1) / (count - 1), "lead in what enters the softmax"
+        found = net.attribute(inputs, None if output is None else weights[output], *how, of_largest=weights)
+        chosen = found.chosen
+    chosen = chosen.astype(int) if output is None else np.full(len(inputs), output)
+    if net.outputs < len(classes):
+        sign = np.where(chosen == 1, 1.0, -1.0)
+    what = "label" if multilabel else "class"
+    return found, sign, 0.0, [f"{what} {classes[k]!r}, as {unit}" for k in chosen]
 
 
 def _anomalies(predictor, data):
     """As `_supervised`, of an anomaly detector."""
-    shares = [
-        predictor.parts(errors, gaps) for errors, gaps in zip(predictor.errors(data), data.each_missing(), strict=True)
-    ]
-    output = -predictor.summarise([-a.sum(axis=1) for a in shares], data)
-    score = -predictor.summarise(predictor.step_scores(data), data)
-    zeros = np.zeros(len(shares))
+    found = list(zip(predictor.errors(data), data.each_missing(), strict=True))
+    shares = [predictor.parts(errors, gaps) for errors, gaps in found]
+    score = predictor.summarise([predictor.score_errors(errors, gaps) for errors, gaps in found], data)
+    left = -predictor.summarise([-a.sum(axis=1) for a in shares], data) + score
     what = "the mean" if predictor.config["aggregate"] == "mean" else "the largest"
     subject = [f"{what} squared distance of a step from what was to be expected"] * len(shares)
-    return shares, output, zeros, output - score, subject, "distance"
+    return shares, -score, np.zeros(len(shares)), left, subject, "distance"
 
 
 def _forecast(predictor, X, feature_names, *, output, step, method, steps):
