@@ -6,6 +6,7 @@ Tolerances. EXACT: float64 sums of a few dozen terms. SMOOTH: what 64 points lea
 import numpy as np
 import pytest
 from cell_cases import CELLS, network, problem
+from lstm_cases import assert_same
 from tolerances import FINITE_DIFFERENCE
 
 import lstmx
@@ -164,7 +165,7 @@ def test_values_come_in_the_form_of_the_input(method):
     single = attribute(model, x[2, :4], method=method)
     assert isinstance(padded, Attribution) and padded.values.shape == x.shape and single.values.shape == (4, 2)
     for n, length in enumerate([6, 2, 4]):
-        np.testing.assert_array_equal(ragged.values[n], padded.values[n, :length])
+        assert_same(ragged.values[n], padded.values[n, :length])
         assert (padded.values[n, length:] == 0).all()
     np.testing.assert_allclose(single.values, ragged.values[2], **EXACT)
     assert padded.method == method and single.output.shape == (1,)
@@ -210,7 +211,7 @@ def test_tokens_have_one_value_each(method):
     if method == "integrated_gradients":
         np.testing.assert_allclose(found.completeness, 0, **SMOOTH)
     ragged = attribute(model, [tokens[0, :2], tokens[1]], method=method)
-    np.testing.assert_array_equal(ragged.values[1], found.values[1])
+    assert_same(ragged.values[1], found.values[1])
 
 
 def test_many_sequences_are_explained_in_parts(monkeypatch):
