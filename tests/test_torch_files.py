@@ -526,10 +526,11 @@ edits = st.lists(
     st.tuples(st.integers(0, 2**20), st.sampled_from(["set", "insert", "delete", "repeat"]), st.integers(0, 255)),
     min_size=1, max_size=6,
 )  # fmt: skip
-fuzz = settings(max_examples=3000, deadline=None, derandomize=True,
+fuzz = settings(max_examples=1000, deadline=None, derandomize=True,
                 suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 
 
+@pytest.mark.long
 @fuzz
 @given(file=st.sampled_from(WHOLE), edits=edits, end=st.integers(0, 30_000))
 def test_damaged_files_are_an_error_or_a_model(file, edits, end, tmp_path):
@@ -538,6 +539,7 @@ def test_damaged_files_are_an_error_or_a_model(file, edits, end, tmp_path):
     looked_at(path)
 
 
+@pytest.mark.long
 @fuzz
 @given(file=st.sampled_from([file for file in WHOLE if zipfile.is_zipfile(FOLDER / file)]), edits=edits)
 def test_damaged_pickles_in_whole_archives_are_an_error_or_a_model(file, edits, tmp_path):
