@@ -11,8 +11,18 @@ from lstmx.layers.simple import _Plain
 
 _SELU = 1.6732632423543772, 1.0507009873554805  # alpha and scale of Klambauer et al. 2017
 _GELU = math.sqrt(2 / math.pi), 0.044715  # of Hendrycks and Gimpel 2016, the approximation by tanh
+# Chebyshev coefficients, the first one halved, of log(erfc(z) / t) + z**2 in 2 t - 1, where t = 2 / (2 + z), for z >= 0
+_ERFC = (
+    -0.6513268598908547, 0.6419697923564902, 0.019476473204185836, -0.009561514786808632, -0.0009465953444820369,
+    0.00036683949785276145, 4.252332480690777e-05, -2.0278578112534242e-05, -1.6242900046470256e-06,
+    1.3036558355805232e-06, 1.5626441722066142e-08, -8.523809591492654e-08, 6.5290544390988515e-09,
+    5.059343495551469e-09, -9.91364156493033e-10, -2.273651222931836e-10, 9.646791102015527e-11,
+    2.3940380830391146e-12, -6.886027526497553e-12, 8.944879273090725e-13, 3.130921399342958e-13,
+    -1.1270822361367252e-13, 3.810905255189232e-16, 7.106097613609237e-15, -1.5230282014571041e-15,
+)  # fmt: skip
 
-ACTIVATIONS = OF_CELLS | {"softmax": (), "silu": (), "gelu_tanh": (), "selu": (), "exp": ()}  # as the table of cells
+# Names and defaults as the table of cells has them
+ACTIVATIONS = OF_CELLS | dict.fromkeys(("softmax", "silu", "gelu", "gelu_tanh", "selu", "exp"), ())
 
 
 class Activation(_Plain):
@@ -22,8 +32,8 @@ class Activation(_Plain):
     ----------
     activation : str, or (name, alpha), (name, alpha, beta)
         One that a cell may have, as ONNX defines it: sigmoid, tanh, relu, affine, leaky_relu, thresholded_relu,
-        scaled_tanh, hard_sigmoid, elu, softsign, softplus; or softmax, silu (x * sigmoid(x)), gelu_tanh (the
-        approximation of GELU by tanh), selu, exp.
+        scaled_tanh, hard_sigmoid, elu, softsign, softplus; or softmax, silu (x * sigmoid(x)), gelu (x * Phi(x), with
+        the normal distribution Phi), gelu_tanh (its approximation by tanh), selu, exp.
 
     See Also
     --------
@@ -90,6 +100,23 @@ def _elu(x, a, b):
     return np.where(x < 0, kernels.each("expm1", np.minimum(x, 0)) * a, x)
 
 
+def normal_distribution(x):
+    """Phi(x), the probability of a standard normal number below x; computed in float64, in the type of x."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        z = np.abs(x.astype(np.float64)) * math.sqrt(0.5)
+        t = 2 / (2 + z)
+        u, b, d = 4 * t - 2, 0.0, 0.0
+        for coefficient in _ERFC[:0:-1]:  # Clenshaw's recurrence
+            b, d = u * b - d + coefficient, b
+        half = t * kernels.each("exp", u / 2 * b - d + _ERFC[0] - z * z) / 2
+        return np.where(x < 0, half, 1 - half).astype(x.dtype)
+
+
+def _normal_gelu_slope(x):
+    with np.errstate(over="ignore", invalid="ignore"):
+        return normal_distribution(x) + x * kernels.each("exp", -x * x / 2) * x.dtype.type(1 / math.sqrt(2 * math.pi))
+
+
 def _gelu(x):
     """(1 + tanh(a (x + b x**3))) / 2, which GELU multiplies x with, and its derivative."""
     a, b = map(x.dtype.type, _GELU)
@@ -140,6 +167,7 @@ _FUNCTIONS = {
     "softplus": (_kernel("softplus"), _by(lambda x, y, a, b: kernels.each("sigmoid", x))),
     "softmax": (_softmax, lambda dy, x, y, a, b: kernels.activate_backward(y, dy, "softmax")),
     "silu": (lambda x, a, b: x * kernels.each("sigmoid", x), _by(lambda x, y, a, b: _silu_slope(x))),
+    "gelu": (lambda x, a, b: x * normal_distribution(x), _by(lambda x, y, a, b: _normal_gelu_slope(x))),
     "gelu_tanh": (
         lambda x, a, b: x * _gelu(x)[0],
         _by(lambda x, y, a, b: np.add(*(part * by for part, by in zip(_gelu(x), (1, x), strict=True)))),
