@@ -164,25 +164,25 @@ def integers(name, value):
 
 
 def flags(name, value, shape, meaning):
-    """Booleans of exactly `shape`, described by `meaning`."""
+    """Booleans of exactly `shape`, described by `meaning`; a copy, which tapes and traces may keep."""
     array = rectangular(name, value)
     if array.dtype.kind != "b" and array.size:
         hint = f"; write {name} != 0" if array.dtype.kind in "iuf" else ""
         raise TypeError(f"{name}: got dtype {array.dtype}, must be booleans{hint}")
     if array.shape != tuple(shape):
         raise ValueError(f"{name}: got shape {array.shape}, must be {meaning} = {tuple(shape)}")
-    return array.astype(bool, copy=False)
+    return array.astype(bool)
 
 
 def lengths(value, batch, steps, name="lengths"):
-    """(N,) integers between 0 and T."""
+    """(N,) integers between 0 and T; a copy, which tapes and traces may keep."""
     array = integers(name, value)
     if array.shape != (batch,):
         raise ValueError(f"{name}: got shape {array.shape}, must be (N,) = ({batch},): one length per sequence")
     if batch and (array.min() < 0 or array.max() > steps):
         wrong = int(np.flatnonzero((array < 0) | (array > steps))[0])
         raise ValueError(f"{name}: sequence {wrong} has length {array[wrong]}, must be between 0 and T = {steps}")
-    return array
+    return array.copy()
 
 
 def random_generator(name, value):
