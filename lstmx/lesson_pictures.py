@@ -21,8 +21,19 @@ def _legend(figure, ax, columns):
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize="small")
 
 
-def draw_vanishing(panels):
-    """Gradient norms against the lag; `panels` is ``{title: {kind: GradientNorms}}``, one of them after the other."""
+def draw_vanishing(panels, errors=None):
+    """Gradient norms against the lag.
+
+    Parameters
+    ----------
+    panels : dict of title to dict of kind to GradientNorms
+    errors : dict of title to dict of kind to float, optional
+        Mean squared errors of trained networks: their panel says which of them have learned the task.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
     figure = pyplot().figure(figsize=(11, 4.8), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for ax, (title, found) in zip(axes, panels.items(), strict=True):
@@ -35,9 +46,23 @@ def draw_vanishing(panels):
                 ax.plot(lag, norms.h, **style, linestyle=":", label=f"{_label(kind)}: $h$")
         ax.set(title=title, xlabel="steps back, k", yscale="log", ylim=(FLOOR, 3), xlim=(0, None))
         ax.grid(axis="y", color="0.9")
+        if errors and title in errors:
+            _tell_learned(ax, errors[title])
     _legend(figure, axes[0], 3)
     axes[0].set_ylabel("norm of the gradient of $h_T$\nwith respect to $h_{T-k}$ or $c_{T-k}$")
     return figure
+
+
+def _tell_learned(ax, errors):
+    from matplotlib.lines import Line2D
+
+    lines = [
+        Line2D([], [], color=STYLES[kind]["color"], linewidth=3,
+               label=f"{error:.2g}, {'learned' if error < lstmx.lesson.LEARNED else 'not learned'}")
+        for kind, error in errors.items()
+    ]  # fmt: skip
+    legend = ax.legend(handles=lines, title="mean squared error", loc="lower left", fontsize="small")
+    legend.get_title().set_fontsize("small")
 
 
 def draw_adding(learned):

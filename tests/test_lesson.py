@@ -78,6 +78,31 @@ def test_learning_keeps_the_better_rate():
     np.testing.assert_array_equal(again.scores["plain"], found.scores["plain"])
 
 
+def test_training_ends_when_the_goal_is_reached():
+    ended = lesson.learn_adding((6,), ("chrono",), updates=1200, rates=(0.01,), goal=1.0)
+    short = lesson.learn_adding((6,), ("chrono",), updates=400, rates=(0.01,))
+    longer = lesson.learn_adding((6,), ("chrono",), updates=500, rates=(0.01,), goal=0.0)
+    assert ended.scores["chrono"][0] == short.scores["chrono"][0] != longer.scores["chrono"][0]
+
+
+def test_a_picture_says_which_networks_have_learned():
+    norms = lesson.vanishing({kind: lesson.build(kind, 2, 1, 12) for kind in lesson.LEARNERS}, 12)
+    errors = {"end": dict(zip(lesson.LEARNERS, (0.174, 0.0006, 0.17), strict=True))}
+    start, end = lesson_pictures.draw_vanishing({"start": norms, "end": norms}, errors).axes
+    assert start.get_legend() is None
+    found = [text.get_text() for text in end.get_legend().get_texts()]
+    assert found == ["0.17, not learned", "0.0006, learned", "0.17, not learned"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+def test_the_demo_shows_lstms_that_have_learned(seed):
+    found = lesson.learn_adding((100,), ("lstm",), updates=3200, rates=(0.01,), seed=seed, goal=lesson.LEARNED)
+    assert found.scores["lstm"][0] < lesson.LEARNED
+    norms = lesson.vanishing({"lstm": found.models["lstm", 100]})["lstm"]
+    assert norms.c[99] > 1e-3
+
+
 @pytest.mark.long
 def test_the_plain_network_stops_where_the_lstm_learns():
     found = lesson.learn_adding((10, 100), ("plain", "chrono"), updates=800, rates=(0.01,))
