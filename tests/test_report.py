@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -170,6 +171,11 @@ def test_other_cells_say_what_the_diagram_leaves_out(tmp_path, options):
     content = Page(report(network(**options).trace(data()), tmp_path / "a.html")).content
     wanted = list(options["cell"].config()) if "cell" in options else ["projection"]
     assert content["sequences"][0]["parts"][0]["leftOut"] == wanted
+
+
+def test_of_a_large_trace_the_size_is_what_the_docs_say(tmp_path):
+    size = report(network(256).trace(data(1, 100)), tmp_path / "a.html").stat().st_size
+    assert abs(size / (100 * 256) - 19) < 3
 
 
 def test_what_cannot_be_reported_is_refused(tmp_path):
@@ -363,10 +369,38 @@ def test_values_that_are_not_finite_are_shown(shown):
 
 
 @pytest.mark.long
+def test_masked_steps_are_grey(shown):
+    page = shown(network().trace(data(T=40)[0], mask=np.arange(40) != 20))
+    colour = page.run(
+        "(() => { const c = document.querySelector('.map:has(.row) canvas');"
+        "return [...c.getContext('2d').getImageData(Math.floor(20.5 / 40 * c.width), 3, 1, 1).data]; })()"
+    )
+    assert colour == [128, 128, 128, 255]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [(500, 900), (1280, 1000)])
+def test_words_of_the_diagram_do_not_collide(shown, size):
+    page = shown(network(16, dtype="float64").trace(data(T=5)[0]), size=size)
+    boxes = page.run(
+        "[...document.querySelectorAll('#diagram text, #diagram .reach')].filter(e => e.tagName === 'rect' || "
+        "e.textContent).map(e => [e.id || e.textContent, e.getBBox()])"
+        ".map(([name, b]) => [name, b.x, b.y, b.width, b.height])"
+    )
+    # A line of text is less high than its box.
+    for (one, ax, ay, aw, ah), (other, bx, by, bw, bh) in itertools.combinations(boxes, 2):
+        across, down = min(ax + aw, bx + bw) - max(ax, bx), min(ay + ah, by + bh) - max(ay, by)
+        assert across <= 0.1 or down <= 0.35 * min(ah, bh), (one, other)
+    assert (page.run("getComputedStyle(document.querySelector('.hint')).display") == "block") == (size[0] < 760)
+
+
+@pytest.mark.long
 def test_cells_that_show_no_tanh_and_project_are_shown(shown):
     trace = LSTM(4, 6, proj_size=2, cell=Cell(zoneout=(0, 0.3)), random_state=0).trace(data()[0])
     page = shown(trace)
     assert page.text("cell-tanh_c") == "—" and page.text("value-tanh_c") == ""
+    heads = page.run("[...document.querySelectorAll('tbody th')].map(e => e.textContent.trim())")
+    assert {"memory c", "output h"} <= set(heads)
     assert page.text("note").strip() == "The diagram leaves out what the cell has besides: zoneout, projection."
     page.key("ArrowDown")
     check_shown(page.text("cell-h"), trace.h[0, 0][0].mean())

@@ -212,6 +212,7 @@ class Trace:
     def __init__(self, lstm, tape, context, state):
         """Of the tape of an LSTM on packed rows, and its final state (h, c)."""
         self.cell, self.hidden_size, self.reversed = lstm.cell, lstm.hidden_size, lstm.reversed
+        self.projected = lstm.proj_size > 0  # whether h has been projected
         self._context, self._source = context, _Source(lstm, tape, context, state)
         self.lengths = context.given
 

@@ -11,11 +11,12 @@ from lstmx.plots.traced import TracedSequence
 
 WIDTH, HEIGHT = 152, 79  # of the drawing, y upwards
 MEMORY, HIDDEN, GATES, ADDED = 60, 23, 35, 50  # heights of the lines, the gates, and of i * g
-BOX = 15, 9  # a learned layer
+BOX = 16.5, 9  # a learned layer
+REACH = BOX[0] - 1.1, 0.6  # left in the box, and width, of the bar that reaches over the units
 RADIUS = 2.6  # of a pointwise operation
 COLUMN = {"f": 38, "i": 56, "g": 74, "o": 92, "sum": 65, "out": 109, "fork": 126}
 FRAME = 22, 17, 131, 71  # left, bottom, right, top
-SIZES = {"symbol": 3.0, "value": 2.7, "range": 2.0, "small": 2.0, "operation": 3.4, "layer": 2.6}
+SIZES = {"symbol": 3.0, "value": 2.7, "range": 2.0, "small": 2.0, "gate": 1.75, "operation": 3.4, "layer": 2.6}
 
 GATE_COLOURS = dict(zip("fgio", COLOURS, strict=True))
 
@@ -100,7 +101,7 @@ SLOTS = {
     "c_before": Slot(3, 65.2, 3, 62.5),
     "kept": Slot(51.5, 65.3, 51.5, 62.7),
     "c": Slot(134, 65.2, 134, 62.5),
-    "added": Slot(67, 53.8, 76, 53.8),
+    "added": Slot(67, 53.8, 79, 53.8),
     "tanh_c": Slot(111, 42.8, 111, 40.2),
     "h_before": Slot(3, 28.2, 3, 25.5),
     "h": Slot(134, 28.2, 134, 25.5),
@@ -183,10 +184,10 @@ def svg():
         x, y = COLUMN[gate] - BOX[0] / 2, GATES - BOX[1] / 2
         out += [_svg_rect(x, y, *BOX, f"layer gate-{gate}"),
                 _svg_rect(x, y, BOX[0], 0, f"level gate-{gate}", f"level-{gate}"),
-                _svg_rect(x + BOX[0] - 1.1, y, 0.6, 0, f"reach gate-{gate}", f"reach-{gate}"),
+                _svg_rect(x + REACH[0], y, REACH[1], 0, f"reach gate-{gate}", f"reach-{gate}"),
                 _svg_rect(x, y, *BOX, f"outline gate-{gate}"),
-                _svg_text(Label(COLUMN[gate], GATES + 1.6, symbol, "layer", "middle")),
-                _svg_text(Label(COLUMN[gate], GATES - 2.4, name, "small", "middle"))]  # fmt: skip
+                _svg_text(Label(x + REACH[0] / 2, GATES + 1.6, symbol, "layer", "middle")),
+                _svg_text(Label(x + REACH[0] / 2, GATES - 2.4, name, "gate", "middle"))]  # fmt: skip
     out.append(_svg_rect(*KEY_BOX, "layer key", round=0.8))
     for x, y, symbol in OPERATIONS:
         shape = (
@@ -315,8 +316,9 @@ def draw(ax, values):
         _patch(ax, "circle", (x, y), radius=0.75, facecolor=ink, linewidth=0, zorder=3)
     for gate, (symbol, name) in LAYERS.items():
         _draw_layer(ax, gate, values.get(gate))
-        _text(ax, scale, Label(COLUMN[gate], GATES + 1.6, symbol, "layer", "middle"), ink)
-        _text(ax, scale, Label(COLUMN[gate], GATES - 2.4, name, "small", "middle"), ink)
+        middle = COLUMN[gate] - BOX[0] / 2 + REACH[0] / 2
+        _text(ax, scale, Label(middle, GATES + 1.6, symbol, "layer", "middle"), ink)
+        _text(ax, scale, Label(middle, GATES - 2.4, name, "gate", "middle"), ink)
     _patch(ax, "box", KEY_BOX, round=0.8, facecolor="#DDDDDD", edgecolor=ink, linewidth=0.8, zorder=3)
     for x, y, symbol in OPERATIONS:
         look = {"facecolor": paper, "edgecolor": ink, "linewidth": 1.1, "zorder": 4}
@@ -351,7 +353,7 @@ def _draw_layer(ax, gate, values):
                clip_path=outline)  # fmt: skip
         if low is not None:
             bottom, height = gauge(gate, low, high)
-            _patch(ax, "rectangle", (x + BOX[0] - 1.1, bottom), 0.6, height, facecolor=colour, linewidth=0, zorder=3.2)
+            _patch(ax, "rectangle", (x + REACH[0], bottom), REACH[1], height, facecolor=colour, linewidth=0, zorder=3.2)
     _patch(ax, "box", (x, y, *BOX), round=1.2, facecolor="none", edgecolor=colour, linewidth=1.6, zorder=3.3)
 
 

@@ -20,6 +20,10 @@ class TracedSequence:
     steps, units : int
     backward : bool
         Whether the sequence was read from its end.
+    exponential : bool
+        Whether it is an sLSTM. c and c_before are without its n and m.
+    plain : dict of {"c", "tanh_c", "h"} to bool
+        Whether ``c = f c_before + i g``, whether tanh_c is a tanh of c, and whether ``h = o tanh(c)``.
     left_out : list of str
         The options of the cell that the diagram does not show.
     """
@@ -45,8 +49,18 @@ class TracedSequence:
         if not there.all():
             self.values = {name: np.where(there, v, np.nan) for name, v in self.values.items()}
         self.units, self.backward = trace.hidden_size, trace.reversed[direction]
-        self.left_out = [name for name in trace.cell.config() if name not in _SILENT]
-        self.left_out += ["projection"] if self.values["h"].shape[1] != self.units else []
+        cell, projected = trace.cell, trace.projected
+        self.exponential = cell.slstm
+        if cell.slstm:  # the normaliser n and the stabiliser m come after c
+            self.values |= {name: self.values[name][:, : self.units] for name in ("c", "c_before")}
+        shown_as_tanh = not cell.slstm and cell.activations[2] == "tanh"
+        self.plain = {
+            "c": not cell.zoneout[1] and cell.cell_clip is None and cell.layer_norm != "fastrnn",
+            "tanh_c": shown_as_tanh,
+            "h": shown_as_tanh and not (projected or any(cell.zoneout) or cell.layer_norm == "haste"),
+        }
+        self.left_out = [name for name in cell.config() if name not in _SILENT]
+        self.left_out += ["projection"] if projected else []
 
     def read_input(self, x, names):
         """x as (T, I) without padding, and I names."""
@@ -54,7 +68,7 @@ class TracedSequence:
 
     def of_cell(self):
         """`values`, with what was kept of the memory, f c_before, and what was added, i g."""
-        if self.values["c"].shape != self.values["f"].shape:
+        if self.exponential:
             raise ValueError(
                 "trace: an sLSTM has a memory of three values in each unit, and is no cell of the diagram; plot_trace "
                 "draws it"
