@@ -240,6 +240,18 @@ def test_a_history_is_drawn_into_given_axes():
     assert plot_history(history(), ax) is ax
 
 
+def test_gradients_of_a_history_are_drawn_on_a_log_axis():
+    found = History()
+    for loss in (3.0, 2.0):
+        found.append({"loss": loss, "0.gradient_first_l0": 1e-4 * loss, "0.gradient_largest_l0": 1.0})
+    ax = plot_history(found)
+    (right,) = (other for other in ax.figure.axes if other is not ax)
+    (line,) = right.lines
+    np.testing.assert_array_equal(line.get_ydata(), found["0.gradient_first_l0"])
+    assert right.get_yscale() == "log" and ax.get_yscale() == "linear" and "gradient" in right.get_ylabel()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["training", "0.gradient_first_l0"]
+
+
 def test_an_empty_history_is_drawn_without_a_warning():
     plot_history(History())
 

@@ -26,6 +26,9 @@ def whole_numbers(axis):
 def plot_history(history, ax=None):
     """Draw the loss of every epoch, and of the validation data if there are any.
 
+    Of a history with ``monitor="gradients"`` the share of the gradient that reaches the first step is drawn too, on a
+    log axis at the right: one line for each layer and direction, named as in the history.
+
     Parameters
     ----------
     history : History
@@ -35,7 +38,7 @@ def plot_history(history, ax=None):
     -------
     matplotlib Axes
     """
-    ax = pyplot().subplots()[1] if ax is None else ax
+    ax = pyplot().subplots(layout="constrained")[1] if ax is None else ax
     epochs = np.arange(1, len(history) + 1)
     for name, label in (("loss", "training"), ("val_loss", "validation")):
         if name in history.history:
@@ -44,9 +47,25 @@ def plot_history(history, ax=None):
         ax.axvline(history.best_epoch + 1, color="0.6", linestyle=":", label="best weights")
     ax.set(xlabel="epoch", ylabel="loss")
     whole_numbers(ax.xaxis)
+    shares = {name: history[name] for name in history.history if ".gradient_first" in name}
     if len(history):
-        ax.legend()
+        lines = ax.get_legend_handles_labels()[0]
+        lines += _draw_shares(ax.twinx(), epochs, shares) if shares else []
+        above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "frameon": False, "fontsize": "small"}
+        ax.legend(handles=lines, **(above if shares else {}))  # the two axes leave no free corner
     return ax
+
+
+def _draw_shares(ax, epochs, shares):
+    """Lines of the shares of the gradient that reach the first step."""
+    lines = []
+    for k, (name, values) in enumerate(shares.items()):
+        style = ("--", ":", "-.")[k // len(COLOURS) % 3]
+        colour = COLOURS[(k + 2) % len(COLOURS)]  # the first two look like those of the losses
+        marker = "o" if len(epochs) == 1 else None
+        lines += ax.plot(epochs, values, color=colour, linestyle=style, marker=marker, label=name)
+    ax.set(yscale="log", ylabel="gradient at the first step, relative to the last")
+    return lines
 
 
 def axes_or_new(ax, size=None):
