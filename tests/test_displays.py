@@ -113,6 +113,52 @@ def test_the_drawn_cell_fits_its_axes(size):
     check_readable(cell_diagram(trace, 3, x=data(), ax=ax, title="a step").figure)
 
 
+# Other cells, and directions.
+
+SLSTM, RELU = Cell(slstm=True), Cell(activations=("sigmoid", "tanh", "relu"))
+
+
+@pytest.mark.parametrize(
+    ("options", "memory", "output"),
+    [({}, "memory cell\n$c_t = f c_{t-1} + i g$", "output\nh = o tanh(c)"),
+     ({"cell": SLSTM}, "memory cell\n$c_t = f c_{t-1} + i g$", "output\nh = o c / n"),
+     ({"cell": RELU}, "memory cell\n$c_t = f c_{t-1} + i g$", "output h"),
+     ({"proj_size": 3}, "memory cell\n$c_t = f c_{t-1} + i g$", "output h"),
+     ({"proj_size": 6}, "memory cell\n$c_t = f c_{t-1} + i g$", "output h"),
+     ({"cell": Cell(zoneout=0.1)}, "memory cell c", "output h"),
+     ({"cell": Cell(cell_clip=0.5)}, "memory cell c", "output\nh = o tanh(c)"),
+     ({"cell": Cell(layer_norm="haste")}, "memory cell\n$c_t = f c_{t-1} + i g$", "output h")],
+)  # fmt: skip
+def test_equations_stand_beside_cells_that_have_them(options, memory, output):
+    axes = GateDisplay.from_trace(network(**options).trace(data())).axes_
+    assert axes["c"].get_ylabel() == memory and axes["h"].get_ylabel() == output
+
+
+def test_of_an_slstm_the_memory_alone_is_drawn():
+    trace = network(cell=SLSTM).trace(data())
+    display = MemoryDisplay.from_trace(trace)
+    assert "all 6 units" in [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    np.testing.assert_array_equal(display.c, trace.c[0, 0][:, :6])
+    assert images(GateDisplay.from_trace(trace))["c"].get_array().shape == (6, 30)
+
+
+def test_gates_that_are_no_shares_are_drawn_in_full():
+    trace = network(cell=Cell(activations=("softplus", "tanh", "tanh"))).trace(3 * data())
+    display = GateDisplay.from_trace(trace, quantities="f")
+    assert trace.f[0, 0].max() > 1 and display.axes_["f"].get_ylabel() == "forget gate f"
+    low, high = images(display)["f"].get_clim()
+    assert low == -high and high > 1
+
+
+def test_what_reads_from_the_end_says_so():
+    trace = network(bidirectional=True).trace(data())
+    for direction in (0, 1):
+        axes = GateDisplay.from_trace(trace, 0, direction).axes_
+        for label in (axes["h"].get_xlabel(), MemoryDisplay.from_trace(trace, 0, direction).ax_.get_xlabel()):
+            assert ("read from the end" in label) == bool(direction)
+        assert ("c_{t+1}" if direction else "c_{t-1}") in axes["c"].get_ylabel()
+
+
 # Heat maps.
 
 
@@ -155,6 +201,40 @@ def test_of_many_weights_the_largest_are_seen():
     drawn, block = draw_heat(ax, image, "", how="extreme", vmin=-3, vmax=3, cmap="RdBu_r")
     found = drawn.get_array()
     assert min(block) > 1 and found.min() == -3 and found.max() == 2 and np.count_nonzero(found) == 2
+
+
+def pixels(figure):
+    """(rows, columns, 3) of a drawn figure."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
+
+
+def inside(ax, picture):
+    """The part of a picture that shows an axes, without its frame."""
+    box = ax.get_window_extent()
+    height = len(picture)
+    return picture[height - int(box.y1) + 3 : height - int(box.y0) - 3, int(box.x0) + 3 : int(box.x1) - 3]
+
+
+@pytest.mark.parametrize("T", [300, 1000, 3000, 10_000])
+def test_a_spike_is_seen_in_both_panels_and_in_no_other_row(T):
+    values = np.zeros((T, 2))
+    values[T // 2 + 1, 1] = 1
+    display = AttributionDisplay(values).plot()
+    picture = pixels(display.figure_)
+    for name, ax in display.axes_.items():
+        red = (lambda part: part[..., 0] - part[..., 1] > 80)(inside(ax, picture))
+        assert red.any(), name
+        upper = red[: len(red) // 2 - 3]
+        assert name == "sum" or not upper.any()
+
+
+def test_both_signs_of_neighbours_are_seen():
+    values = np.zeros(4000)
+    values[2000], values[2001] = 1, -2
+    up, down = (patch.get_data() for patch in AttributionDisplay(values).plot().ax_.patches)
+    assert up.values.max() == 1 and down.values.min() == -2 and len(up.values) < 1000
+    assert up.edges[0] == -0.5 and up.edges[-1] == 3999.5
 
 
 def test_values_that_are_not_finite_are_drawn_grey():
@@ -286,6 +366,9 @@ def test_what_is_no_gradient_flow_is_refused():
         GradientFlowDisplay.from_model(network(), data(), 1)
     with pytest.raises(ValueError, match=r"^by: got \"?'?time"):
         GradientFlowDisplay({}, "time")
+    model = lstmx.Sequential([lstmx.Dense(2, 1)])
+    with pytest.raises(ValueError, match=r"^norms: hold no gradient to draw, must be of a model with an LSTM"):
+        GradientFlowDisplay.from_model(model, np.ones((1, 4, 2)), np.ones((1, 4, 1)), loss="mse")
 
 
 # Weights.
@@ -312,6 +395,30 @@ def test_weights_of_other_cells_are_drawn():
         "candidate g",
         "output gate o",
     ]
+
+
+@pytest.mark.parametrize("units", [1, 8, 300])
+def test_weights_of_a_plain_network_have_no_gates(units):
+    display = WeightsDisplay.from_model(lstmx.RNN(2, units, random_state=0))
+    assert display.ax_.get_ylabel() == f"{units} unit{'s' * (units > 1)}"
+    check_display(display)
+
+
+def test_columns_of_weights_have_names():
+    names = ["wind", "$\\frac"]
+    display = WeightsDisplay.from_model(network(), feature_names=names)
+    assert [tick.get_text() for tick in display.axes_["x"].get_xticklabels()] == names
+    check_display(display)
+    check_display(WeightsDisplay.from_model(network(6, 40), feature_names=[f"feature {k}" for k in range(40)]))
+    with pytest.raises(ValueError, match=r"^feature_names: got 1, must be 2, one for each column of x"):
+        WeightsDisplay.from_model(network(), feature_names=["a"])
+
+
+def test_columns_of_weights_have_the_names_of_the_fit(fitted):
+    reg, _ = fitted
+    reg = SimpleNamespace(model_=reg.model_, feature_names_in_=np.array(["wind", "rain"], object))
+    ticks = WeightsDisplay.from_estimator(reg).axes_["x"].get_xticklabels()
+    assert [tick.get_text() for tick in ticks] == ["wind", "rain"]
 
 
 def test_weights_that_are_not_there_are_refused():
@@ -407,6 +514,21 @@ def test_padding_is_not_drawn(fitted):
         row[: len(x)] = x
     display = GateDisplay.from_estimator(reg, padded, sequence=2)
     assert images(display)["f"].get_array().shape == (5, 7)
+
+
+def test_models_are_drawn_as_estimators_are():
+    model, X = lstmx.Sequential([network(), lstmx.Last()], random_state=0), data(30)[None]
+    display = GateDisplay.from_estimator(model, X)
+    np.testing.assert_array_equal(display.axes_["x"].lines[0].get_ydata(), X[0, :, 0])
+    assert MemoryDisplay.from_estimator(model, X).c.shape == (30, 6)
+    assert HalfLifeDisplay.from_estimator(model, X).steps == 30
+
+
+@pytest.mark.parametrize("display", [GateDisplay, MemoryDisplay, HalfLifeDisplay])
+def test_a_model_without_an_lstm_is_refused(display):
+    model = lstmx.Sequential([lstmx.RNN(2, 3), lstmx.Last()], random_state=0)
+    with pytest.raises(ValueError, match=r"^estimator: got Sequential without an LSTM, must have one; of an RNN"):
+        display.from_estimator(model, data(5)[None])
 
 
 def test_what_cannot_be_drawn_of_an_estimator_is_refused(fitted):

@@ -12,8 +12,8 @@ _PANELS = {
     "f": ("forget gate f\n0 forgets, 1 keeps", "share kept"),
     "g": ("candidate g\nwhat could be added", "value"),
     "o": ("output gate o\n0 hides, 1 shows the memory", "share shown"),
-    "c": ("memory cell\n$c_t = f c_{t-1} + i g$", "value"),
-    "h": ("output\nh = o tanh(c)", "value"),
+    "c": ("memory cell c", "value"),
+    "h": ("output h", "value"),
 }
 MOST_LINES = 8
 
@@ -28,6 +28,11 @@ def trace_of(estimator, X=None, lstm=None):
             f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx, what load gives of one, "
             "or a Sequential; of a pipeline give the last step, pipe[-1], and what it is fed as X"
         )
+    if not traces:
+        raise ValueError(
+            f"estimator: got {type(estimator).__name__} without an LSTM, must have one; of an RNN there is no gate or "
+            "memory to draw, but WeightsDisplay and GradientFlowDisplay draw it"
+        )
     lstm = min(traces) if lstm is None else lstm
     if lstm not in traces:
         raise ValueError(f"lstm: got {lstm}, there are {sorted(traces)}: the indices of LSTMs among the layers")
@@ -37,8 +42,8 @@ def trace_of(estimator, X=None, lstm=None):
 
 def _sequences(estimator, X):
     """The sequences of X one by one, as they were given, without padding."""
-    config = getattr(estimator, "config", {})
-    layout = config.get("layout", getattr(estimator, "layout", "NTC"))
+    config = getattr(estimator, "config", None)  # a dict of a predictor, a method of a Sequential
+    layout = config.get("layout", "NTC") if isinstance(config, dict) else getattr(estimator, "layout", "NTC")
     X = X.to_numpy() if hasattr(X, "to_numpy") else X
     return list(panel.read(X, layout, gaps=True).each())
 
@@ -48,6 +53,22 @@ def _one_of(estimator, X, sequence, layer, direction, lstm):
     trace, sequences = trace_of(estimator, X, lstm)
     one = TracedSequence(trace, layer, direction, sequence)
     return one, None if sequences is None else sequences[sequence]
+
+
+def _labels(one):
+    """What stands beside c and h, with the equation where the cell has one that fits."""
+    labels = {}
+    if one.exponential:
+        labels["h"] = "output\nh = o c / n"
+    if one.plain["h"]:
+        labels["h"] = "output\nh = o tanh(c)"
+    if one.plain["c"]:
+        labels["c"] = "memory cell\n$c_t = f c_{t+1} + i g$" if one.backward else "memory cell\n$c_t = f c_{t-1} + i g$"
+    return labels
+
+
+def _time(backward):
+    return "time step, from 0; read from the end" if backward else "time step, from 0"
 
 
 def _names(estimator, given):
@@ -71,6 +92,10 @@ class GateDisplay:
         By default the features are numbered from 0.
     x_label : str
         What the values of x are, and their unit.
+    labels : dict of str to str, optional
+        What stands beside a quantity, such as its equation; by default what holds for every cell.
+    backward : bool
+        Whether the sequence was read from its end.
 
     Attributes
     ----------
@@ -90,8 +115,9 @@ class GateDisplay:
     ['x', 'f', 'c']
     """
 
-    def __init__(self, values, *, x=None, feature_names=None, x_label="input x"):
-        self.values, self.x_label = values, x_label
+    def __init__(self, values, *, x=None, feature_names=None, x_label="input x", labels=None, backward=False):
+        self.values, self.x_label, self.backward = values, x_label, backward
+        self.labels = {} if labels is None else labels
         self.x, self.feature_names = (
             (x, feature_names) if x is None else read_input(x, feature_names, len(values["c"]))
         )  # fmt: skip
@@ -120,7 +146,13 @@ class GateDisplay:
         one = TracedSequence(trace, layer, direction, sequence)
         if x is not None:
             x, feature_names = one.read_input(x, feature_names)
-        return cls(one.values, x=x, feature_names=feature_names, x_label=x_label).plot(ax, quantities=quantities)
+        return cls._of(one, x, feature_names, x_label).plot(ax, quantities=quantities)
+
+    @classmethod
+    def _of(cls, one, x, feature_names, x_label):
+        """Of a `TracedSequence`."""
+        more = {"labels": _labels(one), "backward": one.backward}
+        return cls(one.values, x=x, feature_names=feature_names, x_label=x_label, **more)
 
     @classmethod
     def from_estimator(cls, estimator, X=None, *, sequence=0, layer=0, direction=0, lstm=None, feature_names=None,
@@ -143,7 +175,7 @@ class GateDisplay:
         """
         one, x = _one_of(estimator, X, sequence, layer, direction, lstm)
         names = None if x is None else _names(estimator, feature_names)
-        return cls(one.values, x=x, feature_names=names, x_label=x_label).plot(ax, quantities=quantities)
+        return cls._of(one, x, names, x_label).plot(ax, quantities=quantities)
 
     def plot(self, ax=None, *, quantities="ifgoch"):
         """Draw; parameters as in `from_trace`."""
@@ -158,11 +190,18 @@ class GateDisplay:
         order = np.argsort(mean_of_steps(self.values["f"]), kind="stable")
         for name in quantities:
             label, meaning = _PANELS[name]
+            label = self.labels.get(name, label)
             image = self.values[name].T
             # A projected output has units of its own.
             image = image[order] if name in "ifgo" or len(image) >= len(order) else image
-            limit, beyond = (1, False) if name in "ifgoh" else usual_limit(image)
-            low, colours = (0, "viridis") if name in "ifo" else (-limit, "RdBu_r")
+            low, high = (0, 1) if name in "ifo" else (-1, 1)
+            usual = name != "c" and not ((image < low) | (image > high)).any()
+            limit, beyond = (1, False) if usual else usual_limit(image)
+            if usual and name in "ifo":
+                colours = "viridis"
+            else:  # gates of other activations are no shares
+                low, colours, meaning = -limit, "RdBu_r", "value"
+                label = label.partition("\n")[0] if name in "ifo" else label
             ax = self.axes_[name]
             drawn, block = draw_heat(ax, image, label, vmin=low, vmax=limit, cmap=colours)
             ax.figure.colorbar(drawn, ax=ax, pad=0.01, label=meaning, extend="both" if beyond else "neither")
@@ -171,7 +210,7 @@ class GateDisplay:
         row = "one row per unit" if block[0] == 1 else f"each row the mean of {block[0]} of {H} units"
         column = f"; each column the mean of {block[1]} steps" if block[1] > 1 else ""
         everywhere = "in every panel " if len(quantities) > 1 else ""
-        axes[-1].set_xlabel(f"time step, from 0{column}\n{everywhere}{row}, those that forget most at the top")
+        axes[-1].set_xlabel(f"{_time(self.backward)}{column}\n{everywhere}{row}, those that forget most at the top")
         whole_numbers(axes[-1].xaxis)
         return self
 
@@ -228,6 +267,8 @@ class MemoryDisplay:
     c : array (T, H)
     units : list of int, optional
         Which units are lines, at most 8. By default all of up to four; of more those three that vary most.
+    backward : bool
+        Whether the sequence was read from its end.
 
     Attributes
     ----------
@@ -245,8 +286,8 @@ class MemoryDisplay:
     ['unit 0', 'unit 5']
     """
 
-    def __init__(self, c, units=None):
-        self.c, H = c, c.shape[1]
+    def __init__(self, c, units=None, *, backward=False):
+        self.c, self.backward, H = c, backward, c.shape[1]
         if units is None:
             with np.errstate(all="ignore"):
                 spread = np.nan_to_num(np.std(c, axis=0, dtype=np.float64), nan=-1)
@@ -262,13 +303,14 @@ class MemoryDisplay:
     @classmethod
     def from_trace(cls, trace, layer=0, direction=0, *, sequence=None, units=None, ax=None):
         """Draw one sequence of a trace; parameters as in `GateDisplay.from_trace` and of the class."""
-        return cls(TracedSequence(trace, layer, direction, sequence).values["c"], units).plot(ax)
+        one = TracedSequence(trace, layer, direction, sequence)
+        return cls(one.values["c"], units, backward=one.backward).plot(ax)
 
     @classmethod
     def from_estimator(cls, estimator, X=None, *, sequence=0, layer=0, direction=0, lstm=None, units=None, ax=None):
         """Draw one of the sequences X; parameters as in `GateDisplay.from_estimator` and of the class."""
         one, _ = _one_of(estimator, X, sequence, layer, direction, lstm)
-        return cls(one.values["c"], units).plot(ax)
+        return cls(one.values["c"], units, backward=one.backward).plot(ax)
 
     def plot(self, ax=None):
         """Draw.
@@ -296,7 +338,7 @@ class MemoryDisplay:
             style = ("-", "--")[place // len(COLOURS)]
             self.lines_ += ax.plot(steps, self.c[:, unit], color=COLOURS[place % len(COLOURS)], linestyle=style,
                                    marker=marker, linewidth=1.4, label=f"unit {unit}")  # fmt: skip
-        ax.set(xlabel="time step, from 0", ylabel="memory cell $c_t$", xlim=(-0.5, T - 0.5))
+        ax.set(xlabel=_time(self.backward), ylabel="memory cell $c_t$", xlim=(-0.5, T - 0.5))
         whole_numbers(ax.xaxis)
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, frameon=False, fontsize="small")
         return self

@@ -4,7 +4,17 @@ import numpy as np
 
 from lstmx.inspect.attribution import attribute
 from lstmx.inspect.explain import explain
-from lstmx.plots import COLOURS, axes_or_new, divided, draw_heat, largest, usual_limit, whole_numbers
+from lstmx.plots import (
+    COLOURS,
+    axes_or_new,
+    blocks_of,
+    divided,
+    draw_heat,
+    largest,
+    of_blocks,
+    usual_limit,
+    whole_numbers,
+)
 from lstmx.plots.traced import read_input
 
 GATES = {4: "ifgo", 3: "igo", 1: " "}  # by the number of blocks of H rows; one: a plain recurrent network
@@ -95,6 +105,8 @@ class GradientFlowDisplay:
         -------
         GradientFlowDisplay
         """
+        if not any(self.norms.values()):
+            raise ValueError("norms: hold no gradient to draw, must be of a model with an LSTM or RNN among its layers")
         ax = axes_or_new(ax, (10, 4.5))
         self.ax_, self.figure_, self.lines_ = ax, ax.figure, []
         ax.set_yscale("log")
@@ -162,6 +174,8 @@ class WeightsDisplay:
     weights : dict of {"x", "h", "b"} to array
         (4H, I), (4H, H) and (4H,).
     hidden_size : int
+    feature_names : I strings, optional
+        Written below the input; by default its columns are numbered from 0.
 
     Attributes
     ----------
@@ -179,12 +193,15 @@ class WeightsDisplay:
     ['x', 'h', 'b']
     """
 
-    def __init__(self, weights, hidden_size):
-        self.weights, self.hidden_size = weights, hidden_size
+    def __init__(self, weights, hidden_size, feature_names=None):
+        self.weights, self.hidden_size, self.feature_names = weights, hidden_size, feature_names
+        inputs = weights["x"].shape[1]
+        if feature_names is not None and len(feature_names) != inputs:
+            raise ValueError(f"feature_names: got {len(feature_names)}, must be {inputs}, one for each column of x")
         self.gates = GATES[len(weights["h"]) // hidden_size]
 
     @classmethod
-    def from_model(cls, model, layer=0, direction=0, *, lstm=None, ax=None):
+    def from_model(cls, model, layer=0, direction=0, *, lstm=None, feature_names=None, ax=None):
         """Draw the weights of an LSTM, or of one in a model.
 
         Parameters
@@ -193,6 +210,8 @@ class WeightsDisplay:
         layer, direction : int
         lstm : int, optional
             The index of the LSTM among the layers of the model; by default the first.
+        feature_names : strings, optional
+            Of what this layer reads.
         ax : matplotlib Axes, Figure or SubFigure, optional
 
         Returns
@@ -212,16 +231,23 @@ class WeightsDisplay:
         if direction not in (0, 1) or names["x"] not in parameters:
             raise IndexError(f"layer, direction: there is no ({layer}, {direction}) in {model!r}")
         weights = {part: parameters[name] for part, name in names.items() if name in parameters}
-        return cls(weights, model.hidden_size).plot(ax)
+        return cls(weights, model.hidden_size, feature_names).plot(ax)
 
     @classmethod
-    def from_estimator(cls, estimator, layer=0, direction=0, *, lstm=None, ax=None):
-        """Draw the weights of a fitted estimator, or of a predictor; parameters as in `from_model`."""
+    def from_estimator(cls, estimator, layer=0, direction=0, *, lstm=None, feature_names=None, ax=None):
+        """Draw the weights of a fitted estimator, or of a predictor; parameters as in `from_model`.
+
+        By default a layer that reads the features has the names that they had in `fit`.
+        """
         model = getattr(estimator, "model_", getattr(estimator, "model", None))
         if model is None:
             raise TypeError(f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx; of a "
                             "pipeline give the last step, pipe[-1]")  # fmt: skip
-        return cls.from_model(model, layer, direction, lstm=lstm, ax=ax)
+        known = getattr(estimator, "feature_names_in_", None)
+        reads_features = layer == 0 and lstm in (None, 0) and len(model.layers) and _has_weights(model.layers[0])
+        if feature_names is None and known is not None and reads_features:
+            feature_names = list(known) if len(known) == model.layers[0].input_size else None
+        return cls.from_model(model, layer, direction, lstm=lstm, feature_names=feature_names, ax=ax)
 
     def plot(self, ax=None):
         """Draw.
@@ -257,12 +283,25 @@ class WeightsDisplay:
                 ax.axhline(k * H - 0.5, color="black", linewidth=0.8)
             whole_numbers(ax.xaxis)
             ax.xaxis.get_major_locator().set_params(nbins=max(1, int(10 * share)))
-        self.axes_["x"].set_xlabel("what is read")
+        if self.feature_names is None:
+            self.axes_["x"].set_xlabel("what is read")
+        else:
+            features = len(self.feature_names)
+            room = max(1, int(28 * ratios[0] / ratios.sum()))  # names beside each other
+            shown = np.arange(0, features, -(-features // room))
+            self.axes_["x"].set_xticks(shown, [str(self.feature_names[k]) for k in shown], rotation=90,
+                                       fontsize="small", parse_math=False)  # fmt: skip
         if "b" in self.axes_:
             self.axes_["b"].set_xticks([])
-        names = {"i": "input gate i", "f": "forget gate f", "g": "candidate g", "o": "output gate o", " ": "units"}
-        self.ax_.set_yticks([(k + 0.5) * H - 0.5 for k in range(len(self.gates))], [names[gate] for gate in self.gates])
-        self.ax_.set_ylabel(f"in each block {H} unit{'s' * (H > 1)}", rotation=90, ha="center")
+        names = {"i": "input gate i", "f": "forget gate f", "g": "candidate g", "o": "output gate o"}
+        units = f"{H} unit{'s' * (H > 1)}"
+        if len(self.gates) > 1:
+            places = [(k + 0.5) * H - 0.5 for k in range(len(self.gates))]
+            self.ax_.set_yticks(places, [names[gate] for gate in self.gates])
+            units = f"in each block {units}"
+        else:
+            whole_numbers(self.ax_.yaxis)
+        self.ax_.set_ylabel(units, rotation=90, ha="center", va="bottom")
         label = f"weight{_largest_of(block, 'units', 'columns')}"
         beyond = "both" if largest(*images.values()) > limit else "neither"
         self.figure_.colorbar(drawn, ax=list(axes), pad=0.01, label=label, extend=beyond)
@@ -398,10 +437,17 @@ class AttributionDisplay:
         self.axes_, self.ax_, self.figure_ = dict(zip(names, axes, strict=True)), axes[0], axes[0].figure
         sums, steps = self.values.sum(axis=1, dtype=np.float64), np.arange(T)
         self.ax_.axhline(0, color="0.6", linewidth=0.8)
+        width = blocks_of(self.ax_, (1, T))[1]
+        edges = np.append(steps[::width], T) - 0.5
         for sign, colour, label in ((1, "#B2182B", "raises the output"), (-1, "#2166AC", "lowers it")):
             part = np.where(sums * sign > 0, sums, 0)
-            self.ax_.bar(steps, part, width=1 if T > 60 else 0.8, color=colour, label=label)
+            if T > 60:
+                part = of_blocks(part[None], (1, width), "extreme")[0]
+                self.ax_.stairs(part, edges, baseline=0, fill=True, color=colour, label=label)
+            else:
+                self.ax_.bar(steps, part, width=0.8, color=colour, label=label)
         label = f"{self.label}:\nsum over the features" if features > 1 else self.label
+        label += f",\nthe largest of {width} steps" if width > 1 else ""
         self.ax_.set_ylabel(label, rotation=0, ha="right", va="center")
         self.ax_.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize="small")
         if features > 1:

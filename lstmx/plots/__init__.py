@@ -97,7 +97,7 @@ def divided(ax, rows, columns=1, size=None, **options):
 
 
 def draw_heat(ax, image, label, *, how="mean", **colours):
-    """Draw an array (rows, columns), in no more blocks than there are pixels; values that are not finite are grey.
+    """Draw an array (rows, columns), in fewer blocks than there are pixels; values that are not finite are grey.
 
     Parameters
     ----------
@@ -116,20 +116,25 @@ def draw_heat(ax, image, label, *, how="mean", **colours):
     """
     from matplotlib import colormaps
 
-    box = ax.get_window_extent()
-    room = max(1, int(box.height)), max(1, int(box.width))
-    block = tuple(-(-count // pixels) for count, pixels in zip(image.shape, room, strict=True))
     rows, columns = image.shape
-    small = _blocks(image, block, how) if block != (1, 1) else image
+    block = blocks_of(ax, image.shape)
+    small = of_blocks(image, block, how) if block != (1, 1) else image
     extent = (-0.5, small.shape[1] * block[1] - 0.5, small.shape[0] * block[0] - 0.5, -0.5)
     colours["cmap"] = colormaps[colours["cmap"]].with_extremes(bad="0.5")
-    drawn = ax.imshow(small, aspect="auto", interpolation="antialiased", extent=extent, **colours)
+    drawn = ax.imshow(small, aspect="auto", interpolation="nearest", extent=extent, **colours)
     ax.set(xlim=(-0.5, columns - 0.5), ylim=(rows - 0.5, -0.5))
     ax.set_ylabel(label, rotation=0, ha="right", va="center")
     return drawn, block
 
 
-def _blocks(image, block, how):
+def blocks_of(ax, shape):
+    """(rows, columns) of a block, so that each is at least a pixel wide once labels have taken a third of the room."""
+    box = ax.get_window_extent()
+    room = (max(1, int(side * 2 / 3)) for side in (box.height, box.width))
+    return tuple(-(-count // pixels) for count, pixels in zip(shape, room, strict=True))
+
+
+def of_blocks(image, block, how):
     """The mean or the extreme of blocks; those at the end may be smaller."""
 
     def over(function, array):
