@@ -1,6 +1,8 @@
 """from_torch, to_torch_state_dict, to_safetensors: beside PyTorch where it is installed, and beside its files."""
 
+import io
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +177,7 @@ def test_layers_gives_an_order():
 def test_wrappers_and_prefixes():
     parallel = {"module." + name: array for name, array in NET.items()}
     for wrapped in ({"state_dict": NET}, {"epoch": 3, "model_state": NET}, {"model": {"state_dict": NET}},
+                    {"model_state_dict": NET, "loss": np.ones(())}, {"model": {"kind": "rnn"}, "weights": NET},
                     parallel, {"encoder": NET, "epoch": 3}):  # fmt: skip
         model = from_torch(wrapped, head="last", activations=["relu", None])
         assert kinds(model) == ["LSTM", "Last", "Dense", "Dense"]
@@ -216,6 +219,12 @@ BAD = {
     "not finite": (without(lstm_arrays(), "x", bias_hh_l0=np.full(16, np.nan)), {}, "bias_hh_l0: 16 of 16 .*NaN"),
     "no head": (NET, {}, r'there are layers after the LSTM \(fc, out\).*"last" for y\[:, -1\].*"final" for h_n'),
     "head": (NET, {"head": "first"}, "head: got 'first', must be one of 'step', 'last'"),
+    "one activation": (linear_arrays(2, 3, "fc.") | lstm_arrays(prefix="rnn."), {},
+                       r"activations=\[\"relu\"\], .*layers=\[names\].*ignore="),
+    "sizes before activations": (linear_arrays(2, 5, "fc.") | lstm_arrays(prefix="rnn."), {}, "rnn: takes 3 .*gives 5"),
+    "sizes before the head": (lstm_arrays(prefix="rnn.") | linear_arrays(5, 2, "fc."), {}, "fc: takes 5 .*gives 4"),
+    "a weight cut short": (linear_arrays(2, 3, "fc.") | lstm_arrays(3, prefix="rnn.")
+                           | {"rnn.weight_ih_l0": np.ones((15, 3))}, {}, r"rnn.weight_ih_l0: \(15, 3\), must be \(16"),
     "no activations": (NET, {"head": "last"}, r"between 'fc' and 'out' .*activations=\[\"relu\", None\]"),
     "few activations": (NET, {"head": "last", "activations": ["relu"]}, "must be a list of 2, for fc, out"),
     "an activation": (NET, {"head": "last", "activations": ["relu", "rel"]}, "activation"),
@@ -421,16 +430,72 @@ def test_modules_of_other_kinds_are_refused_by_name(torch):
         with pytest.raises(ValueError, match=rf"it has what has no place .*: 1: {kind}"):
             from_torch(net, head="step")
         assert isinstance(from_torch(net, ignore="1"), lstmx.LSTM)
-    odd = {"GELU": nn.GELU(), "Softmax": nn.Softmax(0), "Softplus": nn.Softplus(2)}
+    odd = {"GELU": nn.GELU(), "Softplus": nn.Softplus(2)}
     for kind, one in odd.items():
         with pytest.raises(ValueError, match=f"1: a {kind} with options that lstmx has no layer for"):
             from_torch(nn.Sequential(nn.LSTM(3, 4), one), head="step")
     weighted = nn.Sequential(nn.Embedding(9, 3, max_norm=1.0), nn.LSTM(3, 4))
     with pytest.raises(ValueError, match="0: an Embedding with max_norm"):
         from_torch(weighted)
-    normed = torch.nn.utils.parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0")
-    with pytest.raises(ValueError, match="LSTM with parametrizations"):
-        from_torch(normed)
+
+
+@pytest.mark.parametrize("dim", [-1, 0, 1, 2])
+def test_a_softmax_must_be_over_features(torch, dim):
+    for head in ("step", "last"):
+        net = torch.nn.Sequential(torch.nn.LSTM(3, 4), torch.nn.Softmax(dim))
+        if dim in (-1, 2 if head == "step" else 1):
+            assert from_torch(net, head=head).layers[-1].activation == "softmax"
+        else:
+            shape = r"\(N, T, F\)" if head == "step" else r"\(N, F\)"
+            with pytest.raises(ValueError, match=f"1: a Softmax over dim={dim}, .* features {shape}; if dim=-1"):
+                from_torch(net, head=head)
+
+
+def test_weights_that_are_computed_are_named_with_what_makes_them_plain(torch):
+    nn, utils = torch.nn, torch.nn.utils
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # weight_norm is deprecated, and what people have
+        old = {"remove_weight_norm": utils.weight_norm(nn.Linear(4, 2)),
+               "remove_spectral_norm": utils.spectral_norm(nn.Linear(4, 2))}  # fmt: skip
+    from torch.nn.utils import prune
+
+    prune.random_unstructured(pruned := nn.Linear(4, 2), "weight", 0.5)
+    new = utils.parametrizations.weight_norm(nn.Linear(4, 2))
+    for remedy, linear in (old | {"prune.remove": pruned, "parametrize.remove_parametrizations": new}).items():
+        net = nn.ModuleDict({"lstm": nn.LSTM(3, 4), "out": linear})
+        with pytest.raises(ValueError, match=rf"torch.nn.utils.{remedy}\(out, 'weight'\)"):
+            from_torch(net.state_dict(), head="last")
+        with pytest.raises(ValueError, match=rf"torch.nn.utils.{remedy}\(out, "):
+            from_torch(net, head="last")
+    lstm = utils.parametrizations.weight_norm(nn.LSTM(3, 4), "weight_hh_l0")
+    with pytest.raises(ValueError, match=r"remove_parametrizations\(module, 'weight_hh_l0'\)"):
+        from_torch(lstm.state_dict())
+
+
+def test_a_module_without_numbers(torch):
+    with pytest.raises(ValueError, match="the source itself: LSTM 3 -> 4: it is on the meta device"):
+        from_torch(torch.nn.LSTM(3, 4, device="meta"))
+
+
+def test_an_open_file_is_given_by_its_path():
+    with open(FOLDER / "lstm.pt", "rb") as file:
+        for source in (file, io.BytesIO(b"x"), b"x"):
+            with pytest.raises(TypeError, match=f"source: got {type(source).__name__}, .*give the path"):
+                from_torch(source)
+
+
+def test_an_expanded_tensor_that_is_not_needed_is_no_obstacle(torch, path):
+    arrays = {name: torch.from_numpy(array) for name, array in lstm_arrays().items()}
+    torch.save({"model": arrays, "mask": torch.ones(1, 1).expand(4000, 4000)}, path)
+    assert isinstance(from_torch(path), lstmx.LSTM)
+    arrays["bias_ih_l0"] = torch.ones(1).expand(16)
+    torch.save(arrays, path)
+    wanted = 1 + arrays["bias_hh_l0"].numpy()
+    np.testing.assert_array_equal(from_torch(path).parameters()["bias_l0"], wanted)
+    arrays["weight_ih_l0"] = torch.ones(1, 1).expand(16, 2**16)
+    torch.save(arrays, path)
+    with pytest.raises(ModelFileError, match="far more than the file has"):
+        from_torch(path)
 
 
 def test_a_part_of_a_module(torch):

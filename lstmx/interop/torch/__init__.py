@@ -75,6 +75,9 @@ def read(source, *, prefix="", head=None, activations=None, layers=None, ignore=
         validate.choice("head", head, HEADS)
     if not isinstance(prefix, str):
         raise TypeError(f'prefix: got {type(prefix).__name__}, must be text, such as "encoder.lstm."')
+    if isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "read"):
+        raise TypeError(f"source: got {type(source).__name__}, must be a path, a module or a state dict; give the path "
+                        "of the file")  # fmt: skip
     if not isinstance(source, str | os.PathLike):
         kind = "PyTorch state dict" if isinstance(source, dict) else "PyTorch module"
         return Chain(source, kind, prefix, head, activations, layers, ignore).imported()

@@ -1,6 +1,7 @@
 """Layers of PyTorch in a row, and what they become here."""
 
 import itertools
+import json
 import math
 from fnmatch import fnmatchcase
 
@@ -28,7 +29,7 @@ ACTIVATIONS = {
     "SELU": lambda o: "selu",
     "Softsign": lambda o: "softsign",
     "Hardsigmoid": lambda o: ("hard_sigmoid", 1 / 6, 0.5),
-    "Softmax": lambda o: "softmax" if o["dim"] in (-1, 1, 2) else None,
+    "Softmax": lambda o: "softmax" if o["dim"] == -1 else None,  # others: see _softmax
     "LeakyReLU": lambda o: ("leaky_relu", o["negative_slope"]),
     "ELU": lambda o: ("elu", o["alpha"]),
     "GELU": lambda o: "gelu_tanh" if o["approximate"] == "tanh" else None,
@@ -138,6 +139,8 @@ class Chain:
         """Without what does nothing; an error if anything is of another kind."""
         plain = {"Linear", "Embedding", EITHER, "Dropout", *LSTMS, *ACTIVATIONS}
         found = [one for one in found if one.kind != "Identity" and not (one.kind.endswith("Loss") and one.options)]
+        for one in found:
+            _check_reparametrized(one)
         odd = [one.said() for one in found if one.kind not in plain]
         if odd:
             raise ValueError("it has what has no place in a chain of LSTM, Linear, Embedding, Dropout and "
@@ -194,13 +197,14 @@ class Chain:
 
     def _plan(self):
         """Make `steps` of the chain."""
+        self._check_sizes()
         last = max(k for k, one in enumerate(self.chain) if one.kind in LSTMS)
         self._check_head(last)
         before = None
         for k, one in enumerate(self.chain):
             self._check_between(before, one)
             if one.kind in ACTIVATIONS:
-                self.steps.append((one, "activation", self._activation_of(one)))
+                self.steps.append((one, "activation", self._activation_of(one, k > last)))
             elif one.kind == "Embedding" and k:
                 raise ValueError(f"{one.name}: an Embedding must come first; give layers=[names] in the order in "
                                  "which forward calls them, or ignore=")  # fmt: skip
@@ -212,7 +216,6 @@ class Chain:
             if chosen not in (None, "linear"):
                 self.steps.append((None, "activation", Activation(chosen).activation))
             before = before if one.kind == "Dropout" else one
-        self._check_sizes()
 
     def _check_between(self, before, one):
         """An error where an activation is likely between two layers, and nobody says which."""
@@ -220,12 +223,17 @@ class Chain:
             return
         parents = {two.name.rpartition(".")[0] for two in (before, one) if two.ordered and two.options is not None}
         if len(parents) != 1:
+            example = [None if two is self.chain[-1] else "relu" for two in self.chain if two.kind == "Linear"]
+            shown = ", ".join(json.dumps(name) if name else "None" for name in example)
             raise ValueError(f"activations: what stands between {before.name!r} and {one.name!r} is known only to "
-                             'forward; give activations=["relu", None], say, one for each Linear')  # fmt: skip
+                             f"forward; give activations=[{shown}], say, one for each Linear; where forward does not "
+                             "call them in this order, layers=[names], and what it does not call, ignore=")  # fmt: skip
 
-    def _activation_of(self, one):
+    def _activation_of(self, one, after):
         try:
             found = ACTIVATIONS[one.kind](one.options)
+            if one.kind == "Softmax" and found is None:
+                found = self._softmax(one, after and self.head not in (None, "step"))
         except KeyError:
             message = f"{one.name}: the file does not tell the options of a {one.kind}; give activations="
             raise ValueError(message) from None
@@ -234,19 +242,31 @@ class Chain:
                              "apply it to the outputs, or activations= for another")  # fmt: skip
         return Activation(found).activation
 
+    def _softmax(self, one, pooled):
+        """The name, where `dim` is that of the features: of (N, F) if pooled, else of (N, T, F)."""
+        if one.options["dim"] == (1 if pooled else 2):
+            return "softmax"
+        raise ValueError(f"{one.name}: a Softmax over dim={one.options['dim']}, which is not that of the features "
+                         f"{'(N, F)' if pooled else '(N, T, F)'}; if dim=-1 is meant, set it; else give ignore= and "
+                         "apply it to the outputs")  # fmt: skip
+
     def _check_sizes(self):
         size = before = None
-        for one, kind, _ in self.steps:
-            wanted = None if one is None else _input_size(one)
+        for one in self.chain:
+            wanted = _input_size(one)
             if wanted and size and wanted != size:
                 raise ValueError(f"{one.name}: takes {wanted} features, but {before} gives {size}; give layers=[names] "
                                  "in the order in which forward calls them, or ignore=")  # fmt: skip
-            if kind in ("LSTM", "Linear", "Embedding"):
+            if one.kind in (*LSTMS, "Linear", "Embedding"):
                 size, before = _output_size(one), one.name or "the source"
 
     def imported(self):
         """The result of `read`."""
         self._plan()
+        for one in (one for one, *_ in self.steps if one):
+            if any(getattr(tensor, "is_meta", False) for tensor in one.tensors.values()):
+                raise ValueError(f"{one.said()}: it is on the meta device, where tensors have no numbers; load the "
+                                 'weights first: module.to_empty(device="cpu").load_state_dict(...)')  # fmt: skip
         kinds = {kind_of_numbers(t) for one, *_ in self.steps if one for t in one.tensors.values()}
         odd = kinds - {"float64", "float32", "float16", "bfloat16"}
         if odd:
@@ -318,6 +338,25 @@ def _output_size(one):
         sizes = lstm_sizes(one)
         return (1 + sizes["bidirectional"]) * (sizes["proj_size"] or sizes["hidden_size"])
     return one.tensors["weight"].shape[one.kind == "Embedding"]
+
+
+def _check_reparametrized(one):
+    """An error for weights that are computed from other tensors when the module is called."""
+    module = f".{one.name}".partition(".parametrizations")[0].removeprefix(".") or "module"
+    for name in map(one.full, one.tensors):
+        if ".parametrizations." in f".{name}" or one.kind.endswith(" with parametrizations"):
+            path = f"{name}.".partition("parametrizations.")[2].partition(".")[0] or "name of the weight"
+            remedy = f"torch.nn.utils.parametrize.remove_parametrizations({module}, {path!r})"
+        elif name.endswith("_v") and name.rpartition(".")[2].removesuffix("v") + "g" in one.tensors:
+            remedy = f"torch.nn.utils.remove_weight_norm({module}, {name.rpartition('.')[2][:-2]!r})"
+        elif name.endswith("_orig"):
+            kind = "prune.remove" if name.rpartition(".")[2].removesuffix("orig") + "mask" in one.tensors else (
+                "remove_spectral_norm")  # fmt: skip
+            remedy = f"torch.nn.utils.{kind}({module}, {name.rpartition('.')[2].removesuffix('_orig')!r})"
+        else:
+            continue
+        raise ValueError(f"{name}: a weight is computed from it when the module is called, as weight_norm and pruning "
+                         f"do; {remedy} first makes it a plain weight")  # fmt: skip
 
 
 def _ways(one, first):

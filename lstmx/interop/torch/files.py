@@ -14,7 +14,7 @@ import zlib
 from pathlib import Path
 
 from lstmx import formats
-from lstmx.interop.torch.pickles import TYPES, Machine, Part, Refused, Storage, Tensor
+from lstmx.interop.torch.pickles import TYPES, Machine, NotData, Part, Refused, Storage, Tensor
 from lstmx.storage import ModelFileError
 
 MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle that a file begins with which is no zip archive
@@ -23,11 +23,7 @@ _SAFETENSORS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
     "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
-_REMEDY = (
-    "; if you trust it, read it with torch.load(path, weights_only=False), and save what is needed: "
-    "torch.save(model.state_dict(), path)"
-)
-_AGAIN = "; take another copy of it"
+_AGAIN = Refused.remedy
 
 
 def source_path(path):
@@ -78,9 +74,9 @@ def read(path):
             if head[:1] == b"\x80":
                 return "pickle", _read_pickle(path, file)
             if head[257:262] == b"ustar":
-                raise ModelFileError(f"{path}: a tar archive, as PyTorch 0.1 wrote" + _REMEDY)
+                raise ModelFileError(f"{path}: a tar archive, as PyTorch 0.1 wrote" + NotData.remedy)
         except Refused as error:
-            raise ModelFileError(f"{path}: {error}{_REMEDY}") from None
+            raise ModelFileError(f"{path}: {error}{error.remedy}") from None
     known = formats.identify(path) or formats.Kind("something that nobody knows", "give one that torch.save wrote")
     raise ModelFileError(f"{path}: not a file of PyTorch but {known.what}; {known.remedy}")
 

@@ -89,6 +89,11 @@ def layers(source):
     raise ValueError(f"it holds neither a state dict nor a module, but a {type(source).__name__}")
 
 
+def is_script(source):
+    """Whether a value is a live module of TorchScript."""
+    return any(cls.__module__ == "torch.jit._script" and cls.__name__ == "ScriptModule" for cls in type(source).__mro__)
+
+
 def _is_live(source):
     attributes = getattr(source, "__dict__", {})
     return all(isinstance(attributes.get(name), dict) for name in ("_parameters", "_buffers", "_modules"))
@@ -97,14 +102,24 @@ def _is_live(source):
 def _unwrapped(source):
     """The state dict, or the module, of a checkpoint that has it under one of the usual names."""
     for _ in range(4):
-        if not isinstance(source, dict) or any(is_tensor(value) for value in source.values()):
+        if not isinstance(source, dict):
             break
         inside = (source[key] for key in WRAPPERS if key in source)
-        found = next((v for v in inside if isinstance(v, dict) or (isinstance(v, Record) and is_module(v))), None)
+        found = next((value for value in inside if _holds_tensors(value)), None)
         if found is None:
             break
         source = found
     return source
+
+
+def _holds_tensors(value):
+    if isinstance(value, dict):
+        return bool(_flat(value)) or any(_is_module(one) for one in value.values())
+    return _is_module(value)
+
+
+def _is_module(value):
+    return is_module(value) if isinstance(value, Record) else _is_live(value)
 
 
 def _flat(source):

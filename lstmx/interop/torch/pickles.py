@@ -5,6 +5,7 @@ PyTorch calls is in the table `CALLS`, and each of its functions is written belo
 of other classes become a `Record`: the name of the class and plain data.
 """
 
+import math
 import struct
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 # Those that make something count as five. A checkpoint has some forty a tensor, three for each word of a vocabulary.
 MOST_INSTRUCTIONS = 3_000_000
 MOST_DIMENSIONS = 32
+MOST_EXPANDED = 2**15  # numbers of a tensor that has more of them than its storage
 
 # What a tensor's numbers are -> how they are stored, and what NumPy calls them
 TYPES = {
@@ -26,7 +28,28 @@ STORAGES = {
 
 
 class Refused(ValueError):
-    """A pickle that is damaged, or asks for something that is not done here."""
+    """A pickle that is damaged, or asks for something that is not done here.
+
+    Attributes
+    ----------
+    remedy : str
+        The end of the sentence: what helps.
+    """
+
+    remedy = "; take another copy of it"
+
+    def __init__(self, message, remedy=None):
+        super().__init__(message)
+        self.remedy = remedy or self.remedy
+
+
+class NotData(Refused):
+    """A pickle that needs code to be run."""
+
+    remedy = (
+        "; if you trust it, read it with torch.load(path, weights_only=False), and save what is needed: "
+        "torch.save(model.state_dict(), path)"
+    )
 
 
 class Name:
@@ -102,7 +125,7 @@ class Tensor:
         size, last = 1, offset
         for length, stride in zip(shape, strides, strict=True):
             size, last = size * length, last + (length - 1) * stride
-        if size and (last >= storage.count or size > storage.count):
+        if size and last >= storage.count:
             raise Refused(f"it has a tensor {shape} with strides {strides} and offset {offset}, beyond its storage of "
                           f"{storage.count} numbers")  # fmt: skip
         self.dtype, self.shape = storage.kind, shape
@@ -113,6 +136,9 @@ class Tensor:
         dtype = dtype or numbers.dtype.newbyteorder("=")
         if 0 in self.shape:
             return np.zeros(self.shape, dtype)
+        if math.prod(self.shape) > max(self._storage.count, MOST_EXPANDED):
+            raise Refused(f"a tensor {self.shape} is expanded from {self._storage.count} numbers; save it as "
+                          "tensor.contiguous()")  # fmt: skip
         strides = [stride * numbers.itemsize for stride in self._strides]
         view = np.lib.stride_tricks.as_strided(numbers[self._offset :], self.shape, strides, writeable=False)
         return view.astype(dtype, order="C", copy=bool(copy))
@@ -160,7 +186,7 @@ def _key(value):
     """What a dict may have as a key: nothing whose hash takes long."""
     if value is None or type(value) in (str, bool, bytes) or (type(value) is int and abs(value) < 2**60):
         return value
-    raise Refused(f"its pickle has a dict whose key is a {type(value).__name__}, not a name or a number")
+    raise NotData(f"its pickle has a dict whose key is a {type(value).__name__}, not a name or a number")
 
 
 CALLS = {
@@ -200,6 +226,19 @@ _HARMLESS = {
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     "numpy.ndarray",
     "numpy.dtype",
+}
+
+# Calls that make tensors of other kinds: what they are, and what helps.
+_OF_TENSORS = {
+    "torch._utils._rebuild_qtensor": (
+        "it holds quantized tensors",
+        "save the model before it is quantized: torch.save(model.state_dict(), path)",
+    ),
+    "torch._utils._rebuild_sparse_tensor": ("it holds sparse tensors", "save them as tensor.to_dense()"),
+    "torch._utils._rebuild_meta_tensor_no_storage": (
+        "it holds tensors on the meta device, which have no numbers",
+        "save the model once its weights are loaded",
+    ),
 }
 
 
@@ -245,7 +284,7 @@ class Machine:
                 act(self)
             except (IndexError, KeyError, OverflowError, UnicodeError, struct.error) as error:
                 raise Refused(f"its pickle is damaged ({type(error).__name__} in the instruction {code!r})") from None
-        raise Refused(f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions")
+        raise NotData(f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions")
 
     def _finished(self):
         made = {str(record.cls) for record in self._records}
@@ -253,7 +292,8 @@ class Machine:
         odd = [name for name in self._names if name not in known]
         odd += [str(r.cls) for r in self._records if str(r.cls) not in _HARMLESS and not is_module(r)]
         if odd or not self._stack:
-            raise Refused(f"its pickle names {odd[0]:.200}, which is not data" if odd else "its pickle holds nothing")
+            named = f"its pickle names {odd[0]:.200}, which is not data" if odd else ""
+            raise NotData(named) if named else Refused("its pickle holds nothing")
         return self._stack.pop()
 
     # Reading.
@@ -347,7 +387,7 @@ class Machine:
         if str(function) in self._calls:
             self._given += sum(len(arg) for arg in args if type(arg) in (list, tuple, str))
             if self._given > self._most_given:
-                raise Refused(f"its pickle makes more than {self._most_given:,} items out of fewer")
+                raise NotData(f"its pickle makes more than {self._most_given:,} items out of fewer")
             try:
                 self._push(self._calls[str(function)](*args))
             except TypeError:  # the number of arguments
@@ -355,7 +395,10 @@ class Machine:
         elif str(function) in _HARMLESS:
             self._record(function)
         else:
-            raise Refused(f"its pickle calls {function!s:.200}, which could do anything")
+            what = f"its pickle calls {function!s:.200}"
+            if str(function) in _OF_TENSORS:
+                raise Refused(f"{what}: {_OF_TENSORS[str(function)][0]}", f"; {_OF_TENSORS[str(function)][1]}")
+            raise NotData(f"{what}, which could do anything")
 
     def _new(self, keywords=False):
         if keywords:
@@ -379,7 +422,7 @@ class Machine:
         if isinstance(target, Record) and not target.state:
             target.state = state if type(state) is dict else {"": state}
         elif not isinstance(target, dict) and str(getattr(target, "cls", target)) not in _HARMLESS:
-            raise Refused(f"its pickle sets the state of {_said(target)}")  # a dict may have attributes: not needed
+            raise NotData(f"its pickle sets the state of {_said(target)}")  # a dict may have attributes: not needed
 
     def _persistent(self):
         found = self._stack.pop()
