@@ -24,9 +24,9 @@ FILES = {
     "lstm_old.pt": ("lstm", {}),
     "lstm.pkl": ("lstm", {}),
     "projected.pt": ("projected", {}),
-    "tagger.ckpt": ("tagger", {"head": "step"}),
+    "tagger.ckpt": ("tagger", {"head": "step", "activations": [None]}),
     "classifier.pt": ("classifier", {"head": "final"}),
-    "classifier_script.pt": ("classifier", {"head": "final"}),
+    "classifier_script.pt": ("classifier", {"head": "final", "activations": ["relu", None]}),
     "half.safetensors": ("half_a", {"prefix": "a."}),
     "half.safetensors ": ("half_b", {"prefix": "b"}),
 }
@@ -159,7 +159,7 @@ def test_an_embedding_is_told_from_a_linear_layer_by_its_size():
         from_torch(square)
     assert kinds(from_torch(square, layers={"emb": "embedding", "rnn": None})) == ["Embedding", "LSTM"]
     last = lstm_arrays(prefix="rnn.") | linear_arrays(4, 3, "out.", bias=False)
-    assert kinds(from_torch(last, head="step")) == ["LSTM", "Dense"]
+    assert kinds(from_torch(last, head="step", activations=[None])) == ["LSTM", "Dense"]
 
 
 def test_layers_gives_an_order():
@@ -498,6 +498,145 @@ def test_an_expanded_tensor_that_is_not_needed_is_no_obstacle(torch, path):
         from_torch(path)
 
 
+def nets(torch):
+    """Name -> a module whose forward its layers do not tell."""
+    nn = torch.nn
+
+    class Net(nn.Module):
+        def __init__(self, batch_first=True):
+            super().__init__()
+            self.lstm, self.relu = nn.LSTM(3, 4, batch_first=batch_first), nn.ReLU()
+            self.fc = nn.Linear(4, 2)
+
+    class LateRelu(Net):
+        def forward(self, x):
+            return self.relu(self.fc(self.lstm(x)[0][:, -1]))
+
+    class Functional(Net):
+        def forward(self, x):
+            return torch.sigmoid(self.fc(self.relu(self.lstm(x)[0][:, -1])))
+
+    class Asks(Net):
+        def forward(self, x, lengths):
+            return self.fc(self.relu(self.lstm(x)[0][:, -1])) * lengths
+
+    class Tuple(Net):
+        def forward(self, x):
+            y = self.lstm(x)[0]
+            return y, {"logits": self.fc(self.relu(y[-1 if not self.lstm.batch_first else slice(None), ...]))}
+
+    class Squeezes(Net):
+        def forward(self, x):
+            y = self.fc(self.relu(self.lstm(x)[0][:, -1]))
+            return (y[:, :1] + 0 * torch.rand(1)).squeeze(1), y
+
+    return {cls.__name__: cls() for cls in (LateRelu, Functional, Asks, Tuple, Squeezes)}
+
+
+def test_a_module_that_computes_something_else_is_a_warning_and_with_check_an_error(torch):
+    modules = nets(torch)
+    for name, options, right in (
+        ("LateRelu", {}, {"layers": ["lstm", "fc", "relu"]}),
+        ("Functional", {}, {"activations": {"lstm": "relu", "fc": "sigmoid"}}),
+        ("Functional", {"head": "mean"}, {"activations": {"lstm": "relu", "fc": "sigmoid"}}),
+    ):  # fmt: skip
+        given = {"head": "last"} | options
+        with pytest.warns(
+            UserWarning, match="does not compute what the module does: .*error .*activations=, layers= and"
+        ):
+            from_torch(modules[name], **given)
+        with pytest.raises(ValueError, match=r"check: largest error .* beside its own forward"):
+            from_torch(modules[name], **given, check=True)
+        from_torch(modules[name], **{"head": "last"} | right)
+
+
+def test_a_module_that_cannot_be_asked_is_a_warning_where_its_order_is_a_guess(torch):
+    net = nets(torch)["Asks"]
+    with pytest.warns(
+        UserWarning, match="cannot be called with x alone .*lengths.*order in which they were registered"
+    ):
+        from_torch(net, head="last")
+    from_torch(net, head="last", layers=["lstm", "fc"], activations={"lstm": "relu"})
+    from_torch(torch.nn.Sequential(torch.nn.LSTM(3, 4), torch.nn.ReLU()), head="step")  # its LSTM gives a tuple
+
+
+def test_outputs_of_a_module_are_found_in_tuples_and_without_axes_of_one(torch, capsys):
+    from_torch(nets(torch)["Tuple"], head="step", check=True)
+    assert "beside its own forward, of x (N, T, I), output 2 of 2" in capsys.readouterr().out
+    from_torch(nets(torch)["Squeezes"], head="last")
+
+
+def test_the_comparison_leaves_the_module_and_the_random_numbers_alone(torch):
+    net, calls = nets(torch)["Squeezes"], []
+    net.fc.register_forward_hook(lambda *_: calls.append(1))
+    net.fc.eval()
+    torch.manual_seed(3)
+    wanted = torch.rand(3)
+    torch.manual_seed(3)
+    from_torch(net, head="last")
+    assert torch.equal(torch.rand(3), wanted) and not calls
+    assert net.training and not net.fc.training and torch.is_grad_enabled()
+
+
+def test_what_is_ignored_is_left_out_of_the_comparison(torch):
+    net = nets(torch)["LateRelu"]
+    net.relu = torch.nn.Softplus(2)
+    ours, theirs = interop.read(net, head="last", ignore="relu").compare()
+    np.testing.assert_allclose(ours, theirs, **PEER["float32"])
+    from_torch(net, head="last", ignore="relu")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_scripts_are_held_against_their_own_forward(torch, path, batch_first, capsys):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(3, 4, bidirectional=True, batch_first=batch_first)
+            self.fc = torch.nn.Linear(8, 2)
+
+        def forward(self, x):
+            _, (h, _) = self.lstm(x)
+            return self.fc(torch.cat([h[-2], h[-1]], 1)), h
+
+    script = torch.jit.script(Net())
+    script.save(path)
+    for source in (path, script):
+        model = from_torch(source, head="final", check=True)
+        form = "N, T, I" if batch_first else "T, N, I"
+        assert f"beside its own forward, of x ({form}), output 1 of 2" in capsys.readouterr().out
+        with pytest.raises(ValueError, match="check: largest error"):
+            from_torch(source, head="last", check=True)
+        assert isinstance(from_torch(source, prefix="lstm", check=True), lstmx.LSTM)
+        assert [type(layer) for layer in model.layers] == [lstmx.LSTM, lstmx.FinalState, lstmx.Dense]
+    with pytest.warns(UserWarning, match="does not compute what the module does"):
+        from_torch(script, head="last")
+    with pytest.warns(UserWarning, match="functions that forward calls are not seen: .* check=True"):
+        from_torch(path, head="last")
+
+
+def test_a_check_says_what_it_leaves_open(torch, capsys):
+    pytest.importorskip("torch")
+    from_torch(NET, head="last", activations=["relu", None], check=True)
+    assert "rebuilt in PyTorch; head, activations and order are not checked by this" in capsys.readouterr().out
+    from_torch(lstm_arrays(), check=True)
+    assert "beside an LSTM of PyTorch with the same tensors" in capsys.readouterr().out
+
+
+def test_a_guess_of_a_state_dict_is_a_warning():
+    arrays = lstm_arrays(prefix="rnn.") | linear_arrays(4, 2, "fc.")
+    with pytest.warns(UserWarning, match="fc: the last layer is taken to have no activation; activations= says"):
+        from_torch(arrays, head="last")
+    from_torch(arrays, head="last", activations=[None])
+    assert "note: fc: the last layer" in interop.read(arrays, head="last").report()
+
+
+def test_the_padding_of_an_embedding_is_that_of_the_module(torch):
+    net = torch.nn.Sequential(torch.nn.Embedding(9, 3, padding_idx=2), torch.nn.LSTM(3, 4))
+    assert from_torch(net).layers[0].padding_idx == 2
+    assert from_torch(net.state_dict()).layers[0].padding_idx is None
+
+
 def test_a_part_of_a_module(torch):
     net = torch.nn.Sequential(torch.nn.Conv1d(3, 3, 1), torch.nn.ModuleDict({"lstm": torch.nn.LSTM(3, 4)}))
     for options in ({}, {"head": "final"}):
@@ -567,7 +706,7 @@ def test_a_model_trained_on_real_data_predicts_the_same(torch, tmp_path):
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.1 * losses[0]
     torch.save({"state_dict": net.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "co2.ckpt")
-    model = from_torch(tmp_path / "co2.ckpt", head="last")
+    model = from_torch(tmp_path / "co2.ckpt", head="last", activations=[None])
     with torch.no_grad():
         np.testing.assert_allclose(model.predict(x.numpy()), net(x), **PEER["float32"])
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from lstmx.functional import messages
+
 LARGEST_ERROR = 1e-4  # of a probe, beside its largest output: float32 rounding through many steps is a tenth of that
 
 
@@ -41,7 +43,11 @@ class Imported:
         What the user should know: tensors that were not needed, a state that is no longer kept, ...
     compare : callable or None
         Runs a probe through the original and the model: ``() -> (ours, theirs)``, arrays of one shape. It raises
-        ImportError where the framework is not installed. None where there is no original to run.
+        ImportError where the framework is not installed. None where there is no original to run. It may have
+        attributes that `check` reads after a call: `against`, what the model was held against and what that leaves
+        open; `remedy`, for outputs that differ; `whole`, whether nothing is left to guess.
+    guesses : tuple of str
+        What was taken for granted and may be wrong, with what says it: a user is warned.
     """
 
     source: str
@@ -49,13 +55,14 @@ class Imported:
     parts: tuple = ()
     notes: tuple = ()
     compare: Any = None
+    guesses: tuple = ()
 
     def report(self):
         """Text: what was found, layer by layer, and the notes."""
         columns = [("in the source", "what it is", "here"), *((p.name, p.found, p.layer) for p in self.parts)]
         widths = [max(len(row[k]) for row in columns) for k in range(2)]
         lines = [f"  {a:{widths[0]}s}  {b:{widths[1]}s}  {c}".rstrip() for a, b, c in columns]
-        return "\n".join([self.source, *lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([self.source, *lines, *(f"note: {note}" for note in (*self.notes, *self.guesses))])
 
     def check(self):
         """Run the probe.
@@ -76,19 +83,25 @@ class Imported:
             raise ValueError(f"check: a {self.source} alone says not what the original computes; give the model itself")
         ours, theirs = self.compare()
         ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+        remedy = getattr(self.compare, "remedy", "") or (
+            "all arguments must say what the original does (head, activations, layers, ..)"
+        )
         if ours.shape != theirs.shape:
-            raise ValueError(f"check: outputs have shape {ours.shape} here, {theirs.shape} there")
+            raise ValueError(f"check: outputs have shape {ours.shape} here, {theirs.shape} there; {remedy}")
         size = float(np.abs(theirs).max(initial=0))
         error = float(np.abs(ours - theirs).max(initial=0))
-        line = f"largest error {error:.1e}, of outputs {theirs.shape} as large as {size:.2g}"
+        against = getattr(self.compare, "against", "")
+        line = f"largest error {error:.1e}, of outputs {theirs.shape} as large as {size:.2g}{against and ', '}{against}"
         if not error <= LARGEST_ERROR * max(size, 1):
-            raise ValueError(f"check: {line}: this is not the same model; if all arguments say what the original does "
-                             "(head, activations, layers, ..), please report it")  # fmt: skip
+            raise ValueError(f"check: {line}: this is not the same model; {remedy}; if that is so, please report it")
         return line
 
 
 def finish(imported, check):
-    """The model; with `check` also a printed line about the probe."""
+    """The model; with `check` also a printed line about the probe. Warns of what was guessed and not checked."""
     if check:
         print(f"{imported.source}: {imported.check()}")
+    if not getattr(imported.compare, "whole", False):
+        for guess in imported.guesses:
+            messages.warn(guess)
     return imported.model

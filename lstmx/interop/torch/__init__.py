@@ -1,15 +1,21 @@
 """Models of PyTorch: from modules, state dicts and files, and to state dicts and files."""
 
+import contextlib
+import functools
 import io
 import os
+import tempfile
+import warnings
 
 import numpy as np
 
 from lstmx import storage
-from lstmx.functional import validate
+from lstmx.functional import messages, validate
 from lstmx.interop.imported import finish
 from lstmx.interop.torch import files as torch_files
 from lstmx.interop.torch.chain import HEADS, Chain
+from lstmx.interop.torch.modules import is_script
+from lstmx.interop.torch.probe import NotRun
 from lstmx.layers import LSTM, Dense, Embedding
 from lstmx.model import Sequential
 from lstmx.storage import ModelFileError
@@ -24,7 +30,8 @@ def from_torch(source, *, prefix="", head=None, activations=None, layers=None, i
     ----------
     source : module, state dict, str or path-like
         Of a dict the values are tensors or arrays. A path leads to what torch.save or torch.jit.save wrote (.pt, .pth,
-        .ckpt, .bin), or to a safetensors file; PyTorch is not needed to read it, and nothing in it is run.
+        .ckpt, .bin), or to a safetensors file; PyTorch is not needed to read it, and nothing in it is run
+        without `check`.
     prefix : str
         Take the part whose names begin so, such as "encoder.lstm.".
     head : {"step", "last", "mean", "final"}, optional
@@ -41,7 +48,9 @@ def from_torch(source, *, prefix="", head=None, activations=None, layers=None, i
     ignore : str, or list of str
         Names of modules or tensors that are not needed; ``*`` stands for anything.
     check : bool
-        Run a probe through PyTorch and the model, and print the largest error.
+        Run a probe through PyTorch and the model, print the largest error, and raise where it is more than rounding.
+        The forward of a module or of TorchScript is run: of a file only if you trust it. Of other files and state
+        dicts the layers are rebuilt, which tells nothing about head, activations and order.
 
     Returns
     -------
@@ -55,13 +64,23 @@ def from_torch(source, *, prefix="", head=None, activations=None, layers=None, i
     ValueError, TypeError
         If there is anything that has no place in such a chain, saying what, and which argument helps.
 
+    Warns
+    -----
+    UserWarning
+        If a module computes something else than the model, which is always compared, on a copy in evaluation mode; or
+        if a file or a state dict leaves something to guess.
+
     Notes
     -----
-    Weights are taken as they are; the two biases are added. ``batch_first`` is a matter of the call: here x is always
+    Weights are taken as they are; the two biases are added. The padding_idx of an Embedding is taken from a module; a
+    state dict does not have it. ``batch_first`` is a matter of the call: here x is always
     (N, T, I).
     """
     options = {"prefix": prefix, "head": head, "activations": activations, "layers": layers, "ignore": ignore}
-    return finish(read(source, **options), check)
+    imported = read(source, **options)
+    if not check and not isinstance(source, str | os.PathLike | dict):
+        _compare(imported, told=imported.compare.ordered and (layers is None or activations is not None))
+    return finish(imported, check)
 
 
 def read(source, *, prefix="", head=None, activations=None, layers=None, ignore=()):
@@ -80,15 +99,51 @@ def read(source, *, prefix="", head=None, activations=None, layers=None, ignore=
                         "of the file")  # fmt: skip
     if not isinstance(source, str | os.PathLike):
         kind = "PyTorch state dict" if isinstance(source, dict) else "PyTorch module"
-        return Chain(source, kind, prefix, head, activations, layers, ignore).imported()
+        live = (lambda: source) if kind == "PyTorch module" else None
+        with _file_of(source) if is_script(source) else contextlib.nullcontext(source) as content:
+            return Chain(content, kind, prefix, head, activations, layers, ignore, live=live).imported()
     kind, content = torch_files.read(source)
     try:
-        largest = LARGEST_SHARE * os.path.getsize(source)
-        return Chain(content, kind, prefix, head, activations, layers, ignore, largest).imported()
+        largest, live = LARGEST_SHARE * os.path.getsize(source), None
+        if kind == "TorchScript archive":
+            live = functools.partial(_load_script, os.path.abspath(source))
+        return Chain(content, kind, prefix, head, activations, layers, ignore, largest, live).imported()
     except ModelFileError:
         raise
     except ValueError as error:
         raise ModelFileError(f"{os.fspath(source)}: {error}") from error
+
+
+@contextlib.contextmanager
+def _file_of(script):
+    """What the file of a module of TorchScript holds: only that tells the classes of its layers."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        path = os.path.join(folder, "script.pt")
+        script.save(path)
+        yield torch_files.read(path)[1]
+
+
+def _load_script(path):
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.load(path, map_location="cpu")
+
+
+def _compare(imported, told):
+    """A warning where a module computes something else than the model, or cannot be asked."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the module's forward
+            imported.check()
+    except NotRun as error:
+        if not told and len(imported.parts) > 1:
+            messages.warn(f"{error}; until then layers are taken in the order in which they were registered, with no "
+                          "activations but modules: layers= and activations= say what forward does")  # fmt: skip
+    except ValueError as error:
+        messages.warn(f"the model does not compute what the module does: {error}")
 
 
 def to_torch_state_dict(model, *, prefix="", names=None):

@@ -12,7 +12,7 @@ from lstmx.functional.cell import suffix
 from lstmx.interop.imported import Imported, Part
 from lstmx.interop.torch import modules as torch_modules
 from lstmx.interop.torch.modules import EITHER, LSTMS, Found, describe, kind_of_numbers, lstm_sizes, to_array
-from lstmx.interop.torch.probe import comparison
+from lstmx.interop.torch.probe import Comparison
 from lstmx.layers import LSTM, Activation, Dense, Dropout, Embedding, FinalState, Last, MeanPool
 from lstmx.model import Sequential
 
@@ -38,12 +38,15 @@ ACTIVATIONS = {
 
 
 class Chain:
-    """The layers of a source in a row, and what they become."""
+    """The layers of a source in a row, and what they become.
 
-    def __init__(self, source, kind, prefix, head, activations, layers, ignore, largest=math.inf):
-        self.source, self.kind, self.prefix, self.head = source, kind, prefix.rstrip("."), head
+    `live` is a function that gives the source as a module that can be called, or None.
+    """
+
+    def __init__(self, source, kind, prefix, head, activations, layers, ignore, largest=math.inf, live=None):
+        self.live, self.kind, self.prefix, self.head = live, kind, prefix.rstrip("."), head
         self.largest = largest  # bytes of all layers
-        self.notes = []
+        self.notes, self.guesses = [], []
         self.found = self._below_prefix(torch_modules.layers(source))
         self._ignored = (ignore,) if isinstance(ignore, str) else tuple(_listed("ignore", ignore))
         self.all = self._without_ignored(self.found)
@@ -66,21 +69,22 @@ class Chain:
         return inside
 
     def _without_ignored(self, found):
-        def ignored(name):
-            return any(_matches(name, pattern) for pattern in self._ignored)
-
         every = [name for one in found for name in (one.name, *map(one.full, one.tensors)) if name]
         for pattern in self._ignored:
             if not any(_matches(name, pattern) for name in every):
                 raise ValueError(f"ignore: nothing is called {pattern!r}; there are {_few(_names(found))}")
         kept = []
         for one in found:
-            tensors = {name: tensor for name, tensor in one.tensors.items() if not ignored(one.full(name))}
-            if not ignored(one.name) and (tensors or not one.tensors):
+            tensors = {name: tensor for name, tensor in one.tensors.items() if not self.ignores(one.full(name))}
+            if not self.ignores(one.name) and (tensors or not one.tensors):
                 kept.append(Found(one.name, one.kind, tensors, one.options, one.ordered))
         if self._ignored:
-            self.notes.append(f"ignored: {_few([name for name in every if ignored(name)])}")
+            self.notes.append(f"ignored: {_few([name for name in every if self.ignores(name)])}")
         return kept
+
+    def ignores(self, name):
+        """Whether `ignore` names a module or tensor."""
+        return any(_matches(name, pattern) for pattern in self._ignored)
 
     def _chosen(self, layers):
         by_name = {one.name: one for one in self.all}
@@ -281,7 +285,7 @@ class Chain:
         parts = self._parts(built, alone)
         self._note()
         model = built[0] if alone else Sequential(built)
-        return Imported(self.kind, model, tuple(parts), tuple(self.notes), comparison(self, model))
+        return Imported(self.kind, model, tuple(parts), tuple(self.notes), Comparison(self, model), tuple(self.guesses))
 
     def _build(self, dtype):
         built, self.place = [], []
@@ -319,8 +323,15 @@ class Chain:
                 self.notes.append(f"{one.name or 'the cell'}: a cell is called step by step; here that is step(x_t, "
                                   "state)")  # fmt: skip
         ends = self.chain[-1]
-        if ends.kind == "Linear" and ends.options is None and self.activations is None:
-            self.notes.append(f"{ends.name}: the last layer is taken to have no activation; activations= gives it one")
+        if ends.kind != "Linear" or self.activations is not None:
+            return
+        if ends.options is None:
+            self.guesses.append(f"{ends.name}: the last layer is taken to have no activation; activations= says "
+                                "what it has: a name, or [None]")  # fmt: skip
+        elif self.kind == "TorchScript archive":
+            self.guesses.append("functions that forward calls are not seen: the layers are taken in the order in which "
+                                "they were registered, with no activations but modules; check=True compares, by "
+                                "PyTorch, or give activations=")  # fmt: skip
 
 
 # One layer.

@@ -1,4 +1,4 @@
-"""A probe through PyTorch's own layers and ours."""
+"""A probe through the original, or PyTorch's own layers, and ours."""
 
 import copy
 
@@ -8,65 +8,150 @@ from lstmx.interop.torch.modules import lstm_sizes, to_array
 from lstmx.layers import LSTM
 
 SEQUENCES, STEPS, LENGTHS = 3, 12, [12, 7, 1]
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
-def comparison(chain, model):
-    """A function ``() -> (ours, theirs)`` for a `torch_chain.Chain` and the model that it became.
+class NotRun(ValueError):
+    """The original cannot be called with x alone."""
 
-    A module runs itself. What is no module is rebuilt of PyTorch's layers, out of the tensors of the source, and reads
-    sequences of several lengths.
+
+class Comparison:
+    """Runs a probe: ``() -> (ours, theirs)``.
+
+    A module, or a script, runs itself: a copy of it, in evaluation mode, without its hooks and without what `ignore`
+    leaves out. What has no forward is rebuilt of PyTorch's layers, and reads sequences of several lengths.
+
+    Parameters
+    ----------
+    chain : Chain
+    model : LSTM or Sequential
+        What it became.
+
+    Attributes
+    ----------
+    against : str
+        After a call: what the model was held against.
+    whole : bool
+        Whether that was the forward of the source, so that nothing is left to guess.
+    ordered : bool
+        Whether all layers surely follow each other.
+    remedy : str
+        For outputs that differ.
     """
 
-    def compare():
+    def __init__(self, chain, model):
+        self._chain, self._model = chain, model
+        self.against, self.whole, self.remedy = "", False, ""
+        self.ordered = all(one.ordered for one in chain.chain)
+
+    def __call__(self):
         import torch
 
-        module, lengths = _module(torch, chain, model), LENGTHS
-        first, x = chain.steps[0], np.random.default_rng(0).normal(size=(SEQUENCES, STEPS, model.input_size or 1))
-        if first[1] == "Embedding":
-            x = np.random.default_rng(0).integers(first[0].tensors["weight"].shape[0], size=(SEQUENCES, STEPS))
-        else:
-            x = x.astype(model.dtype)
-        with torch.no_grad():
+        x = torch.from_numpy(self._inputs())
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module = self._module(torch)
             alone = isinstance(module, torch.nn.LSTM | torch.nn.LSTMCell)
-            if module is None or (alone and not isinstance(model, LSTM)):
-                theirs = _run_layers(torch, chain, torch.from_numpy(x))
-            elif isinstance(module, torch.nn.LSTM):
-                theirs = _run_lstm(torch, module, torch.from_numpy(x))
-            elif isinstance(module, torch.nn.LSTMCell):
-                theirs, lengths = _run_cell(torch, module, torch.from_numpy(x)), None
-            else:
-                theirs, lengths = _run_module(module, torch.from_numpy(x), chain), None
-        if not isinstance(model, LSTM):
-            return model.predict(x, lengths=lengths), np.asarray(theirs[0])
-        y, state = model(x, lengths=lengths)
-        return _joined([y, *state][: len(theirs)]), _joined(theirs)
+            if module is None or (alone and not isinstance(self._model, LSTM)):
+                return self._beside_layers(torch, x)
+            self.whole, self.remedy = True, (
+                "forward may call functions that are no layers, layers in another order, or read something else of the "
+                "LSTM: say so by activations=, layers= and head="
+            )  # fmt: skip
+            if not alone:
+                return self._beside_forward(module, x)
+            self.against = "beside the module itself"
+            cell = isinstance(module, torch.nn.LSTMCell)
+            theirs = _run_cell(torch, module, x) if cell else _run_lstm(torch, module, x)
+            return self._ours(x, None if cell else LENGTHS, theirs), _joined(theirs)
 
-    return compare
+    def _inputs(self):
+        rng, (first, kind, _) = np.random.default_rng(0), self._chain.steps[0]
+        if kind == "Embedding":
+            return rng.integers(first.tensors["weight"].shape[0], size=(SEQUENCES, STEPS))
+        return rng.normal(size=(SEQUENCES, STEPS, self._model.input_size or 1)).astype(self._model.dtype)
+
+    def _ours(self, x, lengths, theirs):
+        """The outputs of the model; of an LSTM y, h_n and c_n in one, as many as there are on the other side."""
+        if not isinstance(self._model, LSTM):
+            return self._model.predict(x.numpy(), lengths=lengths)
+        y, state = self._model(x.numpy(), lengths=lengths)
+        return _joined([y, *state][: len(theirs)])
+
+    def _module(self, torch):
+        """A copy of the module that is the source, or the part of it that was taken; None if it is no module."""
+        if self._chain.live is None:
+            return None
+        module = self._chain.live()
+        for name in filter(None, self._chain.prefix.split(".")):
+            module = getattr(module, name)
+        if not hasattr(module, "forward"):  # an LSTM in a script
+            return None
+        try:
+            module = copy.deepcopy(module).to("cpu", getattr(torch, self._model.dtype.name)).eval()
+        except Exception as error:
+            raise NotRun(f"check: the module cannot be copied ({error}); give its state dict") from error
+        for name, part in list(module.named_modules()):
+            for hooks in HOOKS:
+                vars(part).get(hooks, {}).clear()
+            if name and self._chain.ignores(name) and not isinstance(module, torch.jit.ScriptModule):
+                above, _, end = name.rpartition(".")
+                setattr(module.get_submodule(above), end, torch.nn.Identity())
+        return module
+
+    def _beside_layers(self, torch, x):
+        theirs = _run_layers(torch, self._chain, x)
+        self.against = "beside an LSTM of PyTorch with the same tensors"
+        if len(self._chain.steps) > 1:
+            self.against = (
+                "beside the same layers rebuilt in PyTorch; head, activations and order are not checked by this"
+            )
+        ours = self._ours(x, LENGTHS, theirs)
+        return ours, _joined(theirs) if isinstance(self._model, LSTM) else np.asarray(theirs[0])
+
+    def _beside_forward(self, module, x):
+        """The nearest of the outputs, whichever axis of x is that of the steps."""
+        found, failed = [], None
+        ours = self._model(x.numpy())[0] if isinstance(self._model, LSTM) else self._model.predict(x.numpy())
+        for form, turned in (("N, T", False), ("T, N", True)):
+            try:
+                outputs = list(_tensors(module(x.transpose(0, 1) if turned else x)))
+            except Exception as error:
+                failed = failed or error
+                continue
+            for k, y in enumerate(outputs):
+                y = y.transpose(0, 1) if turned and y.ndim == 3 else y
+                which = f", output {k + 1} of {len(outputs)}" if len(outputs) > 1 else ""
+                found.append((to_array(y), f"beside its own forward, of x ({form}{', I' * (x.ndim == 3)}){which}"))
+        if not found:
+            why = failed or "it gives no tensor"
+            raise NotRun(f"check: the module cannot be called with x alone ({why}); give its state dict, or prefix= "
+                         "for a part") from failed  # fmt: skip
+        fitting = [(y.reshape(ours.shape), said) for y, said in found if _without_ones(y) == _without_ones(ours)]
+        theirs, self.against = min(fitting, key=lambda pair: _distance(ours, pair[0])) if fitting else found[0]
+        return ours, theirs
 
 
 def _joined(arrays):
     return np.concatenate([np.asarray(array).reshape(-1) for array in arrays])
 
 
-def _module(torch, chain, model):
-    """A copy of the module that is the source, or the part of it that was taken; None if it is no module."""
-    if not isinstance(chain.source, torch.nn.Module):
-        return None
-    part = chain.source.get_submodule(chain.prefix) if chain.prefix else chain.source
-    return copy.deepcopy(part).to("cpu", getattr(torch, model.dtype.name)).eval()
+def _tensors(value):
+    """The tensors of nested tuples, lists and dicts."""
+    if hasattr(value, "detach"):
+        yield value
+    elif isinstance(value, tuple | list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
 
 
-def _run_module(module, x, chain):
-    """[output] of a module as its user calls it: time first, unless its LSTM is batch_first."""
-    lstm = next(options for _, kind, options in chain.steps if kind == "LSTM")
-    first = lstm.get("batch_first", True)
-    try:
-        y = module(x if first else x.transpose(0, 1))
-    except (TypeError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"check: the module cannot be called with x alone ({error}); give its state dict, or prefix= "
-                         "for a part") from error  # fmt: skip
-    y = y[0] if isinstance(y, tuple | list) else y
-    return [y if first or y.ndim < 3 else y.transpose(0, 1)]
+def _without_ones(array):
+    """The shape, of which forward may have squeezed axes."""
+    return [length for length in array.shape if length != 1]
+
+
+def _distance(ours, theirs):
+    distance = np.abs(ours - theirs).max(initial=0)
+    return distance if np.isfinite(distance) else np.inf
 
 
 def _run_cell(torch, cell, x):
