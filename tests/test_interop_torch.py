@@ -382,7 +382,12 @@ def build(torch, name):
             self.lstm = nn.LSTM(5, 4, num_layers=2, bidirectional=True, batch_first=name != "time first", dropout=0.2)
             self.dropout = nn.Dropout(0.3)
             self.fc = nn.Linear(8, 6)
-            self.act = {"leaky": nn.LeakyReLU(0.3), "elu": nn.ELU(0.7), "gelu": nn.GELU("tanh")}.get(name, nn.Tanh())
+            self.act = {
+                "leaky": nn.LeakyReLU(0.3),
+                "elu": nn.ELU(0.7),
+                "gelu": nn.GELU("tanh"),
+                "exact gelu": nn.GELU(),
+            }.get(name, nn.Tanh())
             self.out = nn.Linear(6, 3)
             self.end = nn.Sequential(nn.Identity(), nn.Softmax(-1))
             self.loss = nn.CrossEntropyLoss(weight=torch.ones(3))
@@ -399,12 +404,15 @@ def build(torch, name):
 
 
 @pytest.mark.parametrize(("name", "head"), [("mean", "mean"), ("last", "last"), ("time first", "step"),
-                                            ("leaky", "final"), ("elu", "final"), ("gelu", "final")])  # fmt: skip
+                                            ("leaky", "final"), ("elu", "final"), ("gelu", "final"),
+                                            ("exact gelu", "final")])  # fmt: skip
 def test_modules_as_people_write_them(torch, name, head):
     net = build(torch, name)
     for source, options in ((net, {}), (net.state_dict(), {"ignore": "loss", "activations": [None, None]})):
         if source is not net:
-            after = {"leaky": ("leaky_relu", 0.3), "elu": ("elu", 0.7), "gelu": "gelu_tanh"}.get(name, "tanh")
+            after = {"leaky": ("leaky_relu", 0.3), "elu": ("elu", 0.7), "gelu": "gelu_tanh", "exact gelu": "gelu"}.get(
+                name, "tanh"
+            )
             options["activations"] = {"fc": after, "out": "softmax"}
         found = interop.read(source, head=head, **options)
         found.check()
@@ -430,10 +438,8 @@ def test_modules_of_other_kinds_are_refused_by_name(torch):
         with pytest.raises(ValueError, match=rf"it has what has no place .*: 1: {kind}"):
             from_torch(net, head="step")
         assert isinstance(from_torch(net, ignore="1"), lstmx.LSTM)
-    odd = {"GELU": nn.GELU(), "Softplus": nn.Softplus(2)}
-    for kind, one in odd.items():
-        with pytest.raises(ValueError, match=f"1: a {kind} with options that lstmx has no layer for"):
-            from_torch(nn.Sequential(nn.LSTM(3, 4), one), head="step")
+    with pytest.raises(ValueError, match="1: a Softplus with options that lstmx has no layer for"):
+        from_torch(nn.Sequential(nn.LSTM(3, 4), nn.Softplus(2)), head="step")
     weighted = nn.Sequential(nn.Embedding(9, 3, max_norm=1.0), nn.LSTM(3, 4))
     with pytest.raises(ValueError, match="0: an Embedding with max_norm"):
         from_torch(weighted)
@@ -673,6 +679,30 @@ def test_options_that_pytorch_has_not():
         to_torch_state_dict(lstmx.LSTM(3, 4), names=["a"])
     with pytest.raises(TypeError, match="model: got dict"):
         to_torch_state_dict({})
+
+
+@pytest.mark.parametrize(("word", "layers"), [
+    ("mask", [lstmx.Masking(), lstmx.LSTM(3, 4)]),
+    ("mask", [lstmx.Embedding(9, 3, padding_idx=0, mask_padding=True), lstmx.LSTM(3, 4)]),
+    ("merge", [lstmx.LSTM(3, 4, bidirectional=True), lstmx.FinalState("sum"), lstmx.Dense(4, 2)]),
+    ("merge", [lstmx.LSTM(3, 4, bidirectional=True, merge="average")]),
+    ("reverse", [lstmx.LSTM(3, 4, reverse=True)]),
+    ("reverse", [lstmx.Reversed(), lstmx.LSTM(3, 4)]),
+])  # fmt: skip
+def test_what_no_layer_of_pytorch_does_must_be_said_to_be_in_forward(word, layers, tmp_path):
+    model = lstmx.Sequential(layers, random_state=0)
+    with pytest.raises(ValueError, match=rf'layers\[[01]\]: .*lstmx.save keeps it; .*in_forward=\["{word}"\]'):
+        to_safetensors(model, tmp_path / "m.safetensors")
+    for given in (word, ["mask", "merge", "reverse"]):
+        to_safetensors(model, tmp_path / "m.safetensors", in_forward=given)
+    with pytest.raises(ValueError, match="in_forward: got 'masks'"):
+        to_safetensors(model, tmp_path / "m.safetensors", in_forward=["masks"])
+
+
+def test_merges_between_layers_are_no_matter_of_forward(tmp_path):
+    model = lstmx.LSTM(3, 4, 2, bidirectional=True, merge="sum")
+    with pytest.raises(ValueError, match=r"model: torch.nn.LSTM has no merge between layers"):
+        to_safetensors(model, tmp_path / "m.safetensors", in_forward="merge")
 
 
 def test_dropout_of_training_is_no_obstacle(torch):

@@ -16,10 +16,11 @@ from lstmx.interop.torch import files as torch_files
 from lstmx.interop.torch.chain import HEADS, Chain
 from lstmx.interop.torch.modules import is_script
 from lstmx.interop.torch.probe import NotRun
-from lstmx.layers import LSTM, Dense, Embedding
+from lstmx.layers import LSTM, Dense, Embedding, FinalState, Masking, Reversed
 from lstmx.model import Sequential
 from lstmx.storage import ModelFileError
 
+IN_FORWARD = ("mask", "merge", "reverse")  # what changes results, and no layer of PyTorch does
 LARGEST_SHARE = 8  # times the size of a file: what its layers may come to, of half precision and tied weights
 
 
@@ -146,7 +147,7 @@ def _compare(imported, told):
         messages.warn(f"the model does not compute what the module does: {error}")
 
 
-def to_torch_state_dict(model, *, prefix="", names=None):
+def to_torch_state_dict(model, *, prefix="", names=None, in_forward=()):
     """The parameters of a model as a state dict of PyTorch, which ``load_state_dict`` takes.
 
     Parameters
@@ -157,6 +158,10 @@ def to_torch_state_dict(model, *, prefix="", names=None):
     names : list of str, optional
         Of a Sequential, the names in PyTorch of the layers that have parameters, in order; by default the numbers
         that they have in the model: "1.weight_ih_l0".
+    in_forward : str, or list of str
+        What no layer of PyTorch does, and your ``forward`` does itself: "mask" (Masking, or mask_padding of an
+        Embedding; pack_padded_sequence), "merge" (the two directions, otherwise than side by side), "reverse" (the
+        order of the steps). An error where the model has it and this does not say so.
 
     Returns
     -------
@@ -168,13 +173,14 @@ def to_torch_state_dict(model, *, prefix="", names=None):
     ImportError
         If PyTorch is not installed: `to_safetensors` does without.
     ValueError, TypeError
-        If a layer has an option that PyTorch has no layer for, naming it.
+        If a layer has an option that PyTorch has no layer for, or needs `in_forward`, naming it.
 
     Notes
     -----
-    What has no parameters is a matter of ``forward``: activations, Last (``y[:, -1]``), MeanPool, FinalState.
+    What has no parameters is a matter of ``forward``: activations, Last (``y[:, -1]``), MeanPool, FinalState, and what
+    `in_forward` names.
     """
-    found = _named(model, prefix, names)
+    found = _named(model, prefix, names, in_forward)
     try:
         import torch
     except ImportError as error:
@@ -183,29 +189,29 @@ def to_torch_state_dict(model, *, prefix="", names=None):
     return {name: torch.from_numpy(array.copy()) for name, array in found.items()}
 
 
-def save_state_dict(model, path, *, prefix="", names=None):
+def save_state_dict(model, path, *, prefix="", names=None, in_forward=()):
     """Write what `to_torch_state_dict` gives by torch.save, which needs PyTorch.
 
     Parameters
     ----------
-    model, prefix, names : as in `to_torch_state_dict`
+    model, prefix, names, in_forward : as in `to_torch_state_dict`
     path : str or path-like
     """
-    state, file = to_torch_state_dict(model, prefix=prefix, names=names), io.BytesIO()
+    state, file = to_torch_state_dict(model, prefix=prefix, names=names, in_forward=in_forward), io.BytesIO()
     import torch
 
     torch.save(state, file)
     storage.write_bytes(path, file.getbuffer())
 
 
-def to_safetensors(model, path, *, prefix="", names=None):
+def to_safetensors(model, path, *, prefix="", names=None, in_forward=()):
     """Write the parameters of a model to a safetensors file, with the names and the layout of PyTorch.
 
     PyTorch reads it by ``module.load_state_dict(safetensors.torch.load_file(path))``, and `from_torch` does.
 
     Parameters
     ----------
-    model, prefix, names : as in `to_torch_state_dict`
+    model, prefix, names, in_forward : as in `to_torch_state_dict`
     path : str or path-like
 
     Raises
@@ -231,17 +237,21 @@ def to_safetensors(model, path, *, prefix="", names=None):
     """
     from safetensors.numpy import save as serialise
 
-    arrays = _named(model, prefix, names)
+    arrays = _named(model, prefix, names, in_forward)
     storage.write_bytes(path, serialise(arrays, {"format": "pt"}))
 
 
-def _named(model, prefix, names):
+def _named(model, prefix, names, in_forward):
     """Arrays by PyTorch's names."""
     if not isinstance(prefix, str):
         raise TypeError(f"prefix: got {type(prefix).__name__}, must be text")
+    in_forward = (in_forward,) if isinstance(in_forward, str) else tuple(in_forward)
+    for word in in_forward:
+        validate.choice("in_forward", word, IN_FORWARD)
     if isinstance(model, LSTM | Dense | Embedding):
         if names is not None:
             raise ValueError("names: are of the layers of a Sequential; this is one layer, give prefix=")
+        _check_forward(model, "model", in_forward)
         return {prefix + name: array for name, array in _of_layer(model, "model")}
     if not isinstance(model, Sequential):
         raise TypeError(f"model: got {type(model).__name__}, must be an LSTM, Dense, Embedding or Sequential")
@@ -251,6 +261,8 @@ def _named(model, prefix, names):
     elif isinstance(names, str) or len(names) != len(numbers) or len(set(names)) < len(names):
         kinds = ", ".join(type(model.layers[k]).__name__ for k in numbers)
         raise ValueError(f"names: got {names!r}, must be {len(numbers)} different names, for {kinds}")
+    for k, layer in enumerate(model.layers):
+        _check_forward(layer, f"layers[{k}]", in_forward)
     return {
         f"{prefix}{name}.{end}": array
         for k, name in zip(numbers, names, strict=True) for end, array in _of_layer(model.layers[k], f"layers[{k}]")
@@ -263,8 +275,6 @@ def _of_layer(layer, name):
         raise TypeError(f"{name}: PyTorch has no layer like {type(layer).__name__}")
     if isinstance(layer, LSTM):
         _check_options(layer, name)
-    if isinstance(layer, Embedding) and layer.mask_padding:
-        raise ValueError(f"{name}: mask_padding: an Embedding of PyTorch masks no steps")
     for key, array in layer.parameters().items():
         if key.startswith("bias_l"):
             end = key.removeprefix("bias")
@@ -274,10 +284,25 @@ def _of_layer(layer, name):
             yield key, array
 
 
+def _check_forward(layer, name, in_forward):
+    """An error for what changes results, and is neither a layer of PyTorch nor named by `in_forward`."""
+    needed = {
+        "mask": "Masking" if isinstance(layer, Masking) else
+                "mask_padding" if isinstance(layer, Embedding) and layer.mask_padding else "",
+        "reverse": "Reversed" if isinstance(layer, Reversed) else
+                   "reverse=True" if isinstance(layer, LSTM) and layer.reverse else "",
+        "merge": f'merge="{layer.merge}"' if isinstance(layer, LSTM | FinalState) and layer.merge != "concat" else "",
+    }  # fmt: skip
+    for word, what in needed.items():
+        if what and word not in in_forward:
+            raise ValueError(f"{name}: {what}, which no layer of PyTorch does; lstmx.save keeps it; if your forward "
+                             f'does it itself, give in_forward=["{word}"]')  # fmt: skip
+
+
 def _check_options(lstm, name):
     """An error for an LSTM that computes what torch.nn.LSTM cannot."""
     training = {"input_dropout", "recurrent_dropout", "weight_dropout", "dropout_per_gate"}
     odd = [option for option in lstm.cell.config() if option not in training]
-    odd += ["reverse"] * lstm.reverse + ["merge"] * (lstm.merge != "concat")
+    odd += ["merge between layers"] * (lstm.merge != "concat" and lstm.num_layers > 1)
     if odd:
         raise ValueError(f"{name}: torch.nn.LSTM has no {odd[0]}; to_onnx, or lstmx.save, keep it")

@@ -32,7 +32,7 @@ ACTIVATIONS = {
     "Softmax": lambda o: "softmax" if o["dim"] == -1 else None,  # others: see _softmax
     "LeakyReLU": lambda o: ("leaky_relu", o["negative_slope"]),
     "ELU": lambda o: ("elu", o["alpha"]),
-    "GELU": lambda o: "gelu_tanh" if o["approximate"] == "tanh" else None,
+    "GELU": lambda o: "gelu_tanh" if o["approximate"] == "tanh" else "gelu",
     "Softplus": lambda o: "softplus" if o["beta"] == 1 else None,
 }
 

@@ -229,6 +229,7 @@ def _activations(torch):
         "softplus": lambda x, _: f.softplus(x),
         "softmax": lambda x, _: f.softmax(x, -1),
         "silu": lambda x, _: f.silu(x),
+        "gelu": lambda x, _: f.gelu(x),
         "gelu_tanh": lambda x, _: f.gelu(x, approximate="tanh"),
         "selu": lambda x, _: f.selu(x),
         "exp": lambda x, _: torch.exp(x),
