@@ -394,6 +394,8 @@ REMEDIES = {
     "quantized": (
         call(name("torch._utils", "_rebuild_qtensor"), b"N"), "quantized tensors; save the model before it is",
     ),
+    "a storage of quantized": (storage(kind="QInt8Storage"), "save the model before it is quantized"),
+    "a storage of a new type": (storage(kind="NewStorage"), "save the model in one of the types float64"),
     "sparse": (HOSTILE["a sparse tensor"][0], r"sparse tensors; save them as tensor.to_dense\(\)"),
     "damaged": (b"0", "take another copy"),
     "lacks a storage": (storage(key="1"), "take another copy"),

@@ -93,7 +93,9 @@ class Imported:
         against = getattr(self.compare, "against", "")
         line = f"largest error {error:.1e}, of outputs {theirs.shape} as large as {size:.2g}{against and ', '}{against}"
         if not error <= LARGEST_ERROR * max(size, 1):
-            raise ValueError(f"check: {line}: this is not the same model; {remedy}; if that is so, please report it")
+            raise ValueError(
+                f"check: {line}: this is not the same model; {remedy}; if they say it all, please report it"
+            )
         return line
 
 

@@ -1,7 +1,6 @@
 """Layers of PyTorch in a row, and what they become here."""
 
 import itertools
-import json
 import math
 from fnmatch import fnmatchcase
 
@@ -227,8 +226,9 @@ class Chain:
             return
         parents = {two.name.rpartition(".")[0] for two in (before, one) if two.ordered and two.options is not None}
         if len(parents) != 1:
-            example = [None if two is self.chain[-1] else "relu" for two in self.chain if two.kind == "Linear"]
-            shown = ", ".join(json.dumps(name) if name else "None" for name in example)
+            takers = [_input_size(two) is not None for two in self.chain]
+            shown = ", ".join('"relu"' if any(takers[k + 1 :]) else "None"
+                              for k, two in enumerate(self.chain) if two.kind == "Linear")  # fmt: skip
             raise ValueError(f"activations: what stands between {before.name!r} and {one.name!r} is known only to "
                              f"forward; give activations=[{shown}], say, one for each Linear; where forward does not "
                              "call them in this order, layers=[names], and what it does not call, ignore=")  # fmt: skip
@@ -353,21 +353,20 @@ def _output_size(one):
 
 def _check_reparametrized(one):
     """An error for weights that are computed from other tensors when the module is called."""
-    module = f".{one.name}".partition(".parametrizations")[0].removeprefix(".") or "module"
-    for name in map(one.full, one.tensors):
-        if ".parametrizations." in f".{name}" or one.kind.endswith(" with parametrizations"):
-            path = f"{name}.".partition("parametrizations.")[2].partition(".")[0] or "name of the weight"
-            remedy = f"torch.nn.utils.parametrize.remove_parametrizations({module}, {path!r})"
-        elif name.endswith("_v") and name.rpartition(".")[2].removesuffix("v") + "g" in one.tensors:
-            remedy = f"torch.nn.utils.remove_weight_norm({module}, {name.rpartition('.')[2][:-2]!r})"
-        elif name.endswith("_orig"):
-            kind = "prune.remove" if name.rpartition(".")[2].removesuffix("orig") + "mask" in one.tensors else (
-                "remove_spectral_norm")  # fmt: skip
-            remedy = f"torch.nn.utils.{kind}({module}, {name.rpartition('.')[2].removesuffix('_orig')!r})"
-        else:
-            continue
-        raise ValueError(f"{name}: a weight is computed from it when the module is called, as weight_norm and pruning "
-                         f"do; {remedy} first makes it a plain weight")  # fmt: skip
+    module, inside, name = f".{one.name}".partition(".parametrizations")
+    module, name, utils = module.removeprefix(".") or "module", repr(name.removeprefix(".")), "torch.nn.utils"
+    remedy = None
+    if inside or one.kind.endswith(" with parametrizations"):
+        remedy = f"{utils}.parametrize.remove_parametrizations({module}, {name if inside else 'tensor_name'})"
+    for stem, _, end in (name.rpartition("_") for name in one.tensors):
+        if end == "v" and f"{stem}_g" in one.tensors:
+            remedy = f"{utils}.remove_weight_norm({module}, {stem!r})"
+        elif end == "orig":
+            function = "prune.remove" if f"{stem}_mask" in one.tensors else "remove_spectral_norm"
+            remedy = f"{utils}.{function}({module}, {stem!r})"
+    if remedy:
+        raise ValueError(f"{one.said()}: a weight that is computed when the module is called, as weight_norm and "
+                         f"pruning have it; {remedy} makes it a plain one")  # fmt: skip
 
 
 def _ways(one, first):

@@ -432,7 +432,10 @@ class Machine:
         name = str(cls) if isinstance(cls, Name) else ""
         kind = STORAGES.get(name.removeprefix("torch.").removeprefix("cuda.").removesuffix("Storage"))
         if kind is None or type(key) is not str or not _counts((count,)):
-            raise Refused(f"its pickle refers to a storage of {name or 'no kind'} that is not known")
+            remedy = _OF_TENSORS["torch._utils._rebuild_qtensor"][1] if name.startswith("torch.Q") else (
+                "save the model in one of the types float64, float32, float16 and bfloat16"
+            )  # fmt: skip
+            raise Refused(f"its pickle refers to a storage of {name or 'no kind'} that is not known", f"; {remedy}")
         if stretch is not None and (type(stretch) is not tuple or len(stretch) != 3 or not _counts(stretch[1:])):
             raise Refused("its pickle refers to a part of a storage, but not which")
         self._push(self._storage(kind, key, count, stretch))
