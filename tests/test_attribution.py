@@ -223,6 +223,14 @@ def test_many_sequences_are_explained_in_parts(monkeypatch):
     np.testing.assert_allclose(attribute(model, list(x)).values, attribute(model, x).values, **EXACT)
 
 
+@methods
+def test_a_long_sequence_is_explained_whole(method):
+    model, x = model_of(), data(1, 300)
+    found = attribute(model, x[0], method=method, steps=4)
+    assert found.values.shape == (300, 2)
+    np.testing.assert_allclose(found.values, attribute(model, x, method=method, steps=4).values[0], **EXACT)
+
+
 def test_the_model_stays_as_it_is():
     model, x = model_of(), data()
     before, given = {name: p.copy() for name, p in model.parameters().items()}, x.copy()

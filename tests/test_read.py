@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 import lstmx
-from lstmx.functional.context import PooledContext, SequenceContext, Windows
+from lstmx.functional import kernels
+from lstmx.functional.context import PooledContext, SequenceContext, Windows, gather
 from lstmx.functional.read import Sequences, read_gradient, sequences
+from lstmx.layers import Run
 
 SINGLE, DOUBLE = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -45,6 +47,26 @@ def test_any_view_and_type_gives_the_same_batch(change):
     rows = inputs.rows_of(chosen, inputs.context(chosen))
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(rows, x[chosen].swapaxes(0, 1).reshape(15, 2))
+
+
+@pytest.mark.parametrize("flags", [{}, {"mask": np.arange(300) % 3 > 0}])
+def test_a_single_sequence_is_one_part(flags):
+    inputs = sequences(generator().normal(size=(300, 2)), 2, DOUBLE, single=True, **flags)
+    (part,) = inputs.parts(256)
+    np.testing.assert_array_equal(part.all()[0], inputs.all()[0])
+
+
+def test_too_few_rows_are_an_error_before_compiled_code_reads_them():
+    context, x = SequenceContext(np.array([300])), np.zeros((1, 256, 2))
+    for run in (context.pack, lambda x: context.unpack(x[0]), lambda x: gather(x, context),
+                lambda x: kernels.sum_steps(x[0], context)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"got 256"):
+            run(x)
+    lstm = lstmx.LSTM(2, 3, dtype="float64")
+    with pytest.raises(ValueError, match=r"rows: got 256, must be 300"):
+        lstm.forward_rows(x[0], context, None, Run())
+    with pytest.raises(ValueError, match=r"x: got 256 steps, the context has sequences of 300"):
+        SequenceContext(np.array([300, 2])).pack(np.zeros((2, 256, 2)))
 
 
 def test_ragged_list_and_padded_array_give_the_same_rows():

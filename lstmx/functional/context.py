@@ -159,12 +159,18 @@ class SequenceContext:
         if self.batch != 1:
             every = np.arange(self.batch, dtype=np.intp) if self.order is None else self.order
             return gather(x, self, every, dtype=dtype)
-        rows = x[0, : len(self.offsets) - 1]
+        rows = self.check(x[0, : len(self.offsets) - 1])
         dtype, own = rows.dtype if dtype is None else dtype, own or not rows.flags.aligned
         if rows.dtype == dtype:
             return rows.astype(dtype, "C", copy=own)
         with np.errstate(over="ignore"):  # beyond float32: infinite, as in `gather`
             return rows.astype(dtype, "C")
+
+    def check(self, rows):
+        """`rows`, which must be as many as the packed rows: compiled code reads and writes by the offsets alone."""
+        if len(rows) != self.offsets[-1]:
+            raise ValueError(f"rows: got {len(rows)}, must be {self.rows}, the steps of all sequences of the batch")
+        return rows
 
     def _scatter(self, rows, sequence, start, out):
         """Packed rows (S, ...) to their places in out (N, T, ...)."""
@@ -184,6 +190,7 @@ class SequenceContext:
 
     def unpack(self, rows):
         """What the caller gets: (N, T, ...) with 0 past each end, a list, or (T, ...)."""
+        self.check(rows)
         if self.form == "list":
             out = allocate.empty(rows.shape, rows.dtype)
             self._scatter(rows, None, self.sort(np.cumsum(self.lengths) - self.lengths), out[None])
@@ -357,6 +364,8 @@ def gather(x, context, sequence=None, start=None, dtype=None):
         Of the rows; by default that of x.
     """
     dtype = x.dtype if dtype is None else dtype
+    if start is None and len(context.offsets) - 1 > x.shape[1]:
+        raise ValueError(f"x: got {x.shape[1]} steps, the context has sequences of {len(context.offsets) - 1}")
     floats = x.dtype.kind == "f" and x.itemsize in (4, 8) and dtype.kind == "f"
     if x.ndim in (2, 3) and x.dtype.isnative and x.flags.aligned and (floats or (x.dtype == dtype and x.itemsize == 8)):
         rows = allocate.aligned((context.rows, *x.shape[2:]), dtype, reuse=True)

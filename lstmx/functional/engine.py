@@ -99,7 +99,7 @@ class _Compiled:
 
         Returns the slabs of the tape if they are to be kept. `masks` are those that lstmx.functional.masks draws.
         """
-        (rows, inputs), hidden = x.shape, weights.hidden
+        (rows, inputs), hidden = context.check(x).shape, weights.hidden
         windows = isinstance(x, Windows)
         slabs = {} if masks is None else dict(masks)
         direction = self._forward(weights, _counts(slabs))

@@ -121,7 +121,7 @@ def sum_rows(x, out):
 def sum_steps(rows, context):
     """(N, F): the sum of each sequence's rows (S, F), in the order of time."""
     out = allocate.empty((context.batch, rows.shape[1]), rows.dtype)
-    core_rows.sum_steps(rows, context.offsets, out)
+    core_rows.sum_steps(context.check(rows), context.offsets, out)
     return out
 
 

@@ -122,7 +122,10 @@ class Sequences:
         return x if self.affine is None else (x - self.affine[0]) * self.affine[1]
 
     def parts(self, size):
-        """These sequences, `size` at a time."""
+        """These sequences, `size` at a time; a single one, whose first axis is time, whole."""
+        if self.form == "single":
+            yield self
+            return
         for first in range(0, len(self), size):
             part = object.__new__(Sequences)
             part.__dict__.update(self.__dict__)
