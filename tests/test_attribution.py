@@ -1,6 +1,7 @@
 """Attributions: what each method is, that they are complete, and that they find what was planted.
 
 Tolerances. EXACT: float64 sums of a few dozen terms. SMOOTH: what 64 points leave of a smooth integral.
+SUMS: float64 sums of values of order 10. NUMERICAL: two integrals of a function that jumps, of the largest value.
 """
 
 import numpy as np
@@ -16,6 +17,8 @@ from lstmx.testing import finite_difference
 
 EXACT = {"rtol": 1e-10, "atol": 1e-13}
 SMOOTH = {"rtol": 0, "atol": 1e-10}
+SUMS = {"rtol": 0, "atol": 1e-10}
+NUMERICAL = {"rtol": 0, "atol": 0.01}
 METHODS = ["gradient_x_input", "integrated_gradients", "occlusion"]
 methods = pytest.mark.parametrize("method", METHODS)
 
@@ -97,8 +100,63 @@ def test_every_cell_is_complete(cell):
 
 def test_the_error_falls_with_the_points():
     model, x = model_of(activation="sigmoid"), 3 * data(8, 6)
-    errors = [np.abs(attribute(model, x, steps=steps).completeness).max() for steps in (2, 8, 32, 128)]
+    errors = [np.abs(attribute(model, x, steps=steps, tolerance=None).completeness).max() for steps in (2, 8, 32, 128)]
     assert errors[0] > 1e-3 and errors[1] < errors[0] / 3 and errors[2] < errors[1] / 30 and errors[3] < 1e-12
+
+
+def test_the_output_of_a_baseline_by_feature_is_that_of_the_model():
+    model, x, base = model_of(), data(1, 4), np.array([0.3, -0.2])
+    found = attribute(model, x, baseline=base)
+    np.testing.assert_allclose(found.baseline_output, model.predict(np.broadcast_to(base, x.shape))[:, 0], **EXACT)
+    np.testing.assert_allclose(found.completeness, 0, **SMOOTH)
+
+
+def jumping(pool=Last):
+    """A model whose output jumps on the line from the baseline, in float32."""
+    model = model_of(pool, dtype="float32")
+    parameters = model.layers[0].parameters()
+    model.layers[0].set_parameters({name: 25 * p for name, p in parameters.items()})
+    return model
+
+
+@pytest.mark.parametrize("form", ["array", "padded", "masked", "list", "single"])
+def test_points_are_placed_where_the_output_jumps(form):
+    model, x = jumping(), 3 * data(8, 6)
+    lengths = np.array([6, 2, 5, 6, 1, 3, 6, 4])
+    x, options = {
+        "array": (x, {}),
+        "padded": (x, {"lengths": lengths}),
+        "masked": (x, {"mask": np.arange(48).reshape(8, 6) % 3 > 0}),
+        "list": ([a[:n] for a, n in zip(x, lengths, strict=True)], {}),
+        "single": (x[0], {}),
+    }[form]
+    before = attribute(model, x, tolerance=None, **options)
+    assert (before.unexplained > 0.02).any()
+    found = attribute(model, x, **options)
+    assert (found.unexplained <= 0.01).all()
+    good = before.unexplained < 0.01
+    for n in np.flatnonzero(good):  # stays as it was
+        assert_same(found.values[n], before.values[n])
+    values = [found.values] if form == "single" else found.values
+    total = [v.sum() for v in values]
+    np.testing.assert_allclose(total, found.output - found.baseline_output + found.completeness, **SUMS)
+
+
+def test_more_points_agree_with_very_many():
+    model, x = jumping(), 3 * data(4, 6)
+    found, fine = attribute(model, x, tolerance=5e-3), attribute(model, x, steps=4000, tolerance=None)
+    for n in np.flatnonzero(fine.unexplained < 0.002):
+        size = np.abs(fine.values[n]).max()
+        np.testing.assert_allclose(found.values[n] / size, fine.values[n] / size, **NUMERICAL)
+
+
+def test_what_remains_unexplained_is_warned_of(monkeypatch):
+    monkeypatch.setattr("lstmx.inspect.attribution.MOST_POINTS", 48)
+    with pytest.warns(UserWarning, match=r"^integrated gradients leave more than 0.01 .* of 8 sequences, most in seq"):
+        found = attribute(jumping(), 3 * data(8, 6))
+    assert (found.unexplained > 0.01).any()
+    with pytest.raises(ValueError, match=r"^tolerance: got -1"):
+        attribute(model_of(), data(), tolerance=-1)
 
 
 def test_what_other_methods_leave_is_reported():

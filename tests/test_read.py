@@ -65,6 +65,8 @@ def test_too_few_rows_are_an_error_before_compiled_code_reads_them():
     lstm = lstmx.LSTM(2, 3, dtype="float64")
     with pytest.raises(ValueError, match=r"rows: got 256, must be 300"):
         lstm.forward_rows(x[0], context, None, Run())
+    with pytest.raises(ValueError, match=r"x: must be C-contiguous"):
+        lstm.forward_rows(np.zeros((2, 300)).T, context, None, Run())
     with pytest.raises(ValueError, match=r"x: got 256 steps, the context has sequences of 300"):
         SequenceContext(np.array([300, 2])).pack(np.zeros((2, 256, 2)))
 

@@ -101,6 +101,8 @@ class _Compiled:
         """
         (rows, inputs), hidden = context.check(x).shape, weights.hidden
         windows = isinstance(x, Windows)
+        if not windows and not x.flags.c_contiguous:
+            raise ValueError("x: must be C-contiguous rows, which compiled code reads by their address")
         slabs = {} if masks is None else dict(masks)
         direction = self._forward(weights, _counts(slabs))
         if keep:

@@ -138,6 +138,13 @@ class Sequences:
                     setattr(part, name, None if whole is None else whole[first : first + size])
             yield part
 
+    def as_batch(self):
+        """These sequences; of a single one a batch of it, (1, T, ...)."""
+        if self.form != "single":
+            return self
+        x, mask, reset = (None if a is None else a[None] for a in (self.x, self.mask, self.reset))
+        return Sequences(x, None, self.dtype, affine=self.affine, mask=mask, reset=reset)
+
     def context(self, chosen):
         """The context of the batch of these sequences; where all have one length, batches of one size share it."""
         if self._has_episodes:

@@ -7,12 +7,16 @@ import numpy as np
 from lstmx.data.batches import collect
 from lstmx.functional import allocate, sequences, validate
 from lstmx.functional.context import PooledContext
+from lstmx.functional.messages import warn
+from lstmx.inspect.line import mean_gradients
 from lstmx.layers import Dense, Embedding, Layer, Masking, Run
 from lstmx.layers.base import snapshots
 from lstmx.layers.flow import is_recurrent
 from lstmx.model import BATCH, Sequential
 
 METHODS = ("gradient_x_input", "integrated_gradients", "occlusion")
+MOST_POINTS = 4096  # on a line
+MOST_ROWS = 2**16  # that run at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,8 @@ class Attribution:
         The output that is explained, of X and of the baseline; NaN for a sequence without the step asked for.
     completeness : ndarray (N,)
         The sum of a sequence's values less ``output - baseline_output``: 0 where they explain all of the difference.
+    unexplained : ndarray (N,)
+        Its size as a share of ``output - baseline_output``.
     chosen : ndarray of int (N,) or None
         Which output it is; None of a weighted sum of them.
     method : str
@@ -39,9 +45,21 @@ class Attribution:
     chosen: np.ndarray | None
     method: str
 
+    @property
+    def unexplained(self):
+        """See the class."""
+        return unexplained(self)
 
-def attribute(model, X, *, output=None, method="integrated_gradients", baseline=0.0, steps=64, step=None, logits=False,
-              lengths=None, mask=None):  # fmt: skip
+
+def unexplained(found):
+    """(N,): the size of completeness as a share of the difference of the outputs; 0 of rounding alone."""
+    left, whole = np.abs(found.completeness), np.abs(found.output - found.baseline_output)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(left == 0, 0, left / whole)
+
+
+def attribute(model, X, *, output=None, method="integrated_gradients", baseline=0.0, steps=64, tolerance=0.01,
+              step=None, logits=False, lengths=None, mask=None):  # fmt: skip
     """How much every step and feature of the input adds to an output.
 
     Parameters
@@ -61,6 +79,10 @@ def attribute(model, X, *, output=None, method="integrated_gradients", baseline=
         What says nothing: for standardised features their mean, 0. Of tokens, that of the embedded vectors.
     steps : int
         Points on the line, at which the gradient is integrated by the formula of Gauss and Legendre.
+    tolerance : float or None
+        Which share of the difference of the outputs integrated gradients may leave unexplained. Where `steps` points
+        leave more, since the output jumps on the line, up to 4096 are placed where it does; a warning names what
+        remains. None: just `steps` points, without a warning.
     step : int, optional
         Without a pooling layer: the step whose output is explained, among those that there are of each sequence; -1,
         the last, by default.
@@ -88,9 +110,16 @@ def attribute(model, X, *, output=None, method="integrated_gradients", baseline=
     """
     validate.choice("method", method, METHODS)
     validate.count("steps", steps)
+    tolerance = read_tolerance(tolerance)
     net = Net(model, validate.flag("logits", logits))
     inputs = net.read(X, lengths, mask)
-    return net.attribute(inputs, output, method, net.read_baseline(baseline, X, lengths, mask), steps, step)
+    return net.attribute(inputs, output, method, net.read_baseline(baseline, X, lengths, mask), steps,
+                         tolerance, step)  # fmt: skip
+
+
+def read_tolerance(tolerance):
+    """As a number, infinity for None."""
+    return np.inf if tolerance is None else validate.number("tolerance", tolerance, 0)
 
 
 class Net:
@@ -142,25 +171,29 @@ class Net:
             raise ValueError(f"baseline: got shape {array.shape}, must be a number, ({size},), or as X")
         return array
 
-    def attribute(self, inputs, output, method, baseline, steps, step, of_largest=None):
+    def attribute(self, inputs, output, method, baseline, steps, tolerance, step, of_largest=None):
         """`attribute` for `Sequences`; the weights of outputs are ``of_largest[k]`` where the largest is k, by default
         those of this one alone.
         """
         weights, of_largest = self._weights(output), np.eye(self.outputs) if of_largest is None else of_largest
         if not len(inputs):
             raise ValueError("X: holds no sequence")
-        parts = []
-        each = baseline.parts(BATCH) if hasattr(baseline, "parts") else None
+        parts, single, inputs = [], inputs.form == "single", inputs.as_batch()
+        each = baseline.as_batch().parts(BATCH) if hasattr(baseline, "parts") else None
         for part in inputs.parts(BATCH):
             rows, context = self._numbers(part)
             line = baseline if each is None else self._baseline_rows(next(each), context)
-            parts.append(self._attribute(rows, context, weights, of_largest, method, line, steps, step))
-        values = [values for values, *_ in parts]
-        found = values[0] if inputs.form == "single" else collect(values, len(inputs))
-        output, base, completeness, chosen = (np.concatenate(a) for a in list(zip(*parts, strict=True))[1:])
+            how = method, steps, tolerance, step
+            parts.append(self._attribute(part, rows, context, weights, of_largest, line, *how))
+        found = collect((values for values, *_ in parts), len(inputs))
+        output, base, completeness, chosen, rounding = (np.concatenate(a) for a in list(zip(*parts, strict=True))[1:])
         if step is not None and not np.isfinite(output).any():
             raise IndexError(f"step: got {step}, but no sequence has such a step")
-        return Attribution(found, output, base, completeness, None if weights is not None else chosen, method)
+        chosen = None if weights is not None else chosen
+        found = Attribution(found[0] if single else found, output, base, completeness, chosen, method)
+        if method == "integrated_gradients":
+            _warn_of_rest(found, tolerance, rounding)
+        return found
 
     def _weights(self, output):
         """Weights (O,) of the outputs; None: the largest counts."""
@@ -204,42 +237,90 @@ class Net:
             dy = layer.backward_rows(tape[k - self.first], dy, out, True)
         return dy
 
-    def _attribute(self, rows, context, weights, of_largest, method, baseline, steps, step):
-        """(values in the form of X, output, that of the baseline, completeness, chosen) of a batch."""
-        base = np.broadcast_to(baseline, rows.shape).astype(rows.dtype)
+    def _attribute(self, part, rows, context, weights, of_largest, baseline, method, steps, tolerance, step):
+        """(values in the form of X, output, that of the baseline, completeness, chosen, what rounding may add to
+        completeness) of a batch, a part of X.
+        """
+        base = np.broadcast_to(baseline, rows.shape).astype(rows.dtype, "C")
         y, after, tape = self.forward(rows, context, method == "gradient_x_input")
         places, owners = _places(after, step)
         chosen = np.zeros(len(context.given), np.intp)
         if weights is None:
             chosen[owners] = y[places].argmax(axis=1)
-            weights = of_largest[chosen[owners]]
-        sent = np.broadcast_to(weights, (len(places), y.shape[1]))
+            weights = of_largest[chosen]
+        weights = np.broadcast_to(weights, (len(chosen), y.shape[1]))
 
-        def outputs(y):
-            out = np.full(len(context.given), np.nan)
-            out[owners] = (y[places] * sent).sum(axis=1)
-            return out
+        def outputs(rows):
+            return _output(*self.forward(rows, context)[:2], weights, step)
 
-        def gradient(tape):
-            dy = allocate.zeros(y.shape, y.dtype)
-            dy[places] = sent
-            return self.gradient(tape, dy)
-
-        f, f_base = outputs(y), outputs(self.forward(base, context)[0])
+        f, f_base = _output(y, after, weights, step), outputs(base)
         away = (rows - base).astype(np.float64)
         if method == "gradient_x_input":
-            values = gradient(tape) * away
+            values = self._gradient(tape, y, after, weights, step) * away
         elif method == "integrated_gradients":
             values = np.zeros(rows.shape)
             points, shares = np.polynomial.legendre.leggauss(steps)
             for point, share in zip((1 + points) / 2, shares / 2, strict=True):
-                values += share * gradient(self.forward((base + point * away).astype(rows.dtype), context, True)[2])
+                y, after, tape = self.forward((base + point * away).astype(rows.dtype), context, True)
+                values += share * self._gradient(tape, y, after, weights, step)
             values *= away
+            if np.isfinite(tolerance):
+                self._refine(part, base, away, context, weights, step, (f_base, f), tolerance, values)
         else:
             values = self._occluded(rows, base, context, f, outputs)
         total = np.bincount(context.places[0], values.sum(axis=1), len(f))
         shown = context.unpack(values.sum(axis=1) if self.tokens else values)
-        return shown, f, f_base, total - (f - f_base), chosen
+        return shown, f, f_base, total - (f - f_base), chosen, self._rounding(context, values, f, f_base)
+
+    def _gradient(self, tape, y, after, weights, step):
+        """Of what is explained, weights (N, O) of the outputs y, with respect to packed rows."""
+        places, owners = _places(after, step)
+        dy = allocate.zeros(y.shape, y.dtype)
+        dy[places] = weights[owners]
+        return self.gradient(tape, dy)
+
+    def _rounding(self, context, values, *ends):
+        """(N,) what sums of packed values, and the function at both ends, may be off by."""
+        size = sum(np.abs(f) for f in ends)
+        size = size + np.bincount(context.places[0], np.abs(values).sum(axis=1), len(size))
+        return 100 * np.finfo(self.model.dtype).eps * size
+
+    def _refine(self, part, base, away, context, weights, step, ends, tolerance, values):
+        """Integrate anew, with points where they are needed, for the sequences whose `values` leave too much."""
+        row, time = context.places
+        whole = ends[1] - ends[0]
+        allowed = np.maximum(tolerance * np.abs(whole), self._rounding(context, values, *ends))
+        left = np.abs(np.bincount(row, values.sum(axis=1), len(whole)) - whole)
+        worse = np.flatnonzero(left > allowed)  # not where there is no output, NaN
+        place = np.full(len(whole), -1)
+        place[worse] = np.arange(len(worse))
+        mine = place[row] >= 0
+        at = place[row[mine]], time[mine]
+        if not len(worse) or not np.isfinite(left[worse]).all():
+            return
+        start, way = np.zeros((2, len(worse), int(time[mine].max()) + 1, base.shape[1]))
+        start[at], way[at] = base[mine], away[mine]
+
+        def run(chosen, shares, keep):
+            size = max(1, min(BATCH, MOST_ROWS // way.shape[1]))
+            parts = [one(chosen[k : k + size], shares[k : k + size], keep) for k in range(0, len(chosen), size)]
+            outputs, gradients = zip(*parts, strict=True)
+            return np.concatenate(outputs), np.concatenate(gradients) if keep else None
+
+        def one(chosen, shares, keep):
+            own = part.context(worse[chosen])
+            row, time = own.places
+            rows = start[chosen[row], time] + shares[row, None] * way[chosen[row], time]
+            y, after, tape = self.forward(rows.astype(base.dtype), own, keep)
+            mine = weights[worse[chosen]]
+            if not keep:
+                return _output(y, after, mine, step), None
+            gradients = np.zeros((len(chosen), *way.shape[1:]), base.dtype)
+            gradients[row, time] = self._gradient(tape, y, after, mine, step)
+            return _output(y, after, mine, step), gradients
+
+        found = mean_gradients(run, way, [f[worse] for f in ends], allowed[worse], MOST_POINTS)
+        values[mine] = found[at] * away[mine]
 
     def _occluded(self, rows, base, context, f, outputs):
         """By how much outputs f fall if one value, or one token, of each sequence at a time is the baseline's."""
@@ -249,10 +330,29 @@ class Net:
             now = slice(first, end)
             for column in [slice(None)] if self.tokens else range(rows.shape[1]):
                 tried[now, column] = base[now, column]
-                fall = np.nan_to_num(f - outputs(self.forward(tried, context)[0]))[owners[now]]
+                fall = np.nan_to_num(f - outputs(tried))[owners[now]]
                 values[now, 0 if self.tokens else column] = fall
                 tried[now, column] = rows[now, column]
         return values
+
+
+def _output(y, after, weights, step):
+    """(N,) what is explained, weights (N, O) of the outputs y; NaN for a sequence without the step."""
+    places, owners = _places(after, step)
+    out = np.full(len(weights), np.nan)
+    out[owners] = (y[places] * weights[owners]).sum(axis=1)
+    return out
+
+
+def _warn_of_rest(found, tolerance, rounding):
+    """Say what integrated gradients leave unexplained, but for what `rounding` (N,) may leave."""
+    left, whole, share = found.completeness, found.output - found.baseline_output, found.unexplained
+    bad = (share > tolerance) & (np.abs(left) > rounding)
+    if bad.any():
+        n = int(np.where(bad, share, 0).argmax())
+        warn(f"integrated gradients leave more than {tolerance:.3g} of the difference from the baseline unexplained in "
+             f"{bad.sum()} of {len(left)} sequences, most in sequence {n}: {-left[n]:.3g} of {whole[n]:.3g}; see "
+             "completeness, and give more steps")  # fmt: skip
 
 
 def _places(context, step):

@@ -8,7 +8,7 @@ import numpy as np
 
 from lstmx.functional import validate
 from lstmx.functional.read import Sequences
-from lstmx.inspect.attribution import METHODS, Net
+from lstmx.inspect.attribution import METHODS, Net, read_tolerance
 from lstmx.predictors import AnomalyDetector, Classifier, Forecaster, Pipeline, Predictor, Regressor
 
 
@@ -109,7 +109,8 @@ class Explanation:
         return f"<Explanation of {len(self.shares)} sequences by {self.method}>"
 
 
-def explain(estimator, X=None, *, output=None, step=None, method="integrated_gradients", steps=64, feature_names=None):
+def explain(estimator, X=None, *, output=None, step=None, method="integrated_gradients", steps=64, tolerance=0.01,
+            feature_names=None):  # fmt: skip
     """Name the steps and columns that decided, for every sequence.
 
     `permutation_importance` says what a score rests on over many sequences; this, what each answer rests on.
@@ -131,7 +132,7 @@ def explain(estimator, X=None, *, output=None, step=None, method="integrated_gra
     step : int, optional
         With ``target="step"``: which step of a sequence, by default the last, -1. Of a forecaster: which step of the
         forecast, by default the first, 0.
-    method, steps : as in `attribute`
+    method, steps, tolerance : as in `attribute`
         An anomaly detector needs none.
     feature_names : list of str, optional
         By default those of frames, or "feature 0", ...
@@ -154,10 +155,11 @@ def explain(estimator, X=None, *, output=None, step=None, method="integrated_gra
     """
     validate.choice("method", method, METHODS)
     validate.count("steps", steps)
+    tolerance = read_tolerance(tolerance)
     if output is not None:
         output = validate.count("output", output, 0)
     predictor, X, given_names = _last(estimator, X)
-    how = {"output": output, "step": step, "method": method, "steps": steps}
+    how = {"output": output, "step": step, "method": method, "steps": steps, "tolerance": tolerance}
     if isinstance(predictor, Forecaster):
         return _forecast(predictor, X, feature_names, **how)
     if X is None:
@@ -206,11 +208,11 @@ def _names(given, fitted, X, data):
     return [f"feature {k}" for k in range(data.features)]
 
 
-def _supervised(predictor, data, *, output, step, method, steps):
+def _supervised(predictor, data, *, output, step, method, steps, tolerance):
     """(shares, output, that of the baseline, completeness, subject, method) of a classifier or regressor."""
     if step is not None and predictor.config["target"] != "step":
         raise ValueError('step: the model gives one output for a sequence; leave it out, or fit with target="step"')
-    inputs, how = predictor.sequences(data), (method, 0.0, steps, step)
+    inputs, how = predictor.sequences(data), (method, 0.0, steps, tolerance, step)
     find = _of_target if isinstance(predictor, Regressor) else _of_class
     found, scale, shift, subject = find(predictor, inputs, output, how)
     shares = [a[:n] * k for a, n, k in zip(found.values, data.lengths.tolist(), scale, strict=True)]
@@ -263,7 +265,7 @@ def _anomalies(predictor, data):
     return shares, -score, np.zeros(len(shares)), left, subject, "distance"
 
 
-def _forecast(predictor, X, feature_names, *, output, step, method, steps):
+def _forecast(predictor, X, feature_names, *, output, step, method, steps, tolerance):
     """The `Explanation` of one step of a forecast."""
     config, arrays = predictor.config, predictor.arrays
     step, count, block = 0 if step is None else validate.count("step", step, 0), config["features"], config["block"]
@@ -277,7 +279,7 @@ def _forecast(predictor, X, feature_names, *, output, step, method, steps):
         raise ValueError(f"output: got {output}, y has {count} variable{'s' * (count > 1)}, from 0")
     rows = predictor.next_rows(X)
     inputs = Sequences(rows, dtype=predictor.model.dtype)
-    found = Net(predictor.model).attribute(inputs, step * count + output, method, 0.0, steps, None)
+    found = Net(predictor.model).attribute(inputs, step * count + output, method, 0.0, steps, tolerance, None)
     scale, shift = arrays["y_scale"][:, output], arrays["y_mean"][:, output]
     values = found.values * scale[:, None, None]
     y = ["y"] if count == 1 else [f"y[{k}]" for k in range(count)]
