@@ -303,11 +303,15 @@ def test_the_model_stays_as_it_is():
     ("model", "options", "error", "message"),
     [
         (model_of, {"method": "shap"}, ValueError, r"^method: got 'shap'"),
-        (model_of, {"output": 1}, ValueError, r"^output: got 1, the model has 1 outputs"),
+        (model_of, {"output": 1}, ValueError, r"^output: got 1, the model has 1 output, from 0"),
         (model_of, {"output": [1.0, 2.0]}, ValueError, r"^output: got shape \(2,\)"),
         (model_of, {"output": "a"}, TypeError, r"^output: "),
         (model_of, {"step": 1}, ValueError, r"^step: the model gives one output for a sequence"),
         (lambda: model_of(None), {"step": 6}, IndexError, r"^step: got 6, but no sequence has such a step"),
+        (lambda: model_of(None), {"step": 1.5}, TypeError, r"^step: got 1.5, must be an integer"),
+        (lambda: model_of(None), {"step": "last"}, TypeError, r"^step: got 'last', must be an integer"),
+        (model_of, {"baseline": np.nan}, ValueError, r"^baseline: 1 of 1 values are NaN or infinite"),
+        (model_of, {"baseline": np.full((3, 6, 2), np.inf)}, ValueError, r"^baseline: 36 of 36 values are NaN"),
         (model_of, {"steps": 0}, ValueError, r"^steps: got 0"),
         (model_of, {"baseline": [1.0, 2.0, 3.0]}, ValueError, r"^baseline: got shape \(3,\)"),
         (model_of, {"baseline": np.zeros(3)}, ValueError, r"^baseline: got shape \(3,\), must be a number, \(2,\)"),
@@ -321,6 +325,13 @@ def test_the_model_stays_as_it_is():
 def test_wrong_arguments_are_explained(model, options, error, message):
     with pytest.raises(error, match=message):
         attribute(model(), data(), **options)
+
+
+def test_values_that_are_not_finite_are_an_error():
+    x = data()
+    x[1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match=r"^X: holds NaN or infinite values"):
+        attribute(model_of(), x)
 
 
 def test_no_sequences_are_an_error():

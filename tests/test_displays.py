@@ -4,7 +4,6 @@ matplotlib draws into a file's buffer here.
 """
 
 import itertools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from tolerances import PRECISION
 import lstmx
 from lstmx import LSTM, Cell
 from lstmx.inspect import (
+    Attribution,
     AttributionDisplay,
     GateDisplay,
     GradientFlowDisplay,
@@ -437,9 +437,13 @@ def test_weights_that_are_not_there_are_refused():
 # Attributions.
 
 
+def attribution(values, method, count):
+    return Attribution(values, np.ones(count), np.zeros(count), np.full(count, -0.25), None, method, values.ndim == 3)
+
+
 def test_attributions_are_drawn_with_their_sum():
     values = data(20, 3)
-    found = SimpleNamespace(values=values, method="gradient_x_input", output=np.zeros(1))
+    found = attribution(values, "gradient_x_input", 1)
     display = AttributionDisplay.from_attribution(found, feature_names=["a", "$b", "c"])
     np.testing.assert_array_equal(images(display)["values"].get_array(), values.T)
     heights = sum(np.array([bar.get_height() for bar in bars]) for bars in display.ax_.containers)
@@ -450,10 +454,13 @@ def test_attributions_are_drawn_with_their_sum():
 
 
 def test_attributions_of_a_batch_need_a_sequence():
-    found = SimpleNamespace(values=np.zeros((2, 5, 1)), method="occlusion", output=np.zeros(2))
+    found = attribution(np.zeros((2, 5, 1)), "occlusion", 2)
     with pytest.raises(ValueError, match=r"^sequence: the attributions are of a batch"):
         AttributionDisplay.from_attribution(found)
-    assert list(AttributionDisplay.from_attribution(found, sequence=1).axes_) == ["sum"]
+    display = AttributionDisplay.from_attribution(found, sequence=1)
+    assert list(display.axes_) == ["sum"] and display.ax_.get_title() == "unexplained +0.25 of 1"
+    with pytest.raises(IndexError, match=r"^sequence: got 2, there are 2 sequences, from 0"):
+        AttributionDisplay.from_attribution(found, sequence=2)
     with pytest.raises(TypeError, match=r"^attribution: got ndarray"):
         AttributionDisplay.from_attribution(np.zeros((5, 1)))
 

@@ -78,6 +78,53 @@ def test_other_methods_are_honest_about_what_they_leave(method):
     assert found.method == method
 
 
+def test_a_class_is_given_by_its_label():
+    clf, X = classifier(3)
+    np.testing.assert_array_equal(explain(clf, X, output="b").values, explain(clf, X, output=1).values)
+    numbers = LSTMClassifier(4, **QUICK).fit(X, np.arange(12) % 2 + 1)
+    assert explain(numbers, X, output=1).subject[0] == "class 2, as log odds"  # integers count from 0
+
+
+@pytest.mark.parametrize(("standardize", "words"), [(True, "of an average input"), (False, "of an input of zeros")])
+def test_the_baseline_is_called_what_it_is(standardize, words):
+    clf, X = classifier(standardize=standardize)
+    found = explain(clf, X + 5)
+    assert words in str(found) and words.endswith(found.baseline)
+    zeros = clf.predict_proba(np.zeros_like(X))[0]
+    if not standardize:
+        np.testing.assert_allclose(np.abs(found.baseline_output), np.abs(np.log(zeros[1] / zeros[0])), **COMPLETE)
+
+
+def test_what_is_unexplained_is_shown():
+    clf, X = classifier()
+    rough = explain(clf, 9 * X, method="gradient_x_input")
+    assert rough.unexplained[0] > 0.01 and "unexplained " in str(rough)
+    assert "unexplained" not in str(explain(clf, X, tolerance=1e-6))
+
+
+def test_a_sequence_without_the_step_has_no_causes():
+    X = data()
+    clf = LSTMClassifier(4, target="step", **QUICK).fit(X, X[:, :, 0] > 0)
+    found = explain(clf, [X[0], X[1, :2]], step=4)
+    assert np.isnan(found.output[1]) and found.subject[1] == "has no step 4"
+    assert str(found).endswith("sequence 1: has no step 4") and {c.sequence for c in found.top()} == {0}
+    assert found.decisive_steps[1] == found.decisive_columns[1] == -1 and found.decisive_steps[0] >= 0
+    np.testing.assert_allclose(found.column_weights(), np.abs(found.shares[0]).sum(axis=0))
+
+
+def test_one_feature_without_a_name_is_not_named():
+    X = data(features=1)
+    found = explain(LSTMRegressor(4, **QUICK).fit(X, X.sum(axis=(1, 2))), X)
+    first = str(found).splitlines()[1]
+    assert first.split("  ")[-1].startswith("step ") and "feature 0" not in first
+
+
+def test_a_sequence_that_is_not_there_says_so():
+    reg, X = regressor()
+    with pytest.raises(IndexError, match=r"^sequence: got 100, there are 12 sequences, from 0"):
+        explain(reg, X).top(2, 100)
+
+
 # Regressors
 
 
@@ -183,10 +230,18 @@ def test_a_pipeline_a_search_and_a_file_are_explained_by_what_they_hold(path):
     ("make", "X", "options", "error", "message"),
     [
         (lambda: classifier()[0], None, {}, ValueError, r"^X: must be the sequences"),
-        (lambda: classifier()[0], data(), {"output": 2}, ValueError, r"^output: got 2, there are 2 classes"),
+        (
+            lambda: classifier()[0],
+            data(),
+            {"output": 2},
+            ValueError,
+            r"^output: got 2, .* there are 2 classes: 'a', 'b'",
+        ),
         (lambda: classifier()[0], data(), {"output": -1}, ValueError, r"^output: got -1"),
+        (lambda: classifier()[0], data(), {"output": "dog"}, ValueError, r"^output: got 'dog', .* 2 classes: 'a', 'b'"),
+        (lambda: classifier()[0], data(), {"step": 1.5}, TypeError, r"^step: got 1.5, must be an integer"),
         (lambda: classifier()[0], data(), {"step": 1}, ValueError, r"^step: .*fit with target=\"step\""),
-        (lambda: regressor()[0], data(), {"output": 1}, ValueError, r"^output: got 1, the model has 1 outputs"),
+        (lambda: regressor()[0], data(), {"output": 1}, ValueError, r"^output: got 1, the model has 1 output, from 0"),
         (lambda: regressor()[0], data(), {"method": "lime"}, ValueError, r"^method: got 'lime'"),
         (lambda: regressor()[0], data(), {"feature_names": ["a"]}, ValueError, r"^feature_names: got 1, must be 2"),
         (lambda: regressor()[0], data(features=3), {}, ValueError, r"^X: got 3 features"),
@@ -218,6 +273,7 @@ def test_an_anomaly_is_the_distance_of_each_column(aggregate):
     np.testing.assert_allclose(found.values.sum(axis=2), -detector.score_steps(X), rtol=1e-9)
     np.testing.assert_allclose(found.output, -detector.score_samples(X), rtol=1e-9)
     np.testing.assert_allclose(found.completeness, 0, **COMPLETE)
+    assert "average" not in str(found) and "(" not in str(found).splitlines()[0]
     assert found.method == "distance" and "squared distance" in found.subject[0]
 
 
@@ -258,6 +314,7 @@ def test_differences_are_explained_as_differences():
     found = explain(forecaster)
     np.testing.assert_allclose(found.output, forecaster.predict() - y[-1], rtol=1e-5, atol=1e-6)
     assert found.column_names == ["y (differences (1,))"]
+    assert found.subject == ["change of y from the step before in 1 step"]
 
 
 def test_exogenous_variables_are_explained_by_the_step_that_they_are_of():
@@ -268,6 +325,9 @@ def test_exogenous_variables_are_explained_by_the_step_that_they_are_of():
     found = explain(forecaster, future)
     ahead = ["wind, 1 ahead", "rain, 1 ahead", "wind, 2 ahead", "rain, 2 ahead"]
     assert found.column_names == ["y (differences (1,))", *ahead] and found.values.shape == (1, 8, 5)
+    later = {(c.step, c.column): (c.step_name, c.column_name) for c in found.top(40)}
+    assert later[4, 1] == ("lag 3", "wind") and later[7, 2] == ("step 0 of the forecast", "rain")
+    assert later[7, 3] == ("step 1 of the forecast", "wind") and later[7, 0] == ("lag 1", "y (differences (1,))")
     named = explain(forecaster, future, feature_names=["sales", "w", "r"])
     assert named.column_names[0] == "sales" and named.column_names[-1] == "r, 2 ahead"
 

@@ -34,6 +34,25 @@ def count(name, value, least=1):
     return number
 
 
+def whole(name, value, meaning="an integer"):
+    """An integer of any sign."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, must be {meaning}") from None
+
+
+def place(name, value, count, what):
+    """An index of one of `count` things, `what` in the plural; negative ones count from the end."""
+    found = whole(name, value)
+    if not -count <= found < count:
+        there = f"{count} {what}, from 0" if count > 1 else f"1 of the {what}, 0" if count else f"none of the {what}"
+        raise IndexError(f"{name}: got {found}, there are {there}")
+    return found % count
+
+
 def number(name, value, low=None, high=None, *, open_low=False, open_high=False):
     """A finite real number within [low, high]; an end is excluded where `open_` says so."""
     try:

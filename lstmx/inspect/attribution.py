@@ -36,6 +36,8 @@ class Attribution:
     chosen : ndarray of int (N,) or None
         Which output it is; None of a weighted sum of them.
     method : str
+    batch : bool
+        Whether X was a batch, and not one sequence.
     """
 
     values: object
@@ -44,6 +46,7 @@ class Attribution:
     completeness: np.ndarray
     chosen: np.ndarray | None
     method: str
+    batch: bool = True
 
     @property
     def unexplained(self):
@@ -65,7 +68,7 @@ def attribute(model, X, *, output=None, method="integrated_gradients", baseline=
     Parameters
     ----------
     model : Sequential or LSTM
-    X : as `Sequential.predict` takes it
+    X : as `Sequential.predict` takes it, of finite numbers
     output : int or array (O,), optional
         Which of the outputs, or weights of a sum of them; by default the largest of each sequence.
     method : {"gradient_x_input", "integrated_gradients", "occlusion"}
@@ -111,6 +114,8 @@ def attribute(model, X, *, output=None, method="integrated_gradients", baseline=
     validate.choice("method", method, METHODS)
     validate.count("steps", steps)
     tolerance = read_tolerance(tolerance)
+    if step is not None:
+        step = validate.whole("step", step)
     net = Net(model, validate.flag("logits", logits))
     inputs = net.read(X, lengths, mask)
     return net.attribute(inputs, output, method, net.read_baseline(baseline, X, lengths, mask), steps,
@@ -169,7 +174,7 @@ class Net:
         array = validate.real_array("baseline", baseline, self.model.dtype)
         if array.shape not in ((), (size,)):
             raise ValueError(f"baseline: got shape {array.shape}, must be a number, ({size},), or as X")
-        return array
+        return validate.finite("baseline", array, "it must say nothing")
 
     def attribute(self, inputs, output, method, baseline, steps, tolerance, step, of_largest=None):
         """`attribute` for `Sequences`; the weights of outputs are ``of_largest[k]`` where the largest is k, by default
@@ -190,7 +195,7 @@ class Net:
         if step is not None and not np.isfinite(output).any():
             raise IndexError(f"step: got {step}, but no sequence has such a step")
         chosen = None if weights is not None else chosen
-        found = Attribution(found[0] if single else found, output, base, completeness, chosen, method)
+        found = Attribution(found[0] if single else found, output, base, completeness, chosen, method, not single)
         if method == "integrated_gradients":
             _warn_of_rest(found, tolerance, rounding)
         return found
@@ -204,12 +209,15 @@ class Net:
             return validate.shaped("output", array, (self.outputs,), np.float64, "one weight for each output")
         k = validate.count("output", output, 0)
         if k >= self.outputs:
-            raise ValueError(f"output: got {k}, the model has {self.outputs} outputs, from 0")
+            raise ValueError(f"output: got {k}, the model has {self.outputs} output{'s' * (self.outputs > 1)}, from 0")
         return np.eye(self.outputs)[k]
 
     def _numbers(self, part):
         """(rows of numbers, context) of `Sequences`."""
         rows, context = part.all(own=True)
+        if not self.tokens and not np.isfinite(rows).all():
+            raise ValueError("X: holds NaN or infinite values, of which no output can be explained; fill them, or mark "
+                             "steps that are not there by a mask")  # fmt: skip
         if self.tokens:
             rows, context, *_ = self.layers[0].forward_rows(rows, context, None, Run(parameters=self.parameters[0]))
         return rows, context
@@ -218,7 +226,7 @@ class Net:
         rows, own = part.all(own=True)
         if not np.array_equal(own.lengths, context.lengths):
             raise ValueError("baseline: must have the steps that X has")
-        return rows
+        return validate.finite("baseline", rows, "it must say nothing")
 
     def forward(self, rows, context, keep=False):
         """Outputs of packed rows, their context, and a tape."""
@@ -362,7 +370,7 @@ def _places(context, step):
             raise ValueError("step: the model gives one output for a sequence; leave it out")
         return np.arange(context.batch), context.places[0]
     lengths = context.sort(context.lengths)
-    step = -1 if step is None else int(step)
+    step = -1 if step is None else step
     at = np.full(len(lengths), step) if step >= 0 else lengths + step
     there = np.flatnonzero((at >= 0) & (at < lengths))
     return context.offsets[at[there]] + there, context.owners[there]

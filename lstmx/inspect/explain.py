@@ -8,8 +8,11 @@ import numpy as np
 
 from lstmx.functional import validate
 from lstmx.functional.read import Sequences
-from lstmx.inspect.attribution import METHODS, Net, read_tolerance
+from lstmx.inspect.attribution import METHODS, Net, read_tolerance, unexplained
 from lstmx.predictors import AnomalyDetector, Classifier, Forecaster, Pipeline, Predictor, Regressor
+
+SHOWN = 1e-3  # of what is unexplained, less is not worth a word
+MEAN, ZEROS = "an average input", "an input of zeros"
 
 
 class Cause(NamedTuple):
@@ -37,14 +40,21 @@ class Explanation:
     output : ndarray (n,)
         What is explained, in the words of `subject`.
     baseline_output : ndarray (n,)
-        What it would be if all columns were as they are on average; 0 of an anomaly's distance.
+        What it would be of the `baseline`; 0 of an anomaly's distance.
     completeness : ndarray (n,)
         The sum of the shares less ``output - baseline_output``: 0 where they explain all of the difference.
+    unexplained : ndarray (n,)
+        Its size as a share of ``output - baseline_output``.
     subject : list of n str
-        Such as "class 'a', as log odds".
+        Such as "class 'a', as log odds"; it says so where a sequence has no such step, whose output is NaN.
     step_names, column_names : list of str, or None
         None where the number of the step is its name.
     method : str
+    baseline : str or None
+        What says nothing, "an average input": the mean of the training data, if the estimator was fitted with
+        ``standardize=True``, else "an input of zeros"; None of an anomaly's distance.
+    ahead : list of F int, or None
+        Of a forecaster: how many steps later than y each column is.
     """
 
     values: object
@@ -56,20 +66,39 @@ class Explanation:
     step_names: list | None
     column_names: list
     method: str
+    baseline: str | None
+    ahead: list | None = None
+
+    @property
+    def unexplained(self):
+        """See the class."""
+        return unexplained(self)
+
+    @property
+    def _answered(self):
+        """(n,): whether there is something to explain."""
+        return ~np.isnan(self.output)
 
     @functools.cached_property
     def decisive_steps(self):
-        """(n,): of each sequence the step whose columns have the largest shares, whatever their sign."""
-        return np.array([int(np.abs(a).sum(axis=1).argmax()) for a in self.shares])
+        """(n,): of each sequence the step whose columns have the largest shares, whatever their sign; -1 of one whose
+        output is NaN.
+        """
+        each = zip(self.shares, self._answered, strict=True)
+        return np.array([int(np.abs(a).sum(axis=1).argmax()) if good else -1 for a, good in each])
 
     @functools.cached_property
     def decisive_columns(self):
-        """(n,): of each sequence the column with the largest share at the decisive step."""
-        return np.array([int(np.abs(a[t]).argmax()) for a, t in zip(self.shares, self.decisive_steps, strict=True)])
+        """(n,): of each sequence the column with the largest share at the decisive step; -1 as of `decisive_steps`."""
+        each = zip(self.shares, self.decisive_steps, strict=True)
+        return np.array([int(np.abs(a[t]).argmax()) if t >= 0 else -1 for a, t in each])
 
     def column_weights(self):
-        """(F,): how much each column counts: the sum of its shares' sizes, the mean over sequences."""
-        return np.mean([np.abs(a).sum(axis=0) for a in self.shares], axis=0)
+        """(F,): how much each column counts: the sum of its shares' sizes, the mean over sequences that have an
+        output.
+        """
+        each = zip(self.shares, self._answered, strict=True)
+        return np.mean([np.abs(a).sum(axis=0) for a, good in each if good], axis=0)
 
     def top(self, count=5, sequence=None):
         """The values with the largest shares, whatever their sign.
@@ -83,24 +112,48 @@ class Explanation:
         Returns
         -------
         list of Cause
+            Nothing of a sequence whose output is NaN.
         """
         validate.count("count", count)
+        every = range(len(self.shares))
+        if sequence is not None:
+            every = [validate.place("sequence", sequence, len(self.shares), "sequences")]
         found = []
-        for n in range(len(self.shares)) if sequence is None else [range(len(self.shares))[sequence]]:
+        for n in every:
+            if not self._answered[n]:
+                continue
             a = self.shares[n]
             for place in np.argsort(-np.abs(a), axis=None, kind="stable")[:count]:
                 t, k = (int(i) for i in np.unravel_index(place, a.shape))
-                found.append(Cause(n, t, k, self._step(t), self.column_names[k], float(a[t, k])))
+                found.append(Cause(n, t, k, *self._names(t, k, len(a)), float(a[t, k])))
         return found
 
-    def _step(self, t):
-        return f"step {t}" if self.step_names is None else self.step_names[t]
+    def _names(self, t, k, steps):
+        """(of the step, of the column) of a value."""
+        column = self.column_names[k]
+        if self.ahead is not None and self.ahead[k]:  # lag 0 is the first step of the forecast
+            lag = steps - t - self.ahead[k]
+            return f"lag {lag}" if lag > 0 else f"step {-lag} of the forecast", column.rpartition(", ")[0] or column
+        return f"step {t}" if self.step_names is None else self.step_names[t], column
+
+    def answer(self, n):
+        """What is explained of sequence n, its value, that of the baseline, and what the shares leave, in words."""
+        what = self.subject[n]
+        if not self._answered[n]:
+            return what
+        known = [] if self.baseline is None else [f"of {self.baseline} {self.baseline_output[n]:.4g}"]
+        if self.unexplained[n] > SHOWN:
+            known.append(f"unexplained {-self.completeness[n]:+.2g}")
+        return f"{what}: {self.output[n]:.4g}" + (f" ({', '.join(known)})" if known else "")
 
     def __str__(self):
         lines = []
-        for n, (what, value, base) in enumerate(zip(self.subject, self.output, self.baseline_output, strict=True)):
-            lines.append(f"sequence {n}: {what}: {value:.4g} (of an average input {base:.4g})")
-            lines += [f"  {c.share:+.4g}  {c.column_name} at {c.step_name}" for c in self.top(5, n)]
+        only = self.column_names == ["feature 0"]  # one that has no name
+        for n in range(len(self.subject)):
+            lines.append(f"sequence {n}: {self.answer(n)}")
+            for cause in self.top(5, n):
+                where = cause.step_name if only else f"{cause.column_name} at {cause.step_name}"
+                lines.append(f"  {cause.share:+.4g}  {where}")
             if n == 9 and len(self.subject) > 10:
                 return "\n".join([*lines, f".. and {len(self.subject) - 10} more"])
         return "\n".join(lines)
@@ -123,12 +176,14 @@ def explain(estimator, X=None, *, output=None, step=None, method="integrated_gra
         - A regressor: the target, in its unit.
         - A forecaster: one step of the forecast, by the lags of its window (lag 1 is the last step known), in the unit
           of y; of differences with `differences`, and of what `transform` gives.
+          What a forecast knows of an exogenous variable at a step to come counts as of that step.
         - An anomaly detector: the squared distance of each step from what was to be expected, and each column's part
           of it, which is negative where its error speaks for the others'.
     X : as its ``predict`` takes it; of a forecaster the exogenous variables to come, or None
         Pipelines: what their first step takes; shares are of what their last one is given.
-    output : int, optional
-        Which class, target or variable, from 0: by default the class that is predicted, or the only one.
+    output : int or label, optional
+        Which class, target or variable, from 0, or the label of a class that is no integer: by default the class that
+        is predicted, or the only one.
     step : int, optional
         With ``target="step"``: which step of a sequence, by default the last, -1. Of a forecaster: which step of the
         forecast, by default the first, 0.
@@ -156,9 +211,12 @@ def explain(estimator, X=None, *, output=None, step=None, method="integrated_gra
     validate.choice("method", method, METHODS)
     validate.count("steps", steps)
     tolerance = read_tolerance(tolerance)
-    if output is not None:
-        output = validate.count("output", output, 0)
     predictor, X, given_names = _last(estimator, X)
+    if output is not None:
+        classes = predictor.config["classes"] if isinstance(predictor, Classifier) else []
+        output = _class(output, classes) if classes else validate.count("output", output, 0)
+    if step is not None:
+        step = validate.whole("step", step)
     how = {"output": output, "step": step, "method": method, "steps": steps, "tolerance": tolerance}
     if isinstance(predictor, Forecaster):
         return _forecast(predictor, X, feature_names, **how)
@@ -177,7 +235,22 @@ def explain(estimator, X=None, *, output=None, step=None, method="integrated_gra
     columns = _names(feature_names, given_names, X, data)
     frame = getattr(X, "columns", None)
     named = [str(name) for name in frame] if frame is not None and data.flat else None
-    return Explanation(data.give(shares), shares, *found[:-1], named, columns, found[-1])
+    *found, method = found
+    mean = MEAN if predictor.config["standardize"] else ZEROS
+    baseline = None if method == "distance" else mean
+    return Explanation(data.give(shares), shares, *found, named, columns, method, baseline)
+
+
+def _class(output, classes):
+    """The index of a class, which may be given by its label."""
+    if output in classes and not isinstance(output, int | np.integer):
+        return classes.index(output)
+    there = f"{len(classes)} classes: {', '.join(map(repr, classes[:20]))}{', ..' * (len(classes) > 20)}"
+    if isinstance(output, bool | np.bool_) or not isinstance(output, int | np.integer):
+        raise ValueError(f"output: got {output!r}, must be the index of one of {there}; or its label, unless integers")
+    if not 0 <= output < len(classes):
+        raise ValueError(f"output: got {output}, must be from 0 to {len(classes) - 1}; there are {there}")
+    return int(output)
 
 
 def _last(estimator, X):
@@ -216,6 +289,8 @@ def _supervised(predictor, data, *, output, step, method, steps, tolerance):
     find = _of_target if isinstance(predictor, Regressor) else _of_class
     found, scale, shift, subject = find(predictor, inputs, output, how)
     shares = [a[:n] * k for a, n, k in zip(found.values, data.lengths.tolist(), scale, strict=True)]
+    missing = np.isnan(found.output)
+    subject = [f"has no step {step}" if gone else what for what, gone in zip(subject, missing, strict=True)]
     ends = (found.output * scale + shift, found.baseline_output * scale + shift, found.completeness * scale)
     return shares, *ends, subject, method
 
@@ -235,8 +310,6 @@ def _of_target(predictor, inputs, output, how):
 def _of_class(predictor, inputs, output, how):
     """(Attribution, scale (n,), shift, subject) of the class that is predicted, or of a given one."""
     classes, multilabel = predictor.config["classes"], predictor.config["multilabel"]
-    if output is not None and output >= len(classes):
-        raise ValueError(f"output: got {output}, there are {len(classes)} classes, from 0")
     net, sign, unit = Net(predictor.model, logits=True), np.ones(len(inputs)), "log odds"
     if net.outputs < len(classes):  # the log odds of the second class
         found = net.attribute(inputs, 0, *how)
@@ -283,7 +356,12 @@ def _forecast(predictor, X, feature_names, *, output, step, method, steps, toler
     scale, shift = arrays["y_scale"][:, output], arrays["y_mean"][:, output]
     values = found.values * scale[:, None, None]
     y = ["y"] if count == 1 else [f"y[{k}]" for k in range(count)]
+    what = y[output]
     if config["lags"]:
+        first = config["lags"][0]
+        since = "the step before" if first == 1 else f"{first} steps before"
+        one = len(config["lags"]) == 1
+        what = f"change of {what} from {since}" if one else f"differences {tuple(config['lags'])} of {what}"
         y = [f"{name} (differences {tuple(config['lags'])})" for name in y]
     exogenous = config["columns"] or [f"X[{k}]" for k in range(config["exogenous"])]
     if feature_names is not None:
@@ -291,11 +369,14 @@ def _forecast(predictor, X, feature_names, *, output, step, method, steps, toler
         if len(given) != count + config["exogenous"]:
             raise ValueError(f"feature_names: got {len(given)}, must be {count + config['exogenous']}: of y, then of "
                              "X")  # fmt: skip
+        what = what.replace("y" if count == 1 else f"y[{output}]", given[output])
         y, exogenous = given[:count], given[count:]
     columns = y + [f"{name}, {k} ahead" for k in range(1, block + 1) for name in exogenous]
     window = values.shape[1]
-    what = f"{y[output]} in {step + 1} step{'s' * (step > 0)}"
+    ahead = [0] * count + [k for k in range(1, block + 1) for _ in exogenous]
+    what = f"{what} in {step + 1} step{'s' * (step > 0)}"
     return Explanation(
         values, list(values), found.output * scale + shift, found.baseline_output * scale + shift,
         found.completeness * scale, [what] * len(values), [f"lag {window - t}" for t in range(window)], columns, method,
+        MEAN if config["standardize"] else ZEROS, ahead,
     )  # fmt: skip

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from lstmx.functional import validate
 from lstmx.inspect.attribution import attribute
-from lstmx.inspect.explain import explain
+from lstmx.inspect.explain import SHOWN, explain
 from lstmx.plots import (
     COLOURS,
     axes_or_new,
@@ -370,10 +371,19 @@ class AttributionDisplay:
             raise TypeError(
                 f"attribution: got {type(attribution).__name__}, must be what lstmx.inspect.attribute gives"
             )  # fmt: skip
-        values = attribution.values if sequence is None else attribution.values[sequence]
-        if (sequence is None and len(attribution.output) > 1) or np.ndim(values) == 3:
+        values, count = attribution.values, len(attribution.output)
+        if sequence is None and (count > 1 or np.ndim(values) == 3):
             raise ValueError("sequence: the attributions are of a batch; say which sequence to draw")
-        return cls(values, feature_names=feature_names, label=_method(attribution)).plot(ax)
+        title = None
+        if sequence is not None:
+            sequence = validate.place("sequence", sequence, count, "sequences")
+        n = sequence or 0
+        if attribution.unexplained[n] > SHOWN:
+            whole = attribution.output[n] - attribution.baseline_output[n]
+            title = f"unexplained {-attribution.completeness[n]:+.2g} of {whole:.2g}"
+        if sequence is not None and attribution.batch:
+            values = values[sequence]
+        return cls(values, feature_names=feature_names, label=_method(attribution), title=title).plot(ax)
 
     @classmethod
     def from_model(cls, model, X, *, sequence=None, feature_names=None, ax=None, **options):
@@ -410,13 +420,15 @@ class AttributionDisplay:
         AttributionDisplay
         """
         found = explain(estimator, X, **options)
+        sequence = validate.place("sequence", sequence, len(found.shares), "sequences")
+        if np.isnan(found.output[sequence]):
+            raise ValueError(f"step: sequence {sequence} {found.subject[sequence]}")
         return cls(
             found.shares[sequence],
             feature_names=found.column_names,
             step_names=found.step_names,
             label=_method(found),
-            title=f"{found.subject[sequence]}: {found.output[sequence]:.4g}, "
-            f"of an average input {found.baseline_output[sequence]:.4g}",
+            title=found.answer(sequence),
         ).plot(ax)
 
     def plot(self, ax=None):
