@@ -488,11 +488,18 @@ class Sequential(storage.Stored):
         -------
         dict of int to Trace
             By the layer's index in ``layers``.
+
+        Raises
+        ------
+        ValueError
+            Without an LSTM.
         """
         return self.trace_rows(*self._read(X, lengths, mask=mask, reset=reset).all())
 
     def trace_rows(self, rows, context):
         """`trace` on packed rows."""
+        if not any(isinstance(layer, LSTM) for layer in self.layers):
+            raise ValueError("trace: the model has no LSTM, and of other layers nothing is traced")
         _, _, state, tape = self.forward_rows(rows, context, None, Run(keep=True))
         return {
             k: Trace(layer, *tape[k][:2], state[k]) for k, layer in enumerate(self.layers) if isinstance(layer, LSTM)

@@ -7,6 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
+from sklearn.exceptions import NotFittedError
 from tolerances import PRECISION
 
 import lstmx
@@ -426,12 +427,30 @@ def test_weights_that_are_not_there_are_refused():
         WeightsDisplay.from_model(network(), 1)
     with pytest.raises(ValueError, match=r"^lstm: got 1, there are \[0\]"):
         WeightsDisplay.from_model(lstmx.Sequential([network(), lstmx.Last()]), lstm=1)
-    with pytest.raises(ValueError, match=r"^lstm: got None, there are \[\]"):
+    with pytest.raises(ValueError, match=r"^model: has no LSTM or RNN"):
         WeightsDisplay.from_model(lstmx.Sequential([lstmx.Dense(2, 1)]))
     with pytest.raises(TypeError, match=r"^model: got Dense"):
         WeightsDisplay.from_model(lstmx.Dense(2, 1))
     with pytest.raises(TypeError, match=r"^estimator: got int"):
         WeightsDisplay.from_estimator(3)
+
+
+def test_what_cannot_be_drawn_of_an_estimator_says_why():
+    X = np.random.default_rng(0).normal(size=(8, 5, 2))
+    options = {"max_iter": 5, "tol": 1e9, "n_iter_no_change": 1, "random_state": 0}
+    reg = lstmx.LSTMRegressor(4, **options).fit(X, X.sum(axis=(1, 2)))
+    with pytest.raises(ValueError, match=r"^X: must be the sequences to trace; LSTMRegressor holds none"):
+        GateDisplay.from_estimator(reg)
+    for display in (GateDisplay, AttributionDisplay):
+        with pytest.raises(IndexError, match=r"^sequence: got 999, there are 8 sequences"):
+            display.from_estimator(reg, X, sequence=999)
+    with pytest.raises(NotFittedError):
+        WeightsDisplay.from_estimator(lstmx.LSTMRegressor())
+    with pytest.raises(ValueError, match=r"^model: has no LSTM or RNN"):
+        WeightsDisplay.from_model(lstmx.Sequential([lstmx.Dense(2, 1)]))
+    pd = pytest.importorskip("pandas")
+    frames = [pd.DataFrame(x, columns=["wind", "rain"]) for x in X]
+    assert GateDisplay.from_estimator(reg, frames).feature_names == ["wind", "rain"]
 
 
 # Attributions.

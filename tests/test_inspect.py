@@ -186,9 +186,11 @@ def test_a_batch_needs_a_sequence(form):
         plot_trace(network().trace(x))
 
 
-def test_a_single_trace_takes_no_sequence():
-    with pytest.raises(ValueError, match="sequence"):
-        plot_trace(network().trace(data()[0][0]), sequence=0)
+def test_a_single_trace_is_sequence_0():
+    trace = network().trace(data()[0][0])
+    assert len(panels(plot_trace(trace, sequence=0))) == 6
+    with pytest.raises(IndexError, match=r"^sequence: got 1, there is only 0"):
+        plot_trace(trace, sequence=1)
 
 
 @pytest.mark.parametrize(("layer", "direction"), [(1, 0), (0, 1), (-1, 0)])

@@ -236,3 +236,8 @@ def test_the_gradient_flow_of_a_model_has_its_outputs_and_no_memory():
     with pytest.warns(UserWarning, match="gradients vanish on their way back"):
         small = lstmx.Sequential([lstmx.RNN(2, 8, init="uniform"), lstmx.Last(), lstmx.Dense(8, 1)], random_state=0)
         small.fit(x, y, epochs=1, verbose=0, monitor="gradients")
+
+
+def test_the_nonlinearity_of_pytorch_is_the_activation():
+    with pytest.raises(TypeError, match=r"^RNN: got an unexpected argument 'nonlinearity'; did you mean activation"):
+        lstmx.RNN(2, 3, nonlinearity="relu")

@@ -356,7 +356,9 @@ def test_what_a_table_needs_is_said(monkeypatch, package, method):
     ("call", "error", "message"),
     [
         (lambda t: t.contributions(), ValueError, r"^sequence: the trace holds 2; say whose contributions to give"),
-        (lambda t: t.contributions(sequence=2), IndexError, r"^sequence: got 2, the trace holds 2"),
+        (lambda t: t.contributions(sequence=2), IndexError, r"^sequence: got 2, there are 2 sequences, from 0"),
+        (lambda t: t.contributions(sequence="a"), TypeError, r"^sequence: got 'a', must be an integer"),
+        (lambda t: t.f.mean(), AttributeError, r"^trace: this has no 'mean'; .*trace.f\[0, 0\]"),
         (lambda t: t.contributions(1), IndexError, r"no layer and direction \(1, 0\)"),
         (lambda t: t.half_lives(0, 1), IndexError, r"no layer and direction \(0, 1\)"),
         (lambda t: t.to_pandas(3), IndexError, r"no layer and direction \(3, 0\)"),
@@ -368,6 +370,21 @@ def test_what_a_table_needs_is_said(monkeypatch, package, method):
 def test_wrong_arguments_are_explained(call, error, message):
     with pytest.raises(error, match=message):
         call(make(3, 4).trace(np.ones((2, 5, 3))))
+
+
+def test_a_list_is_no_array():
+    trace = make(3, 4).trace([np.ones((2, 3)), np.ones((5, 3))])
+    for convert in (np.asarray, lambda f: f.shape):
+        with pytest.raises(ValueError, match=r"^trace: of a list of sequences there is no one array but a list of 2"):
+            convert(trace.f)
+
+
+def test_what_has_no_lstm_has_no_trace():
+    rnn = lstmx.RNN(3, 4)
+    with pytest.raises(AttributeError, match=r"^RNN has no attribute 'trace'; only an LSTM has gates"):
+        rnn.trace(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"^trace: the model has no LSTM"):
+        lstmx.Sequential([rnn, lstmx.Last(), lstmx.Dense(4, 1)]).trace(np.ones((2, 5, 3)))
 
 
 @pytest.mark.parametrize("method", ["half_lives", "saturated", "dead_units", "duplicate_units"])

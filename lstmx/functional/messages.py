@@ -38,6 +38,7 @@ WORDS = {
     "n_iter": ("max_iter", "epochs"),
     "n_layers": ("num_layers",),
     "n_lags": ("window",),
+    "nonlinearity": ("activation",),
     "normalize": ("standardize",),
     "num_epochs": ("max_iter", "epochs"),
     "num_units": ("hidden_size",),

@@ -48,8 +48,8 @@ def place(name, value, count, what):
     """An index of one of `count` things, `what` in the plural; negative ones count from the end."""
     found = whole(name, value)
     if not -count <= found < count:
-        there = f"{count} {what}, from 0" if count > 1 else f"1 of the {what}, 0" if count else f"none of the {what}"
-        raise IndexError(f"{name}: got {found}, there are {there}")
+        there = f"are {count} {what}, from 0" if count > 1 else "is only 0" if count else "are none"
+        raise IndexError(f"{name}: got {found}, there {there}")
     return found % count
 
 

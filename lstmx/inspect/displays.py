@@ -21,7 +21,10 @@ MOST_LINES = 8
 def trace_of(estimator, X=None, lstm=None):
     """The trace of an LSTM of a fitted estimator, predictor or model, and its sequences (T_n, I) or None."""
     traces = None
+    forecasts = hasattr(estimator, "predict_interval")
     if hasattr(estimator, "trace"):
+        if X is None and not forecasts:
+            raise ValueError(f"X: must be the sequences to trace; {type(estimator).__name__} holds none of its own")
         traces = estimator.trace() if X is None else estimator.trace(X)
     if not isinstance(traces, dict):
         raise TypeError(
@@ -36,7 +39,6 @@ def trace_of(estimator, X=None, lstm=None):
     lstm = min(traces) if lstm is None else lstm
     if lstm not in traces:
         raise ValueError(f"lstm: got {lstm}, there are {sorted(traces)}: the indices of LSTMs among the layers")
-    forecasts = hasattr(estimator, "predict_interval")
     return traces[lstm], None if forecasts or X is None else _sequences(estimator, X)
 
 
@@ -71,7 +73,10 @@ def _time(backward):
     return "time step, from 0; read from the end" if backward else "time step, from 0"
 
 
-def _names(estimator, given):
+def _names(estimator, given, X):
+    """Those given, else those of the frames X is a list of, else those of fit."""
+    if given is None and isinstance(X, list | tuple) and len(X):
+        given = getattr(X[0], "columns", None)
     return getattr(estimator, "feature_names_in_", None) if given is None else given
 
 
@@ -167,14 +172,14 @@ class GateDisplay:
         lstm : int, optional
             The index of the LSTM among the layers; by default the first.
         feature_names, x_label, quantities, ax : as in `from_trace`
-            By default the names that X had in `fit`.
+            By default the names of the frames of X, or those that X had in `fit`.
 
         Returns
         -------
         GateDisplay
         """
         one, x = _one_of(estimator, X, sequence, layer, direction, lstm)
-        names = None if x is None else _names(estimator, feature_names)
+        names = None if x is None else _names(estimator, feature_names, X)
         return cls._of(one, x, names, x_label).plot(ax, quantities=quantities)
 
     def plot(self, ax=None, *, quantities="ifgoch"):

@@ -221,7 +221,9 @@ class WeightsDisplay:
         """
         if hasattr(model, "layers"):
             found = {k: part for k, part in enumerate(model.layers) if _has_weights(part)}
-            lstm = min(found, default=None) if lstm is None else lstm
+            if not found:
+                raise ValueError("model: has no LSTM or RNN, whose weights could be drawn")
+            lstm = min(found) if lstm is None else lstm
             if lstm not in found:
                 raise ValueError(f"lstm: got {lstm}, there are {list(found)}: the indices of LSTMs among the layers")
             model = found[lstm]
@@ -240,7 +242,8 @@ class WeightsDisplay:
 
         By default a layer that reads the features has the names that they had in `fit`.
         """
-        model = getattr(estimator, "model_", getattr(estimator, "model", None))
+        # Of an estimator that is not fitted model_ raises scikit-learn's error.
+        model = estimator.model_ if hasattr(type(estimator), "model_") else getattr(estimator, "model", None)
         if model is None:
             raise TypeError(f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx; of a "
                             "pipeline give the last step, pipe[-1]")  # fmt: skip

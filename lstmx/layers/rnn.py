@@ -17,6 +17,7 @@ from lstmx.functional import (
 )
 from lstmx.functional.cell import Parameter, suffix
 from lstmx.functional.engine import get_engine
+from lstmx.functional.messages import explained
 from lstmx.functional.panels import Derived
 from lstmx.functional.read import give_state_array, read_state_array
 from lstmx.layers.base import Layer, Run
@@ -67,6 +68,7 @@ class RNN(Layer):
     ((2, 5, 8), (1, 2, 8))
     """
 
+    @explained
     def __init__(
         self, input_size, hidden_size, num_layers=1, *, bias=True, bidirectional=False, activation="tanh",
         init="glorot", dtype="float32", random_state=None,
@@ -80,6 +82,12 @@ class RNN(Layer):
         self.init = validate.choice("init", init, start.SCHEMES)
         self._reversed = (False, True) if self.bidirectional else (False,)  # whether each direction reads from the end
         self._setup(dtype, random_state)
+
+    def __getattr__(self, name):
+        remedy = (
+            "; only an LSTM has gates and a memory to trace, of an RNN y holds all states" if name == "trace" else ""
+        )
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{remedy}", name=name, obj=self)
 
     def config(self):
         """The constructor arguments, as plain JSON values."""

@@ -57,7 +57,7 @@ def report(trace, path, *, x=None, feature_names=None, title="What the LSTM did"
     """
     traces = trace if isinstance(trace, dict) else {None: trace}
     if not traces:
-        raise ValueError("trace: holds no trace of an LSTM")
+        raise ValueError("trace: holds no trace of an LSTM; the model has none")
     parts = {
         _part_name(index, key): (one, key, not index and key[0] == 0)
         for index, one in traces.items()
@@ -65,6 +65,8 @@ def report(trace, path, *, x=None, feature_names=None, title="What the LSTM did"
     }
     count = _count(next(iter(traces.values())))
     chosen, kept, names = _chosen(sequences, count), [], None
+    if x is not None and count is not None and len(x) != count:
+        raise ValueError(f"x: got {len(x)} sequences, must be {count}, those that were traced")
     room = ROOM
     for sequence in chosen:
         found, names = _sequence(parts, sequence, x, feature_names)
@@ -122,8 +124,12 @@ def _chosen(sequences, count):
         if sequences is not None:
             raise ValueError("sequences: the trace is of one sequence without a batch; leave it out")
         return [None]
+    if not count:
+        raise ValueError("trace: holds no sequence to report")
     if sequences is None:
         sequences = range(count)
+    if np.ndim(sequences) != 1:
+        raise TypeError(f"sequences: got {sequences!r}, must be a list of some of 0 to {count - 1}")
     wrong = [k for k in sequences if not isinstance(k, int | np.integer) or not 0 <= k < count]
     if wrong or not len(sequences):
         raise ValueError(f"sequences: got {list(sequences)}, must be some of 0 to {count - 1}")

@@ -1,6 +1,7 @@
 """What pictures read from a trace: the arrays of one sequence, and the values of the cell at one step."""
 
 import contextlib
+import operator
 
 import numpy as np
 
@@ -37,9 +38,13 @@ class TracedSequence:
         with contextlib.suppress(ValueError):  # of a cell that shows something else than its memory
             self.values["tanh_c"] = trace.tanh_c[layer, direction]
         there = trace.mask
+        whole = self.values["c"]
+        batch = isinstance(whole, list) or whole.ndim == 3
         if sequence is not None:
+            sequence = _index(sequence, len(trace.lengths))
+        if sequence is not None and batch:
             there, self.values = there[sequence], {name: v[sequence] for name, v in self.values.items()}
-        if isinstance(self.values["c"], list) or np.ndim(self.values["c"]) != 2:
+        if sequence is None and batch:
             raise ValueError("sequence: the trace holds a batch; say which sequence to draw")
         self.padded, self.steps = len(self.values["c"]), int(trace.lengths[sequence or 0])
         if not self.steps:
@@ -88,6 +93,18 @@ class TracedSequence:
     def most_forgetful(self):
         """The units by the mean of their forget gates, those that forget most first."""
         return np.argsort(mean_of_steps(self.values["f"]), kind="stable")
+
+
+def _index(sequence, count):
+    """The index of a sequence, from 0."""
+    try:
+        found = operator.index(sequence)
+    except TypeError:
+        raise TypeError(f"sequence: got {sequence!r}, must be an integer") from None
+    if not -count <= found < count:
+        there = f"are {count} sequences, from 0" if count > 1 else "is only 0" if count else "are none"
+        raise IndexError(f"sequence: got {found}, there {there}")
+    return found % count
 
 
 def read_input(x, names, steps, padded=None):
