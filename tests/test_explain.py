@@ -328,6 +328,8 @@ def test_exogenous_variables_are_explained_by_the_step_that_they_are_of():
     later = {(c.step, c.column): (c.step_name, c.column_name) for c in found.top(40)}
     assert later[4, 1] == ("lag 3", "wind") and later[7, 2] == ("step 0 of the forecast", "rain")
     assert later[7, 3] == ("step 1 of the forecast", "wind") and later[7, 0] == ("lag 1", "y (differences (1,))")
+    with pytest.raises(ValueError, match=r"^X: must be the exogenous variables of the next 1 step, \(1, 2\)"):
+        explain(forecaster)
     named = explain(forecaster, future, feature_names=["sales", "w", "r"])
     assert named.column_names[0] == "sales" and named.column_names[-1] == "r, 2 ahead"
 

@@ -356,12 +356,8 @@ def _forecast(predictor, X, feature_names, *, output, step, method, steps, toler
     scale, shift = arrays["y_scale"][:, output], arrays["y_mean"][:, output]
     values = found.values * scale[:, None, None]
     y = ["y"] if count == 1 else [f"y[{k}]" for k in range(count)]
-    what = y[output]
+    variable = y[output]
     if config["lags"]:
-        first = config["lags"][0]
-        since = "the step before" if first == 1 else f"{first} steps before"
-        one = len(config["lags"]) == 1
-        what = f"change of {what} from {since}" if one else f"differences {tuple(config['lags'])} of {what}"
         y = [f"{name} (differences {tuple(config['lags'])})" for name in y]
     exogenous = config["columns"] or [f"X[{k}]" for k in range(config["exogenous"])]
     if feature_names is not None:
@@ -369,14 +365,21 @@ def _forecast(predictor, X, feature_names, *, output, step, method, steps, toler
         if len(given) != count + config["exogenous"]:
             raise ValueError(f"feature_names: got {len(given)}, must be {count + config['exogenous']}: of y, then of "
                              "X")  # fmt: skip
-        what = what.replace("y" if count == 1 else f"y[{output}]", given[output])
         y, exogenous = given[:count], given[count:]
+        variable = y[output]
     columns = y + [f"{name}, {k} ahead" for k in range(1, block + 1) for name in exogenous]
     window = values.shape[1]
     ahead = [0] * count + [k for k in range(1, block + 1) for _ in exogenous]
-    what = f"{what} in {step + 1} step{'s' * (step > 0)}"
+    what = f"{_changed(variable, config['lags'])} in {step + 1} step{'s' * (step > 0)}"
     return Explanation(
         values, list(values), found.output * scale + shift, found.baseline_output * scale + shift,
         found.completeness * scale, [what] * len(values), [f"lag {window - t}" for t in range(window)], columns, method,
         MEAN if config["standardize"] else ZEROS, ahead,
     )  # fmt: skip
+
+
+def _changed(variable, lags):
+    """What differences of a variable are."""
+    if len(lags) == 1:
+        return f"change of {variable} from {'the step before' if lags[0] == 1 else f'{lags[0]} steps before'}"
+    return f"differences {tuple(lags)} of {variable}" if lags else variable

@@ -174,7 +174,8 @@ class Forecaster(Predictor):
             if X is not None:
                 raise ValueError("X: got exogenous variables, but the model was fitted without; leave X out")
             return horizon, np.zeros((config["series"], self.kept(config) + need, 0))
-        what = f"the exogenous variables of the next {horizon} steps, ({horizon}, {config['exogenous']})"
+        steps = f"{horizon} step{'s' * (horizon > 1)}"
+        what = f"the exogenous variables of the next {steps}, ({horizon}, {config['exogenous']})"
         if X is None:
             raise ValueError(f"X: must be {what}: the model was fitted with such variables")
         found = []
