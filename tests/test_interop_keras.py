@@ -1,8 +1,11 @@
 """from_keras and to_keras_weights beside frozen outputs of Keras 3 and 2; live where Keras is installed."""
 
+import importlib.util
 import json
 import re
+import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -201,7 +204,8 @@ def test_bfloat16(tmp_path):
 
 def test_what_the_user_should_know_is_noted(tmp_path):
     path = model_file(tmp_path / "a.h5", lstm(stateful=True))
-    assert "stateful" in read(path).notes[0]
+    assert read(path).notes[0] == "'lstm' is stateful in Keras; here a call starts anew, and step keeps the state"
+    assert hasattr(from_keras(path), "step")
     assert "LSTM 3 -> 4" in read(path).report()
     inside = {"class_name": "LSTM", "config": {"name": "in", "units": 4, "return_sequences": True}}
     both = {f"{side}_lstm/{key}": value for side in ("forward", "backward") for key, value in arrays_of(3, 4).items()}
@@ -432,6 +436,36 @@ def test_other_things_that_keras_does_not_have(tmp_path):
         to_keras_weights(3)
 
 
+def with_tuples(value):
+    """A configuration as a live model of Keras gives it."""
+    if isinstance(value, dict):
+        return {key: with_tuples(one) for key, one in value.items()}
+    return tuple(map(with_tuples, value)) if isinstance(value, list) else value
+
+
+def test_graphs_with_masks_are_read_live_as_from_files(files, monkeypatch):
+    path, x, y = files["keras_3.h5"]
+    with h5py.File(path) as file:
+        config, group = json.loads(file.attrs["model_config"]), file["model_weights"]
+        layers = [
+            SimpleNamespace(name=name, weights=[SimpleNamespace(name=n) for n in own.attrs["weight_names"]],
+                            get_weights=lambda arrays=[own[n][()] for n in own.attrs["weight_names"]]: arrays)
+            for name, own in group.items()
+        ]  # fmt: skip
+    assert "NotEqual" in json.dumps(config)
+    monkeypatch.setitem(sys.modules, "keras", SimpleNamespace(__version__="3.15.1"))
+    methods = {"__module__": "keras.src.models.functional", "layers": layers}
+    kind = type("Functional", (), methods | {"get_config": lambda self: with_tuples(config["config"])})
+    np.testing.assert_allclose(from_keras(kind()).predict(x), y, **PEER["float32"])
+
+
+def test_a_missing_backend_is_named_with_one_that_is_there(monkeypatch, files):
+    monkeypatch.setitem(sys.modules, "keras.saving", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None if name == "jax" else name)
+    with pytest.raises(ImportError, match=r"check: Keras cannot be loaded .*KERAS_BACKEND=torch, which is installed"):
+        read(files["keras_3.keras"][0]).check()
+
+
 # Live.
 
 
@@ -457,6 +491,17 @@ def test_live_models(keras, tmp_path):
     model.load_weights(tmp_path / "out.weights.h5")
     for mine, theirs in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_live_graphs_with_masks(keras):
+    L = keras.layers
+    for first, shape in ((L.Masking(), (None, 3)), (L.Embedding(9, 3, mask_zero=True), (None,))):
+        given = keras.Input(shape)
+        inner = keras.Model(given, L.LSTM(2)(L.LSTM(4, return_sequences=True)(first(given))))
+        outer = keras.Input(shape)
+        for model in (inner, keras.Model(outer, L.Dense(2)(inner(outer)))):
+            assert "largest error" in read(model).check()
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

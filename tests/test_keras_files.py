@@ -260,6 +260,13 @@ def test_other_hdf5(tmp_path):
     refused(tmp_path / "a.h5", "not one of Keras")
 
 
+@pytest.mark.parametrize("place", ["lstm/cell/vars", "dense/vars"])
+def test_weights_of_a_class_of_the_user_s_own(tmp_path, place):
+    with h5py.File(tmp_path / "a.weights.h5", "w") as file:
+        file[f"{place}/0"] = np.ones((3, 4), "float32")
+    refused(tmp_path / "a.weights.h5", "a class of your own", "keras.Sequential of its layers")
+
+
 # The archive.
 
 

@@ -59,7 +59,7 @@ def from_keras(
     Notes
     -----
     The model computes what Keras's does in inference, also on masked steps: where Keras repeats an output or gives 0,
-    so does it. A model of ``stateful=True`` starts each call anew here; `Sequential.step` and `stream` keep a state.
+    so does it. A model of ``stateful=True`` starts each call anew here; `Sequential.step` keeps a state.
     Embedding, LSTM and CuDNNLSTM, Bidirectional, RNN of LSTMCells, Dense, TimeDistributed, activations, dropout of all
     kinds, Masking and GlobalAveragePooling1D can be read.
     """
@@ -152,7 +152,7 @@ def _read_object(source, names):
                          "layers, or a keras.Sequential of them")  # fmt: skip
     if not getattr(source, "built", True):
         raise ValueError(f"source: this {type(source).__name__} has no weights yet; build it, or call it once")
-    config = {"class_name": type(source).__name__, "config": source.get_config()}
+    config = _as_in_a_file({"class_name": type(source).__name__, "config": source.get_config()})
     parts = _chosen(kc.parts_of(config, names), names)
     inside = getattr(source, "layers", None)
     lists = {layer.name: _arrays(layer) for layer in ([source] if inside is None else inside)}
@@ -160,6 +160,13 @@ def _read_object(source, names):
     alone = len(parts) == 1 and (names is not None or inside is None)
     builder = Builder(weights, _version(source), alone).build(parts)
     return _imported(f"Keras {type(source).__name__}", builder, (source, config, None, names))
+
+
+def _as_in_a_file(value):
+    """A configuration with lists where a live model has tuples, as JSON would have it."""
+    if isinstance(value, dict):
+        return {key: _as_in_a_file(one) for key, one in value.items()}
+    return [_as_in_a_file(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _arrays(layer):

@@ -179,8 +179,7 @@ class Builder:
         if self.alone and one.sequences and one.backwards:
             self.notes.append("the layer gives its outputs in reverse order in Keras; here y stands at the time of x")
         if one.options.flag("stateful"):
-            self.notes.append(f"{part.name!r} is stateful in Keras; here a call starts anew, and step and stream keep "
-                              "the state")  # fmt: skip
+            self.notes.append(f"{part.name!r} is stateful in Keras; here a call starts anew, and step keeps the state")
         merge = MERGES.get(part.options.values.get("merge_mode", "concat")) if both else "concat"
         if merge is None:
             raise part.options.error("merge_mode", f"it must be one of {list(MERGES)}")

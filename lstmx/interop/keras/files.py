@@ -181,9 +181,18 @@ def _weights(file):
         if file.group(root) is not None:
             return GroupWeights(file, root)
     lists = file.lists(file.root)
+    if not lists and _has_groups_of_arrays(file):
+        raise ValueError("written by a model of a class of your own, whose call may compute anything; build a "
+                         "keras.Sequential of its layers, and give that, or what its save wrote")  # fmt: skip
     if not lists:
         raise ValueError("an HDF5 file, but not one of Keras: it has neither layers nor a list of their names")
     return NamedWeights(lists)
+
+
+def _has_groups_of_arrays(file):
+    """Whether there are groups such as "lstm/cell/vars", by the names that a class has given to its layers."""
+    places = [f"{name}/{place}" for name in file.names(file.root) for place in ("vars", "cell/vars")]
+    return any(file.group(place) is not None for place in places)
 
 
 class NamedWeights:

@@ -1,5 +1,7 @@
 """A probe through a model of Keras and the model that was made of it."""
 
+import importlib.util
+
 import numpy as np
 
 from lstmx.interop.keras import config as kc
@@ -90,8 +92,17 @@ def _load(path, config, version):
     if version is not None and version.startswith("2."):  # Keras 3 would load it, with another hard_sigmoid
         from tf_keras.saving import load_model
     else:
-        from keras.saving import load_model
+        try:
+            from keras.saving import load_model
+        except ImportError as error:
+            raise ImportError(f"check: Keras cannot be loaded ({error}){_other_backend()}") from error
     return load_model(path, compile=False, safe_mode=True)
+
+
+def _other_backend():
+    """What to do where Keras is installed, but not what it computes with."""
+    there = [name for name in ("torch", "jax") if importlib.util.find_spec("keras") and importlib.util.find_spec(name)]
+    return f"; set the environment variable KERAS_BACKEND={there[0]}, which is installed" if there else ""
 
 
 def _named(config):
