@@ -2,8 +2,10 @@
 
 import argparse
 import ctypes
+import json
 import os
 import platform
+import re
 import sys
 from importlib import metadata
 
@@ -145,20 +147,34 @@ def main(arguments=None):
         return 1
 
 
+_VALUES = """\
+NAME=VALUE: a text, a number, true, false or none; several with commas between; or JSON, in which texts have double
+quotes, and so has a text that would be a number:
+
+  --set head=last --set prefix=encoder.
+  --set activations=relu,none            one for each layer
+  --set 'activations={"fc1": "relu"}'
+  --set layers=lstm,dense                .keras, .h5, .pt
+  --export states=true                   .onnx: fed step by step; lengths=true, opset=17, dtype=float64
+  --export 'names=["lstm", "out"]'       .pt; prefix=encoder.
+"""
+
+
 def _add_convert(commands):
     parser = commands.add_parser(
-        "convert", help="a model of PyTorch, Keras, ONNX or RTNeural for lstmx, and back",
+        "convert", help="a model of PyTorch, Keras, ONNX or RTNeural for lstmx, and back", epilog=_VALUES,
         description="Read a model file, whatever it is, and write another: its ending decides (.safetensors of lstmx; "
-        ".onnx; .pt, .pth: a state dict; .weights.h5 of Keras).",
+        ".onnx; .pt, .pth: a state dict; .weights.h5 of Keras).", formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("source", help=".pt, .pth, .ckpt, .bin, .safetensors, .keras, .h5, .onnx, .json of RTNeural")
     parser.add_argument("target", help="what to write: .safetensors, .onnx, .pt, .pth, .weights.h5")
-    parser.add_argument("--check", action="store_true", help="run a probe through the original and the model")
+    parser.add_argument("--check", action="store_true",
+                        help="hold the model against the original, and the file against the model")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
-    parser.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], dest="options",
-        help="an argument of the importer, such as --set head=last, prefix=encoder., or activations=relu,sigmoid",
-    )  # fmt: skip
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], dest="options",
+                        help="an argument of the importer (help(lstmx.from_torch), ..)")  # fmt: skip
+    parser.add_argument("--export", metavar="NAME=VALUE", action="append", default=[],
+                        help="an argument of the exporter (help(lstmx.to_onnx), ..)")  # fmt: skip
 
 
 def _convert(options):
@@ -166,37 +182,46 @@ def _convert(options):
     from lstmx.interop import convert
 
     try:
-        given = dict(_option(text) for text in options.options)
-        what, write = convert.writer(options.target)
+        given = dict(_argument("--set", text) for text in options.options)
+        target = convert.Target(options.target, **dict(_argument("--export", text) for text in options.export))
         if os.path.exists(options.target) and not options.force:
             raise FileExistsError(f"target: there is a file {options.target!r}; give another name, or --force")
         imported = convert.read(options.source, **given)
         print(imported.report())
+        if options.check and not isinstance(imported, convert.Saved):
+            print(convert.check(imported))
+        target.write(imported.model)
+        print(f"written: {target.path}, {os.path.getsize(target.path):,} bytes ({target.what})")
         if options.check:
-            _check(imported)
-        write(imported.model, options.target)
+            print(target.check(imported.model))
     except (OSError, ValueError, TypeError, ImportError) as error:
         print(f"lstmx convert: {error}", file=sys.stderr)
         return 1
-    print(f"written: {options.target}, {os.path.getsize(options.target):,} bytes ({what})")
     return 0
 
 
-def _option(text):
-    """(name, value) of NAME=VALUE: a number, true or false, a word, or several with commas between."""
+def _argument(flag, text):
+    """(name, value) of NAME=VALUE."""
     name, sign, value = text.partition("=")
-    if not sign:
-        raise ValueError(f"--set: got {text!r}, must be NAME=VALUE, such as head=last")
-    words = [{"true": True, "false": False}.get(word, int(word) if word.isdecimal() else word)
-             for word in value.split(",")]  # fmt: skip
+    if not sign or not name.isidentifier():
+        raise ValueError(f"{flag}: got {text!r}, must be NAME=VALUE, such as head=last")
+    if value[:1] in ("[", "{", '"'):
+        try:
+            return name, json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"{flag}: {name}: got {value!r}, must be JSON, with double quotes ({error})") from error
+    words = [_word(word) for word in value.split(",")]
     return name, words if len(words) > 1 else words[0]
 
 
-def _check(imported):
-    try:
-        print(f"checked: {imported.check()}")
-    except ImportError as error:
-        print(f"not checked: {error}")
+def _word(text):
+    """A number, true, false, none, or the text itself."""
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    if re.fullmatch(r"-?\d+(\.\d+)?", text):
+        return float(text) if "." in text else int(text)
+    return text
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ def test_the_command_is_that_of_cli():
     assert done.returncode == 2 and "invalid choice: 'nonsense'" in done.stderr
 
 
+def test_the_package_is_the_command_too():
+    done = command("--version", program="import runpy; runpy.run_module('lstmx', run_name='__main__', alter_sys=True)")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"lstmx {lstmx.__version__}\n", "")
+
+
 def test_what_is_installed_is_this_command():
     path = ROOT / "pyproject.toml"
     if not path.exists():

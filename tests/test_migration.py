@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tolerances import PEER
 
@@ -52,17 +51,3 @@ def test_names_of_ours_exist():
         found = lstmx
         for part in name.split("."):
             found = getattr(found, part)
-
-
-def test_the_command_converts(tmp_path, monkeypatch, capsys):
-    from lstmx import cli
-
-    monkeypatch.chdir(tmp_path)
-    model = lstmx.Sequential([lstmx.LSTM(3, 8), lstmx.Last(), lstmx.Dense(8, 1)], random_state=0)
-    model.save("a.safetensors")
-    assert cli.main(["convert", "a.safetensors", "b.onnx"]) == 0
-    assert cli.main(["convert", "b.onnx", "c.safetensors", "--check"]) == 0
-    out = capsys.readouterr().out
-    assert "largest error" in out and "LSTM 3 -> 8" in out and out.count("written: ") == 2
-    x = np.random.default_rng(0).normal(size=(4, 5, 3)).astype("float32")
-    np.testing.assert_allclose(lstmx.load("c.safetensors").predict(x), model.predict(x), **PEER["float32"])

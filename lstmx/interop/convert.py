@@ -3,9 +3,11 @@
 import importlib
 import inspect
 import os
+from dataclasses import replace
 
 from lstmx import formats, storage
 from lstmx.interop.imported import Imported
+from lstmx.predictors.graph import GraphModel
 
 
 def _function(module, name):
@@ -23,7 +25,7 @@ WRITERS = {
 }
 
 
-def read(path, **options):
+def read(path, /, **options):
     """A model file of any kind, told by what it holds.
 
     Parameters
@@ -47,43 +49,160 @@ def read(path, **options):
     """
     path = os.fspath(path)
     if not os.path.exists(path):
-        raise FileNotFoundError(f"path: there is no file {path!r}")
+        raise FileNotFoundError(f"source: there is no file {path!r}")
     kind = formats.identify(path)
+    if os.path.isdir(path):
+        kind = kind or formats.Kind("a folder", "give the path of a file in it")
+        raise IsADirectoryError(f"source: {path!r} is {kind.what}; {kind.remedy}")
     if kind is None and storage.is_ours(path):
-        _check_options("load", {}, options)
-        return Imported(f"{path}: a model saved by lstmx", _function("loading", "load")(path))
+        _check_arguments("lstmx.load, which reads this file,", {}, options)
+        return Saved(f"{path}: a model saved by lstmx", _function("loading", "load")(path))
     reader = "from_torch" if kind is None else kind.reader  # safetensors
     if not reader:
         raise storage.ModelFileError(f"{path}: {kind.what}; {kind.remedy}")
     read_it = _function(f"interop.{reader.removeprefix('from_')}", "read")
-    _check_options(reader, inspect.signature(read_it).parameters, options)
+    _check_arguments(f"lstmx.{reader}, which reads this file,", _keywords(read_it), options)
     return read_it(path, **options)
 
 
-def _check_options(reader, known, options):
-    for name in options:
+def _keywords(function):
+    """The names of the arguments that a function takes by keyword alone."""
+    return [name for name, one in inspect.signature(function).parameters.items() if one.kind is one.KEYWORD_ONLY]
+
+
+def _check_arguments(who, known, given):
+    for name in given:
         if name not in known:
-            raise TypeError(f"{name}: lstmx.{reader}, which reads this file, has no such argument; leave it out")
+            remedy = f"it has {', '.join(known)}" if known else "leave it out"
+            raise TypeError(f"{name}: {who} has no such argument; {remedy}")
 
 
-def writer(path):
-    """(what is written to a file of this name, the function that does it)."""
-    path = os.fspath(path)
-    for ending, (what, *place) in WRITERS.items():
-        if path.lower().endswith(ending):
-            return what, _function(*place)
-    raise ValueError(f"target: {path!r} must end with one of {', '.join(WRITERS)}: the ending decides what is written")
+class Saved(Imported):
+    """A model that lstmx itself has saved: there is nothing to say but what it is."""
+
+    def report(self):
+        """Text: the model, layer by layer."""
+        summary = getattr(self.model, "summary", self.model.__repr__)
+        return f"{self.source}\n{summary()}"
 
 
-def convert(source, target, **options):
+def check(imported):
+    """A line about a probe through the original and the model, or about why there was none.
+
+    Raises
+    ------
+    ValueError
+        If outputs differ by more than rounding explains.
+    """
+    if imported.compare is None:
+        return f"not checked: nothing here runs a {imported.source} itself"
+    try:
+        outputs = imported.compare()
+    except Exception as error:  # its classes are those of the framework
+        return f"not checked: {str(error).removeprefix('check: ')}"
+    return f"checked: {replace(imported, compare=lambda: outputs).check()}"
+
+
+class Target:
+    """A file that is to be written.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Its ending decides what is written.
+    arguments
+        What the exporter takes, such as ``states`` or ``names``.
+
+    Attributes
+    ----------
+    what : str
+
+    Raises
+    ------
+    ValueError, TypeError, OSError
+        For another ending; arguments that there are not; a place where no file can be.
+    """
+
+    def __init__(self, path, /, **arguments):
+        self.path, self.arguments = os.fspath(path), arguments
+        found = [WRITERS[ending] for ending in WRITERS if self.path.lower().endswith(ending)]
+        if not found:
+            raise ValueError(
+                f"target: {self.path!r} must end with one of {', '.join(WRITERS)}: the ending decides what is written"
+            )
+        self.what, *place = found[0]
+        self._write = _function(*place)
+        known = [name for name in _keywords(self._write) if name != "check"]
+        _check_arguments(f"what writes this file ({self.what})", known, arguments)
+        storage.check_target(self.path, "target")
+
+    def write(self, model):
+        """Write a model; a graph becomes the Sequential that it is, where the file is not one of lstmx."""
+        self._write(self._layers(model), self.path, **self.arguments)
+
+    def _layers(self, model):
+        if self.what == "lstmx" or not isinstance(model, GraphModel):
+            return model
+        try:
+            return model.to_sequential()
+        except ValueError as error:
+            why = str(error).removeprefix("to_sequential: ")
+            raise ValueError(f"source: its graph is no chain of layers, so {self.what} cannot be written ({why}); "
+                             "write .safetensors, which keeps any graph") from error  # fmt: skip
+
+    def check(self, model):
+        """A line about the file beside the model that it was written of; as `check`."""
+        model = self._layers(model)
+        if self.what == "ONNX":
+            made = _function("interop.onnx.export", "written")(model, self.path, **self.arguments)
+            return f"{self.what}, {check(made)}"
+        try:
+            wanted, found = _READ_BACK[self.what](model, self.path, **self.arguments)
+        except ImportError as error:
+            return f"{self.what}, not checked: {error}"
+        if wanted.keys() != found.keys() or any(not _same(a, found[name]) for name, a in wanted.items()):
+            raise ValueError(f"check: {self.path} does not hold the arrays of the model; please report it")
+        return f"{self.what}, checked: {len(wanted)} arrays come back bit for bit"
+
+
+def _same(a, b):
+    return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+def _of_lstmx(model, path):
+    return model.state()[1], _function("loading", "load")(path).state()[1]
+
+
+def _of_torch(model, path, **names):
+    import torch
+
+    wanted = _function("interop.torch", "to_torch_state_dict")(model, **names)
+    found = torch.load(path, weights_only=True)
+    return ({name: tensor.numpy() for name, tensor in state.items()} for state in (wanted, found))
+
+
+def _of_keras(model, path):
+    from lstmx.interop import keras
+
+    wanted = keras.to_places(model)
+    return wanted, keras.read_places(path)
+
+
+# What a file is -> a function that gives the arrays of the model, and those of the file.
+_READ_BACK = {"lstmx": _of_lstmx, "PyTorch state dict": _of_torch, "Keras weights": _of_keras}
+
+
+def convert(source, target, *, export=None, **options):
     """Read a model file and write another.
 
     Parameters
     ----------
     source, target : str or path-like
         What `source` is, its contents tell; what `target` becomes, its ending.
+    export : dict, optional
+        Arguments of the exporter, as `Target` takes them.
     options
-        As `read` takes them.
+        Arguments of the importer, as `read` takes them.
 
     Returns
     -------
@@ -100,7 +219,7 @@ def convert(source, target, **options):
     ...     convert(a, b).model
     LSTM(input_size=3, hidden_size=8, num_layers=1, bias=True, bidirectional=False, dropout=0.0, dtype='float32')
     """
-    _, write = writer(target)
+    target = Target(target, **(export or {}))
     imported = read(source, **options)
-    write(imported.model, target)
+    target.write(imported.model)
     return imported

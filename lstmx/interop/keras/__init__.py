@@ -77,6 +77,7 @@ def read(
     told = {"recurrent_activation": recurrent_activation, "activation": activation,
             "dense_activation": dense_activation, "return_sequences": return_sequences,
             "mask_zero": mask_zero}  # fmt: skip
+    told = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     names = [layers] if isinstance(layers, str) else layers
     if names is not None and not (isinstance(names, list | tuple) and names and all(isinstance(n, str) for n in names)):
         raise TypeError(f"layers: got {layers!r}, must be the name of a layer, or a list of names")
@@ -226,6 +227,14 @@ def to_keras_weights(model, path=None):
     """
     if not isinstance(model, LSTM | Sequential):
         raise TypeError(f"model: got {type(model).__name__}, must be an lstmx.LSTM or lstmx.Sequential")
+    found = to_places(model)
+    if path is not None:
+        _write_weights(path, found)
+    return list(found.values())
+
+
+def to_places(model):
+    """The weights of a model by their places in a file of Keras 3."""
     layers = [model] if isinstance(model, LSTM) else model.layers
     found, counts = {}, {}
     for layer in layers:
@@ -233,9 +242,15 @@ def to_keras_weights(model, path=None):
             count = counts[kind] = counts.get(kind, -1) + 1
             group = f"layers/{kc.snake(kind)}{f'_{count}' if count else ''}"
             found |= {f"{group}/{place}": np.ascontiguousarray(array) for place, array in arrays.items()}
-    if path is not None:
-        _write_weights(path, found)
-    return list(found.values())
+    return found
+
+
+def read_places(path):
+    """All arrays of a file that `to_keras_weights` wrote, by their places."""
+    with keras_files.opened(path) as file:
+        layers = file.weights.layers()
+        return {f"{file.weights.root}/{layer}/{place}": array.read() for layer, arrays in layers.items()
+                for place, array in arrays.items()}  # fmt: skip
 
 
 def _for_keras(layer):

@@ -102,6 +102,16 @@ def to_onnx(model, path=None, *, states=False, lengths=False, opset=LEAST_OPSET,
     return made
 
 
+def written(model, path, *, states=False, lengths=False, dtype=None, **_):
+    """The file that `to_onnx` wrote with these arguments, as an `Imported` beside the model."""
+    import onnx
+
+    made = onnx.load(path)
+    if isinstance(model, LSTM | Sequential) and dtype is not None:
+        model = model.astype(dtype)
+    return Imported("ONNX model", made, compare=lambda: _probe(model, made, states, lengths))
+
+
 def _check_opset(opset):
     try:
         from onnx import defs
@@ -232,7 +242,7 @@ def run(g, chain, flow, given=None, alone=False):
             flow = replace(flow, value=value, clean=True, reversed=layer.reversed)
             continue
         if type(layer) not in LAYERS:
-            raise TypeError(f"layers[{k}]: a {kind} cannot be exported; there can be LSTM, "
+            raise TypeError(f"layers[{k}]: {kind} cannot be exported; there can be LSTM, "
                             f"{', '.join(one.__name__ for one in LAYERS)}")  # fmt: skip
         flow = LAYERS[type(layer)](g, layer, flow)
     g.scope = outer
