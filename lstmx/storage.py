@@ -279,7 +279,11 @@ def _open_temporary(folder, name):
         start = start[:-1]
     _remove_leftovers(folder, start, name)
     while True:
-        handle, path = tempfile.mkstemp(_TEMPORARY, start + ".", folder)
+        try:
+            handle, path = tempfile.mkstemp(_TEMPORARY, start + ".", folder)
+        except OSError as error:
+            error.filename = os.path.join(folder, name)  # that of the user
+            raise
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a file system without locks: then nobody removes it
                 fcntl.flock(handle, fcntl.LOCK_EX)

@@ -68,6 +68,11 @@ def test_import_loads_no_blas_module():
     assert run("import lstmx, sys; print('lstmx._core.blas' in sys.modules)") == "False"
 
 
+def test_modules_of_onnx_are_there_when_they_are_named():
+    pytest.importorskip("onnx")
+    run("import lstmx; lstmx.interop.onnx.estimators.register; lstmx.interop.onnx.export.to_onnx")
+
+
 def test_import_works_where_numpy_is_all_there_is():
     assert run("import lstmx; print(lstmx.__version__)", block(*OPTIONAL))
 

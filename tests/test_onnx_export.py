@@ -329,7 +329,7 @@ def test_a_layer_of_someone_else():
             return 2 * rows, context, None, None
 
     try:
-        with pytest.raises(TypeError, match=r"layers\[0\]: a Doubled cannot be exported; there can be LSTM, Dense"):
+        with pytest.raises(TypeError, match=r"layers\[0\]: Doubled cannot be exported; there can be LSTM, Dense"):
             to_onnx(lstmx.Sequential([Doubled(0.1), LSTM(3, 4)]))
     finally:
         del lstmx.storage.REGISTRY["Doubled"]

@@ -71,7 +71,7 @@ def test_an_lstm_without_bias(path):
 
 KERNEL, RECURRENT, BIAS = CONTENT["layers"][1]["weights"]
 BAD = {
-    "no JSON": ("hello", "not JSON of RTNeural but something that nobody knows"),
+    "no JSON": ("hello", "not JSON of RTNeural but of another format, or damaged"),
     "deep": ("[" * 100_000, "not JSON of RTNeural but JSON that is damaged"),
     "HTML": ("<html></html>", "not JSON of RTNeural but HTML or XML"),
     "a list": ([], 'which has "in_shape" and "layers"'),

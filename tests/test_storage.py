@@ -1,6 +1,7 @@
 """Model files: the same bits come back, a file is written whole or not at all, a bad one is an error, never a crash."""
 
 import copy
+import errno
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import tracemalloc
@@ -356,6 +358,16 @@ def test_other_files_are_not_taken_for_leftovers(path):
     link.symlink_to(path.with_name(keep[0]))
     lstm().save(path)
     assert set(os.listdir(path.parent)) == {path.name, folder.name, link.name, *keep}
+
+
+def test_a_folder_that_cannot_be_written_to(path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", f".{path.name}.abcdefgh.lstmx")
+
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    with pytest.raises(PermissionError) as error:
+        lstmx.LSTM(1, 1).save(path)
+    assert error.value.filename == str(path)
 
 
 def test_a_running_save_keeps_its_temporary_file(path, monkeypatch):

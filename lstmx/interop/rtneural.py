@@ -53,7 +53,7 @@ def read(path):
             content = json.load(file)
         return _imported(content)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        known = formats.identify(path) or formats.Kind("something that nobody knows", "take another copy of it")
+        known = formats.identify(path) or formats.Kind("of another format, or damaged", "take another copy of it")
         known = formats.Kind("JSON that is damaged", "take another copy of it") if known.what == "JSON" else known
         raise ModelFileError(f"{path}: not JSON of RTNeural but {known.what}; {known.remedy}") from error
     except (ValueError, OverflowError) as error:

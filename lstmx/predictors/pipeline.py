@@ -62,7 +62,7 @@ class Pipeline(Step):
                 raise ValueError(f"steps: {name!r:.60} is a {kind.__name__}, which stands alone")
         for name, (kind, _) in zip(names[:-1], found[:-1], strict=True):
             if not hasattr(kind, "transform"):
-                raise ValueError(f"steps: {name!r:.60}, a {kind.__name__}, has no transform; it can only be the last")
+                raise ValueError(f"steps: {name!r:.60} ({kind.__name__}) has no transform; it can only be the last")
         return found
 
     @classmethod

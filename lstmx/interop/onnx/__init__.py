@@ -1,5 +1,9 @@
-"""ONNX models in: a graph as a `GraphModel`, or one of its LSTMs as an `lstmx.LSTM`. It needs the onnx package."""
+"""ONNX models in: a graph as a `GraphModel`, or one of its LSTMs as an `lstmx.LSTM`. It needs the onnx package.
 
+`export` and `estimators` write them.
+"""
+
+import importlib
 import math
 import os
 from dataclasses import dataclass
@@ -18,6 +22,13 @@ from lstmx.predictors.operators import LARGEST, limited
 from lstmx.storage import ModelFileError
 
 PROBE = 7  # batch and steps of a probe
+_MODULES = ("estimators", "export")  # loaded when they are named
+
+
+def __getattr__(name):
+    if name not in _MODULES:
+        raise AttributeError(f"module 'lstmx.interop.onnx' has no attribute {name!r}")
+    return importlib.import_module(f"lstmx.interop.onnx.{name}")
 
 
 def from_onnx(source, *, lstm=None, check=False):

@@ -41,7 +41,7 @@ def add(g, step, x, flat):
     """
     if type(step) not in _STEPS:
         reason = _REFUSED.get(type(step), "it is none of lstmx; save it in another way")
-        raise TypeError(f"model: a {type(step).__name__} cannot be exported: {reason}")
+        raise TypeError(f"model: {type(step).__name__} cannot be exported: {reason}")
     return _STEPS[type(step)](g, step, x, flat)
 
 
