@@ -161,6 +161,7 @@ def test_what_it_shows():
         (lambda feed: {"x": feed["x"][0]}, ValueError, r"x: got shape \(3, 2\), must be \(T, N, 2\)"),
         (lambda feed: {"x": feed["x"][..., :1]}, ValueError, r"must be \(T, N, 2\)"),
         (lambda feed: {"x": feed["x"].astype(str)}, TypeError, "must be real numbers"),
+        (lambda feed: {"x": [np.ones((4, 2)), np.ones((3, 2))]}, ValueError, r"a graph takes one array, \(T, N, 2\)"),
         (lambda feed: feed | {"h": feed["h"][:, :1]}, ValueError, "initial_h, initial_c: got"),
     ],
 )

@@ -202,6 +202,12 @@ def test_bfloat16(tmp_path):
     np.testing.assert_array_equal(found.view(np.uint32), values["bias"].view(np.uint32) & 0xFFFF0000)
 
 
+def test_gelu_is_the_exact_one(tmp_path):
+    dense = "dense", "Dense", {"units": 4, "activation": "gelu"}, {"kernel": np.eye(4), "bias": np.zeros(4)}
+    *_, last = from_keras(model_file(tmp_path / "a.h5", lstm(), dense)).layers
+    assert last.activation == "gelu"
+
+
 def test_what_the_user_should_know_is_noted(tmp_path):
     path = model_file(tmp_path / "a.h5", lstm(stateful=True))
     assert read(path).notes[0] == "'lstm' is stateful in Keras; here a call starts anew, and step keeps the state"

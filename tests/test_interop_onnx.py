@@ -98,7 +98,6 @@ NOT_HERE = (
     "select_last_index",
     "training_dropout",
     "dropout_default_mask",
-    "gelu_default",
     "test_selu_example",
     "batch_dim",
 )
@@ -115,6 +114,27 @@ def test_all_cases_of_onnx_for_our_operators_pass():
 
 
 # What PyTorch and Keras export.
+
+
+def test_operators_of_feed_forward_parts():
+    """Beside onnxruntime; LayerNormalization over the last two axes, and by constants."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 4, 5)).astype("float32")
+    constants = {"scale": rng.normal(size=(4, 5)), "bias": rng.normal(size=5)}
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "scale", "bias"], ["norm", "mean", "factor"], axis=1, epsilon=0.1),
+        helper.make_node("Erf", ["norm"], ["erf"]),
+        helper.make_node("HardSwish", ["erf"], ["swish"]),
+        helper.make_node("Mish", ["swish"], ["mish"]),
+        helper.make_node("IsNaN", ["mish"], ["isnan"]),
+    ]
+    names = {"norm": "float32", "mean": "float32", "factor": "float32", "mish": "float32", "isnan": "bool"}
+    model = model_of(nodes, {"x": (x.shape, x.dtype)}, {name: (None, kind) for name, kind in names.items()},
+                     {name: a.astype("float32") for name, a in constants.items()}, opset=18)  # fmt: skip
+    wanted = session(model).run(list(names), {"x": x})
+    found = from_onnx(model).run({"x": x})
+    for name, a in zip(names, wanted, strict=True):
+        np.testing.assert_allclose(found[name], a, err_msg=name, **ONNXRUNTIME)
 
 
 def frozen(which):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from onnx_cases import model_of  # noqa: E402
 
+import lstmx  # noqa: E402
 from lstmx.interop.onnx import from_onnx, lstms  # noqa: E402
 from lstmx.storage import ModelFileError  # noqa: E402
 
@@ -224,10 +225,21 @@ def test_the_error_names_the_file(tmp_path):
     with pytest.raises(ModelFileError, match=r"model\.onnx: .*take another"):
         from_onnx(path)
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
-    with pytest.raises(ModelFileError, match="not an ONNX model but an HDF5 file"):
+    with pytest.raises(ModelFileError, match=r"not an ONNX model but an HDF5 file.*; lstmx.from_keras reads it$"):
         from_onnx(path)
+    lstmx.LSTM(1, 1).save(path)
+    with pytest.raises(ModelFileError, match=r"not an ONNX model but a model saved by lstmx; lstmx.load reads it$"):
+        from_onnx(path)
+    with pytest.raises(IsADirectoryError, match="is a folder; give the path of a file in it"):
+        from_onnx(tmp_path)
     with pytest.raises(FileNotFoundError, match="no file"):
         from_onnx(tmp_path / "nothing.onnx")
+
+
+def test_what_lstmx_wrote_and_does_not_read_says_what_to_load():
+    model = lstmx.to_onnx(lstmx.LSTM(2, 3, proj_size=2))
+    with pytest.raises(ModelFileError, match=r"not supported here: Scan.*; lstmx wrote this file: load what"):
+        from_onnx(model)
 
 
 @pytest.mark.parametrize("source", [3, None, ["model.onnx"]])

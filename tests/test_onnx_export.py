@@ -173,6 +173,10 @@ def test_chains_of_layers(name, dtype):
 def test_activations(activation, dtype):
     model = lstmx.Sequential([Dense(3, 8), Activation(activation)], random_state=0).astype(dtype)
     x = 3 * np.random.default_rng(0).normal(size=(4, 6, 3)).astype(dtype)
+    if (activation, dtype) == ("gelu", "float64"):
+        with pytest.raises(ValueError, match='onnxruntime has not in float64; export with dtype="float32"'):
+            to_onnx(model)
+        return
     assert_close(session(to_onnx(model)).run(None, {"x": x})[0], model.predict(x), dtype)
 
 

@@ -395,7 +395,11 @@ class GraphModel(storage.Stored):
         for name, dtype, shape in self.inputs:
             if name not in inputs:
                 continue
-            a = validate.real_array(name, inputs[name])
+            try:
+                a = validate.real_array(name, inputs[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: got sequences of several lengths, or no numbers; a graph takes one array, "
+                                 f"{_shown(shape)}: pad them to one length") from error  # fmt: skip
             if dtype == "int64" and a.dtype.kind not in "iub":
                 raise TypeError(f"{name}: got {a.dtype}, must be integers")
             with np.errstate(over="ignore"):

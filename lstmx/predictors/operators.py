@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lstmx.functional import kernels, validate
+from lstmx.layers.activation import normal_distribution
 
 DTYPES = {name: np.dtype(name) for name in ("float32", "float64", "int64", "bool")}  # of the values in a graph
 LARGEST = 2**28  # elements of a value that is larger than what it is made of
@@ -58,6 +59,8 @@ def check_option(name, kind, value):
         if value is not None and (not isinstance(value, list) or len(value) > MOST_AXES):
             raise ValueError(f"{name}: got {value!r:.60}, must be None or a list of at most {MOST_AXES} integers")
         return None if value is None else [_axis(name, axis) for axis in value]
+    if kind == "number":
+        return validate.number(name, value, 0)
     if kind == "flag":
         return validate.flag(name, value)
     return validate.choice(name, value, tuple(DTYPES))  # "dtype"
@@ -146,6 +149,7 @@ for _name, _function in {"Neg": np.negative, "Abs": np.abs, "Not": np.logical_no
     _elementwise(_name, _function, 1)
 for _name, _function in {
     "Sqrt": np.sqrt, "Log": np.log, "Reciprocal": np.reciprocal, "Floor": np.floor, "Ceil": np.ceil,
+    "IsNaN": np.isnan, "Erf": lambda x: 2 * normal_distribution(x.astype(np.float64) * math.sqrt(2)) - 1,
 }.items():  # fmt: skip
     _elementwise(_name, _function, 1, floats=True)
 
@@ -422,6 +426,23 @@ _reduction("ReduceProd", lambda rows: rows.prod(axis=-1))
 _reduction("ReduceSumSquare", lambda rows: (rows * rows).sum(axis=-1))
 _reduction("ReduceL1", lambda rows: np.abs(rows).sum(axis=-1))
 _reduction("ReduceL2", lambda rows: np.sqrt((rows * rows).sum(axis=-1)))
+
+
+@operator(2, 3, axis=("int", -1), epsilon=("number", 1e-5))
+def LayerNormalization(given, options, room):
+    """The result, and the mean and 1 / deviation that it took."""
+    (x, scale), bias = given[:2], given[2] if len(given) > 2 else None
+    if x.dtype.kind != "f":
+        raise ValueError(f"got {x.dtype}, must be floating-point numbers")
+    axes = tuple(range(place(options["axis"], x.ndim), x.ndim))
+    rows, _ = rows_last(x, axes)
+    count = np.asarray(rows.shape[-1], x.dtype)
+    mean = rows.sum(axis=-1, keepdims=True) / count
+    rows = rows - mean
+    factor = 1 / np.sqrt((rows * rows).sum(axis=-1, keepdims=True) / count + x.dtype.type(options["epsilon"]))
+    out = (rows * factor).reshape(x.shape) * scale
+    shape = *x.shape[: axes[0]], *(1 for _ in axes)
+    return out if bias is None else out + bias, mean.reshape(shape), factor.reshape(shape)
 
 
 @operator(1, axis=("int", 0), keepdims=("flag", True))

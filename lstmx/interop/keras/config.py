@@ -27,7 +27,20 @@ MOST_PARTS = 1000
 DEEPEST = 8  # models in models
 PRECISIONS = "float32", "float64", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"
 _SAME = (  # by the same name here
-    *("linear", "sigmoid", "tanh", "relu", "softmax", "elu", "selu", "softplus", "softsign", "silu", "hard_sigmoid"),
+    *(
+        "linear",
+        "sigmoid",
+        "tanh",
+        "relu",
+        "softmax",
+        "elu",
+        "selu",
+        "softplus",
+        "softsign",
+        "silu",
+        "gelu",
+        "hard_sigmoid",
+    ),
 )
 _OTHERS = {"swish": "silu", "exponential": "exp", "leaky_relu": ("leaky_relu", 0.2)}
 

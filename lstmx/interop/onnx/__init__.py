@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lstmx import formats, storage
 from lstmx.functional import validate
 from lstmx.functional.cell import Cell
 from lstmx.interop.imported import Imported, Part, finish
@@ -121,6 +122,8 @@ def _load(source):
         label = os.fspath(source)
         if not isinstance(label, str) or not label or "\0" in label:
             raise ValueError(f"source: got {source!r}, must be the path of an ONNX model")
+        if os.path.isdir(label):
+            raise IsADirectoryError(f"source: {label!r} is a folder; give the path of a file in it")
         if not os.path.isfile(label):
             raise FileNotFoundError(f"source: there is no file {label!r}")
         folder = os.path.dirname(os.path.abspath(label))
@@ -131,20 +134,24 @@ def _load(source):
     try:
         model = onnx.ModelProto.FromString(data)
     except (DecodeError, RecursionError) as error:
-        what = f"{_what_it_is(label, folder)}, or one that is damaged or cut short"
-        raise ModelFileError(f"{label}: {what} ({error}); take another copy of it") from error
+        damaged = f"not an ONNX model, or one that is damaged or cut short ({error}); take another copy of it"
+        raise ModelFileError(f"{label}: {_of_others(label, folder) or damaged}") from error
     if not model.HasField("graph") or not model.graph.output:
-        raise ModelFileError(f"{label}: {_what_it_is(label, folder)}: it has no graph with outputs")
+        empty = "not an ONNX model: it has no graph with outputs; take another copy of it"
+        raise ModelFileError(f"{label}: {_of_others(label, folder) or empty}")
     if not all(isinstance(name, str) for name in _names(model.graph)):
         raise ModelFileError(f"{label}: it has names that are no text; take another copy of it")
     return model, label, len(data) + (0 if folder is None else _load_external(model, label, folder))
 
 
-def _what_it_is(label, folder):
-    from lstmx import formats
-
+def _of_others(label, folder):
+    """What a file is that others read, and who does; "" where that is not known."""
     known = None if folder is None else formats.identify(label)
-    return "not an ONNX model" + (f" but {known[0]}" if known and known[0] != "an ONNX model" else "")
+    if known is None and folder is not None and storage.is_ours(label):
+        known = formats.Kind("a model saved by lstmx", "lstmx.load reads it")
+    if known is None or known.reader == "from_onnx":
+        return ""
+    return f"not an ONNX model but {known.what}; {known.remedy}"
 
 
 def _load_external(model, label, folder):
@@ -403,10 +410,10 @@ _NUMPY = {number: np.dtype(kind) for number, (kind, *_) in TYPES.items()} | {
 
 
 def _joined(ours, theirs):
-    """All outputs end to end, of both; an error where shapes differ."""
-    shapes = [[np.shape(a) for a in arrays] for arrays in (ours, theirs)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"check: outputs have shapes {shapes[0]} here, {shapes[1]} there; please report it")
+    """All outputs end to end, of both; where shapes differ, the two that do."""
+    for pair in zip(ours, theirs, strict=True):
+        if np.shape(pair[0]) != np.shape(pair[1]):
+            return pair
     return tuple(np.concatenate([np.asarray(a, float).reshape(-1) for a in arrays]) for arrays in (ours, theirs))
 
 

@@ -116,6 +116,7 @@ class Reader:
         self.quantised_products = set()  # names of values: of Dense layers whose scale is still to come
         self.room_left = size + 2**20  # elements
         self._names, self._depth = set(), 0
+        self._is_ours = model.producer_name == "lstmx"
         versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
         self.opset = max(versions, default=1)
         if self.opset < OLDEST:
@@ -125,7 +126,8 @@ class Reader:
 
     def error(self, text):
         """A ModelFileError about this file."""
-        return ModelFileError(f"{self.label}: {text}")
+        ours = "; lstmx wrote this file: load what it was written of by lstmx.load" if self._is_ours else ""
+        return ModelFileError(f"{self.label}: {text}{ours}")
 
     # Values.
 

@@ -87,8 +87,8 @@ def converter(*names):
 
 
 @converter("Add", "Sub", "Mul", "Div", "Pow", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or",
-           "Neg", "Abs", "Not", "Sqrt", "Log", "Reciprocal", "Floor", "Ceil", "Sum", "Min", "Max", "Where", "Size",
-           "Expand", "Tile", "Range")  # fmt: skip
+           "Neg", "Abs", "Not", "IsNaN", "Erf", "Sqrt", "Log", "Reciprocal", "Floor", "Ceil", "Sum", "Min", "Max",
+           "Where", "Size", "Expand", "Tile", "Range")  # fmt: skip
 def _same(node):
     if node.op not in ("Add", "Mul") or not _joins_product(node):
         node.put(node.op)
@@ -203,10 +203,24 @@ def _selu(node):
 
 @converter("Gelu")
 def _gelu(node):
-    if node.take("approximate", "none") == "tanh":
-        _activate(node, "gelu_tanh")
-    else:
-        node.refuse("without the approximation by tanh")
+    _activate(node, "gelu_tanh" if node.take("approximate", "none") == "tanh" else "gelu")
+
+
+@converter("HardSwish", "Mish")
+def _gated(node):
+    """x times a function of x."""
+    [x] = node.inputs
+    names = ["softplus", "tanh"] if node.op == "Mish" else [("hard_sigmoid", 1 / 6, 0.5)]
+    gate = x
+    for name in names if isinstance(x, str) else ():
+        [gate] = node.emit("Activation", [gate], {"axis": -1}, layers=[Activation(name)])
+    node.put("Mul", [x, gate]) if isinstance(x, str) else node.refuse("of a constant")
+
+
+@converter("LayerNormalization")
+def _layer_norm(node):
+    options = {"axis": node.take("axis", -1), "epsilon": node.take("epsilon", 1e-5)}
+    node.put("LayerNormalization", options=options, outputs=3)
 
 
 def _activate(node, activation, x=None, axis=-1):

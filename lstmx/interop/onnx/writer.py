@@ -188,6 +188,14 @@ def _softplus(g, x):
 
 
 def _gelu(g, x):
+    if g.dtype != np.float32:
+        raise ValueError('activation: "gelu" needs the operator Erf, which onnxruntime has not in float64; export with '
+                         'dtype="float32"')  # fmt: skip
+    twice = g.add("Add", g.add("Erf", g.scaled(x, np.sqrt(0.5))), g.number(1))
+    return g.add("Mul", x, g.scaled(twice, 0.5))
+
+
+def _gelu_tanh(g, x):
     cubed = g.scaled(g.add("Mul", x, g.add("Mul", x, x)), 0.044715)
     t = g.add("Tanh", g.scaled(g.add("Add", x, cubed), np.sqrt(2 / np.pi)))
     return g.add("Mul", x, g.scaled(t, 0.5, 0.5))
@@ -214,6 +222,7 @@ _FUNCTIONS = {
     "softplus": _where_single("Softplus", _softplus),
     "softmax": lambda g, x: g.add("Softmax", x, axis=-1),
     "silu": lambda g, x: g.add("Mul", x, g.add("Sigmoid", x)),
-    "gelu_tanh": _gelu,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
     "selu": _where_single("Selu", lambda g, x: g.scaled(_elu(g, x, _SELU[0]), _SELU[1])),
 }
