@@ -156,7 +156,7 @@ quotes, and so has a text that would be a number:
   --set 'activations={"fc1": "relu"}'
   --set layers=lstm,dense                .keras, .h5, .pt
   --export states=true                   .onnx: fed step by step; lengths=true, opset=17, dtype=float64
-  --export 'names=["lstm", "out"]'       .pt; prefix=encoder.
+  --export 'names=["lstm", "out"]'       .pt; prefix=encoder., in_forward=mask
 """
 
 
