@@ -499,7 +499,9 @@ class Sequential(storage.Stored):
     def trace_rows(self, rows, context):
         """`trace` on packed rows."""
         if not any(isinstance(layer, LSTM) for layer in self.layers):
-            raise ValueError("trace: the model has no LSTM, and of other layers nothing is traced")
+            raise ValueError(
+                "trace: the model has no LSTM, and of other layers nothing is traced; gradient_flow takes an RNN too"
+            )
         _, _, state, tape = self.forward_rows(rows, context, None, Run(keep=True))
         return {
             k: Trace(layer, *tape[k][:2], state[k]) for k, layer in enumerate(self.layers) if isinstance(layer, LSTM)

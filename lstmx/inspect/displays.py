@@ -31,11 +31,6 @@ def trace_of(estimator, X=None, lstm=None):
             f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx, what load gives of one, "
             "or a Sequential; of a pipeline give the last step, pipe[-1], and what it is fed as X"
         )
-    if not traces:
-        raise ValueError(
-            f"estimator: got {type(estimator).__name__} without an LSTM, must have one; of an RNN there is no gate or "
-            "memory to draw, but WeightsDisplay and GradientFlowDisplay draw it"
-        )
     lstm = min(traces) if lstm is None else lstm
     if lstm not in traces:
         raise ValueError(f"lstm: got {lstm}, there are {sorted(traces)}: the indices of LSTMs among the layers")

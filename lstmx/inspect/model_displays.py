@@ -243,7 +243,8 @@ class WeightsDisplay:
         By default a layer that reads the features has the names that they had in `fit`.
         """
         # Of an estimator that is not fitted model_ raises scikit-learn's error.
-        model = estimator.model_ if hasattr(type(estimator), "model_") else getattr(estimator, "model", None)
+        fitted = hasattr(type(estimator), "model_") or "model_" in vars(estimator)
+        model = estimator.model_ if fitted else getattr(estimator, "model", None)
         if model is None:
             raise TypeError(f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx; of a "
                             "pipeline give the last step, pipe[-1]")  # fmt: skip
