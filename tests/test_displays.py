@@ -554,7 +554,7 @@ def test_models_are_drawn_as_estimators_are():
 @pytest.mark.parametrize("display", [GateDisplay, MemoryDisplay, HalfLifeDisplay])
 def test_a_model_without_an_lstm_is_refused(display):
     model = lstmx.Sequential([lstmx.RNN(2, 3), lstmx.Last()], random_state=0)
-    with pytest.raises(ValueError, match="^trace: the model has no LSTM, and of other layers nothing is traced"):
+    with pytest.raises(ValueError, match=r"^trace: the model has no LSTM, and of other layers nothing is traced"):
         display.from_estimator(model, data(5)[None])
 
 

@@ -243,7 +243,7 @@ class WeightsDisplay:
         By default a layer that reads the features has the names that they had in `fit`.
         """
         # Of an estimator that is not fitted model_ raises scikit-learn's error.
-        fitted = hasattr(type(estimator), "model_") or "model_" in vars(estimator)
+        fitted = hasattr(type(estimator), "model_") or "model_" in getattr(estimator, "__dict__", {})
         model = estimator.model_ if fitted else getattr(estimator, "model", None)
         if model is None:
             raise TypeError(f"estimator: got {type(estimator).__name__}, must be a fitted estimator of lstmx; of a "
