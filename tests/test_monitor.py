@@ -180,3 +180,17 @@ def test_a_batch_without_weight_is_no_update_and_the_next_is_measured():
 def test_what_cannot_be_watched_is_explained(layers, monitor, message):
     with pytest.raises(ValueError, match=message):
         Sequential([layer.copy() for layer in layers], random_state=0).fit(*data(5), verbose=0, monitor=monitor)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_direction_that_the_loss_does_not_ask_has_not_lost_its_gradient():
+    """Last reads the second direction after one step: what it has read before, from the end, is nothing."""
+    rng = np.random.default_rng(0)
+    layers = [lstmx.LSTM(2, 8, bidirectional=True), lstmx.LSTM(16, 8, bidirectional=True), lstmx.Last()]
+    model = lstmx.Sequential([*layers, lstmx.Dense(16, 1)], random_state=0)
+    x = rng.normal(size=(32, 12, 2))
+    history = model.fit(x, x[:, 0, :1], epochs=2, verbose=0, monitor="gradients").history
+    assert np.isnan(history["1.gradient_first_l0_reverse"]).all()
+    assert (
+        np.isfinite(history["1.gradient_first_l0"]).all() and np.isfinite(history["0.gradient_first_l0_reverse"]).all()
+    )

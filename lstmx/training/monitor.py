@@ -54,6 +54,7 @@ class GradientMonitor:
             dy = layers[k].backward_rows(tape[k], dy, out[k], True)
         dy = where_all_is_read(dy, tape[top][1], layers[top])
         sent = norms(dy).sum() / max(np.count_nonzero(tape[top][1].lengths), 1)
+        unasked = {(top, layers[top].num_layers - 1, d) for d in without_gradient(dy, layers[top])}
         flow = {k: room(layers[k], tape[k][1]) for k in self.recurrent}
         for k in reversed(range(self.recurrent[0], top + 1)):
             more = {"flow": flow[k]} if k in flow else {}
@@ -62,6 +63,8 @@ class GradientMonitor:
             found = {}
             for k, pairs in flow.items():
                 for pair, slabs in pairs.items():
+                    if (k, *pair) in unasked:
+                        continue
                     found[k, *pair] = self._measure(layers[k], tape[k][1], pair, slabs, sent)
             self._epoch.append(found)
 
@@ -82,8 +85,10 @@ class GradientMonitor:
         Means are geometric. An epoch without a measurement has the numbers of the one before.
         """
         if self._epoch:
-            logs = [np.log(np.maximum([found[key] for found in self._epoch], SMALLEST)) for key in self._epoch[0]]
-            self._last = dict(zip(self._epoch[0], np.exp(np.mean(logs, axis=1)).tolist(), strict=True))
+            self._last = {}
+            for key in set.intersection(*map(set, self._epoch)):
+                logs = np.log(np.maximum([found[key] for found in self._epoch], SMALLEST))
+                self._last[key] = tuple(np.exp(logs.mean(axis=0)).tolist())
         self._epoch = []
         for kind, bad, worst in (
             ("vanish", lambda first, largest: first < self.VANISHED, lambda key: self._last[key][0]),
@@ -96,7 +101,7 @@ class GradientMonitor:
         nothing = {(k, *pair): (np.nan,) * 2 for k in self.recurrent for pair in _pairs(self.model.layers[k])}
         return {
             f"{k}.gradient_{what}{suffix(layer, direction)}": value
-            for (k, layer, direction), pair in (self._last or nothing).items()
+            for (k, layer, direction), pair in (nothing | self._last).items()
             for what, value in zip(("first", "largest"), pair, strict=True)
         }
 
@@ -121,13 +126,23 @@ def _pairs(layer):
     return [(k, direction) for k in range(layer.num_layers) for direction in range(layer.directions)]
 
 
+def _columns(dy, layer):
+    """The columns of dL/dy (S, D*H) of each direction; all of it where they are merged."""
+    if getattr(layer, "merge", "concat") != "concat":
+        return [slice(None)] * layer.directions
+    width = dy.shape[1] // layer.directions
+    return [slice(d * width, (d + 1) * width) for d in range(layer.directions)]
+
+
+def without_gradient(dy, layer):
+    """The directions that a loss does not ask: of two, `Last` reads the second where it has read one step alone."""
+    return [d for d, columns in enumerate(_columns(dy, layer)) if not dy[:, columns].any()]
+
+
 def where_all_is_read(dy, context, layer):
     """dL/dy (S, D*H) of a recurrent layer, but 0 at all steps except those where a direction has read its sequence."""
     kept = np.zeros_like(dy)
-    merged = getattr(layer, "merge", "concat") != "concat"
-    width = dy.shape[1] // (1 if merged else layer.directions)
-    for direction, reverse in enumerate(layer.reversed):
-        columns = slice(0 if merged else direction * width, None if merged else (direction + 1) * width)
+    for reverse, columns in zip(layer.reversed, _columns(dy, layer), strict=True):
         rows = slice(context.widest) if reverse else context.last_rows[0]
         kept[rows, columns] = dy[rows, columns]
     return kept
