@@ -17,6 +17,8 @@ import pytest
 
 from lstmx._core.isa import describe
 
+pytestmark = pytest.mark.long  # every kernel is compiled again, to be looked at
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "lstmx" / "_core" / "c"
 X86 = platform.machine().lower() in ("x86_64", "amd64")
