@@ -211,7 +211,7 @@ def _argument(flag, text):
         except ValueError as error:
             raise ValueError(f"{flag}: {name}: got {value!r}, must be JSON, with double quotes ({error})") from error
     words = [_word(word) for word in value.split(",")]
-    return name, words if len(words) > 1 else words[0]
+    return name, words if len(words) > 1 or (name == "activations" and words == [None]) else words[0]
 
 
 def _word(text):

@@ -175,3 +175,11 @@ def test_activations_of_keras_weights(tmp_path):
     lstmx.to_keras_weights(lstm, tmp_path / "a.weights.h5")
     found = convert.read(tmp_path / "a.weights.h5", recurrent_activation=["hard_sigmoid", 0.2, 0.5]).model
     assert found.cell == lstm.cell
+
+
+def test_what_a_check_leaves_open_is_said(model, command):
+    pytest.importorskip("torch")
+    assert command("a.safetensors", "b.pt")[0] == 0
+    status, out, _ = command("b.pt", "c.safetensors", "--set", "head=mean", "--set", "activations=none", "--check")
+    assert status == 0 and "head, activations and order are not checked by this" in out
+    assert "is taken to have no activation" not in out

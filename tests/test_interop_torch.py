@@ -580,7 +580,8 @@ def test_the_comparison_leaves_the_module_and_the_random_numbers_alone(torch):
     torch.manual_seed(3)
     wanted = torch.rand(3)
     torch.manual_seed(3)
-    from_torch(net, head="last")
+    with pytest.warns(UserWarning, match="hooks of fc were left out"):
+        from_torch(net, head="last")
     assert torch.equal(torch.rand(3), wanted) and not calls
     assert net.training and not net.fc.training and torch.is_grad_enabled()
 
@@ -780,3 +781,59 @@ def test_the_cell_of_silero_in_its_script(torch):
     _, found = model.step(x.numpy(), tuple(part.numpy()[None] for part in state))
     for ours, theirs in zip(found, wanted, strict=True):
         np.testing.assert_allclose(ours[0], theirs, **PEER["float32"])
+
+
+def mean_of(torch, scale=1.0, offset=0.0):
+    """A network that reads the mean over steps, with outputs of any size."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.fc = torch.nn.LSTM(3, 8, batch_first=True), torch.nn.Linear(8, 2)
+            with torch.no_grad():
+                self.fc.weight *= scale
+                self.fc.bias.mul_(scale).add_(offset)
+
+        def forward(self, x):
+            return self.fc(self.lstm(x)[0].mean(1))
+
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1, 0), (1e-3, 0), (1e-6, 0), (1, 1e3), (1e3, 0)])
+def test_what_is_wrong_is_wrong_at_any_size_of_the_outputs(torch, scale, offset, capsys):
+    net = mean_of(torch, scale, offset)
+    from_torch(net, head="mean", check=True)
+    with pytest.raises(ValueError, match="this is not the same model"):
+        from_torch(net, head="last", check=True)
+
+
+def test_a_probe_whose_outputs_are_all_alike_says_so(torch, capsys):
+    from_torch(mean_of(torch, scale=0), head="last", check=True)
+    assert "all of them are alike, so that this probe tells little" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [5, 5000])
+def test_the_probe_has_padding(torch, words):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = torch.nn.Embedding(words, 3, padding_idx=0)
+            self.lstm, self.fc = torch.nn.LSTM(3, 4, batch_first=True), torch.nn.Linear(4, 2)
+
+        def forward(self, tokens):
+            there = (tokens != 0)[..., None].float()
+            return self.fc((self.lstm(self.embed(tokens))[0] * there).sum(1) / there.sum(1).clamp(min=1))
+
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="this is not the same model"):
+        from_torch(Net().eval(), head="mean", check=True)
+
+
+def test_a_part_of_a_checkpoint_that_has_several_is_reached_by_its_name(torch, path):
+    one, other = (torch.nn.LSTM(3, 4).state_dict() for _ in range(2))
+    torch.save({"ema": one, "model": other}, path)
+    for options, wanted in (({"prefix": "ema"}, one), ({"prefix": "model."}, other), ({}, other)):
+        found = from_torch(path, **options).parameters()["weight_ih_l0"]
+        assert (found == wanted["weight_ih_l0"].numpy()).all()

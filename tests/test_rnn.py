@@ -241,3 +241,9 @@ def test_the_gradient_flow_of_a_model_has_its_outputs_and_no_memory():
 def test_the_nonlinearity_of_pytorch_is_the_activation():
     with pytest.raises(TypeError, match=r"^RNN: got an unexpected argument 'nonlinearity'; did you mean activation"):
         lstmx.RNN(2, 3, nonlinearity="relu")
+
+
+def test_norms_of_its_gradients_are_those_of_h():
+    model = lstmx.Sequential([lstmx.RNN(2, 3), lstmx.Last(), lstmx.Dense(3, 1)], random_state=0)
+    flow = model.gradient_flow(np.ones((2, 5, 2)), np.ones((2, 1)))
+    assert flow.norms().keys() == {(0, 0, 0)} and (flow.norms()[0, 0, 0] == flow.norms("h")[0, 0, 0]).all()

@@ -100,7 +100,21 @@ def check(imported):
         outputs = imported.compare()
     except Exception as error:  # its classes are those of the framework
         return f"not checked: {str(error).removeprefix('check: ')}"
-    return f"checked: {replace(imported, compare=lambda: outputs).check()}"
+    again = _Outputs(outputs, imported.compare)
+    return f"checked: {replace(imported, compare=again).check()}"
+
+
+class _Outputs:
+    """A comparison that has been made, with all that it says of itself."""
+
+    def __init__(self, outputs, compare):
+        self._outputs = outputs
+        for name in ("against", "remedy", "whole"):
+            if hasattr(compare, name):
+                setattr(self, name, getattr(compare, name))
+
+    def __call__(self):
+        return self._outputs
 
 
 class Target:

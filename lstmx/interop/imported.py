@@ -7,7 +7,9 @@ import numpy as np
 
 from lstmx.functional import messages
 
-LARGEST_ERROR = 1e-4  # of a probe, beside its largest output: float32 rounding through many steps is a tenth of that
+# What a probe may be off by: a share of how far outputs differ from each other, and float32 rounding through many
+# steps, which is relative to their size.
+OF_SPREAD, OF_SIZE = 2e-4, 32 * 1.2e-7
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,27 @@ class Imported:
         if ours.shape != theirs.shape:
             raise ValueError(f"check: outputs have shape {ours.shape} here, {theirs.shape} there; {remedy}")
         size = float(np.abs(theirs).max(initial=0))
+        spread = _spread(theirs)
         error = float(np.abs(ours - theirs).max(initial=0))
         against = getattr(self.compare, "against", "")
         line = f"largest error {error:.1e}, of outputs {theirs.shape} as large as {size:.2g}{against and ', '}{against}"
-        if not error <= LARGEST_ERROR * max(size, 1):
+        if not spread:
+            line += "; all of them are alike, so that this probe tells little"
+        if not error <= OF_SPREAD * spread + OF_SIZE * size:
             raise ValueError(
                 f"check: {line}: this is not the same model; {remedy}; if they say it all, please report it"
             )
         return line
+
+
+def _spread(outputs):
+    """By how much outputs differ from what they are on average, each feature by itself: at most."""
+    if outputs.ndim < 2:
+        outputs = outputs.reshape(-1, 1)
+    each = outputs.reshape(-1, outputs.shape[-1])
+    return (
+        float(np.abs(each - each.mean(axis=0)).max(initial=0)) if len(each) > 1 else float(np.abs(each).max(initial=0))
+    )
 
 
 def finish(imported, check):

@@ -57,13 +57,13 @@ class GradientFlow:
             for k in (0, 1)
         )  # fmt: skip
 
-    def norms(self, quantity="c", *, align="start"):
+    def norms(self, quantity=None, *, align="start"):
         """The norm of the gradient at every step: Euclidean over the units, then the mean over the sequences.
 
         Parameters
         ----------
-        quantity : {"c", "h"}
-            Of dL/dc_t or dL/dh_t. Of an sLSTM c is the memory alone.
+        quantity : {"c", "h"}, optional
+            Of dL/dc_t or dL/dh_t; by default c where there is an LSTM, else h. Of an sLSTM c is the memory alone.
         align : {"start", "end"}
             What sequences of different lengths share: their first step, which is entry 0, or their last, which is entry
             -1. The mean is over those that have such a step; masked steps do not count.
@@ -73,6 +73,7 @@ class GradientFlow:
         dict of key to ndarray (T,)
             T is the steps of the longest.
         """
+        quantity = ("c" if self.dc.keys() else "h") if quantity is None else quantity
         validate.choice("quantity", quantity, ("c", "h"))
         validate.choice("align", align, ("start", "end"))
         values, found = self.dc if quantity == "c" else self.dh, {}

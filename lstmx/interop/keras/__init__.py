@@ -59,7 +59,8 @@ def from_keras(
     Notes
     -----
     The model computes what Keras's does in inference, also on masked steps: where Keras repeats an output or gives 0,
-    so does it. A model of ``stateful=True`` starts each call anew here; `Sequential.step` keeps a state.
+    so does it (but for the mean over a sequence without steps: 0 here, NaN there). A model of ``stateful=True`` starts
+    each call anew here; `Sequential.step` keeps a state.
     Embedding, LSTM and CuDNNLSTM, Bidirectional, RNN of LSTMCells, Dense, TimeDistributed, activations, dropout of all
     kinds, Masking and GlobalAveragePooling1D can be read.
     """

@@ -81,7 +81,11 @@ def from_torch(source, *, prefix="", head=None, activations=None, layers=None, i
     imported = read(source, **options)
     if not check and not isinstance(source, str | os.PathLike | dict):
         _compare(imported, told=imported.compare.ordered and (layers is None or activations is not None))
-    return finish(imported, check)
+    model = finish(imported, check)
+    if imported.compare.hooked:
+        messages.warn(f"hooks of {', '.join(imported.compare.hooked)} were left out, of the model and of what it was "
+                      "held against: if they change what layers take or give, it does not")  # fmt: skip
+    return model
 
 
 def read(source, *, prefix="", head=None, activations=None, layers=None, ignore=()):
@@ -141,8 +145,8 @@ def _compare(imported, told):
             imported.check()
     except NotRun as error:
         if not told and len(imported.parts) > 1:
-            messages.warn(f"{error}; until then layers are taken in the order in which they were registered, with no "
-                          "activations but modules: layers= and activations= say what forward does")  # fmt: skip
+            messages.warn(f"{str(error).removeprefix('check: ')}; so layers are taken in the order in which they were "
+                          "registered, unless layers= says another")  # fmt: skip
     except ValueError as error:
         messages.warn(f"the model does not compute what the module does: {error}")
 

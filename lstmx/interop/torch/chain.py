@@ -46,7 +46,7 @@ class Chain:
         self.live, self.kind, self.prefix, self.head = live, kind, prefix.rstrip("."), head
         self.largest = largest  # bytes of all layers
         self.notes, self.guesses = [], []
-        self.found = self._below_prefix(torch_modules.layers(source))
+        self.found = self._below_prefix(torch_modules.layers(source, prefix))
         self._ignored = (ignore,) if isinstance(ignore, str) else tuple(_listed("ignore", ignore))
         self.all = self._without_ignored(self.found)
         self.chain = self._chosen(layers) if layers is not None else self._deduced()

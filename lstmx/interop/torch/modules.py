@@ -70,15 +70,18 @@ def to_array(tensor):
 # From the source to layers.
 
 
-def layers(source):
+def layers(source, prefix=""):
     """The layers of a module, of a state dict, or of what a file holds, as a list of `Found`.
+
+    A checkpoint is looked into for its state dict, unless `prefix` begins with one of its names.
 
     Raises
     ------
     ValueError
         If the source is something else.
     """
-    source = _unwrapped(source)
+    named = isinstance(source, dict) and prefix and isinstance(source.get(prefix.partition(".")[0]), dict)
+    source = source if named else _unwrapped(source)
     if isinstance(source, dict):
         tensors = _flat(source)
         if not tensors:

@@ -37,11 +37,13 @@ class Comparison:
         Whether all layers surely follow each other.
     remedy : str
         For outputs that differ.
+    hooked : list of str
+        After a call: the modules whose hooks were left out.
     """
 
     def __init__(self, chain, model):
         self._chain, self._model = chain, model
-        self.against, self.whole, self.remedy = "", False, ""
+        self.against, self.whole, self.remedy, self.hooked = "", False, "", []
         self.ordered = all(one.ordered for one in chain.chain)
 
     def __call__(self):
@@ -65,10 +67,19 @@ class Comparison:
             return self._ours(x, None if cell else LENGTHS, theirs), _joined(theirs)
 
     def _inputs(self):
+        """Sequences of which all but the first end in padding, as a forward may look for it: zeros, or such tokens."""
         rng, (first, kind, _) = np.random.default_rng(0), self._chain.steps[0]
         if kind == "Embedding":
-            return rng.integers(first.tensors["weight"].shape[0], size=(SEQUENCES, STEPS))
-        return rng.normal(size=(SEQUENCES, STEPS, self._model.input_size or 1)).astype(self._model.dtype)
+            x, nothing = rng.integers(first.tensors["weight"].shape[0], size=(SEQUENCES, STEPS)), self._padding()
+        else:
+            x, nothing = rng.normal(size=(SEQUENCES, STEPS, self._model.input_size or 1)).astype(self._model.dtype), 0
+        for row, length in zip(x, LENGTHS, strict=True):
+            row[length:] = nothing
+        return x
+
+    def _padding(self):
+        padding = self._model.embedding.padding_idx
+        return 0 if padding is None else padding
 
     def _ours(self, x, lengths, theirs):
         """The outputs of the model; of an LSTM y, h_n and c_n in one, as many as there are on the other side."""
@@ -90,12 +101,15 @@ class Comparison:
             module = copy.deepcopy(module).to("cpu", getattr(torch, self._model.dtype.name)).eval()
         except Exception as error:
             raise NotRun(f"check: the module cannot be copied ({error}); give its state dict") from error
+        hooked = []
         for name, part in list(module.named_modules()):
             for hooks in HOOKS:
+                hooked += [name or "the module itself"] * bool(vars(part).get(hooks))
                 vars(part).get(hooks, {}).clear()
             if name and self._chain.ignores(name) and not isinstance(module, torch.jit.ScriptModule):
                 above, _, end = name.rpartition(".")
                 setattr(module.get_submodule(above), end, torch.nn.Identity())
+        self.hooked = list(dict.fromkeys(hooked))
         return module
 
     def _beside_layers(self, torch, x):
