@@ -62,7 +62,7 @@ def of_layers(dtype):
         trace = lstm.trace(x, state)
         yield f"{name} trace", [[getattr(trace, part)[key] for key in trace.i.keys()] for part in "ifgoch"]  # noqa: SIM118
         flow = lstmx.inspect.gradient_flow(lstm, x, np.ones_like(y))
-        yield f"{name} flow", (flow.dh, flow.dc)
+        yield f"{name} flow", (dict(flow.dh), dict(flow.dc))
         if not bidirectional:
             yield f"{name} step", lstm.step(x[:, 0], tuple(state))
             yield f"{name} stream", lstm.stream(x, tuple(state))
