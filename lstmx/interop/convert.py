@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import os
-from dataclasses import replace
 
 from lstmx import formats, storage
 from lstmx.interop.imported import Imported
@@ -100,21 +99,7 @@ def check(imported):
         outputs = imported.compare()
     except Exception as error:  # its classes are those of the framework
         return f"not checked: {str(error).removeprefix('check: ')}"
-    again = _Outputs(outputs, imported.compare)
-    return f"checked: {replace(imported, compare=again).check()}"
-
-
-class _Outputs:
-    """A comparison that has been made, with all that it says of itself."""
-
-    def __init__(self, outputs, compare):
-        self._outputs = outputs
-        for name in ("against", "remedy", "whole"):
-            if hasattr(compare, name):
-                setattr(self, name, getattr(compare, name))
-
-    def __call__(self):
-        return self._outputs
+    return f"checked: {imported.check(outputs)}"
 
 
 class Target:

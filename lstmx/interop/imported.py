@@ -66,8 +66,8 @@ class Imported:
         lines = [f"  {a:{widths[0]}s}  {b:{widths[1]}s}  {c}".rstrip() for a, b, c in columns]
         return "\n".join([self.source, *lines, *(f"note: {note}" for note in (*self.notes, *self.guesses))])
 
-    def check(self):
-        """Run the probe.
+    def check(self, outputs=None):
+        """Run the probe; `outputs` are what `compare` gave, where it has been called.
 
         Returns
         -------
@@ -83,7 +83,7 @@ class Imported:
         """
         if self.compare is None:
             raise ValueError(f"check: a {self.source} alone says not what the original computes; give the model itself")
-        ours, theirs = self.compare()
+        ours, theirs = self.compare() if outputs is None else outputs
         ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
         remedy = getattr(self.compare, "remedy", "") or (
             "all arguments must say what the original does (head, activations, layers, ..)"
