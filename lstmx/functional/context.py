@@ -281,22 +281,24 @@ class EpisodeContext(SequenceContext):
         row, time = other.places
         return (np.cumsum(self.given) - self.given)[row] + time
 
-    def unmasked(self):
-        """(context, rows): of all given steps; for each of its packed rows that of ours which is the same step, or the
-        last one before it, -1 where there is none.
+    @property
+    def _packed(self):
+        """The packed row of every given step; anything for those that are masked."""
+        found = np.empty(len(self.mask), np.intp)
+        found[self._numbers(self)] = np.arange(self.rows, dtype=np.intp)
+        return found
+
+    def unmasked(self, repeat):
+        """(context, rows): of all given steps; for each of its packed rows that of ours which is the same step, or with
+        `repeat` the last one before it; -1 where there is none.
         """
         self._check_whole("Unmask")
         whole = SequenceContext(self.given, self.steps, self.form)
-        packed = np.empty(len(self.mask), np.intp)
-        packed[self._numbers(self)] = np.arange(self.rows, dtype=np.intp)
-        last = np.maximum.accumulate(np.where(self.mask, np.arange(len(self.mask)), -1))
-        number = self._numbers(whole)
-        last = last[number]
+        number, packed = self._numbers(whole), self._packed
+        if not repeat:
+            return whole, np.where(self.mask, packed, -1)[number]
+        last = np.maximum.accumulate(np.where(self.mask, np.arange(len(packed)), -1))[number]
         return whole, np.where(last >= number - whole.places[1], packed[last], -1)
-
-    def are_steps_of(self, whole):
-        """Whether the steps of the context that `unmasked` gave are steps of this."""
-        return self.mask[self._numbers(whole)]
 
     def backwards(self):
         """As of every context: at the times of a reversed mask."""
@@ -305,9 +307,7 @@ class EpisodeContext(SequenceContext):
         first = ends - np.repeat(self.given, self.given)
         turned = first + ends - 1 - np.arange(len(ends))  # the step that takes the place of each
         after = EpisodeContext(self.given, self.steps, self.form, self.mask[turned], None)
-        packed = np.empty(len(turned), np.intp)
-        packed[self._numbers(self)] = np.arange(self.rows, dtype=np.intp)
-        return after, packed[turned[after._numbers(after)]]
+        return after, self._packed[turned[after._numbers(after)]]
 
     def _ends(self, reverse, final):
         """(sequences in sorted order, the caller's sequences): which one reads first, or with `final` last."""

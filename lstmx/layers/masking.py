@@ -81,13 +81,9 @@ class Unmask(_Plain):
         """The layer protocol."""
         if run.own_steps or context.mask is None:
             return rows, context, None, None
-        whole, before = context.unmasked()
-        at, source = (np.flatnonzero(before >= 0),) * 2
-        if self.fill == "repeat":
-            source = before[at]
-        else:
-            fresh = context.are_steps_of(whole)
-            at, source = np.flatnonzero(fresh), before[fresh]
+        whole, source = context.unmasked(self.fill == "repeat")
+        at = np.flatnonzero(source >= 0)
+        source = source[at]
         y = allocate.zeros((whole.rows, rows.shape[1]), rows.dtype)
         y[at] = rows[source]
         return y, whole, None, (len(rows), at, source)
