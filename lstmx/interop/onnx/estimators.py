@@ -19,9 +19,8 @@ def to_predictor(model):
         found = to_stored(model)
     if not isinstance(found, predictors.Step):
         more = "; export its best_estimator_" if hasattr(model, "best_estimator_") else ""
-        more = more or "; put it into a Sequential" * isinstance(model, layers.Layer) * (
-            not hasattr(model, "hidden_size")
-        )
+        in_sequential = isinstance(model, layers.Layer) and not isinstance(model, layers.RNN)  # which is not exported
+        more = more or "; put it into a Sequential" * in_sequential
         more = more or "; export its to_sequential()" * hasattr(model, "to_sequential")
         raise TypeError(f"model: got {type(model).__name__}, must be an LSTM, a Sequential, a fitted estimator of "
                         f"lstmx or a scikit-learn Pipeline of such estimators and scalers{more}")  # fmt: skip
