@@ -88,6 +88,8 @@ setup(
             extension("dense"),
             extension("panels"),
             extension("stream"),
+            extension("program"),
+            extension("sessions"),
             extension("blas"),
         ],
         include_path=[str(blas_int())],

@@ -364,7 +364,7 @@ class Sequential(storage.Stored):
         if plain and type(X) is np.ndarray and X.ndim == 3 and len(X) <= BATCH and self._reads(X):
             found = self._compiled_layers().run(X)
             if found is not None:
-                return found[0]
+                return found
         batch_size = BATCH if batch_size is None else validate.count("batch_size", batch_size)
         return self.predict_sequences(self._read(X, lengths, mask=mask, reset=reset), batch_size)
 
@@ -377,7 +377,7 @@ class Sequential(storage.Stored):
             array = part.array() if self._reads(part.x) else None
             found = None if array is None else compiled.run(array)
             if found is not None:
-                return found[0]
+                return found
             rows, context = part.all(windows=self.layers[0].reads_windows)
             rows, context, *_ = self.forward_rows(rows, context, None, how)
             return context.unpack(rows)
@@ -441,41 +441,80 @@ class Sequential(storage.Stored):
     def _versions(self):
         return tuple(layer.store.version for layer in self.layers)
 
-    def step(self, x_t, state=None):
+    def step(self, x_t, state=None, *, out=None):
         """One time step of a stream through the whole model.
 
         Parameters
         ----------
         x_t : array (N, I) or (I,); integers (N,) or a single one where an Embedding comes first
         state : what the last step returned, or None to begin
+        out : (y_t, state), optional
+            Arrays to write the results to, as a step returns them. The state in it may be `state` itself.
 
         Returns
         -------
         y_t : array (N, O) or (O,)
             Pooling layers give what they would for the stream so far.
         state : tuple, one entry per layer
+
+        See Also
+        --------
+        lstmx.StreamPool : keeps the states of many streams, and takes any of them further in one call.
         """
-        embedding = self.embedding
-        if embedding is None and self._causal and type(x_t) is np.ndarray and x_t.ndim in (1, 2):
-            rows = x_t[None] if x_t.ndim == 1 else x_t
-            found = self._compiled_layers().run(rows, state, True)
-            if found is not None:
-                y, after = found
-                if y is rows or any(y is part for part in after):  # a pooling's output is its state
-                    y = y.copy()
-                return (y[0] if x_t.ndim == 1 else y), after
-        x_t = embedding.check_tokens("x_t", x_t) if embedding else validate.real_array("x_t", x_t, self.dtype)
-        single = x_t.ndim == (0 if embedding else 1)
-        rows = np.ascontiguousarray(x_t[None] if single else x_t)  # kernels read features that lie side by side
-        if rows.ndim != (1 if embedding else 2) or (not embedding and rows.shape[1] != self.input_size):
-            want = "(N,) integers or one" if embedding else f"(N, {self.input_size}) or ({self.input_size},)"
-            raise ValueError(f"x_t: got shape {x_t.shape}, must be {want}")
-        if state is not None and (not isinstance(state, tuple | list) or len(state) != len(self.layers)):
-            raise TypeError("state: must be what the last step of this model returned, or None")
+        return self._stream("x_t", x_t, state, out, True)
+
+    def stream(self, x, state=None, *, out=None):
+        """A block of a stream through the whole model.
+
+        Parameters
+        ----------
+        x : array (N, T, I) or (T, I); integers (N, T) or (T,) where an Embedding comes first
+        state, out : as in `step`
+
+        Returns
+        -------
+        y : array (N, T, O) or (T, O); of a model with pooling (N, O) or (O,), for the stream so far
+        state : tuple, one entry per layer
+
+        Examples
+        --------
+        >>> import numpy as np, lstmx
+        >>> model = lstmx.Sequential([lstmx.LSTM(1, 4), lstmx.Dense(4, 1)], random_state=0)
+        >>> x = np.ones((100, 1), "float32")
+        >>> _, state = model.stream(x[:50])
+        >>> y, state = model.stream(x[50:], state)
+        >>> bool((y == model.predict(x)[50:]).all())
+        True
+        """
+        return self._stream("x", x, state, out, False)
+
+    def _stream(self, name, x, state, out, step):
         if not self._causal:
             raise ValueError(BACKWARD_STREAM)
-        rows, _, state, _ = self.forward_rows(rows, SequenceContext.step(len(rows)), state, Run())
-        return (rows[0] if single else rows).copy(), state  # that of a pooling layer is its output
+        found = self._compiled_layers().stream(x, state, step, out)
+        if found is not None:
+            return found
+        embedding = self.embedding
+        x = embedding.check_tokens(name, x) if embedding else validate.real_array(name, x, self.dtype)
+        tail = () if embedding else (self.input_size,)
+        lead = x.ndim - len(tail)
+        if lead not in ((0, 1) if step else (1, 2)) or x.shape[lead:] != tail:
+            features = self.input_size
+            want = f"(N, {features}) or ({features},)" if step else f"(N, T, {features}) or (T, {features})"
+            if embedding:
+                want = "(N,) integers or one" if step else "(N, T) integers or (T,)"
+            raise ValueError(f"{name}: got shape {x.shape}, must be {want}")
+        if state is not None and (not isinstance(state, tuple | list) or len(state) != len(self.layers)):
+            raise TypeError("state: must be what the last step of this model returned, or None")
+        single = lead == (0 if step else 1)
+        block = x[None] if single else x
+        block = block[:, None] if step else block
+        context = SequenceContext(np.full(len(block), block.shape[1], np.int64), block.shape[1])
+        rows, after, states, _ = self.forward_rows(context.pack(block, own=True), context, state, Run())
+        y = after.unpack(rows)
+        y = y[:, 0] if step and self.per_step else y
+        results = (y[0] if single else y), states
+        return results if out is None else validate.fill("out", out, results, x, state)
 
     def trace(self, X, *, lengths=None, mask=None, reset=None):
         """Run the model and keep what its LSTM layers did.

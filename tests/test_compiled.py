@@ -82,7 +82,8 @@ def general(monkeypatch):
 
     def call(method, *given, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(CompiledLayers, "run", lambda *_, **__: None)
+            for name in ("run", "stream"):
+                patch.setattr(CompiledLayers, name, lambda *_, **__: None)
             return method(*given, **options)
 
     return call
@@ -268,6 +269,108 @@ def test_steps_of_other_arrays_and_states_give_what_the_general_path_gives(name,
             same(*outcomes)
 
 
+@streams
+@pytest.mark.parametrize("N", [None, 1, 2, 17, 1100])
+@dtypes
+def test_blocks_of_a_stream_have_the_bits_of_the_whole(name, N, dtype, general, compiled_only):
+    model, lead = build(name, dtype=dtype), () if N is None else (N,)
+    x = draw(*lead, 23 if N != 1100 else 3, 3, dtype=dtype)
+    time = len(lead)
+    whole = model.predict(x)
+    for cuts in ([1], [1, 2], [1, 2]) if N == 1100 else ([7], [1, 2, 9], [22], []):
+        state, general_state, found, out = None, None, [], None
+        for block in np.split(x, cuts, axis=time):
+            with compiled_only():
+                y, state = model.stream(block, state)
+                if out is not None and out[0].shape == y.shape:
+                    given = model.stream(block, out[1], out=out)
+                    assert given[0] is out[0]
+                    assert given[1] is out[1]
+                    same(list(arrays(given)), list(arrays((y, state))))
+            wanted, general_state = general(model.stream, block, general_state)
+            same([y, *arrays(state)], [wanted, *arrays(general_state)])
+            assert [type(a) for a in state] == [type(a) for a in general_state]
+            out = copy.deepcopy((y, state))
+            found.append(y)
+        same(np.concatenate(found, axis=time) if model.per_step else found[-1], whole)
+    y, state = model.stream(x)
+    same(y, whole)
+    if N == 17:
+        for view in (np.asfortranarray(x), strided(x), x[:, ::-1].copy()[:, ::-1], x.tolist()):
+            same(model.stream(view)[0], whole)
+        same(model.stream(np.broadcast_to(x[:, :1], x.shape))[0], model.predict(np.repeat(x[:, :1], 23, axis=1)))
+
+
+@streams
+def test_results_are_written_to_out(name, general):
+    model, x = build(name), draw(6, 4, 3)
+    for way in (lambda f, *a, **k: f(*a, **k), general):
+        for method, first, second in ((model.step, x[:, 0], x[:, 1]), (model.stream, x[:, :2], x[:, 2:])):
+            state = method(first)[1]
+            wanted = method(second, state)
+            out = copy.deepcopy(wanted)
+            for array in arrays(out):
+                array.fill(7)
+            found = way(method, second, state, out=out)
+            assert found[0] is out[0]
+            same(list(arrays(found)), list(arrays(wanted)))
+            own = copy.deepcopy((wanted[0], state))
+            same(list(arrays(way(method, second, own[1], out=own))), list(arrays(wanted)))
+            read_only = copy.deepcopy(wanted)
+            read_only[0].flags.writeable = False
+            bad = [
+                (wanted[0][:3], state), (wanted[0].astype("f8"), state), (np.asfortranarray(wanted[0]), wanted[1])
+                if wanted[0].shape[-1] > 1 else (wanted[0][:2], wanted[1]), read_only, wanted[0], (wanted[0], None),
+            ]  # fmt: skip
+            if any(a is not None for a in state):
+                bad += [(wanted[0], state[:-1]), (np.empty_like(wanted[0]), tuple(None for _ in state))]
+            for value in bad:
+                if isinstance(value, tuple) and value[1] is None and not any(a is not None for a in state):
+                    continue
+                before = copy.deepcopy((second, state))
+                with pytest.raises((ValueError, TypeError), match="out"):
+                    way(method, second, state, out=value)
+                same(list(arrays((second, state))), list(arrays(before)))
+
+
+@dtypes
+def test_out_may_not_overlap_what_is_read(dtype, general):
+    model = Sequential([LSTM(4, 4), LSTM(4, 4)], random_state=0).astype(dtype)
+    x, state = draw(3, 4, dtype=dtype), model.step(draw(3, 4, dtype=dtype))[1]
+    y, after = model.step(x, state)
+    h, c = after[0]
+    for out in ((x, after), (y, ((h, h), after[1])), (state[0][0][0], after), (y, ((h, c), (c, h))),
+                (y, ((state[0][1], state[0][0]), after[1]))):  # fmt: skip
+        for way in (lambda f, *a, **k: f(*a, **k), general):
+            with pytest.raises(ValueError, match=r"out.*overlaps"):
+                way(model.step, x, state, out=out)
+    same(list(arrays(model.step(x, state, out=(np.empty_like(y), state)))), [y, *arrays(after)])
+
+
+def test_a_stream_of_integers(general):
+    model = Sequential([Embedding(11, 5), LSTM(5, 9), MeanPool(), Dense(9, 4, "softmax")], random_state=0)
+    tokens = np.random.default_rng(0).integers(0, 11, (3, 8))
+    wanted = model.predict(tokens)
+    state = None
+    for block in np.split(tokens, [1, 5], axis=1):
+        found, state = model.stream(block, state)
+    same(found, wanted)
+    same(model.stream(tokens[0])[0], wanted[0])
+    state, single = None, (None, None)
+    for t in range(8):
+        found, state = model.step(tokens[:, t], state)
+        single = model.step(int(tokens[0, t]), single[1])
+    same(found, wanted)
+    same(single[0], wanted[0])
+    kept = copy.deepcopy(state)
+    out = model.step(tokens[:, 0])
+    for bad in (11, -1):
+        for way in (model.step, lambda *given, **more: general(model.step, *given, **more)):
+            with pytest.raises(ValueError, match=str(bad)):
+                way(np.array([1, bad, 1]), state, out=(out[0], state))
+            same(list(arrays(state)), list(arrays(kept)))
+
+
 def test_a_stream_of_both_directions_is_an_error():
     for name in BOTH:
         with pytest.raises(ValueError, match="direction"):
@@ -388,7 +491,7 @@ class NoCall(Own):
     """Whose call takes nothing."""
 
     def compiled(self, parameters, directions):
-        return lambda x, state, step: None
+        return lambda x: None
 
 
 class Raising(Own):
@@ -402,10 +505,10 @@ class Raising(Own):
         return super().forward_rows(rows, context, state, run)
 
     def compiled(self, parameters, directions):
-        def call(x, state, step):
+        def call(x):
             if self.raises:
                 raise RuntimeError("on demand")
-            return 2 * x, None
+            return 2 * x
 
         return call
 

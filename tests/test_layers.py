@@ -445,7 +445,7 @@ def test_tab_completion_shows_what_is_documented():
                  "reverse", "merge", "init", "forget_bias", "chrono", "dtype"}  # fmt: skip
     for_users = {"parameters", "set_parameters", "forward", "backward", "step", "stream", "trace", "save", "copy",
                  "astype", "summary", "memory", "size", "directions"}  # fmt: skip
-    protocol = {"forward_rows", "backward_rows", "compiled", "config", "parameter_table", "output_size",
+    protocol = {"forward_rows", "backward_rows", "compiled", "program_part", "config", "parameter_table", "output_size",
                 "per_sequence", "causal", "masks", "store", "reads_windows", "without_parameters", "array_shapes",
                 "state", "from_state", "reversed"}  # fmt: skip
     shown = {name for name in dir(LSTM(1, 1)) if not name.startswith("_")}

@@ -2,24 +2,14 @@
 
 cimport numpy as cnp
 
-from lstmx._core.core cimport lstmx_products
+from lstmx._core.core cimport let_go, LONG, PyThreadState, take_back
 from lstmx._core.isa cimport format_of
 from lstmx._core.kernels cimport activate_rows
 from lstmx._core.job cimport data, GRADIENT_ROWS, products_of, size, tile_for, worth_threads
-from lstmx._core.loop cimport launch
+from lstmx._core.loop cimport launch, LONG_WORK, spread
 from lstmx._core.panels cimport Panels
 
 cnp.import_array()
-
-
-cdef struct Task:
-    const lstmx_products *products
-    size rows, m, n, lanes
-    const void *a
-    const void *b              # of the engine's form; in an outer product rows
-    void *out
-    char *strips
-    size strip_bytes, itemsize
 
 
 cdef void product_part(void *task, int me, int members) noexcept nogil:
@@ -110,13 +100,14 @@ cdef class Linear:
         self.products, self.weight, self.bias, self.threads = products, weight, bias, threads
         self.inputs, self.outputs, self.activation = inputs, outputs, activation
 
-    def run(self, x, state, bint step):
-        """(y, None) for x (.., I); None where x is not a plain array that fits."""
+    def run(self, x):
+        """y (.., O) for x (.., I); None where x is not a plain array that fits."""
         cdef cnp.ndarray a, y
         cdef cnp.npy_intp shape[3]
         cdef Task j
         cdef double work
         cdef int k, ndim, threads, format
+        cdef PyThreadState *state
         if not cnp.PyArray_CheckExact(x):
             return None
         a = <cnp.ndarray>x
@@ -135,6 +126,8 @@ cdef class Linear:
         j.a, j.b, j.out = data(a), self.weight.operand, data(y)
         work = 2.0 * j.rows * j.m * j.n
         threads = self.threads() if self.threads is not None and worth_threads(work) else 1
-        launch(product_part, &j, threads, threads, work)
+        state = let_go(work > LONG_WORK or j.m * j.n > LONG)
+        spread(product_part, &j, threads, threads, work)
         activate_rows(format, self.activation, j.m, j.n, data(self.bias), data(y))
-        return y, None
+        take_back(state)
+        return y

@@ -62,8 +62,8 @@ cdef class Direction:
     cdef lstmx_extra plain, training   # the columns of `extra` without a tape, and with one
 
 cdef const lstmx_products *products_of(object capsule, int format) except NULL
-cdef void begin(Job *job, Direction direction, size steps, size batch, bint reverse, const void *x, size x_step,
-                size x_row) noexcept
+cdef void begin(Job *job, const Job *shared, size steps, size batch, bint reverse, const void *x, size x_step,
+                size x_row) noexcept nogil
 cdef double operations(const Job *job) noexcept nogil
 cdef bint worth_threads(double work) noexcept nogil
 cdef void share_out(Job *job, int threads) noexcept nogil

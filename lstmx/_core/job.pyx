@@ -174,11 +174,11 @@ cdef class Direction:
         return self.training.width if training else self.plain.width
 
 
-cdef void begin(Job *job, Direction direction, size steps, size batch, bint reverse, const void *x, size x_step,
-                size x_row) noexcept:
-    """A job for x; the caller adds where the state and the results are."""
+cdef void begin(Job *job, const Job *shared, size steps, size batch, bint reverse, const void *x, size x_step,
+                size x_row) noexcept nogil:
+    """A job for x, by what all calls of a `Direction` share; the caller adds where the state and the results are."""
     cdef lstmx_layer *l = &job.layer
-    job[0] = direction.job
+    job[0] = shared[0]
     job.team = &job.own
     l.steps, l.batch, l.reverse = steps, batch, reverse
     l.x, l.x_step, l.x_row = x, x_step, x_row

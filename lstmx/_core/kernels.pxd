@@ -1,1 +1,1 @@
-cdef void activate_rows(int format, int activation, Py_ssize_t rows, Py_ssize_t n, const void *bias, void *y) noexcept
+cdef void activate_rows(int format, int activation, Py_ssize_t rows, Py_ssize_t n, const void *bias, void *y) noexcept nogil

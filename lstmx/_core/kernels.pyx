@@ -26,7 +26,7 @@ cdef extern from "core.h" nogil:
                              void *h) noexcept
         void (*cell_backward)(const void *cell, size rows, size hidden, void *gates, const void *c_prev, const void *dy,
                               void *dh, void *dc, void *dh_all, void *dc_all) noexcept
-        void (*activate)(int activation, size rows, size n, const void *bias, void *y) noexcept
+        void (*activate)(int activation, size rows, size n, const void *bias, void *y) noexcept nogil
         void (*activate_backward)(int activation, size rows, size n, const void *y, void *dy) noexcept
         void (*column_sum)(size rows, size n, const void *x, void *out) noexcept
         double (*sum)(size n, const void *x) noexcept
@@ -50,7 +50,7 @@ cdef enum:
     IN, OUT
 
 
-cdef inline const lstmx_kernels *table(int format) noexcept:
+cdef inline const lstmx_kernels *table(int format) noexcept nogil:
     return <const lstmx_kernels *>active_isa().kernels[format]
 
 
@@ -149,11 +149,9 @@ def cell_backward(cell, cnp.ndarray gates, cnp.ndarray c_prev, cnp.ndarray dh, c
         checked(dh, format, 2, N * H, IN), checked(dc, format, 2, N * H, OUT), NULL, NULL)
 
 
-cdef void activate_rows(int format, int activation, size rows, size n, const void *bias, void *y) noexcept:
+cdef void activate_rows(int format, int activation, size rows, size n, const void *bias, void *y) noexcept nogil:
     """y (rows, n) := activation(y + bias); bias (n,) or NULL."""
-    cdef PyThreadState *saved = let_go(rows * n > LONG)
     table(format).activate(activation, rows, n, bias, y)
-    take_back(saved)
 
 
 def activate(int activation, cnp.ndarray y, cnp.ndarray bias):
@@ -162,8 +160,11 @@ def activate(int activation, cnp.ndarray y, cnp.ndarray bias):
     cdef int format = shape_of(y, &rows, &n)
     cdef pointer y_ = checked(y, format, 2, rows * n, OUT)
     cdef pointer bias_ = NULL if bias is None else checked(bias, format, 1, n, IN)
+    cdef PyThreadState *saved
     if rows:
+        saved = let_go(rows * n > LONG)
         activate_rows(format, activation, rows, n, bias_, y_)
+        take_back(saved)
 
 
 def activate_backward(int activation, cnp.ndarray y, cnp.ndarray dy):

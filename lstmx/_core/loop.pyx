@@ -264,22 +264,26 @@ def record_work(bint on):
 
 
 cdef int launch(part_function part, void *task, int wanted, int budget, double work) except -1:
+    """`spread`, where a long task lets go of the GIL."""
+    cdef PyThreadState *state = let_go(work > LONG_WORK)
+    spread(part, task, wanted, budget, work)
+    take_back(state)
+    return 0
+
+
+cdef void spread(part_function part, void *task, int wanted, int budget, double work) noexcept nogil:
     """Runs all parts of a task of so many operations, on up to `wanted` threads as far as the process has them left of
-    `budget`; a long one lets go of the GIL."""
-    cdef PyThreadState *state
+    `budget`."""
     cdef int threads
     if work <= LONG_WORK:
         flushed(part, task, 0, 1)
-        return 0
-    state = let_go(True)
+        return
     threads = lstmx_claim(1 if omp_in_parallel() or not worth_threads(work) else wanted, budget)
     if threads == 1:
         flushed(part, task, 0, 1)
     else:
         team(part, task, threads)
     lstmx_release(threads)
-    take_back(state)
-    return 0
 
 
 cdef void job_part(void *task, int me, int members) noexcept nogil:
@@ -290,7 +294,7 @@ cdef void job_part(void *task, int me, int members) noexcept nogil:
         forward_part(job, me, members)
 
 
-cdef void set_clock(Job *job, double work) noexcept:
+cdef void set_clock(Job *job, double work) noexcept nogil:
     """What `poll` needs, if the call is long."""
     job.last = lstmx_now() if work > LONG_WORK else 0
     job.control = flush_subnormals()
@@ -298,7 +302,15 @@ cdef void set_clock(Job *job, double work) noexcept:
 
 
 cdef int run(Job *job, int budget) except -1:
-    """A job that `share_out` has shared out."""
+    """`perform`, where a long job lets go of the GIL."""
+    cdef PyThreadState *state = let_go(operations(job) * (3 if job.backward else 1) > LONG_WORK)
+    cdef bint done = perform(job, budget)
+    take_back(state)
+    return 0 if done else -1   # the exception is set
+
+
+cdef bint perform(Job *job, int budget) noexcept nogil:
+    """Runs a job that `share_out` has shared out. False: a signal has ended it, and the exception is set."""
     cdef double work = operations(job) * (3 if job.backward else 1)
     cdef lstmx_shares shares, columns
     if job.threads > 1 and not job.split_units and not job.layer.windows:
@@ -308,8 +320,8 @@ cdef int run(Job *job, int budget) except -1:
             cut_columns(job, &columns)
             job.columns = &columns
     set_clock(job, work)
-    launch(job_part, job, job.threads, budget, work)
-    return -1 if lstmx_cancelled(job.team) else 0   # the exception is set
+    spread(job_part, job, job.threads, budget, work)
+    return not lstmx_cancelled(job.team)
 
 
 cdef void both_part(void *task, int me, int members) noexcept nogil:
@@ -374,7 +386,7 @@ def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps,
     cdef lstmx_layer *l = &job.layer
     if cnp.PyArray_SIZE(x) == 0:
         return
-    begin(&job, direction, steps, N, reverse, data(x), I if windows else N * I, I)
+    begin(&job, &direction.job, steps, N, reverse, data(x), I if windows else N * I, I)
     l.offsets = <const size *>data(offsets)
     put(l, slabs)
     if l.gates != NULL:
@@ -421,7 +433,7 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
             if array is not None:
                 array.fill(0)
         return
-    begin(&job, direction, steps, N, reverse, data(x), N * I, I)
+    begin(&job, &direction.job, steps, N, reverse, data(x), N * I, I)
     l.offsets = <const size *>data(offsets)
     put(l, slabs)
     if dy is not None:

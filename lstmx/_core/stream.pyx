@@ -8,6 +8,7 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
+from lstmx._core.arrays cimport overlap
 from lstmx._core.core cimport lstmx_layer
 from lstmx._core.job cimport begin, Direction, Job, operations, room_for_sums, share_out, size, worth_threads
 from lstmx._core.loop cimport run, run_both
@@ -23,26 +24,6 @@ cdef inline void start(cnp.ndarray a, object initial) noexcept:
         memset(cnp.PyArray_DATA(a), 0, cnp.PyArray_NBYTES(a))
     elif initial is not a:
         memcpy(cnp.PyArray_DATA(a), cnp.PyArray_DATA(<cnp.ndarray>initial), cnp.PyArray_NBYTES(a))
-
-
-cdef inline bint overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
-    """Whether the memory from an array's lowest to its highest element meets that of another."""
-    cdef char *low[2]
-    cdef char *high[2]
-    cdef cnp.ndarray array
-    cdef int k, axis
-    cdef size reach
-    for k in range(2):
-        array = b if k else a
-        low[k] = high[k] = <char *>cnp.PyArray_DATA(array)
-        high[k] += cnp.PyArray_ITEMSIZE(array)
-        for axis in range(cnp.PyArray_NDIM(array)):
-            reach = (cnp.PyArray_DIM(array, axis) - 1) * cnp.PyArray_STRIDE(array, axis)
-            if reach < 0:
-                low[k] += reach
-            else:
-                high[k] += reach
-    return low[0] < high[1] and low[1] < high[0]
 
 
 cdef class Stack:
@@ -197,7 +178,7 @@ cdef class Stack:
             for direction in range(self.directions):
                 k = layer * self.directions + direction
                 part = <Direction>self.parts[k]
-                begin(&jobs[direction], part, T, N, direction, x, x_step, x_row)
+                begin(&jobs[direction], &part.job, T, N, direction, x, x_step, x_row)
                 l = &jobs[direction].layer
                 l.h = <char *>cnp.PyArray_DATA(h) + k * N * self.outputs * self.itemsize
                 l.c = <char *>cnp.PyArray_DATA(c) + k * N * self.memory * self.itemsize

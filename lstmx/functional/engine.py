@@ -12,7 +12,7 @@ import types
 import numpy as np
 
 from lstmx import reference, reference_cells
-from lstmx._core import dense, isa, job, loop, panels, stream
+from lstmx._core import dense, isa, job, loop, panels, program, stream
 from lstmx.functional import allocate, threads
 from lstmx.functional.context import Windows
 from lstmx.functional.panels import Derived, bias_panels, column_panels, gate_panels, matrix
@@ -152,6 +152,21 @@ class _Compiled:
         right = derived.get("right side True", self.right_side, weight, True)
         count = None if self.products is not None else threads.get_num_threads
         return dense.Linear(self.products, right, *weight.shape[::-1], bias, activation, count).run
+
+    def recurrent_part(self, parts, start):
+        """The part of a program that the layers of an LSTM are, from their `Weights`, and (h, c) that they begin with,
+        each (L, 1, width), or None for 0.
+        """
+        return "recurrent", [self._forward(weights) for weights in parts], start
+
+    def dense_part(self, weight, bias, activation, derived):
+        """The part of a program that activation(x W^T + b) is; arguments as of `linear`."""
+        right = derived.get("right side True", self.right_side, weight, True)
+        return "dense", self.products, right, *weight.shape[::-1], bias, activation
+
+    def program(self, parts, dtype):
+        """The compiled `Program` of a model, from the parts that its layers are."""
+        return program.Program(parts, dtype.num, threads.get_num_threads)
 
     def product(self, a, b, out, transpose_b=False, derived=None):
         """out := a op(b). `derived` keeps what is made of b."""

@@ -26,6 +26,17 @@ def linear_call(weight, bias, activation, derived):
     return engine.linear(weight, bias, kernels.ACTIVATIONS[activation], derived) if engine.compiled else None
 
 
+def linear_part(weight, bias, activation, derived):
+    """`linear` as part of a compiled program; None where the engine has none."""
+    engine = get_engine()
+    return engine.dense_part(weight, bias, kernels.ACTIVATIONS[activation], derived) if engine.compiled else None
+
+
+def activation_part(activation, features):
+    """An activation as part of a compiled program."""
+    return "activation", kernels.ACTIVATIONS[activation], features
+
+
 def linear_backward(x, weight, y, dy, activation, out, need_dx, derived=None):
     """Gradients of `linear`; `out` is (dW, db or None), written; `dy` is overwritten. Returns dx (S, I) or None."""
     if activation != "linear":

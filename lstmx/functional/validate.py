@@ -232,19 +232,7 @@ def output(name, out, y_shape, state_shapes, dtype, inputs, state):
         )
     y, (h, c) = out
     for part, array, shape in zip("yhc", (y, h, c), (y_shape, *state_shapes), strict=True):
-        if type(array) is not np.ndarray:
-            raise TypeError(f"{name} {part}: got {type(array).__name__}, must be an ndarray")
-        wrong = [
-            f"shape {array.shape}" if array.shape != shape else "",
-            f"type {array.dtype}" if array.dtype != dtype else "",
-            "" if array.flags.c_contiguous else "one that is not C-contiguous",
-            "" if array.flags.writeable else "one that is read-only",
-        ]
-        if any(wrong):
-            raise ValueError(
-                f"{name} {part}: got {' and '.join(filter(None, wrong))}, must be a writable, C-contiguous array "
-                f"{shape} of {dtype}; np.empty({shape}, {dtype.name!r}) makes one"
-            )
+        _target(f"{name} {part}", array, shape, dtype)
     others = [*inputs, *(a for a in state if isinstance(a, np.ndarray) and a is not h and a is not c)]
     pairs = [(y, h), (y, c), (h, c), *((a, b) for a in (y, h, c) for b in others)]
     swapped = len(state) == 2 and (state[0] is c or state[1] is h)
@@ -253,6 +241,65 @@ def output(name, out, y_shape, state_shapes, dtype, inputs, state):
             f"{name}: its arrays overlap each other or what is read; give arrays of their own, or the very state"
         )
     return y, (h, c)
+
+
+def _target(label, array, shape, dtype):
+    """Check an array that results are written to."""
+    if type(array) is not np.ndarray:
+        raise TypeError(f"{label}: got {type(array).__name__}, must be an ndarray")
+    wrong = [
+        f"shape {array.shape}" if array.shape != shape else "",
+        f"type {array.dtype}" if array.dtype != dtype else "",
+        "" if array.flags.c_contiguous else "one that is not C-contiguous",
+        "" if array.flags.writeable else "one that is read-only",
+    ]
+    if any(wrong):
+        raise ValueError(
+            f"{label}: got {' and '.join(filter(None, wrong))}, must be a writable, C-contiguous array "
+            f"{shape} of {dtype}; np.empty({shape}, {dtype.name!r}) makes one"
+        )
+
+
+def fill(name, out, results, x, state):
+    """Copy results (y, states) to `out`, arrays in tuples of the same structure, which share no memory but with the
+    arrays of `state` that they take the place of.
+    """
+    pairs = list(_pairs(name, out, results))
+    for label, array, result in pairs:
+        _target(label, array, result.shape, result.dtype)
+    targets = [array for _, array, _ in pairs]
+    before = [] if state is None else list(_arrays(state))
+    for k, (label, a, _) in enumerate(pairs):
+        others = [x, *targets[:k], *(b for m, b in enumerate(before) if not (b is a and m == k - 1))]
+        if any(isinstance(b, np.ndarray) and np.may_share_memory(a, b) for b in others):
+            raise ValueError(
+                f"{label}: overlaps others of {name}, or what is read; give arrays of their own, or the very state"
+            )
+    for _, array, result in pairs:
+        array[...] = result
+    return out
+
+
+def _pairs(label, out, results):
+    """(label, array of `out`, result) of all results."""
+    if isinstance(results, np.ndarray):
+        yield label, out, results
+    elif results is not None:
+        if not isinstance(out, tuple | list) or len(out) != len(results):
+            raise TypeError(
+                f"{label}: got {type(out).__name__}, must be a tuple of {len(results)}, as a call without out returns"
+            )
+        for k, (part, result) in enumerate(zip(out, results, strict=True)):
+            yield from _pairs(f"{label}[{k}]", part, result)
+
+
+def _arrays(value):
+    """All arrays in tuples."""
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from _arrays(part)
+    elif value is not None:
+        yield value
 
 
 def present(name, labels, lengths=None):

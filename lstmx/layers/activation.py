@@ -67,13 +67,17 @@ class Activation(_Plain):
     def compiled(self, parameters, directions):
         """The layer protocol."""
 
-        def call(x, state, step):
+        def call(x):
             numbers = self._numbers.get(x.dtype)  # none of another byte order
             if numbers is None or not x.flags.aligned:
                 return None
-            return self._function(x.reshape(-1, x.shape[-1]), *numbers).reshape(x.shape), None
+            return self._function(x.reshape(-1, x.shape[-1]), *numbers).reshape(x.shape)
 
         return call
+
+    def program_part(self, parameters, features):
+        """The layer protocol."""
+        return kernels.activation_part(self.activation, features) if self.activation in _SHARED else None
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol; dy is overwritten."""
@@ -142,6 +146,8 @@ def _by(slope):
 def _kernel(name):
     return lambda x, a, b: kernels.each(name, x)
 
+
+_SHARED = ("sigmoid", "tanh", "softmax")  # with Dense, to the bit
 
 # name -> (y from x, alpha and beta; dy := dy * dy/dx from dy, x, y, alpha and beta). A NaN stays one in both.
 _FUNCTIONS = {

@@ -156,8 +156,9 @@ class Layer(storage.Stored):
 
     def __init_subclass__(cls):
         super().__init_subclass__()
-        if "forward_rows" in vars(cls) and "compiled" not in vars(cls):
-            cls.compiled = Layer.compiled  # an inherited call would not do what this forward_rows does
+        for name in ("compiled", "program_part"):
+            if "forward_rows" in vars(cls) and name not in vars(cls):
+                setattr(cls, name, getattr(Layer, name))  # an inherited one would not do what this forward_rows does
         storage.register(cls)
 
     def _setup(self, dtype, random_state):
@@ -179,7 +180,7 @@ class Layer(storage.Stored):
                 )
 
     def compiled(self, parameters, directions):
-        """What `forward_rows` is on plain arrays in inference: a ``call(x, state, step) -> (y, state)``, or None.
+        """What `forward_rows` is on whole plain arrays in inference: a ``call(x) -> y``, or None.
 
         Parameters
         ----------
@@ -190,8 +191,20 @@ class Layer(storage.Stored):
         Returns
         -------
         callable or None
-            x is (N, T, F), or (N, F) with `step` or after a pooling, of the layer's type and not empty. The call gives
-            the bits of `forward_rows`, or None where it does not take its arguments.
+            x is (N, T, F), or (N, F) after a pooling, of the layer's type and not empty. The call gives the bits of
+            `forward_rows`, or None where it does not take its arguments.
+        """
+        return None
+
+    def program_part(self, parameters, features):
+        """What `forward_rows` is in a compiled `Program`, which has state: a tuple as that takes it, () where it does
+        nothing in inference; None where it cannot be part of one.
+
+        Parameters
+        ----------
+        parameters : Snapshot
+        features : int
+            F of the rows that it is given.
         """
         return None
 

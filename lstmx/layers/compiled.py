@@ -1,16 +1,19 @@
-"""A model on plain arrays in inference: the compiled calls of its layers, one after the other."""
+"""A model on plain arrays in inference: its layers compiled, for whole sequences and for streams."""
 
+import functools
+
+from lstmx.functional.engine import get_engine
 from lstmx.layers.base import snapshots
 
 
 class CompiledLayers:
-    """The layers of a model as they are at one moment, each as a call on plain arrays (see `Layer.compiled`).
+    """The layers of a model as they are at one moment.
 
     Attributes
     ----------
     parameters : list of Snapshot
     calls : list of callable or None
-        None if a layer has no such call.
+        What each layer is on whole arrays (see `Layer.compiled`); None if one has no such call.
     """
 
     def __init__(self, layers):
@@ -19,29 +22,38 @@ class CompiledLayers:
             calls.append(layer.compiled(parameters, directions))
             directions = getattr(layer, "directions", directions)
         self.calls = None if None in calls else calls
-        self._start = (None,) * len(layers)
-        self._stores = [(layer.store, own) for layer, own in zip(layers, self.parameters, strict=True)]
+        self._layers = [(layer, layer.store, own) for layer, own in zip(layers, self.parameters, strict=True)]
 
     def are_current(self):
         """Whether no layer has had other parameters since."""
-        for store, parameters in self._stores:  # noqa: SIM110 - in a step of microseconds a generator would count
+        for _, store, parameters in self._layers:  # noqa: SIM110 - in a step of microseconds a generator would count
             if store.snapshot is not parameters:
                 return False
         return True
 
-    def run(self, x, states=None, step=False):
-        """(outputs, states) for an array (N, T, F), with `step` (N, F); None where a call takes other arguments."""
+    def run(self, x):
+        """Outputs for whole sequences (N, T, F); None where a call takes other arguments."""
         if self.calls is None or 0 in x.shape:
             return None
-        if states is None:
-            states = self._start
-        elif type(states) is not tuple or len(states) != len(self.calls):
-            return None
-        after = []
-        for call, state in zip(self.calls, states, strict=True):
-            found = call(x, state, step)
-            if found is None:
+        for call in self.calls:
+            x = call(x)
+            if x is None:
                 return None
-            x, state = found
-            after.append(state)
-        return x, tuple(after)
+        return x
+
+    @functools.cached_property
+    def program(self):
+        """The compiled `Program` of all layers, for streams; None where a layer cannot be part of one."""
+        parts, dtype = [], None
+        features = next((layer.input_size for layer, *_ in self._layers if layer.input_size is not None), None)
+        for layer, _, parameters in self._layers:
+            parts.append(layer.program_part(parameters, features))
+            if parts[-1] is None:
+                return None
+            features = layer.output_size(features)
+            dtype = layer.dtype if parameters.arrays else dtype
+        return get_engine().program(parts, dtype) if get_engine().compiled else None
+
+    def stream(self, x, states, step, out=None):
+        """(outputs, states) for a step or more of streams, as `Program.run`; None where it takes other arguments."""
+        return None if self.program is None else self.program.run(x, states, step, out)

@@ -233,7 +233,7 @@ class LSTM(Stack, Layer):
         """
         if lengths is mask is reset is None and return_layers is False:
             snapshot = self.store.snapshot
-            call = snapshot.get("compiled") or LSTM.compiled(self, snapshot, 1)
+            call = snapshot.get("compiled") or self._call(snapshot)
             found = None if call is None else call(x, state, False)
             if found is not None:
                 return found
@@ -344,7 +344,7 @@ class LSTM(Stack, Layer):
         if not self.causal:
             raise ValueError(BACKWARD_STREAM)
         snapshot = self.store.snapshot
-        found = (snapshot.get("compiled") or LSTM.compiled(self, snapshot, 1))(x_t, state, True, out)
+        found = (snapshot.get("compiled") or self._call(snapshot))(x_t, state, True, out)
         if found is None:
             found = self._step(x_t, state) if out is None else self._into(out, x_t, state, True)
         return found
@@ -379,7 +379,7 @@ class LSTM(Stack, Layer):
             raise ValueError(BACKWARD_STREAM)
         if isinstance(x, list | tuple):
             raise TypeError("x: got a list, must be one array (N, T, I) or (T, I); run ragged batches by a call")
-        found = LSTM.compiled(self, self.store.snapshot, 1)(x, state, False, out)
+        found = self._call(self.store.snapshot)(x, state, False, out)
         if found is None:
             found = self(x, state) if out is None else self._into(out, x, state, False)
         return found

@@ -90,7 +90,11 @@ class Unmask(_Plain):
 
     def compiled(self, parameters, directions):
         """The layer protocol: plain arrays have no masked steps."""
-        return lambda x, state, step: (x, None)
+        return lambda x: x
+
+    def program_part(self, parameters, features):
+        """The layer protocol."""
+        return ()
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
@@ -114,7 +118,7 @@ class Reversed(_Plain):
 
     def compiled(self, parameters, directions):
         """The layer protocol."""
-        return lambda x, state, step: (x[:, ::-1], None) if x.ndim == 3 and not step else None
+        return lambda x: x[:, ::-1] if x.ndim == 3 else None
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""

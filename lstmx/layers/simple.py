@@ -63,6 +63,11 @@ class Dense(Layer):
         weight, made = parameters.arrays["weight"], parameters.setdefault("weight", Derived())
         return kernels.linear_call(weight, parameters.arrays["bias"], self.activation, made)
 
+    def program_part(self, parameters, features):
+        """The layer protocol."""
+        weight, made = parameters.arrays["weight"], parameters.setdefault("weight", Derived())
+        return kernels.linear_part(weight, parameters.arrays["bias"], self.activation, made)
+
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol; dy is overwritten."""
         rows, y, activation, weight, made = tape
@@ -165,7 +170,11 @@ class Embedding(Layer):
         if self.mask_padding:
             return None
         weight = parameters.arrays["weight"]
-        return lambda x, state, step: (weight[x], None)
+        return lambda x: weight[x]
+
+    def program_part(self, parameters, features):
+        """The layer protocol."""
+        return None if self.mask_padding else ("lookup", parameters.arrays["weight"])
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol: out["weight"] is an array to fill, or None to be replaced by a RowGradient."""
@@ -224,7 +233,11 @@ class Dropout(_Plain):
 
     def compiled(self, parameters, directions):
         """The layer protocol."""
-        return lambda x, state, step: (x, None)
+        return lambda x: x
+
+    def program_part(self, parameters, features):
+        """The layer protocol."""
+        return ()
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol: the same mask, drawn again."""
@@ -269,16 +282,18 @@ class Last(_Plain):
     def compiled(self, parameters, directions):
         """The layer protocol."""
 
-        def call(x, state, step):
-            if state is not None and not _fits(state, x):
-                return None
-            y = x.copy() if step else x[:, -1].copy()
-            if self._both_ends and directions == 2 and not step:
+        def call(x):
+            y = x[:, -1].copy()
+            if self._both_ends and directions == 2:
                 half = y.shape[1] // 2
                 y[:, half:] = x[:, 0, half:]
-            return y, y
+            return y
 
         return call
+
+    def program_part(self, parameters, features):
+        """The layer protocol."""
+        return "last", features
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
@@ -332,14 +347,11 @@ class FinalState(Last):
     def compiled(self, parameters, directions):
         """The layer protocol."""
         pool = super().compiled(parameters, directions)
-        if self.merge == "concat":
-            return pool
+        return pool if self.merge == "concat" else lambda x: self._merged(pool(x))
 
-        def call(x, state, step):
-            found = pool(x, state, step)
-            return None if found is None else (self._merged(found[0]), found[1])
-
-        return call
+    def program_part(self, parameters, features):
+        """The layer protocol."""
+        return super().program_part(parameters, features) if self.merge == "concat" else None
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
@@ -379,28 +391,21 @@ class MeanPool(_Plain):
     def compiled(self, parameters, directions):
         """The layer protocol."""
 
-        def call(x, state, step):
+        def call(x):
             if x.dtype not in _KERNEL_TYPES or not x.flags.aligned:
                 return None
-            if not step:
-                return kernels.sum_whole(x) / x.dtype.type(x.shape[1]), None
-            if state is not None and not (type(state) is tuple and len(state) == 2 and _fits(state[0], x)):
-                return None
-            total, steps = (0, 0) if state is None else state
-            total, steps = x + total, np.full((len(x), 1), 1) + steps
-            return total / steps.astype(x.dtype), (total, steps)
+            return kernels.sum_whole(x) / x.dtype.type(x.shape[1])
 
         return call
+
+    def program_part(self, parameters, features):
+        """The layer protocol."""
+        return "mean", features
 
     def backward_rows(self, tape, dy, out, need_dx):
         """The layer protocol."""
         context, count = tape
         return kernels.spread_steps(dy / count, context)
-
-
-def _fits(state, x):
-    """Whether a pooling's state is an array like the step x (N, F) of a stream."""
-    return type(state) is np.ndarray and state.shape == x.shape and state.dtype == x.dtype
 
 
 def _so_far(state, rows, context):

@@ -191,7 +191,14 @@ class Stack:
         return y, context.of(self._reversed), (h, c), tape
 
     def compiled(self, parameters, directions):
-        """The layer protocol; the call also takes ``out``, arrays (y, (h, c)) to write to."""
+        """The layer protocol."""
+        call = self._call(parameters)
+        return None if call is None else lambda x: (call(x, None, False) or (None,))[0]
+
+    def _call(self, parameters):
+        """A ``call(x, state, step, out=None) -> (y, (h, c))`` for plain arrays with the bits of `forward_rows`, or None
+        where it does not take its arguments. None where the engine has none.
+        """
         if not self._stacks:
             return None
         call = parameters.get("compiled")
@@ -202,6 +209,14 @@ class Stack:
                 call = _from_learned(call, self._learned(parameters))
             parameters["compiled"] = call
         return call
+
+    def program_part(self, parameters, features):
+        """The layer protocol."""
+        if any(self._reversed) or not get_engine().compiled:
+            return None
+        weights = [self._weights(layer, direction, parameters) for layer, direction in self._each()]
+        start = tuple(map(np.ascontiguousarray, self._learned(parameters))) if self.cell.learn_state else None
+        return get_engine().recurrent_part(weights, start)
 
     def backward_rows(self, tape, dy, out, need_dx, flow=None):
         """The layer protocol; `flow` as `_run_backward` takes it."""

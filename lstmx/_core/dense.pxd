@@ -1,0 +1,15 @@
+"""The products of layers without time, for programs."""
+
+from lstmx._core.core cimport lstmx_products
+from lstmx._core.job cimport size
+
+cdef struct Task:
+    const lstmx_products *products
+    size rows, m, n, lanes
+    const void *a
+    const void *b              # of the engine's form; in an outer product rows
+    void *out
+    char *strips
+    size strip_bytes, itemsize
+
+cdef void product_part(void *task, int me, int members) noexcept nogil
