@@ -23,6 +23,7 @@ cdef struct State:
     size layers, width         # (layers, N, width); 0 layers: (N, width)
     size value_bytes
     int type_number
+    const void *start          # (layers, 1, width) that it begins with; NULL for 0
 
 cdef struct Call:
     size rows, steps           # N, T
@@ -31,42 +32,44 @@ cdef struct Call:
     void *y                    # y_step is not used of a program that pools
     size y_row, y_step
     void **states              # (layers, N, width) of each; IN the states before, OUT after
-    char *room                 # as many bytes as `Program.room` says
+    char *room                 # as many bytes as `room_for` or `most_room` says
     int budget                 # threads
 
+cdef struct Plan:
+    Stage *stages
+    State *states
+    int count, state_count
+    int pooling                # the number of the stage that pools, or -1
+    int format
+    size inputs, outputs
+    size itemsize, x_bytes     # of a value: of the model, of x
+    size widest                # values of the widest row between two stages
+
 cdef class Program:
+    cdef Plan plan
     cdef object keep           # what the stages point to
-    cdef Stage *stages
-    cdef int count, pooling    # pooling: the number of the stage that pools, or -1
-    cdef State *states
-    cdef readonly int state_count
-    cdef readonly list forms, starts   # of each layer how many states it has; of each state what it begins with, or None
-    cdef int format, type_number
+    cdef list forms, starts    # of each layer how many states it has; of each state what it begins with, or None
+    cdef int type_number
     cdef readonly int x_type
-    cdef readonly size inputs, outputs
-    cdef size widest, itemsize, x_bytes
     cdef object threads
     cdef int add(self, tuple part, int k) except -1
     cdef void remember(self, size layers, size width, int type_number, start)
-    cdef size block(self, size rows, size steps) noexcept nogil
-    cdef size room(self, size rows, size steps) noexcept nogil
-    cdef size most_room(self, size rows) noexcept nogil
-    cdef double work(self, size rows, size steps) noexcept nogil
     cdef int budget(self, double work) except -1
-    cdef size state_bytes(self, int state, size rows) noexcept nogil
-    cdef int advance(self, const Call *call) noexcept nogil
-    cdef int advance_block(self, const Call *whole, bint last) noexcept nogil
-    cdef int run_stage(self, const Stage *stage, Call *call, char *room, size itemsize) noexcept nogil
     cdef bint plain(self, object a, int type_number) noexcept
     cdef bint is_state(self, object a, int k, size rows) noexcept
     cdef list flat(self, object states, size rows)
     cdef cnp.ndarray new_state(self, int k, size rows)
-    cdef int begin_state(self, cnp.ndarray array, int k, size rows, object before) except -1
     cdef tuple shaped(self, list arrays)
     cdef bint read(self, object x, bint step, Call *call) noexcept
     cdef int result_shape(self, const Call *call, int lead, bint step, cnp.npy_intp *shape) noexcept
     cdef bint is_result(self, object y, int ndim, const cnp.npy_intp *shape) noexcept
     cdef bint apart(self, cnp.ndarray y, list after, list before, cnp.ndarray x)
 
+cdef size room_for(const Plan *plan, size rows, size steps) noexcept nogil
+cdef size most_room(const Plan *plan, size rows) noexcept nogil
+cdef double operations_of(const Plan *plan, size rows, size steps) noexcept nogil
+cdef size state_bytes(const State *state, size rows) noexcept nogil
+cdef void begin_state(const State *state, size rows, char *at) noexcept nogil
+cdef int advance(const Plan *plan, const Call *call) noexcept nogil
 cdef bint in_range(const Call *call, size count) noexcept nogil
 cdef int interrupt(int outcome) except -1

@@ -124,6 +124,154 @@ cdef void copy_rows(const Call *call, size width, size itemsize, char *y) noexce
             y += bytes_of_row
 
 
+# What a call needs, and how it runs.
+
+cdef size block_of(size rows, size steps) noexcept nogil:
+    """The steps that go through all layers at once."""
+    return max(1, min(steps, BLOCK // max(1, rows)))
+
+
+cdef size room_for(const Plan *plan, size rows, size steps) noexcept nogil:
+    """Bytes of room for a call of so many rows and steps."""
+    cdef size block = block_of(rows, steps), most = 0, k, here
+    cdef Job job
+    for k in range(plan.count):
+        if plan.stages[k].kind == RECURRENT:
+            begin(&job, plan.stages[k].job, block, rows, False, NULL, 0, 0)
+            here = max(room_for_sums(&job, 1), room_for_sums(&job, 1 << 16)) * job.itemsize   # however many threads
+            here = to_line(here) + to_line(rows * job.layer.at.width * job.itemsize)
+            most = max(most, here + to_line(rows * job.layer.at.scratch_width * job.itemsize))
+    return 2 * to_line(rows * block * plan.widest * plan.itemsize) + most + 64
+
+
+cdef size most_room(const Plan *plan, size rows) noexcept nogil:
+    """Bytes of room for any call of up to so many rows."""
+    cdef size most = 0, k, width, block = max(rows, BLOCK)
+    cdef const Job *job
+    for k in range(plan.count):
+        if plan.stages[k].kind == RECURRENT:
+            job = plan.stages[k].job
+            width = (block + 1) * job.kernels.gate_width(job.layer.hidden)
+            most = max(most, (width + rows * (job.layer.at.width + job.layer.at.scratch_width)) * job.itemsize + 192)
+    return 2 * to_line(block * plan.widest * plan.itemsize) + most + 64
+
+
+cdef double operations_of(const Plan *plan, size rows, size steps) noexcept nogil:
+    """Operations of a call; those of elements count as many as fit into the time of a product's."""
+    cdef double found = 0
+    cdef const Stage *stage
+    cdef int k
+    for k in range(plan.count):
+        stage = &plan.stages[k]
+        if stage.kind == RECURRENT:
+            found += 2.0 * stage.job.layer.width * (stage.inputs + stage.outputs)
+        else:
+            found += stage.outputs * (2.0 * stage.inputs if stage.kind == DENSE else LONG_WORK / LONG)
+    return found * rows * steps
+
+
+cdef size state_bytes(const State *state, size rows) noexcept nogil:
+    """Of one state of so many sequences."""
+    return max(1, state.layers) * rows * state.width * state.value_bytes
+
+
+cdef int advance(const Plan *plan, const Call *call) noexcept nogil:
+    """All steps of a call, which has at least one row and one step."""
+    cdef size block = block_of(call.rows, call.steps), t = 0
+    cdef Call part = call[0]
+    cdef int outcome = DONE
+    while t < call.steps and outcome == DONE:
+        part.steps = min(block, call.steps - t)
+        part.x = <const char *>call.x + t * call.x_step * plan.x_bytes
+        if plan.pooling < 0:
+            part.y = <char *>call.y + t * call.y_step * plan.itemsize
+        t += part.steps
+        outcome = advance_block(plan, &part, t == call.steps)
+    return outcome
+
+
+cdef int advance_block(const Plan *plan, const Call *whole, bint last) noexcept nogil:
+    """Some steps of all layers; what comes after a pooling only in the last block."""
+    cdef Call call = whole[0]
+    cdef char *room = <char *>to_line(<size>whole.room)
+    cdef size most = to_line(whole.rows * whole.steps * plan.widest * plan.itemsize), itemsize = plan.x_bytes, wide
+    cdef char *buffers[2]
+    cdef const Stage *stage
+    cdef int k, used = 0, outcome, stages = plan.count if last or plan.pooling < 0 else plan.pooling + 1
+    cdef bint direct
+    buffers[0], buffers[1] = room, room + most
+    for k in range(stages):
+        stage = &plan.stages[k]
+        wide = stage.inputs
+        if stage.kind in (DENSE, ACTIVATION) and (call.x_step != wide and call.steps > 1 or call.x_row != call.steps * wide):
+            copy_rows(&call, wide, itemsize, buffers[used])
+            call.x, call.x_step, call.x_row = buffers[used], wide, call.steps * wide
+            used ^= 1
+        wide = stage.outputs
+        direct = k == plan.count - 1 and (stage.kind == RECURRENT or k == plan.pooling or call.rows == 1
+                                          or plan.pooling >= 0 or whole.y_row == call.steps * wide)
+        if direct:
+            call.y, call.y_step, call.y_row = whole.y, whole.y_step, whole.y_row
+        else:
+            call.y, call.y_step, call.y_row = buffers[used], wide, call.steps * wide
+            used ^= 1
+        outcome = run_stage(plan, stage, &call, room + 2 * most, itemsize)
+        if outcome != DONE:
+            return outcome
+        itemsize = plan.itemsize
+        if k == plan.pooling:
+            call.steps = 1
+        call.x, call.x_step, call.x_row = call.y, wide, call.steps * wide
+        if direct:
+            call.x_row = whole.y_row
+    if stages == plan.count and not direct:
+        for k in range(call.rows):
+            memcpy(<char *>whole.y + k * whole.y_row * itemsize, <const char *>call.x + k * call.x_row * itemsize,
+                   call.steps * wide * itemsize)
+    return DONE
+
+
+cdef int run_stage(const Plan *plan, const Stage *stage, Call *call, char *room, size itemsize) noexcept nogil:
+    cdef size rows = call.rows * call.steps, n, width = stage.outputs
+    cdef void *states[2]
+    cdef const State *state
+    cdef int k
+    if stage.state >= 0:
+        for k in range(1 if stage.kind == LAST else 2):
+            state = &plan.states[stage.state + k]
+            states[k] = <char *>call.states[stage.state + k] + stage.layer * call.rows * state.width * state.value_bytes
+    if stage.kind == RECURRENT:
+        return run_recurrent(stage, call, states[0], states[1], room)
+    if stage.kind == DENSE:
+        run_dense(stage, plan.format, itemsize, rows, call.x, call.y, call.budget)
+    elif stage.kind == ACTIVATION:
+        memcpy(call.y, call.x, rows * width * itemsize)
+        activate_rows(plan.format, stage.activation, rows, width, NULL, call.y)
+    elif stage.kind == LOOKUP:
+        look_up(stage, call, plan.itemsize)
+    elif stage.kind == LAST:
+        for n in range(call.rows):
+            memcpy(<char *>states[0] + n * width * itemsize,
+                   <const char *>call.x + (n * call.x_row + (call.steps - 1) * call.x_step) * itemsize, width * itemsize)
+        memcpy(call.y, states[0], call.rows * width * itemsize)
+    elif plan.itemsize == 4:
+        add_steps[float](call, width, <float *>states[0], <int64_t *>states[1], <float *>call.y)
+    else:
+        add_steps[double](call, width, <double *>states[0], <int64_t *>states[1], <double *>call.y)
+    return DONE
+
+
+cdef void begin_state(const State *state, size rows, char *at) noexcept nogil:
+    """What a state of so many sequences is before the first step."""
+    cdef size layer, n, width = state.width * state.value_bytes
+    if state.start == NULL:
+        memset(at, 0, state_bytes(state, rows))
+        return
+    for layer in range(max(1, state.layers)):
+        for n in range(rows):
+            memcpy(at + (layer * rows + n) * width, <const char *>state.start + layer * width, width)
+
+
 cdef int interrupt(int outcome) except -1:
     """Raises the exception that is set where a call was interrupted."""
     return -1 if outcome == INTERRUPTED else 0
@@ -146,29 +294,29 @@ cdef class Program:
 
     def __cinit__(self, list parts, int type_number, threads):
         cdef int k = 0, states = 0
-        self.keep, self.threads, self.type_number, self.x_type, self.pooling = parts, threads, type_number, type_number, -1
-        self.itemsize = 8 if type_number == cnp.NPY_FLOAT64 else 4
-        self.format = LSTMX_F64 if self.itemsize == 8 else LSTMX_F32
-        self.x_bytes = self.itemsize
+        self.keep, self.threads, self.type_number, self.x_type, self.plan.pooling = parts, threads, type_number, type_number, -1
+        self.plan.itemsize = 8 if type_number == cnp.NPY_FLOAT64 else 4
+        self.plan.format = LSTMX_F64 if self.plan.itemsize == 8 else LSTMX_F32
+        self.plan.x_bytes = self.plan.itemsize
         self.forms, self.starts = [], []
-        self.count = sum([len(part[1]) if part and part[0] == "recurrent" else len(part) > 0 for part in parts])
-        self.stages = <Stage *>PyMem_Calloc(self.count + 1, sizeof(Stage))
-        self.states = <State *>PyMem_Calloc(2 * len(parts) + 1, sizeof(State))
-        if self.stages == NULL or self.states == NULL:
+        self.plan.count = sum([len(part[1]) if part and part[0] == "recurrent" else len(part) > 0 for part in parts])
+        self.plan.stages = <Stage *>PyMem_Calloc(self.plan.count + 1, sizeof(Stage))
+        self.plan.states = <State *>PyMem_Calloc(2 * len(parts) + 1, sizeof(State))
+        if self.plan.stages == NULL or self.plan.states == NULL:
             raise MemoryError
         for part in parts:
             k = self.add(part, k)
-        self.inputs, self.outputs = self.stages[0].inputs, self.stages[self.count - 1].outputs
-        for k in range(self.count):
-            self.widest = max(self.widest, self.stages[k].inputs, self.stages[k].outputs)
+        self.plan.inputs, self.plan.outputs = self.plan.stages[0].inputs, self.plan.stages[self.plan.count - 1].outputs
+        for k in range(self.plan.count):
+            self.plan.widest = max(self.plan.widest, self.plan.stages[k].inputs, self.plan.stages[k].outputs)
 
     def __dealloc__(self):
-        PyMem_Free(self.stages)
-        PyMem_Free(self.states)
+        PyMem_Free(self.plan.stages)
+        PyMem_Free(self.plan.states)
 
     cdef int add(self, tuple part, int k) except -1:
         """Adds the stages of a layer, the first of which has the number k; returns the number after them."""
-        cdef Stage *stage = &self.stages[k]
+        cdef Stage *stage = &self.plan.stages[k]
         cdef Direction direction
         cdef const Job *job
         cdef int layer
@@ -179,8 +327,8 @@ cdef class Program:
         if part[0] == "recurrent":
             for layer in range(len(part[1])):
                 direction = part[1][layer]
-                stage, job = &self.stages[k + layer], &direction.job
-                stage.kind, stage.job, stage.state, stage.layer = RECURRENT, job, self.state_count, layer
+                stage, job = &self.plan.stages[k + layer], &direction.job
+                stage.kind, stage.job, stage.state, stage.layer = RECURRENT, job, self.plan.state_count, layer
                 stage.inputs, stage.outputs = job.layer.inputs, job.layer.outputs
             h, c = (None, None) if part[2] is None else part[2]
             self.remember(len(part[1]), job.layer.outputs, self.type_number, h)
@@ -189,7 +337,7 @@ cdef class Program:
             return k + len(part[1])
         if part[0] == "dense":
             _, products, weight, stage.inputs, stage.outputs, bias, stage.activation = part
-            stage.kind, stage.products = DENSE, products_of(products, self.format)
+            stage.kind, stage.products = DENSE, products_of(products, self.plan.format)
             stage.weight, stage.bias, stage.count = (<Panels>weight).operand, data(bias), products is not None
             self.forms.append(0)
             return k + 1
@@ -197,7 +345,7 @@ cdef class Program:
             table = part[1]
             stage.kind, stage.weight = LOOKUP, data(table)
             stage.count, stage.inputs, stage.outputs = cnp.PyArray_DIM(table, 0), 1, cnp.PyArray_DIM(table, 1)
-            self.x_type, self.x_bytes = cnp.NPY_INT64, 8
+            self.x_type, self.plan.x_bytes = cnp.NPY_INT64, 8
             self.forms.append(0)
             return k + 1
         stage.inputs = stage.outputs = part[len(part) - 1]
@@ -205,7 +353,7 @@ cdef class Program:
             stage.kind, stage.activation = ACTIVATION, part[1]
             self.forms.append(0)
             return k + 1
-        stage.kind, stage.state, self.pooling = (LAST if part[0] == "last" else MEAN), self.state_count, k
+        stage.kind, stage.state, self.plan.pooling = (LAST if part[0] == "last" else MEAN), self.plan.state_count, k
         self.remember(0, stage.inputs, self.type_number, None)
         if stage.kind == MEAN:
             self.remember(0, 1, cnp.NPY_INT64, None)
@@ -213,148 +361,18 @@ cdef class Program:
         return k + 1
 
     cdef void remember(self, size layers, size width, int type_number, start):
-        cdef State *state = &self.states[self.state_count]
+        cdef State *state = &self.plan.states[self.plan.state_count]
         state.layers, state.width, state.type_number = layers, width, type_number
-        state.value_bytes = 8 if type_number == cnp.NPY_INT64 else self.itemsize
-        self.state_count += 1
+        state.value_bytes = 8 if type_number == cnp.NPY_INT64 else self.plan.itemsize
+        state.start = data(start)
+        self.plan.state_count += 1
         self.starts.append(start)
 
-    # What a call needs.
-
-    cdef size block(self, size rows, size steps) noexcept nogil:
-        """The steps that go through all layers at once."""
-        return max(1, min(steps, BLOCK // max(1, rows)))
-
-    cdef size room(self, size rows, size steps) noexcept nogil:
-        """Bytes of room for a call of so many rows and steps."""
-        cdef size block = self.block(rows, steps), most = 0, k, here
-        cdef Job job
-        for k in range(self.count):
-            if self.stages[k].kind == RECURRENT:
-                begin(&job, self.stages[k].job, block, rows, False, NULL, 0, 0)
-                here = max(room_for_sums(&job, 1), room_for_sums(&job, 1 << 16)) * job.itemsize   # however many threads
-                here = to_line(here) + to_line(rows * job.layer.at.width * job.itemsize)
-                most = max(most, here + to_line(rows * job.layer.at.scratch_width * job.itemsize))
-        return 2 * to_line(rows * block * self.widest * self.itemsize) + most + 64
-
-    cdef size most_room(self, size rows) noexcept nogil:
-        """Bytes of room for any call of up to so many rows."""
-        cdef size most = 0, k, width, block = max(rows, BLOCK)
-        cdef const Job *job
-        for k in range(self.count):
-            if self.stages[k].kind == RECURRENT:
-                job = self.stages[k].job
-                width = (block + 1) * job.kernels.gate_width(job.layer.hidden)
-                most = max(most, (width + rows * (job.layer.at.width + job.layer.at.scratch_width)) * job.itemsize + 192)
-        return 2 * to_line(block * self.widest * self.itemsize) + most + 64
-
-    cdef double work(self, size rows, size steps) noexcept nogil:
-        """Operations of a call; those of elements count as many as fit into the time of a product's."""
-        cdef double found = 0
-        cdef const Stage *stage
-        cdef int k
-        for k in range(self.count):
-            stage = &self.stages[k]
-            if stage.kind == RECURRENT:
-                found += 2.0 * stage.job.layer.width * (stage.inputs + stage.outputs)
-            else:
-                found += stage.outputs * (2.0 * stage.inputs if stage.kind == DENSE else LONG_WORK / LONG)
-        return found * rows * steps
+    # On arrays.
 
     cdef int budget(self, double work) except -1:
         """The threads that a call of so many operations may have."""
         return self.threads() if worth_threads(work) else 1
-
-    cdef size state_bytes(self, int state, size rows) noexcept nogil:
-        """Of one state of so many sequences."""
-        return max(1, self.states[state].layers) * rows * self.states[state].width * self.states[state].value_bytes
-
-    # Running.
-
-    cdef int advance(self, const Call *call) noexcept nogil:
-        """All steps of a call, which has at least one row and one step."""
-        cdef size block = self.block(call.rows, call.steps), t = 0
-        cdef Call part = call[0]
-        cdef int outcome = DONE
-        while t < call.steps and outcome == DONE:
-            part.steps = min(block, call.steps - t)
-            part.x = <const char *>call.x + t * call.x_step * self.x_bytes
-            if self.pooling < 0:
-                part.y = <char *>call.y + t * call.y_step * self.itemsize
-            t += part.steps
-            outcome = self.advance_block(&part, t == call.steps)
-        return outcome
-
-    cdef int advance_block(self, const Call *whole, bint last) noexcept nogil:
-        """Some steps of all layers; what comes after a pooling only in the last block."""
-        cdef Call call = whole[0]
-        cdef char *room = <char *>to_line(<size>whole.room)
-        cdef size most = to_line(whole.rows * whole.steps * self.widest * self.itemsize), itemsize = self.x_bytes, wide
-        cdef char *buffers[2]
-        cdef const Stage *stage
-        cdef int k, used = 0, outcome, stages = self.count if last or self.pooling < 0 else self.pooling + 1
-        cdef bint direct
-        buffers[0], buffers[1] = room, room + most
-        for k in range(stages):
-            stage = &self.stages[k]
-            wide = stage.inputs
-            if stage.kind in (DENSE, ACTIVATION) and (call.x_step != wide and call.steps > 1 or call.x_row != call.steps * wide):
-                copy_rows(&call, wide, itemsize, buffers[used])
-                call.x, call.x_step, call.x_row = buffers[used], wide, call.steps * wide
-                used ^= 1
-            wide = stage.outputs
-            direct = k == self.count - 1 and (stage.kind == RECURRENT or k == self.pooling or call.rows == 1
-                                              or self.pooling >= 0 or whole.y_row == call.steps * wide)
-            if direct:
-                call.y, call.y_step, call.y_row = whole.y, whole.y_step, whole.y_row
-            else:
-                call.y, call.y_step, call.y_row = buffers[used], wide, call.steps * wide
-                used ^= 1
-            outcome = self.run_stage(stage, &call, room + 2 * most, itemsize)
-            if outcome != DONE:
-                return outcome
-            itemsize = self.itemsize
-            if k == self.pooling:
-                call.steps = 1
-            call.x, call.x_step, call.x_row = call.y, wide, call.steps * wide
-            if direct:
-                call.x_row = whole.y_row
-        if stages == self.count and not direct:
-            for k in range(call.rows):
-                memcpy(<char *>whole.y + k * whole.y_row * itemsize, <const char *>call.x + k * call.x_row * itemsize,
-                       call.steps * wide * itemsize)
-        return DONE
-
-    cdef int run_stage(self, const Stage *stage, Call *call, char *room, size itemsize) noexcept nogil:
-        cdef size rows = call.rows * call.steps, n, width = stage.outputs
-        cdef void *states[2]
-        cdef const State *state
-        cdef int k
-        if stage.state >= 0:
-            for k in range(1 if stage.kind == LAST else 2):
-                state = &self.states[stage.state + k]
-                states[k] = <char *>call.states[stage.state + k] + stage.layer * call.rows * state.width * state.value_bytes
-        if stage.kind == RECURRENT:
-            return run_recurrent(stage, call, states[0], states[1], room)
-        if stage.kind == DENSE:
-            run_dense(stage, self.format, itemsize, rows, call.x, call.y, call.budget)
-        elif stage.kind == ACTIVATION:
-            memcpy(call.y, call.x, rows * width * itemsize)
-            activate_rows(self.format, stage.activation, rows, width, NULL, call.y)
-        elif stage.kind == LOOKUP:
-            look_up(stage, call, self.itemsize)
-        elif stage.kind == LAST:
-            for n in range(call.rows):
-                memcpy(<char *>states[0] + n * width * itemsize,
-                       <const char *>call.x + (n * call.x_row + (call.steps - 1) * call.x_step) * itemsize, width * itemsize)
-            memcpy(call.y, states[0], call.rows * width * itemsize)
-        elif self.itemsize == 4:
-            add_steps[float](call, width, <float *>states[0], <int64_t *>states[1], <float *>call.y)
-        else:
-            add_steps[double](call, width, <double *>states[0], <int64_t *>states[1], <double *>call.y)
-        return DONE
-
-    # On arrays.
 
     cdef bint plain(self, object a, int type_number) noexcept:
         """Whether a is an array that can be read where it lies."""
@@ -363,7 +381,7 @@ cdef class Program:
 
     cdef bint is_state(self, object a, int k, size rows) noexcept:
         """Whether a is a contiguous array of the state k."""
-        cdef const State *state = &self.states[k]
+        cdef const State *state = &self.plan.states[k]
         cdef cnp.ndarray array
         cdef int ndim = 3 if state.layers else 2
         if not self.plain(a, state.type_number):
@@ -389,35 +407,17 @@ cdef class Program:
                 found.extend(entry)
             else:
                 return None
-        for k in range(self.state_count):
+        for k in range(self.plan.state_count):
             if not self.is_state(found[k], k, rows):
                 return None
         return found
 
     cdef cnp.ndarray new_state(self, int k, size rows):
         """An array for the state k."""
-        cdef const State *state = &self.states[k]
+        cdef const State *state = &self.plan.states[k]
         cdef cnp.npy_intp shape[3]
         shape[0], shape[1], shape[2] = state.layers, rows, state.width
         return cnp.PyArray_EMPTY(3 if state.layers else 2, &shape[0 if state.layers else 1], state.type_number, 0)
-
-    cdef int begin_state(self, cnp.ndarray array, int k, size rows, object before) except -1:
-        """array := the state before, or for None the beginning."""
-        cdef const State *state = &self.states[k]
-        cdef size layer, n, width = state.width * state.value_bytes
-        cdef char *at = <char *>cnp.PyArray_DATA(array)
-        cdef const char *start
-        if before is not None:
-            if before is not array:
-                memcpy(at, cnp.PyArray_DATA(<cnp.ndarray>before), cnp.PyArray_NBYTES(array))
-        elif self.starts[k] is None:
-            memset(at, 0, cnp.PyArray_NBYTES(array))
-        else:
-            start = <const char *>cnp.PyArray_DATA(<cnp.ndarray>self.starts[k])
-            for layer in range(max(1, state.layers)):
-                for n in range(rows):
-                    memcpy(at + (layer * rows + n) * width, start + layer * width, width)
-        return 0
 
     cdef tuple shaped(self, list arrays):
         """States as layers have them, of their arrays one after the other."""
@@ -432,7 +432,7 @@ cdef class Program:
         """Whether x is an array that can be read where it lies; then also rows, steps and x of a call."""
         cdef cnp.ndarray a
         cdef bint features = self.x_type != cnp.NPY_INT64
-        cdef size unit = self.x_bytes, least = self.inputs * unit
+        cdef size unit = self.plan.x_bytes, least = self.plan.inputs * unit
         cdef int ndim, lead
         if not self.plain(x, self.x_type):
             return False
@@ -441,8 +441,8 @@ cdef class Program:
         lead = ndim - features + step   # axes before the features, one of time counted for a step too
         if lead < 1 or lead > 2:
             return False
-        if features and (cnp.PyArray_DIM(a, ndim - 1) != self.inputs
-                         or self.inputs > 1 and cnp.PyArray_STRIDE(a, ndim - 1) != unit):
+        if features and (cnp.PyArray_DIM(a, ndim - 1) != self.plan.inputs
+                         or self.plan.inputs > 1 and cnp.PyArray_STRIDE(a, ndim - 1) != unit):
             return False
         call.rows = cnp.PyArray_DIM(a, 0) if lead == 2 else 1
         call.steps = 1 if step else cnp.PyArray_DIM(a, lead - 1)
@@ -465,10 +465,10 @@ cdef class Program:
         if lead == 2:
             shape[k] = call.rows
             k += 1
-        if not step and self.pooling < 0:
+        if not step and self.plan.pooling < 0:
             shape[k] = call.steps
             k += 1
-        shape[k] = self.outputs
+        shape[k] = self.plan.outputs
         return k + 1
 
     cdef bint is_result(self, object y, int ndim, const cnp.npy_intp *shape) noexcept:
@@ -492,7 +492,7 @@ cdef class Program:
                 if overlap(targets[k], targets[m]):
                     return False
             if before is not None:
-                for m in range(self.state_count):
+                for m in range(self.plan.state_count):
                     if not (m == k - 1 and before[m] is targets[k]) and overlap(targets[k], before[m]):
                         return False
         return True
@@ -525,7 +525,7 @@ cdef class Program:
                 return None
         if out is None:
             y = cnp.PyArray_EMPTY(ndim, shape, self.type_number, 0)
-            after = [self.new_state(k, call.rows) for k in range(self.state_count)]
+            after = [self.new_state(k, call.rows) for k in range(self.plan.state_count)]
             states = self.shaped(after)
         else:
             if type(out) is not tuple or len(<tuple>out) != 2 or not self.is_result((<tuple>out)[0], ndim, shape):
@@ -534,22 +534,26 @@ cdef class Program:
             after = self.flat(states, call.rows)
             if after is None or not all([array.flags.writeable for array in after]) or not self.apart(y, after, before, x):
                 return None
-        if self.stages[0].kind == LOOKUP and not in_range(&call, self.stages[0].count):
+        if self.plan.stages[0].kind == LOOKUP and not in_range(&call, self.plan.stages[0].count):
             return None
-        for k in range(self.state_count):
-            self.begin_state(after[k], k, call.rows, None if before is None else before[k])
-        work = self.work(call.rows, call.steps)
+        for k in range(self.plan.state_count):
+            if before is None:
+                begin_state(&self.plan.states[k], call.rows, <char *>cnp.PyArray_DATA(<cnp.ndarray>after[k]))
+            elif before[k] is not after[k]:
+                memcpy(cnp.PyArray_DATA(<cnp.ndarray>after[k]), cnp.PyArray_DATA(<cnp.ndarray>before[k]),
+                       cnp.PyArray_NBYTES(<cnp.ndarray>after[k]))
+        work = operations_of(&self.plan, call.rows, call.steps)
         call.budget = self.budget(work)
-        call.y, call.y_step = cnp.PyArray_DATA(y), self.outputs
-        call.y_row = self.outputs * (1 if self.pooling >= 0 else call.steps)
-        bytes_of_room = self.state_count * sizeof(void *) + self.room(call.rows, call.steps)
+        call.y, call.y_step = cnp.PyArray_DATA(y), self.plan.outputs
+        call.y_row = self.plan.outputs * (1 if self.plan.pooling >= 0 else call.steps)
+        bytes_of_room = self.plan.state_count * sizeof(void *) + room_for(&self.plan, call.rows, call.steps)
         room = cnp.PyArray_EMPTY(1, &bytes_of_room, cnp.NPY_UINT8, 0)
         call.states = <void **>cnp.PyArray_DATA(room)
-        for k in range(self.state_count):
+        for k in range(self.plan.state_count):
             call.states[k] = cnp.PyArray_DATA(<cnp.ndarray>after[k])
-        call.room = <char *>(call.states + self.state_count)
+        call.room = <char *>(call.states + self.plan.state_count)
         thread = let_go(work > LONG_WORK)
-        outcome = self.advance(&call)
+        outcome = advance(&self.plan, &call)
         take_back(thread)
         interrupt(outcome)
         return y, states

@@ -13,7 +13,7 @@ from lstmx._core.arrays cimport overlap
 from lstmx._core.core cimport let_go, PyThreadState, take_back
 from lstmx._core.job cimport size
 from lstmx._core.loop cimport LONG_WORK
-from lstmx._core.program cimport Call, DONE, in_range, interrupt, Program
+from lstmx._core.program cimport (advance, Call, DONE, in_range, interrupt, most_room, operations_of, Program, state_bytes)
 
 cnp.import_array()
 
@@ -56,19 +56,19 @@ cdef class Sessions:
         cdef cnp.ndarray piece
         cdef int k
         self.program, self.ids, self.states, self.capacity = program, ids, states, len(ids)
-        pieces = [memory(8 * self.capacity), memory(8 * self.capacity), memory(16 * program.state_count),
-                  memory(program.most_room(self.capacity))]
-        for k in range(program.state_count):
+        pieces = [memory(8 * self.capacity), memory(8 * self.capacity), memory(16 * program.plan.state_count),
+                  memory(most_room(&program.plan, self.capacity))]
+        for k in range(program.plan.state_count):
             if not program.is_state(states[k], k, self.capacity):
                 raise ValueError(f"states[{k}]: does not fit the program")
-            pieces.append(memory(program.state_bytes(k, self.capacity)))
+            pieces.append(memory(state_bytes(&program.plan.states[k], self.capacity)))
         self.keep = pieces
         self.slots, self.pushes = <size *>line(pieces[0]), <int64_t *>line(pieces[1])
         for k in range(self.capacity):
             self.pushes[k] = 0
         self.pooled, self.room = <char **>line(pieces[2]), line(pieces[3])
-        self.copies = self.pooled + program.state_count
-        for k in range(program.state_count):
+        self.copies = self.pooled + program.plan.state_count
+        for k in range(program.plan.state_count):
             self.pooled[k], self.copies[k] = <char *>cnp.PyArray_DATA(states[k]), line(pieces[4 + k])
 
     cdef bint find(self, const int64_t *ids, size count) noexcept:
@@ -94,10 +94,10 @@ cdef class Sessions:
         cdef int k
         for n in range(count):
             together = together and slots[n] - slots[0] == n
-        for k in range(self.program.state_count):
-            row = self.program.states[k].width * self.program.states[k].value_bytes
+        for k in range(self.program.plan.state_count):
+            row = self.program.plan.states[k].width * self.program.plan.states[k].value_bytes
             copy = self.copies[k]
-            for layer in range(max(1, self.program.states[k].layers)):
+            for layer in range(max(1, self.program.plan.states[k].layers)):
                 pooled = self.pooled[k] + layer * self.capacity * row
                 if together:
                     carry(pooled + slots[0] * row, copy, count * row, back)
@@ -141,16 +141,16 @@ cdef class Sessions:
             return None
         if not self.find(<const int64_t *>cnp.PyArray_DATA(<cnp.ndarray>ids), call.rows):
             return None
-        if program.x_type == cnp.NPY_INT64 and not in_range(&call, program.stages[0].count):
+        if program.x_type == cnp.NPY_INT64 and not in_range(&call, program.plan.stages[0].count):
             return None
-        work = program.work(call.rows, call.steps)
+        work = operations_of(&program.plan, call.rows, call.steps)
         call.budget = program.budget(work)
-        call.y, call.y_step = cnp.PyArray_DATA(y), program.outputs
-        call.y_row = program.outputs * (1 if program.pooling >= 0 else call.steps)
+        call.y, call.y_step = cnp.PyArray_DATA(y), program.plan.outputs
+        call.y_row = program.plan.outputs * (1 if program.plan.pooling >= 0 else call.steps)
         call.states, call.room = <void **>self.copies, self.room
         thread = let_go(work > LONG_WORK)
         self.move(call.rows, False)
-        outcome = program.advance(&call)
+        outcome = advance(&program.plan, &call)
         if outcome == DONE:
             self.move(call.rows, True)
         take_back(thread)
