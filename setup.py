@@ -90,6 +90,7 @@ setup(
             extension("stream"),
             extension("program"),
             extension("sessions"),
+            extension("rollout"),
             extension("blas"),
         ],
         include_path=[str(blas_int())],

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cimport numpy as cnp
 
 from lstmx._core.cell cimport lstmx_cell, set_cell
-from lstmx._core.core cimport let_go, LONG, lstmx_mask, PyThreadState, take_back
+from lstmx._core.core cimport let_go, LONG, LSTMX_F64, lstmx_mask, PyThreadState, take_back
 from lstmx._core.isa cimport active_isa, format_of
 
 ctypedef Py_ssize_t size
@@ -19,7 +19,7 @@ cdef extern from "core.h" nogil:
     ctypedef struct lstmx_kernels:
         void (*sigmoid)(size n, const void *x, void *y) noexcept
         void (*tanh)(size n, const void *x, void *y) noexcept
-        void (*exp)(size n, const void *x, void *y) noexcept
+        void (*exp)(size n, const void *x, void *y) noexcept nogil
         void (*expm1)(size n, const void *x, void *y) noexcept
         void (*softplus)(size n, const void *x, void *y) noexcept
         void (*cell_forward)(const void *cell, size rows, size hidden, const void *bias, void *gates, void *c,
@@ -99,6 +99,11 @@ def tanh(cnp.ndarray x, cnp.ndarray out):
 def exp(cnp.ndarray x, cnp.ndarray out):
     """out (n,) := e**x, element by element."""
     apply(table(format_of(x)).exp, x, out)
+
+
+cdef void exp_values(size n, double *x) noexcept nogil:
+    """x (n,) := e**x, element by element."""
+    table(LSTMX_F64).exp(n, x, x)
 
 
 def expm1(cnp.ndarray x, cnp.ndarray out):

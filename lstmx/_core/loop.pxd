@@ -10,3 +10,4 @@ cdef void spread(part_function part, void *task, int wanted, int budget, double 
 cdef int run(Job *job, int budget) except -1
 cdef bint perform(Job *job, int budget) noexcept nogil
 cdef int run_both(Job *one, Job *other, int budget) except -1
+cdef int interrupted() noexcept with gil
