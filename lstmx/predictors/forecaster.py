@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lstmx import storage
+from lstmx import rollout, storage
 from lstmx.data import missing
 from lstmx.data.series import as_series, bridged
 from lstmx.functional import validate
@@ -150,6 +150,8 @@ class Forecaster(Predictor):
         `draw(n)`, if given, draws errors (n, block, O) that are added to what the model gives, in its own units.
         """
         block, lags, kept = self.config["block"], self.config["lags"], y.shape[1]
+        if block == 1:
+            return self._roll_steps(y, x, mean, scale, horizon, draw)
         found = []
         for start in range(0, horizon, block):
             rows = self.rows(y, x[:, start : start + kept + block], mean, scale)
@@ -161,6 +163,17 @@ class Forecaster(Predictor):
             found.append(steps)
             y = np.concatenate([y, steps], axis=1)[:, -kept:]
         return np.concatenate(found, axis=1)[:, :horizon]
+
+    def _roll_steps(self, y, x, mean, scale, horizon, draw):
+        """`roll` step by step, in the model's own units; the steps are put together at the end."""
+        kept, lags = y.shape[1], self.config["lags"]
+        rows, exog, noise = self.rows(y, x[:, : kept + 1], mean, scale), None, None
+        if self.config["exogenous"]:
+            exog = (x[:, kept + 1 : kept + horizon] - self.arrays["x_mean"]) / self.arrays["x_scale"]
+        if draw is not None:
+            noise = np.concatenate([draw(len(y)) for _ in range(horizon)], axis=1)
+        steps, _ = rollout.run(self.model, rows, horizon, exog=exog, noise=noise, window=self.config["window"])
+        return integrate(steps * scale[:, None] + mean[:, None], difference(y, lags), lags)
 
     def _future(self, horizon, X):
         """(horizon, exogenous variables (series, kept + future, E)).
