@@ -554,7 +554,8 @@ class Sequential(storage.Stored):
 
         Returns
         -------
-        results : array (N, steps, O), with `paths` (N, M, steps, O), without N for one sequence; tokens: int64 without O
+        results : array (N, steps, O), with `paths` (N, M, steps, O), without N for one sequence
+            Tokens: of int64, without O.
         state : tuple, one entry per layer
             If `return_state`: of N * M sequences, the paths of the first, then those of the second and so on.
 

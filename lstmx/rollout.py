@@ -22,7 +22,7 @@ def run(
     model, x, steps, *, feedback=None, exog=None, noise=None, paths=None, state=None, window=None, temperature=1.0,
     random_state=None, return_state=False,
 ):  # fmt: skip
-    """`Sequential.rollout`, with results in float64 (tokens in int64): (results, state), None being that of a window."""
+    """`Sequential.rollout`, (results of float64 or tokens, state), the state of a window being None."""
     steps = validate.count("steps", steps, 0)
     paths = None if paths is None else validate.count("paths", paths)
     window = None if window is None else validate.count("window", window)
@@ -304,8 +304,8 @@ def _ends(past, window):
     shortest = past.lengths.min(initial=window)
     if shortest < window:
         n = int(past.lengths.argmin())
-        raise ValueError(f"window: got {window}, but sequence {n} of x has {shortest} steps; give a smaller one, or more "
-                         "of the past")  # fmt: skip
+        raise ValueError(f"window: got {window}, but sequence {n} of x has {shortest} steps; give a smaller one, or "
+                         "more of the past")  # fmt: skip
     if past.form == "list":
         found = past.x[(past.starts + past.lengths - window) + np.arange(window)[:, None]]
     else:
@@ -318,19 +318,21 @@ def _read_exog(exog, count, batch, feed, model):
     E, need = len(feed.others), f"{count} step{'s' * (count != 1)} or more: one less than the results"
     if exog is None:
         if E and count:
-            raise ValueError(f"exog: got None, but of the {feed.I} columns of the input outputs fill "
-                             f"{feed.I - E}; give the other {E} for {need}, as (N, {count}, {E}), or ({count}, {E}) for "
-                             "all sequences; which output goes where is feedback=")  # fmt: skip
+            raise ValueError(f"exog: got None, but of the {feed.I} columns of the input outputs fill {feed.I - E}; "
+                             f"give the other {E} for {need}, as (N, {count}, {E}), or ({count}, {E}) for all; which "
+                             "output goes where is feedback=")  # fmt: skip
         return None
+    if not E and model.embedding:
+        raise ValueError("exog: got some, but this model reads tokens alone; leave it out")
     if not E:
-        why = "this model reads tokens alone" if model.embedding else f"outputs fill all {feed.I} columns of the input"
-        raise ValueError(f"exog: got some, but {why}; leave it out" + ("" if model.embedding else ", or say by feedback= "
-                         "which outputs are fed back"))  # fmt: skip
+        raise ValueError(f"exog: got some, but outputs fill all {feed.I} columns of the input; leave it out, or say by "
+                         "feedback= which outputs are fed back")  # fmt: skip
     a = validate.real_array("exog", exog, model.dtype)
     if a.ndim not in (2, 3) or a.shape[-1] != E or (a.ndim == 3 and len(a) != batch):
         hint = "; of one column write exog[:, None]" if a.ndim == 1 and E == 1 else ""
         raise ValueError(f"exog: got shape {a.shape}, must be ({batch}, {count}, {E}), or ({count}, {E}) for all "
-                         f"sequences: I = {feed.I} columns of the input, of which outputs fill {feed.I - E}{hint}")  # fmt: skip
+                         f"sequences: I = {feed.I} columns of the input, of which outputs fill {feed.I - E}"
+                         + hint)  # fmt: skip
     if a.shape[-2] < count:
         raise ValueError(f"exog: got {a.shape[-2]} steps, must have {need}; give more, or ask for fewer results")
     if a.ndim == 2:
@@ -343,12 +345,13 @@ def _read_state(model, state, batch, window, return_state):
     if window is not None:
         if state is not None or return_state:
             name = "return_state" if state is None else "state"
-            raise ValueError(f"{name}: got one beside window=, by which every step begins from the initial state; leave "
-                             "out one of them")  # fmt: skip
+            raise ValueError(f"{name}: got one beside window=, by which every step begins from the initial state; "
+                             "leave out one of them")  # fmt: skip
         return None
     if not all(layer.causal for layer in model.layers):
-        raise ValueError("window: got None, but a model that reads from the end (a bidirectional or reversed layer) has "
-                         "no state to carry; give window=W, by which every step reads the last W inputs anew")  # fmt: skip
+        raise ValueError("window: got None, but a model that reads from the end (a bidirectional or reversed layer) "
+                         "has no state to carry; give window=W, by which every step reads the last W inputs "
+                         "anew")  # fmt: skip
     if state is None:
         return None
     if not isinstance(state, tuple | list) or len(state) != len(model.layers):
