@@ -22,7 +22,7 @@ def run(
     model, x, steps, *, feedback=None, exog=None, noise=None, paths=None, state=None, window=None, temperature=1.0,
     random_state=None, return_state=False,
 ):  # fmt: skip
-    """`Sequential.rollout`, (results of float64 or tokens, state), the state of a window being None."""
+    """What `Sequential.rollout` gives, with numbers in float64: (results, state). The state of a window is None."""
     steps = validate.count("steps", steps, 0)
     paths = None if paths is None else validate.count("paths", paths)
     window = None if window is None else validate.count("window", window)
@@ -45,7 +45,7 @@ def run(
     with np.errstate(over="ignore", invalid="ignore"):  # what grows beyond all bounds becomes infinite
         first = None if window is None else _ends(past, window)
         y, state = reader.whole(past, state) if window is None else (reader.window(first), None)
-        y, state = np.repeat(y, repeats, axis=0), _each(state, _repeated(repeats))
+        y, state = np.repeat(y, repeats, axis=0), _each(state, lambda a: np.repeat(a, repeats, axis=-2))
         width = () if embedding else (model.input_size,)
         inputs = np.empty((known + max(steps - 1, 0), len(y), *width), past.dtype)
         if window is not None:
@@ -98,9 +98,8 @@ class _Reader:
 
     def whole(self, inputs, state):
         """(outputs (N, O), state) of `Sequences`, each of one step or more."""
-        found, first = [], 0
+        inputs, found, first = self._masked(inputs), [], 0
         for part in [inputs] if len(inputs) <= AT_ONCE else inputs.parts(AT_ONCE):
-            part = part.masked(self._first.are_steps) if self._first.masks else part
             rows, context = part.all()
             if context.lengths.min(initial=1) == 0:
                 n = first + int(context.lengths.argmin())
@@ -121,11 +120,11 @@ class _Reader:
             if direct is not None:
                 found.append(direct[0][:, -1] if self._model.per_step else direct[0])
                 continue
-            inputs = Sequences(part)
-            if self._first.masks:
-                inputs = inputs.masked(self._first.are_steps)
-            found.append(self._after(*inputs.all(), None)[0])
+            found.append(self._after(*self._masked(Sequences(part)).all(), None)[0])
         return np.concatenate(found)
+
+    def _masked(self, inputs):
+        return inputs.masked(self._first.are_steps) if self._first.masks else inputs
 
     def step(self, rows, state, y):
         """(outputs (R, O), state) after one more step; y are those before, which masked steps leave as they are."""
@@ -327,7 +326,8 @@ def _read_exog(exog, count, batch, feed, model):
     if not E:
         raise ValueError(f"exog: got some, but outputs fill all {feed.I} columns of the input; leave it out, or say by "
                          "feedback= which outputs are fed back")  # fmt: skip
-    a = validate.real_array("exog", exog, model.dtype)
+    with np.errstate(over="ignore"):
+        a = validate.real_array("exog", exog, model.dtype)
     if a.ndim not in (2, 3) or a.shape[-1] != E or (a.ndim == 3 and len(a) != batch):
         hint = "; of one column write exog[:, None]" if a.ndim == 1 and E == 1 else ""
         raise ValueError(f"exog: got shape {a.shape}, must be ({batch}, {count}, {E}), or ({count}, {E}) for all "
@@ -356,22 +356,15 @@ def _read_state(model, state, batch, window, return_state):
         return None
     if not isinstance(state, tuple | list) or len(state) != len(model.layers):
         raise TypeError("state: must be what step, stream or rollout of this model returned, or None")
-    return _each(state, _of(batch))
+    return _each(state, lambda a: _of_rows(a, batch))
 
 
-def _of(batch):
-    def checked(a):
-        if not isinstance(a, np.ndarray) or a.ndim < 2 or a.shape[-2] != batch:
-            got = f"an array {a.shape}" if isinstance(a, np.ndarray) else type(a).__name__
-            raise ValueError(f"state: has {got}, must have arrays of {batch} rows (.., {batch}, width), one for each "
-                             "sequence of x")  # fmt: skip
-        return a
-
-    return checked
-
-
-def _repeated(count):
-    return lambda a: np.repeat(a, count, axis=-2)
+def _of_rows(a, batch):
+    if not isinstance(a, np.ndarray) or a.ndim < 2 or a.shape[-2] != batch:
+        got = f"an array {a.shape}" if isinstance(a, np.ndarray) else type(a).__name__
+        raise ValueError(f"state: has {got}, must have arrays of {batch} rows (.., {batch}, width), one for each "
+                         "sequence of x")  # fmt: skip
+    return a
 
 
 def _each(state, function):

@@ -303,6 +303,8 @@ def test_what_grows_beyond_all_bounds_is_infinite_without_a_warning():
     found = model.rollout(np.ones((2, 1)) * [[1.0], [-1.0]], 6)
     assert found.dtype == np.float32 and found[-1, 0] == -np.inf and found[2, 0] == np.float32(-1e30)
     assert np.isinf(model.rollout(np.ones((1, 1)), 2, noise=np.full((2, 1), 1e300))).all()
+    wide = Sequential([Dense(2, 1)])
+    assert np.isinf(wide.rollout(np.ones((1, 2)), 2, exog=[[1e300]])[1])
 
 
 @pytest.mark.skipif(engine.NAME != "tile", reason="a promise of the tile engine")
@@ -426,6 +428,12 @@ def test_samples_are_drawn_as_the_docstring_says():
     rng = generator(1)
     rng.random((2, 2, 5))
     np.testing.assert_array_equal(found[2], model.rollout(x[2], 5, feedback="sample", paths=2, random_state=rng))
+
+
+def test_no_tokens():
+    model, none = tokens(), np.empty((0, 4), int)
+    for given in ({}, {"feedback": "sample"}, {"window": 2}):
+        assert model.rollout(none, 5, **given).shape == (0, 5) and model.rollout(none[:, :1], 0).shape == (0, 0)
 
 
 def test_a_low_temperature_is_argmax_and_tokens_of_no_probability_never_come():
