@@ -559,13 +559,20 @@ class Sequential(storage.Stored):
         state : tuple, one entry per layer
             If `return_state`: of N * M sequences, the paths of the first, then those of the second and so on.
 
+        Raises
+        ------
+        ValueError, TypeError, IndexError
+            If an argument is not as it must be, or a sequence has no step.
+        FloatingPointError
+            If outputs are NaN or infinite, so that no token can be chosen.
+
         Notes
         -----
         Masked steps change nothing: the output remains that of the last step that there is.
 
         Examples
         --------
-        A model that has learnt the next step of a noisy sine, twenty steps on:
+        A model that has learnt the next step of a sine, twenty steps on:
 
         >>> import numpy as np, lstmx
         >>> rng = np.random.default_rng(0)

@@ -1,8 +1,8 @@
 """Who may import whom: the layering of the package, read from its sources.
 
 estimators -> predictors -> model -> training, rollout -> layers, losses, optim, data -> storage -> functional -> _core.
-loading, interop, inspect, bench, cli and demo are the top. An import inside a function keeps to the same order: it may spare a
-program what it does not need, never reach up.
+loading, interop, inspect, bench, cli and demo are the top. An import inside a function keeps to the same order: it may
+spare a program what it does not need, never reach up.
 """
 
 import ast

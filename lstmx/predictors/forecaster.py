@@ -165,7 +165,12 @@ class Forecaster(Predictor):
         return np.concatenate(found, axis=1)[:, :horizon]
 
     def _roll_steps(self, y, x, mean, scale, horizon, draw):
-        """`roll` step by step, in the model's own units; the steps are put together at the end."""
+        """`roll` step by step, in the model's own units; the steps are put together at the end.
+
+        Every step reads a window anew, as in training. With a state that is carried on, the errors for a noisy sum of
+        two sines were 1.5 to 2.4 times as large; for an AR(2) series they were the same, and for weekly carbon dioxide
+        the difference was less than that between seeds.
+        """
         kept, lags = y.shape[1], self.config["lags"]
         rows, exog, noise = self.rows(y, x[:, : kept + 1], mean, scale), None, None
         if self.config["exogenous"]:
