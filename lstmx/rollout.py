@@ -11,6 +11,7 @@ import numpy as np
 
 from lstmx.functional import kernels, validate
 from lstmx.functional.context import PooledContext, SequenceContext
+from lstmx.functional.engine import get_engine
 from lstmx.functional.read import Sequences, sequences
 from lstmx.layers import Activation, Dense, Dropout, FinalState, Last, MeanPool, Run, Unmask
 from lstmx.layers.compiled import CompiledLayers
@@ -75,6 +76,9 @@ def _loop(reader, feed, y, state, inputs, results, drawn, window):
     -------
     The state after the last input.
     """
+    found = reader.loop(feed, y, state, inputs, results, drawn, window)
+    if found is not None:
+        return found[0]
     for j, result in enumerate(results):
         feed.result(y, None if drawn is None else drawn[j], result)
         if j + 1 == len(results):
@@ -118,13 +122,28 @@ class _Reader:
             part = np.ascontiguousarray(x[:, first : first + AT_ONCE].swapaxes(0, 1))
             direct = self._compiled.run(part)
             if direct is not None:
-                found.append(direct[0][:, -1] if self._model.per_step else direct[0])
+                found.append(direct[:, -1] if self._model.per_step else direct)
                 continue
             found.append(self._after(*self._masked(Sequences(part)).all(), None)[0])
         return np.concatenate(found)
 
     def _masked(self, inputs):
         return inputs.masked(self._first.are_steps) if self._first.masks else inputs
+
+    def loop(self, feed, y, state, inputs, results, drawn, window):
+        """`_loop` in one compiled call: (state,), or None where it cannot do it."""
+        program = self._compiled.program if window is None else self._compiled.program_of_last
+        if program is None or self._first.masks or feed.mode is None:
+            return None
+        state = None if window else state
+        failed = get_engine().rollout(program, feed.mode, feed.temperature, y, state, inputs, results, drawn,
+                                      feed.from_output, feed.to_column, window or 0)  # fmt: skip
+        if failed is None:
+            return None
+        if failed >= 0:  # the error, as the general way raises it
+            j, r = divmod(failed, len(y))
+            feed.result(y[r : r + 1], None if drawn is None else drawn[j, r : r + 1], results[j, r : r + 1])
+        return (state,)
 
     def step(self, rows, state, y):
         """(outputs (R, O), state) after one more step; y are those before, which masked steps leave as they are."""
@@ -139,7 +158,7 @@ class _Reader:
         return self._step(rows, state)
 
     def _step(self, rows, state):
-        found = self._compiled.run(rows, state, True)
+        found = self._compiled.stream(rows, state, True)
         if found is not None:
             return found
         if self._context is None or self._context.batch != len(rows):
@@ -163,7 +182,7 @@ class _Reader:
 class _Columns:
     """Which outputs are fed back to which columns of the input."""
 
-    dtype = np.dtype(np.float64)
+    dtype, mode, temperature = np.dtype(np.float64), "columns", 1.0
 
     def __init__(self, model, feedback, temperature):
         if temperature != 1:
@@ -176,8 +195,10 @@ class _Columns:
             raise ValueError(f"feedback: the model gives {self.O} outputs and reads {self.I} columns; give, for each "
                              "output, the column to which it is fed back, or None")  # fmt: skip
         pairs = [(j, column) for j, column in enumerate(columns) if column is not None]
-        self._from, self._to = (np.array(side, np.intp) for side in (zip(*pairs, strict=True) if pairs else ((), ())))
-        self.others = np.setdiff1d(np.arange(self.I), self._to)
+        self.from_output, self.to_column = (
+            np.array(side, np.intp) for side in (zip(*pairs, strict=True) if pairs else ((), ()))
+        )
+        self.others = np.setdiff1d(np.arange(self.I), self.to_column)
 
     def _read(self, feedback):
         want = f"must be None or a list of {self.O}: for each output a column of the {self.I} of the input, or None"
@@ -224,20 +245,21 @@ class _Columns:
 
     def back(self, result, inputs):
         """Results become inputs of the next step."""
-        inputs[:, self._to] = result[:, self._from]
+        inputs[:, self.to_column] = result[:, self.from_output]
 
 
 class _Tokens:
     """Which integers are chosen by outputs that tell how probable each is."""
 
     dtype, width, others = np.dtype(np.int64), (), np.empty(0, np.intp)
+    from_output = to_column = np.empty(0, np.intp)
 
     def __init__(self, model, feedback, temperature):
         self._sample = validate.choice(
             "feedback", "argmax" if feedback is None else feedback, ("argmax", "sample")
         ) == "sample"  # fmt: skip
-        self._temperature = validate.number("temperature", temperature, 0, open_low=True)
-        if not self._sample and self._temperature != 1:
+        self.temperature = validate.number("temperature", temperature, 0, open_low=True)
+        if not self._sample and self.temperature != 1:
             raise ValueError(f'temperature: got {temperature!r}, but the likeliest token is the same at any; give '
                              'feedback="sample"')  # fmt: skip
         known, given = model.embedding.num_embeddings, model.output_size
@@ -249,6 +271,12 @@ class _Tokens:
         if self._activation not in ("softmax", "linear"):
             raise ValueError(f"feedback: the model ends in {last!r}, must end in a Dense with softmax, or one without "
                              "activation, which gives logits")  # fmt: skip
+        if not self._sample:
+            self.mode = "argmax"
+        elif self._activation == "linear":
+            self.mode = "logits"
+        else:  # the compiled loop has no logarithm
+            self.mode = "probabilities" if self.temperature == 1 else None
 
     def draw(self, noise, rng, shape):
         """A number in [0, 1) for each token, (steps, R), or None."""
@@ -278,11 +306,11 @@ class _Tokens:
     def _weights(self, y):
         """What the probabilities are proportional to."""
         if self._activation == "softmax":
-            if self._temperature == 1:
+            if self.temperature == 1:
                 return y
             with np.errstate(divide="ignore"):
                 y = np.log(y)
-        return kernels.each("exp", (y - y.max(axis=1, keepdims=True)) / self._temperature)
+        return kernels.each("exp", (y - y.max(axis=1, keepdims=True)) / self.temperature)
 
     def back(self, result, inputs):
         """Results become inputs of the next step."""

@@ -201,7 +201,7 @@ cdef void loop_part(void *task, int me, int members) noexcept nogil:
         r += rows
 
 
-def run(Program program, mode, double temperature, cnp.ndarray y, list states, cnp.ndarray inputs, cnp.ndarray results,
+def run(Program program, mode, double temperature, cnp.ndarray y, states, cnp.ndarray inputs, cnp.ndarray results,
         cnp.ndarray drawn, cnp.ndarray from_output, cnp.ndarray to_column, size known):
     """All steps of a rollout of R rows. Every array is C-contiguous, and checked by the caller.
 
@@ -211,7 +211,7 @@ def run(Program program, mode, double temperature, cnp.ndarray y, list states, c
     mode : one of MODES
     temperature : that logits are divided by
     y : (R, O)  # IN the outputs after what is known
-    states : flat, of R rows; [] with a window  # IN after what is known, OUT after the last input
+    states : of R rows, as layers have them; None with a window  # IN after what is known, OUT after the last input
     inputs : (W + steps - 1, R, I) of the model's type, or (W + steps - 1, R) of int64  # IN but what is fed back
     results : (steps, R, O) of float64, or (steps, R) of int64  # OUT
     drawn : of the same shape in float64, or None  # IN
@@ -221,7 +221,7 @@ def run(Program program, mode, double temperature, cnp.ndarray y, list states, c
     Returns
     -------
     int
-        -1; or step * R + row of outputs of which no token can be chosen.
+        -1; or step * R + row of outputs of which no token can be chosen. None if the states do not fit.
     """
     cdef const Plan *plan = &program.plan
     cdef Loop loop
@@ -239,6 +239,9 @@ def run(Program program, mode, double temperature, cnp.ndarray y, list states, c
     loop.drawn = <double *>data(drawn)
     if loop.steps == 0 or loop.rows == 0:
         return -1
+    found = [] if states is None else program.flat(states, loop.rows)
+    if found is None or known == 0 and len(found) < plan.state_count:
+        return None
     work = operations_of(plan, loop.rows, loop.steps * max(1, known))
     threads = program.threads() if worth_threads(work) else 1
     threads = <int>max(1, min(min(threads, <int>MOST_THREADS), loop.rows // ROWS_PER_THREAD))
@@ -249,8 +252,8 @@ def run(Program program, mode, double temperature, cnp.ndarray y, list states, c
     room = cnp.PyArray_EMPTY(1, &length, cnp.NPY_UINT8, 0)
     loop.room = <char *>((<size>data(room) + 63) & ~<size>63)
     pointers = <void **>(loop.room + threads * loop.room_bytes)
-    for k in range(len(states)):
-        pointers[k] = data(states[k])
+    for k in range(len(found)):
+        pointers[k] = data(found[k])
     loop.states = pointers
     loop.polls = work > LONG_WORK
     thread = let_go(loop.polls)

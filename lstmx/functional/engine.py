@@ -12,7 +12,7 @@ import types
 import numpy as np
 
 from lstmx import reference, reference_cells
-from lstmx._core import dense, isa, job, loop, panels, program, stream
+from lstmx._core import dense, isa, job, loop, panels, program, rollout, stream
 from lstmx.functional import allocate, threads
 from lstmx.functional.context import Windows
 from lstmx.functional.panels import Derived, bias_panels, column_panels, gate_panels, matrix
@@ -167,6 +167,8 @@ class _Compiled:
     def program(self, parts, dtype):
         """The compiled `Program` of a model, from the parts that its layers are."""
         return program.Program(parts, dtype.num, threads.get_num_threads)
+
+    rollout = staticmethod(rollout.run)
 
     def product(self, a, b, out, transpose_b=False, derived=None):
         """out := a op(b). `derived` keeps what is made of b."""

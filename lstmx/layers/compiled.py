@@ -44,14 +44,27 @@ class CompiledLayers:
     @functools.cached_property
     def program(self):
         """The compiled `Program` of all layers, for streams; None where a layer cannot be part of one."""
-        parts, dtype = [], None
-        features = next((layer.input_size for layer, *_ in self._layers if layer.input_size is not None), None)
+        return self._program(False)
+
+    @functools.cached_property
+    def program_of_last(self):
+        """As `program`, with the outputs of the last step that it is given alone."""
+        return self._program(True)
+
+    def _program(self, last):
+        parts, dtype, end = [], None, 0
+        features = ends = next((layer.input_size for layer, *_ in self._layers if layer.input_size is not None), None)
         for layer, _, parameters in self._layers:
             parts.append(layer.program_part(parameters, features))
             if parts[-1] is None:
                 return None
             features = layer.output_size(features)
             dtype = layer.dtype if parameters.arrays else dtype
+            last = last and not layer.per_sequence
+            if parts[-1] and parts[-1][0] in ("recurrent", "lookup"):  # what follows needs the last step alone
+                end, ends = len(parts), features
+        if last:
+            parts.insert(end, ("last", ends))
         return get_engine().program(parts, dtype) if get_engine().compiled else None
 
     def stream(self, x, states, step, out=None):
