@@ -45,6 +45,7 @@ _LAZY = {
     "from_onnx": ("lstmx.interop.onnx", "from_onnx"),
     "to_onnx": ("lstmx.interop.onnx.export", "to_onnx"),
     "from_rtneural": ("lstmx.interop.rtneural", "from_rtneural"),
+    "StreamPool": ("lstmx.streams", "StreamPool"),
     "show_config": ("lstmx.cli", "show_config"),
     "datasets": ("lstmx.datasets", None),
     "estimators": ("lstmx.estimators", None),

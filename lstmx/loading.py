@@ -3,7 +3,8 @@
 import sys
 
 import lstmx.model
-import lstmx.predictors  # noqa: F401
+import lstmx.predictors
+import lstmx.streams  # noqa: F401
 from lstmx import storage
 from lstmx.functional import validate
 
@@ -67,7 +68,7 @@ def load(path, *, allow_nonfinite=False):
 
     Returns
     -------
-    LSTM, another layer, Sequential, or what was learnt by an estimator or a pipeline
+    LSTM, another layer, Sequential, StreamSnapshot, or what was learnt by an estimator or a pipeline
         The latter as a predictor (`lstmx.predictors`), which needs no scikit-learn.
 
     Raises

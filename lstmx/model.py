@@ -137,6 +137,15 @@ class Sequential(storage.Stored):
 
     # On packed rows: what training needs.
 
+    def start_state(self, batch, features=None, parameters=None, dtype=None):
+        """The protocol of a layer, with a tuple of states; what is None is the model's own."""
+        parameters = snapshots(self.layers) if parameters is None else parameters
+        features, states = self.input_size if features is None else features, []
+        for layer, own in zip(self.layers, parameters, strict=True):
+            states.append(layer.start_state(batch, features, own, self.dtype if dtype is None else dtype))
+            features = layer.output_size(features)
+        return tuple(states)
+
     def forward_rows(self, rows, context, state, run):
         """All layers on packed rows: the protocol of a layer, with a tuple of states and a list of tapes."""
         parameters = snapshots(self.layers) if run.parameters is None else run.parameters

@@ -16,7 +16,8 @@ beside those of its model ("model.0.weight_ih_l0"); and checkpoints. Schema 3 ad
 SHA-256, in hexadecimal digits, of the text of ``model`` and of each tensor in the order of their names: the JSON list
 of its name, type ("float32") and shape, then its numbers, little-endian and C-contiguous. Pipelines came after it:
 their arrays have the number of the step first ("1.model.0.weight_ih_l0"), and versions before them say that there is
-no such class.
+no such class. So they do of a StreamSnapshot, whose arrays are ``ids``, ``given`` and those of the state, named by
+their place in it ("state.0.1").
 """
 
 import contextlib
@@ -131,11 +132,15 @@ class Stored:
         OSError
             If there is no such folder, or something there that is not a file, such as a device.
         """
-        config, arrays = self.state()
+        config, arrays = self._contents()
         write(path, {"class": type(self).__name__} | config, arrays)
 
     def __reduce__(self):
-        return type(self).from_state, self.state(), self._more()
+        return type(self).from_state, self._contents(), self._more()
+
+    def _contents(self):
+        """(configuration, arrays): what a file holds."""
+        return self.state()
 
     def _more(self):
         """What a copy takes along beside its state."""

@@ -30,6 +30,7 @@ HEIGHT = {
     "rollout": 4,
     "training": 4,
     "model": 5,
+    "streams": 6,
     "predictors": 6,
     "estimators": 7,
 }

@@ -22,16 +22,17 @@ class Lock:
     """A `threading.Lock` that a forked child finds open, unless the thread that forked holds it: it goes on."""
 
     _all: ClassVar = weakref.WeakSet()
+    _make = staticmethod(threading.Lock)
 
     def __init__(self):
-        self._lock, self._holder = threading.Lock(), None
+        self._lock, self._holder = self._make(), None
         self._all.add(self)
 
     @classmethod
     def _renew_all(cls):
         for lock in list(cls._all):
             if lock._holder != threading.get_ident():
-                lock._lock = threading.Lock()
+                lock._lock, lock._holder = lock._make(), None
 
     def acquire(self, blocking=True):
         """As `threading.Lock.acquire`."""
@@ -54,6 +55,30 @@ class Lock:
 
     def __exit__(self, *error):
         self.release()
+
+
+class Turns(Lock):
+    """Lets one thread at a time run something. Others wait; the same thread again, in a signal handler, is an error."""
+
+    _make = staticmethod(threading.RLock)
+
+    def run(self, call, *arguments):
+        """What ``call(*arguments)`` gives.
+
+        Raises
+        ------
+        RuntimeError
+            If this thread is in such a call already.
+        """
+        with self._lock:  # Ctrl-C comes before or after it is taken, as it might not in `acquire`
+            if self._holder is not None:
+                raise RuntimeError("this thread is in a call of the same object already, and a signal handler has made "
+                                   "another; let it leave its work to the main program, in a queue say")  # fmt: skip
+            self._holder = threading.get_ident()
+            try:
+                return call(*arguments)
+            finally:
+                self._holder = None
 
 
 def _cgroup_quota():

@@ -224,6 +224,24 @@ def random_children(random_state, count):
     return np.random.SeedSequence(random_state.entropy, spawn_key=random_state.spawn_key).spawn(count)
 
 
+def writable(name, array, shape, dtype):
+    """A plain array that results of this shape and type are written to."""
+    if type(array) is not np.ndarray:
+        raise TypeError(f"{name}: got {type(array).__name__}, must be an ndarray")
+    wrong = [
+        f"shape {array.shape}" if array.shape != shape else "",
+        f"type {array.dtype}" if array.dtype != dtype else "",
+        "" if array.flags.c_contiguous else "one that is not C-contiguous",
+        "" if array.flags.writeable else "one that is read-only",
+    ]
+    if any(wrong):
+        raise ValueError(
+            f"{name}: got {' and '.join(filter(None, wrong))}, must be a writable, C-contiguous array {shape} of "
+            f"{dtype}; np.empty({shape}, {dtype.name!r}) makes one"
+        )
+    return array
+
+
 def output(name, out, y_shape, state_shapes, dtype, inputs, state):
     """Check (y, (h, c)) that results are written to: plain arrays that share no memory, but h and c with `state`."""
     if not isinstance(out, tuple | list) or len(out) != 2 or not isinstance(out[1], tuple | list) or len(out[1]) != 2:
@@ -232,7 +250,7 @@ def output(name, out, y_shape, state_shapes, dtype, inputs, state):
         )
     y, (h, c) = out
     for part, array, shape in zip("yhc", (y, h, c), (y_shape, *state_shapes), strict=True):
-        _target(f"{name} {part}", array, shape, dtype)
+        writable(f"{name} {part}", array, shape, dtype)
     others = [*inputs, *(a for a in state if isinstance(a, np.ndarray) and a is not h and a is not c)]
     pairs = [(y, h), (y, c), (h, c), *((a, b) for a in (y, h, c) for b in others)]
     swapped = len(state) == 2 and (state[0] is c or state[1] is h)
@@ -243,30 +261,13 @@ def output(name, out, y_shape, state_shapes, dtype, inputs, state):
     return y, (h, c)
 
 
-def _target(label, array, shape, dtype):
-    """Check an array that results are written to."""
-    if type(array) is not np.ndarray:
-        raise TypeError(f"{label}: got {type(array).__name__}, must be an ndarray")
-    wrong = [
-        f"shape {array.shape}" if array.shape != shape else "",
-        f"type {array.dtype}" if array.dtype != dtype else "",
-        "" if array.flags.c_contiguous else "one that is not C-contiguous",
-        "" if array.flags.writeable else "one that is read-only",
-    ]
-    if any(wrong):
-        raise ValueError(
-            f"{label}: got {' and '.join(filter(None, wrong))}, must be a writable, C-contiguous array "
-            f"{shape} of {dtype}; np.empty({shape}, {dtype.name!r}) makes one"
-        )
-
-
 def fill(name, out, results, x, state):
     """Copy results (y, states) to `out`, arrays in tuples of the same structure, which share no memory but with the
     arrays of `state` that they take the place of.
     """
     pairs = list(_pairs(name, out, results))
     for label, array, result in pairs:
-        _target(label, array, result.shape, result.dtype)
+        writable(label, array, result.shape, result.dtype)
     targets = [array for _, array, _ in pairs]
     before = [] if state is None else list(_arrays(state))
     for k, (label, a, _) in enumerate(pairs):

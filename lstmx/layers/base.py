@@ -141,9 +141,10 @@ class Layer(storage.Stored):
     * ``backward_rows(tape, dy, out, need_dx) -> dx or None``, writing gradients into the arrays ``out[name]``
 
     where rows are packed (see lstmx.functional.context), `run` is a `Run`, and `tape` is whatever backward needs, if
-    ``run.keep``. The state is what a layer remembers of the steps before, in the order of the packed rows; None is the
-    start, and what a layer without state gives. It is not changed. A sequence in chunks of any lengths, each with the
-    state that the last one gave, gives what it gives whole; a step is a chunk of one.
+    ``run.keep``. The state is what a layer remembers of the steps before, in the order of the packed rows: an array or
+    a tuple of arrays, N the second axis from the end; None is the start, and what a layer without state gives. It is
+    not changed. A layer that has one gives by `start_state` what None stands for. A sequence in chunks of any lengths,
+    each with the state that the last one gave, gives what it gives whole; a step is a chunk of one.
     """
 
     dtype: np.dtype
@@ -205,6 +206,27 @@ class Layer(storage.Stored):
         parameters : Snapshot
         features : int
             F of the rows that it is given.
+        """
+        return None
+
+    def start_state(self, batch, features, parameters=None, dtype=None):
+        """The state before the first step: with it `forward_rows` gives the bits that it gives with None.
+
+        Parameters
+        ----------
+        batch : int
+            N.
+        features : int
+            Of the rows that the layer is given.
+        parameters : Snapshot, optional
+            By default those of this moment.
+        dtype : numpy.dtype, optional
+            Of the rows, in which a layer without parameters computes.
+
+        Returns
+        -------
+        None, array or tuple of arrays
+            None where there is nothing to remember.
         """
         return None
 

@@ -190,7 +190,7 @@ class LSTM(Stack, Layer):
     def _read(self, x, state, parameters, own=False, **given):
         """(rows, context, h, c) of x, a state, and what was `given` of lengths, mask and reset."""
         rows, context = sequences(x, self.input_size, self.dtype, single=True, **given).all(own)
-        start = self._initial(context, parameters)
+        start = self.start_state(context.batch, self.input_size, parameters)
         h, c = read_state("state", state, start, context, self._meanings(), self._reversed)
         return rows, context, h, c
 

@@ -135,7 +135,7 @@ class RNN(Layer):
 
     def _read_state(self, name, value, context, final=False):
         """A caller's state, or its gradient, in the order of the packed rows; zeros for None."""
-        zeros = self._zeros(context)
+        zeros = self.start_state(context.batch, self.input_size)
         if value is None:
             return zeros
         return read_state_array(name, value, zeros, context, _STATE, self._reversed, final)
@@ -253,9 +253,6 @@ class RNN(Layer):
 
     # On packed rows.
 
-    def _zeros(self, context):
-        return allocate.zeros((self.num_layers * self.directions, context.batch, self.hidden_size), self.dtype)
-
     def _weights(self, parameters, layer, direction):
         """weight_ih, weight_hh, the bias or None; and what the engine makes of the two weights."""
         end = suffix(layer, direction)
@@ -342,10 +339,14 @@ class RNN(Layer):
         engine.outer(da, before, d_hh)
         return kernels.linear_backward(rows, weight_ih, y, da, "linear", (d_ih, d_bias), need_dx, made_ih)
 
+    def start_state(self, batch, features, parameters=None, dtype=None):
+        """The layer protocol: zeros (L*D, N, H)."""
+        return allocate.zeros((self.num_layers * self.directions, batch, self.hidden_size), self.dtype)
+
     def forward_rows(self, rows, context, state, run):
         """The layer protocol; the state is h (L*D, N, H)."""
         run = run._replace(parameters=self._parameters(run))
-        h = self._zeros(context)
+        h = self.start_state(context.batch, self.input_size)
         if state is not None:
             h[...] = validate.shaped("state", state, h.shape, self.dtype, _STATE)
         y, tape = self._run(rows, context, h, run)
@@ -356,4 +357,5 @@ class RNN(Layer):
         for dL/dh_t is written.
         """
         tape, context = tape
-        return self._run_backward(tape, context, dy, self._zeros(context), out, need_dx, flow)
+        dh = self.start_state(context.batch, self.input_size)
+        return self._run_backward(tape, context, dy, dh, out, need_dx, flow)

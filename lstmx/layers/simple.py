@@ -267,6 +267,10 @@ class Last(_Plain):
         last, sequences = context.last_rows
         return last, sequences, sequences, half  # packed rows begin with step 0, longest sequence first
 
+    def start_state(self, batch, features, parameters=None, dtype=None):
+        """The layer protocol: zeros (N, F)."""
+        return allocate.zeros((batch, features), self.dtype if dtype is None else dtype)
+
     def forward_rows(self, rows, context, state, run):
         """The layer protocol; the state is the output so far (N, F)."""
         last, first, sequences, half = self._places(context, rows.shape[1])
@@ -374,15 +378,24 @@ class MeanPool(_Plain):
 
     per_sequence = True
 
+    def start_state(self, batch, features, parameters=None, dtype=None):
+        """The layer protocol: zeros (N, F), and of int64 (N, 1)."""
+        total = allocate.zeros((batch, features), self.dtype if dtype is None else dtype)
+        return total, allocate.zeros((batch, 1), np.int64)
+
     def forward_rows(self, rows, context, state, run):
-        """The layer protocol; the state is the sum so far (N, F) and its steps (N, 1)."""
+        """The layer protocol; the state is the sum so far (N, F) and its steps, int64 (N, 1)."""
         steps = context.sort(context.lengths)[:, None]
         if state is None:
             total = kernels.sum_steps(rows, context)
         else:
             if not isinstance(state, tuple | list) or len(state) != 2:
                 raise TypeError(f"state: got {type(state).__name__}, must be a pair (sum, steps)")
-            total, steps = _so_far(state[0], rows, context), steps + state[1]
+            before = validate.integers("state steps", state[1])
+            if before.shape != steps.shape:
+                raise ValueError(f"state steps: got shape {before.shape}, must be (N, 1) = {steps.shape}: one count a "
+                                 "sequence")  # fmt: skip
+            total, steps = _so_far(state[0], rows, context), steps + before
             for first, end in itertools.pairwise(context.offsets.tolist()):  # in the order of time, as the kernel
                 total[: end - first] += rows[first:end]
         count = np.maximum(steps, 1).astype(rows.dtype)

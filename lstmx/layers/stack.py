@@ -147,10 +147,11 @@ class Stack:
         """Two arrays of the shapes of a state on packed rows."""
         return tuple(allocate.zeros(shape, self.dtype) for shape in self._state_shapes(context.batch))
 
-    def _initial(self, context, parameters):
-        """Fresh (h, c) of sequences for which no state is given: zeros, or what is learned."""
-        pair = self._zeros(context)
+    def start_state(self, batch, features, parameters=None, dtype=None):
+        """The layer protocol: fresh (h, c), each (L*D, N, H), zeros or what is learned."""
+        pair = tuple(allocate.zeros(shape, self.dtype) for shape in self._state_shapes(batch))
         if self.cell.learn_state:
+            parameters = self.store.snapshot if parameters is None else parameters
             for array, learned in zip(pair, self._learned(parameters), strict=True):
                 array[:] = learned
         return pair
@@ -176,7 +177,7 @@ class Stack:
     def _start(self, state, context, parameters):
         """(h, c) for `_run` to change, in the order of the packed rows: fresh, or copies."""
         if state is None:
-            return self._initial(context, parameters)
+            return self.start_state(context.batch, self.input_size, parameters)
         return tuple(
             validate.shaped(f"state {name}", a, shape, self.dtype, "(L*D, N, H)").copy()
             for name, a, shape in zip("hc", pair(state), self._state_shapes(context.batch), strict=True)

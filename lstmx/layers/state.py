@@ -1,0 +1,72 @@
+"""States of layers and models, None, arrays and tuples of such, as a list of arrays and back."""
+
+import numpy as np
+
+from lstmx.functional import validate
+
+
+def leaves(state):
+    """The arrays of a state, in their order."""
+    if state is None:
+        return []
+    if isinstance(state, tuple | list):
+        return [array for part in state for array in leaves(part)]
+    return [state]
+
+
+def nested(form, arrays):
+    """A state of these arrays, as `leaves` gives them, in the form of the state `form`."""
+    left = iter(arrays)
+
+    def build(part):
+        if isinstance(part, tuple | list):
+            return tuple(build(own) for own in part)
+        return None if part is None else next(left)
+
+    return build(form)
+
+
+def structure(state):
+    """The form of a state as a JSON value: null, a list, or of an array its type, and its shape without N."""
+    if isinstance(state, tuple | list):
+        return [structure(part) for part in state]
+    if state is None:
+        return None
+    *lead, _, width = state.shape
+    return {"dtype": state.dtype.name, "shape": [*lead, width]}
+
+
+def read_states(name, given, start):
+    """The arrays of a caller's state for N sequences, or of one for all of them.
+
+    Parameters
+    ----------
+    name : str
+        For errors.
+    given : as `start`, or None
+        Arrays of one sequence may lack N. A part that is None is as in `start`.
+    start : None, array (.., N, W) or tuple of such
+        What sequences begin with.
+
+    Returns
+    -------
+    list of ndarray (.., N, W)
+    """
+    if given is None:
+        return leaves(start)
+    if start is None:
+        raise TypeError(f"{name}: got {type(given).__name__}, must be None: nothing is remembered there")
+    if isinstance(start, tuple):
+        if not isinstance(given, tuple | list) or len(given) != len(start):
+            got = f"{len(given)} parts" if isinstance(given, tuple | list) else type(given).__name__
+            raise TypeError(f"{name}: got {got}, must be a tuple of {len(start)}, as step gives it")
+        parts = enumerate(zip(given, start, strict=True))
+        return [array for k, (part, own) in parts for array in read_states(f"{name}[{k}]", part, own)]
+    with np.errstate(over="ignore"):  # beyond float32: infinite
+        array = validate.integers(name, given) if start.dtype.kind == "i" else validate.real_array(
+            name, given, start.dtype)  # fmt: skip
+    *lead, count, width = start.shape
+    if array.shape not in (start.shape, (*lead, 1, width), (*lead, width)):
+        one = "" if count == 1 else f", or of one {(*lead, width)} for all"
+        raise ValueError(f"{name}: got shape {array.shape}, must be that of {count}, {start.shape}{one}")
+    return [np.broadcast_to(array if array.ndim == start.ndim else array[..., None, :], start.shape)]
