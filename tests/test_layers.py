@@ -443,8 +443,8 @@ layers = pytest.mark.parametrize("make", LAYERS, ids=[type(make()).__name__ for 
 def test_tab_completion_shows_what_is_documented():
     arguments = {"input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "proj_size", "cell",
                  "reverse", "merge", "init", "forget_bias", "chrono", "dtype"}  # fmt: skip
-    for_users = {"parameters", "set_parameters", "forward", "backward", "step", "stream", "trace", "save", "copy",
-                 "astype", "summary", "memory", "size", "directions"}  # fmt: skip
+    for_users = {"parameters", "set_parameters", "forward", "backward", "step", "stream", "chunked", "trace", "save",
+                 "copy", "astype", "summary", "memory", "size", "directions"}  # fmt: skip
     protocol = {"forward_rows", "backward_rows", "compiled", "program_part", "config", "parameter_table", "output_size",
                 "per_sequence", "causal", "masks", "store", "reads_windows", "without_parameters", "array_shapes",
                 "state", "from_state", "reversed", "start_state"}  # fmt: skip

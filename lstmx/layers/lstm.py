@@ -17,16 +17,17 @@ from lstmx.functional.cell import Cell, suffix
 from lstmx.functional.engine import get_engine
 from lstmx.init import Scheme
 from lstmx.layers.base import MERGES, Layer, Run
+from lstmx.layers.chunked import Chunked
 from lstmx.layers.stack import Stack, pair
 from lstmx.layers.trace import Trace
 
 BACKWARD_STREAM = (
     "step, stream: a bidirectional layer, as an LSTM with reverse=True, reads from the end, which a stream does not "
-    "have; call it instead"
+    "have; call it instead, or an LSTM on chunks with some steps of lookahead: lstm.chunked(x, chunk, lookahead)"
 )
 
 
-class LSTM(Stack, Layer):
+class LSTM(Stack, Chunked, Layer):
     """Long Short-Term Memory: one or more layers, one or two directions.
 
     Parameters

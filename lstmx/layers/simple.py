@@ -391,10 +391,7 @@ class MeanPool(_Plain):
         else:
             if not isinstance(state, tuple | list) or len(state) != 2:
                 raise TypeError(f"state: got {type(state).__name__}, must be a pair (sum, steps)")
-            before = validate.integers("state steps", state[1])
-            if before.shape != steps.shape:
-                raise ValueError(f"state steps: got shape {before.shape}, must be (N, 1) = {steps.shape}: one count a "
-                                 "sequence")  # fmt: skip
+            before = validate.shaped("state steps", state[1], steps.shape, np.dtype(np.int64), "(N, 1)")
             total, steps = _so_far(state[0], rows, context), steps + before
             for first, end in itertools.pairwise(context.offsets.tolist()):  # in the order of time, as the kernel
                 total[: end - first] += rows[first:end]

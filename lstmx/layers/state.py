@@ -63,8 +63,7 @@ def read_states(name, given, start):
         parts = enumerate(zip(given, start, strict=True))
         return [array for k, (part, own) in parts for array in read_states(f"{name}[{k}]", part, own)]
     with np.errstate(over="ignore"):  # beyond float32: infinite
-        array = validate.integers(name, given) if start.dtype.kind == "i" else validate.real_array(
-            name, given, start.dtype)  # fmt: skip
+        array = validate.real_array(name, given, start.dtype)
     *lead, count, width = start.shape
     if array.shape not in (start.shape, (*lead, 1, width), (*lead, width)):
         one = "" if count == 1 else f", or of one {(*lead, width)} for all"
