@@ -11,7 +11,7 @@ from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import NAME as ENGINE
 from lstmx.functional.read import sequences
-from lstmx.functional.threads import Turns
+from lstmx.functional.threads import Section
 from lstmx.layers import LSTM, RNN, Run
 from lstmx.layers.base import frozen
 from lstmx.layers.state import leaves, nested, read_states, structure
@@ -77,7 +77,7 @@ class StreamPool:
         self._capacity = validate.count("capacity", capacity)
         if self._capacity > _MOST:
             raise ValueError(f"capacity: got {self._capacity}, must be at most 2**31; use several pools")
-        self._model, self._turns = model, Turns()
+        self._model, self._turns = model, Section()
         self._tokens = getattr(model, "embedding", None)
         self._features = () if self._tokens else (model.input_size,)
         self._masking = layers[0] if layers[0].masks else None
@@ -449,7 +449,9 @@ def _check(model, X, rng):
     total = np.array([len(x) for x in each], np.int64)
     while (left := np.flatnonzero(done < total)).size:
         chosen = rng.permutation(left)[: rng.integers(1, len(left) + 1)]
-        steps = int(min(rng.choice([0, 1, 1, 2, 3, rng.integers(1, 65)]), (total - done)[chosen].min()))
+        steps = int(
+            min(rng.choice([0, 1, 1, 2, 3, rng.integers(1, 2 + total.max() // 4)]), (total - done)[chosen].min())
+        )
         chunks = np.stack([each[n][done[n] : done[n] + steps] for n in chosen])
         found = pool.push(ids[chosen], chunks)
         done[chosen] += steps

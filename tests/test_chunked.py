@@ -77,6 +77,18 @@ def test_blocks_of_a_stream_give_what_the_array_gives(kind):
     assert_same(joined(lstm.chunked(iter(x[2][:, None].astype("f8")), 5, 3)), wanted[2])
 
 
+def test_a_source_may_write_its_blocks_to_one_buffer():
+    lstm = make(3, 8, bidirectional=True)
+    x, buffer = inputs(lstm, 2, 12)[0], np.empty((2, 2, 3))
+
+    def source():
+        for at in range(0, 12, 2):
+            buffer[:] = x[:, at : at + 2]
+            yield buffer
+
+    assert_same(joined(lstm.chunked(source(), 3, 4)), joined(lstm.chunked(x, 3, 4)))
+
+
 def test_outputs_come_as_soon_as_their_lookahead_is_there():
     lstm, read = make(3, 8, bidirectional=True), []
 
@@ -100,7 +112,8 @@ def test_nothing_gives_nothing():
     [(np.ones((2, 5, 4)), 2, 1, ValueError, r"^x: got shape \(2, 5, 4\), must be \(N, T, 3\) or \(T, 3\)"),
      (iter([np.ones((2, 5, 3)), np.ones((3, 5, 3))]), 2, 1, ValueError, r"^x: got a block of shape \(3, 5, 3\)"),
      (iter([np.ones((5, 3)), np.ones((1, 5, 3))]), 2, 1, ValueError, r"^x: got a block of shape \(1, 5, 3\)"),
-     ([np.ones((5, 3))], 2, 1, TypeError, r"^x: got a list, must be one array"),
+     ([np.ones((5, 3))], 2, 1, TypeError, r"^x: got list, must be one array"),
+     (5, 2, 1, TypeError, r"^x: got int, must be one array"),
      (np.ones((2, 5, 3)), 0, 1, ValueError, "^chunk: got 0"),
      (np.ones((2, 5, 3)), 2, -1, ValueError, "^lookahead: got -1"),
      (np.ones((2, 5, 3)), 2, 1.5, TypeError, "^lookahead: got 1.5")],

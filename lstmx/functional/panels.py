@@ -9,9 +9,9 @@ import numpy as np
 from lstmx._core import panels as core
 from lstmx._core.panels import Panels
 from lstmx.functional import allocate
-from lstmx.functional.threads import Lock
+from lstmx.functional.threads import Section
 
-_lock = Lock()
+_building = Section()
 
 
 class Derived:
@@ -24,7 +24,7 @@ class Derived:
         """The part of that name, built by ``build(*arguments)`` if it is not there."""
         part = self._parts.get(name)
         if part is None:
-            with _lock:
+            with _building.turn:
                 part = self._parts.get(name)
                 if part is None:
                     part = self._parts[name] = build(*arguments)

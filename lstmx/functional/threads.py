@@ -50,17 +50,20 @@ class Lock:
         """As `threading.Lock.locked`."""
         return self._lock.locked()
 
-    def __enter__(self):
-        return self.acquire()
 
-    def __exit__(self, *error):
-        self.release()
-
-
-class Turns(Lock):
-    """Lets one thread at a time run something. Others wait; the same thread again, in a signal handler, is an error."""
+class Section(Lock):
+    """Code that one thread at a time is in: ``with section.turn:``, or `run`. Others wait."""
 
     _make = staticmethod(threading.RLock)
+
+    @property
+    def turn(self):
+        """For ``with``. The same thread may be in it again, in a signal handler, which must not wait for itself.
+
+        It is a lock of C: Ctrl-C comes before it is taken or after, not between that and the ``with``, which would
+        leave it taken for ever.
+        """
+        return self._lock
 
     def run(self, call, *arguments):
         """What ``call(*arguments)`` gives.
@@ -70,7 +73,7 @@ class Turns(Lock):
         RuntimeError
             If this thread is in such a call already.
         """
-        with self._lock:  # Ctrl-C comes before or after it is taken, as it might not in `acquire`
+        with self._lock:
             if self._holder is not None:
                 raise RuntimeError("this thread is in a call of the same object already, and a signal handler has made "
                                    "another; let it leave its work to the main program, in a queue say")  # fmt: skip

@@ -9,12 +9,12 @@ import numpy as np
 
 from lstmx import storage
 from lstmx.functional import messages, validate
-from lstmx.functional.threads import Lock
+from lstmx.functional.threads import Section
 
 LARGEST, MOST_ARRAYS = 2**40, 100_000  # of parameters, in a layer
 MERGES = ("concat", "sum", "mul", "average")  # what the outputs of two directions become
 UNFILLED = object()  # as random_state: leave the parameters to `ParameterStore.fill`
-_setting = Lock()  # held for microseconds: while the parameters of several layers are replaced or picked up
+_setting = Section()  # held for microseconds: while the parameters of several layers are replaced or picked up
 
 
 class Snapshot(dict):
@@ -121,14 +121,14 @@ class ParameterStore:
 
 def replace_together(pairs):
     """Set the parameters of several layers, (ParameterStore, arrays) each: `snapshots` sees all of it or nothing."""
-    with _setting:
+    with _setting.turn:
         for store, arrays in pairs:
             store.replace(arrays)
 
 
 def snapshots(layers):
     """The `Snapshot` of every layer, all of the same moment."""
-    with _setting:
+    with _setting.turn:
         return [layer.store.snapshot for layer in layers]
 
 

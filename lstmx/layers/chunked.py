@@ -42,12 +42,13 @@ class Chunked:
         >>> bool((y[:, :8] == lstm(x)[0][:, :8]).all())     # the forward direction
         True
         """
-        if isinstance(x, list | tuple):
-            raise TypeError("x: got a list, must be one array (N, T, I) or (T, I), or an iterator of blocks of it, as "
-                            "iter(x) is; run ragged batches one by one")  # fmt: skip
-        chunk, lookahead = validate.count("chunk", chunk), validate.count("lookahead", lookahead, 0)
         whole = hasattr(x, "__array__")
-        return self._chunks([self._block(x)] if whole else map(self._block, x), chunk, lookahead)
+        if isinstance(x, list | tuple) or not (whole or hasattr(x, "__iter__")):
+            raise TypeError(f"x: got {type(x).__name__}, must be one array (N, T, I) or (T, I), or an iterator of "
+                            "blocks of it, as iter([block, block]) is; run ragged batches one by one")  # fmt: skip
+        chunk, lookahead = validate.count("chunk", chunk), validate.count("lookahead", lookahead, 0)
+        blocks = [self._block(x)] if whole else (self._block(block).copy() for block in x)  # which may be one buffer
+        return self._chunks(blocks, chunk, lookahead)
 
     def _block(self, x):
         array = validate.real_array("x", x, self.dtype)
