@@ -477,7 +477,7 @@ def _compared(found, wanted, n, first):
         same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))
         apart = np.where(same, 0, np.abs(found - wanted))
     limit = 0 if ENGINE == "tile" else _NEAR[found.dtype.name] * np.maximum(1, np.abs(wanted))
-    wrong = ~(apart <= limit)
+    wrong = ~same & ~(apart <= limit)
     if wrong.any():
         place = np.argwhere(wrong)[0]
         step = first + (int(place[0]) if found.ndim == 2 else 0)

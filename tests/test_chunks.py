@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from tolerances import ENGINES
 
-from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
+from lstmx import LSTM, RNN, Activation, Cell, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
 from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import NAME
 from lstmx.layers import Run
 from lstmx.layers.base import snapshots
+from lstmx.layers.state import leaves, nested, structure
 
 FEATURES = 5
 LENGTHS = np.array([7, 0, 3, 9, 1, 9])
@@ -192,3 +193,61 @@ def test_a_call_computes_with_the_parameters_that_it_is_given():
     one.set_parameters({name: p + 1 for name, p in one.parameters().items()})
     assert (one.predict(x) != wanted).any()
     np.testing.assert_array_equal(one.forward_rows(context.pack(x), context, None, run)[0], wanted)
+
+
+STARTS = LAYERS | {
+    "projection": lambda: LSTM(FEATURES, 18, 2, proj_size=7, random_state=0),
+    "both directions": lambda: LSTM(FEATURES, 18, 2, bidirectional=True, random_state=0),
+    "sLSTM": lambda: LSTM(FEATURES, 18, cell=Cell(slstm=True), random_state=0),
+    "learned": lambda: learned(),
+    "RNN": lambda: RNN(FEATURES, 18, 2, random_state=0),
+    "Activation": lambda: Activation("elu"),
+    "mean": lambda: Sequential([learned(), MeanPool(), Dense(18, 2)], random_state=0),
+    "last": lambda: Sequential([Dropout(0.5), RNN(FEATURES, 18), Dense(18, 4), Last()], random_state=0),
+}
+
+
+def learned():
+    lstm = LSTM(FEATURES, 18, 2, cell=Cell(learn_state=True), random_state=0)
+    rng = np.random.default_rng(3)
+    lstm.set_parameters({n: rng.normal(size=p.shape) for n, p in lstm.parameters().items() if "initial" in n})
+    return lstm
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, None, np.zeros(6, int)], ids=["ragged", "whole", "no steps"])
+@pytest.mark.parametrize("layer", STARTS)
+@dtypes
+def test_the_state_to_begin_with_gives_the_bits_of_none(dtype, layer, lengths):
+    one, x = STARTS[layer]().astype(dtype), data(dtype)
+    context = array_context(x, lengths)
+    start = one.start_state(len(x), FEATURES, dtype=np.dtype(dtype))
+    (y, _, state, _), (wanted, _, final, _) = (
+        one.forward_rows(context.pack(x), context, before, Run()) for before in (start, None)
+    )
+    assert y.tobytes() == wanted.tobytes()
+    assert structure(start) == structure(state) == structure(final)
+    for a, b in zip(leaves(state), leaves(final), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes() and a.shape[-2] == len(x)
+
+
+def test_what_is_learned_is_that_of_the_parameters_that_are_given():
+    one = STARTS["mean"]()
+    before, run = one.start_state(3), snapshots(one.layers)
+    one.set_parameters({n: p + 1 for n, p in one.parameters().items()})
+    for a, b in zip(leaves(before), leaves(one.start_state(3, parameters=run)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (one.start_state(3)[0][0] != before[0][0]).all()
+    alone, after = one.layers[0].start_state(3, FEATURES), one.start_state(3)[0]
+    np.testing.assert_array_equal(alone, after)
+
+
+def test_states_as_arrays_and_back():
+    state = (None, (np.zeros((2, 3, 4)), np.ones((3, 1), np.int64)), np.ones((3, 5), "f4"))
+    arrays = leaves(state)
+    assert [a.shape for a in arrays] == [(2, 3, 4), (3, 1), (3, 5)] and leaves(None) == []
+    again = nested(state, arrays)
+    assert again[0] is None and again[1][1] is state[1][1] and again[2] is state[2]
+    form = structure(state)
+    assert form == [None, [{"dtype": "float64", "shape": [2, 4]}, {"dtype": "int64", "shape": [1]}],
+                    {"dtype": "float32", "shape": [5]}]  # fmt: skip
+    assert structure(nested(form, arrays)) == form and nested(None, []) is None

@@ -62,6 +62,19 @@ def test_pipelines_load_for_ever():
     ]  # fmt: skip
 
 
+def test_snapshots_of_streams_load_for_ever():
+    snapshot, data = golden(DATA / "golden_snapshot.safetensors")
+    layers = [lstmx.LSTM(2, 4, 2, proj_size=3), lstmx.Activation("elu"), lstmx.MeanPool(), lstmx.Dense(3, 2)]
+    model = lstmx.Sequential(layers)
+    model.set_parameters({name: data[name] for name in model.parameters()})
+    pool = lstmx.StreamPool(model, 5)
+    pool.restore(snapshot)
+    assert snapshot.ids.tolist() == [2**32, 1, 2] and snapshot.state[2][1].tolist() == [[6], [4], [6]]
+    np.testing.assert_allclose(pool.push(data["ids"], data["x"]), data["y"], **CLOSE)
+    assert np.ptp(data["y"], axis=0).min() > 1e-3
+    assert pool.open(2).tolist() == data["new"].tolist()
+
+
 def test_the_digest_is_what_the_module_says():
     """Anybody can compute it, with safetensors alone."""
     with safe_open(FILES[2], "numpy") as file:

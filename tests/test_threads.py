@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -247,6 +248,59 @@ def test_a_child_forked_during_a_fit_fits_that_model():
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=3 * LIMIT
     )
     assert run.stdout == "done\n", run.stdout + run.stderr
+
+
+INTERRUPTED = """
+import signal, sys, numpy as np, lstmx
+model = lstmx.Sequential([lstmx.LSTM(2, 4), lstmx.Last(), lstmx.Dense(4, 1)], random_state=0)
+x = np.ones((3, 2), "f4")
+parameters = model.parameters()
+def handler(*_):
+    model.step(x)           # of the same lock, from inside
+    raise KeyboardInterrupt
+signal.signal(signal.SIGALRM, handler)
+hits = 0
+for k in range(400):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-6 + k * 5e-7)
+        for _ in range(4):
+            model.set_parameters(parameters)
+            model.step(x)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        hits += 1
+print(hits > 20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
+def test_ctrl_c_and_signal_handlers_leave_no_lock_taken():
+    run = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=3 * LIMIT)
+    assert run.stdout == "True\n", run.stdout + run.stderr
+
+
+def test_a_section_is_for_one_thread_and_once():
+    section, order = threads.Section(), []
+
+    def inside():
+        order.append("inside")
+        with pytest.raises(RuntimeError, match="this thread is in a call of the same object already"):
+            section.run(order.append, "never")
+        other.start()
+        other.join(0.05)
+        order.append("out")
+        return 7
+
+    other = threading.Thread(target=lambda: section.run(order.append, "other"))
+    assert section.run(inside) == 7
+    other.join(LIMIT)
+    assert order == ["inside", "out", "other"]
+    with pytest.raises(ZeroDivisionError):
+        section.run(lambda: 1 / 0)
+    section.run(order.append, "again")
+    with section.turn, section.turn:
+        order.append("both")
+    assert order[3:] == ["again", "both"]
 
 
 def test_locks_are_not_kept_alive():

@@ -2,27 +2,26 @@
 
 Run once for each schema number and each new kind of file; the files stay in the repository, because old files load for
 ever, and the recipes of those before are in its history. Schema 2 brought what estimators save, schema 3 the digest;
-then came pipelines.
+then came pipelines, and snapshots of streams.
 """
 
 from pathlib import Path
 
 import numpy as np
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import lstmx
 
 HERE = Path(__file__).parent
 
-rng = np.random.default_rng(6)
-X, ahead = (rng.normal(size=(n, 8)) * 10.0 ** np.arange(-4, 4) for n in (30, 9))
-quick = {"hidden_size": 3, "max_iter": 5, "random_state": 0}
-pipeline = make_pipeline(
-    StandardScaler(), lstmx.SequenceScaler(), lstmx.LSTMTransformer(**quick), MinMaxScaler((-1, 1), clip=True),
-    lstmx.LSTMClassifier(**quick),
-)  # fmt: skip
-pipeline.fit(X, np.array(["no", "yes"])[np.arange(30) % 2])
-lstmx.save(pipeline, HERE / "golden_pipeline.safetensors")
-labels = pipeline.predict(ahead)
-np.savez(HERE / "golden_pipeline.npz", x=ahead, y=pipeline.predict_proba(ahead), labels=labels)
+rng = np.random.default_rng(7)
+layers = [lstmx.LSTM(2, 4, 2, proj_size=3), lstmx.Activation("elu"), lstmx.MeanPool(), lstmx.Dense(3, 2)]
+model = lstmx.Sequential(layers, random_state=0)
+x = rng.normal(size=(3, 9, 2)).astype("f4")
+pool = lstmx.StreamPool(model, 5)
+pool.close(pool.open(2)[0])
+ids = np.array([1, *pool.open(2)])
+pool.push(ids, x[:, :4])
+pool.push(ids[1:], x[1:, 4:6])
+pool.snapshot().save(HERE / "golden_snapshot.safetensors")
+np.savez(HERE / "golden_snapshot.npz", ids=ids, x=x[:, 6:], y=pool.push(ids, x[:, 6:]), new=pool.open(2),
+         **model.parameters())  # fmt: skip
