@@ -10,10 +10,12 @@ from lstmx import storage
 from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import NAME as ENGINE
+from lstmx.functional.engine import get_engine
 from lstmx.functional.read import sequences
 from lstmx.functional.threads import Section
 from lstmx.layers import LSTM, RNN, Run
 from lstmx.layers.base import frozen
+from lstmx.layers.compiled import CompiledLayers
 from lstmx.layers.state import leaves, nested, read_states, structure
 from lstmx.model import Sequential
 
@@ -68,7 +70,7 @@ class StreamPool:
         if not isinstance(model, LSTM | RNN | Sequential):
             held = " (what it holds is its .model)" if isinstance(getattr(model, "model", None), Sequential) else ""
             raise TypeError(f"model: got {type(model).__name__}, must be an LSTM, RNN or Sequential{held}")
-        layers = model.layers if isinstance(model, Sequential) else (model,)
+        layers = self._layers = model.layers if isinstance(model, Sequential) else (model,)
         backward = next((layer for layer in layers if not layer.causal), None)
         if backward is not None:
             raise ValueError(f"model: its {type(backward).__name__} reads from the end, which a stream does not have; "
@@ -91,6 +93,8 @@ class StreamPool:
         self._ids = np.full(self._capacity, -1, np.int64)  # of each slot; -1 where it is free
         self._given = np.zeros(self._capacity, np.int64)  # how many ids each slot has had
         self._place = np.empty(self._capacity, np.intp)  # scratch, to find what is given twice
+        self._compiled, self._sessions = None, None
+        self._compile()
 
     # What there is.
 
@@ -272,6 +276,16 @@ class StreamPool:
         return int(ids[0]) if n is None else ids
 
     def _push(self, ids, frames, out):
+        if not self._compiled.are_current():
+            self._compile()
+        if self._sessions is not None:
+            single = type(ids) is int and type(frames) is np.ndarray and (out is None or type(out) is np.ndarray)
+            if single:
+                found = self._sessions.push(np.array([ids]), frames[None], None if out is None else out[None])
+            else:
+                found = self._sessions.push(ids, frames, out)
+            if found is not None:
+                return out if out is not None else found[0] if single else found
         slots, single = self._find(ids)
         frames, one = self._read(frames, len(slots), single)
         shape = (*frames.shape[single : 1 if one or not self._per_step else 2], self._width)
@@ -283,6 +297,14 @@ class StreamPool:
             view = out.reshape(len(slots), *frames.shape[1 : 1 + self._per_step], self._width)
         y = self._advance(slots, frames, view)
         return y.reshape(shape) if out is None else out
+
+    def _compile(self):
+        """Take the parameters of the moment. `_sessions` is a push as a compiled call, for plain arrays that fit; None where
+        a layer cannot be part of one.
+        """
+        self._compiled, self._sessions = CompiledLayers(self._layers), None
+        if self._compiled.program is not None:
+            self._sessions = get_engine().sessions(self._compiled.program, self._ids, self._arrays)
 
     def _advance(self, slots, frames, out):
         """Advance the sessions of these slots by the steps of `frames` (n, k, ..): all of it or nothing.

@@ -1,7 +1,8 @@
 """The sessions of a pool: rows of state arrays, some of which a call takes one or more steps further.
 
 A push copies the states of its sessions side by side, runs a program on them and copies them back when it has succeeded:
-whatever ends it before has changed nothing. All memory that it needs is there from the beginning.
+what ends it before has changed nothing. A long push exchanges the two instead, so that a signal that has come meanwhile can
+still undo it. All memory that it needs is there from the beginning.
 """
 
 from libc.stdint cimport int64_t
@@ -12,10 +13,16 @@ cimport numpy as cnp
 from lstmx._core.arrays cimport overlap
 from lstmx._core.core cimport let_go, PyThreadState, take_back
 from lstmx._core.job cimport size
-from lstmx._core.loop cimport LONG_WORK
-from lstmx._core.program cimport (advance, Call, DONE, in_range, interrupt, most_room, operations_of, Program, state_bytes)
+from lstmx._core.loop cimport interrupted, LONG_WORK
+from lstmx._core.program cimport (advance, Call, DONE, in_range, interrupt, INTERRUPTED, most_room, operations_of, Program, state_bytes)
 
 cnp.import_array()
+
+
+cdef int64_t SLOT = 0xffffffff   # the part of an id that is its slot
+
+cdef enum:
+    GATHER, SCATTER, EXCHANGE    # where the states of a push go
 
 
 cdef cnp.ndarray memory(size count):
@@ -77,15 +84,15 @@ cdef class Sessions:
         cdef size k, slot
         self.number += 1
         for k in range(count):
-            slot = ids[k] & 0xffffffff
+            slot = ids[k] & SLOT
             if ids[k] < 0 or slot >= self.capacity or table[slot] != ids[k] or self.pushes[slot] == self.number:
                 return False
             self.pushes[slot] = self.number
             self.slots[k] = slot
         return True
 
-    cdef void move(self, size count, bint back) noexcept nogil:
-        """The rows of the slots to the copies, or back."""
+    cdef void move(self, size count, int way) noexcept nogil:
+        """The rows of the slots to the copies, back, or both to the place of the other."""
         cdef const size *slots = self.slots
         cdef size layer, n, row
         cdef char *pooled
@@ -100,10 +107,10 @@ cdef class Sessions:
             for layer in range(max(1, self.program.plan.states[k].layers)):
                 pooled = self.pooled[k] + layer * self.capacity * row
                 if together:
-                    carry(pooled + slots[0] * row, copy, count * row, back)
+                    carry(pooled + slots[0] * row, copy, count * row, way)
                 else:
                     for n in range(count):
-                        carry(pooled + slots[n] * row, copy + n * row, row, back)
+                        carry(pooled + slots[n] * row, copy + n * row, row, way)
                 copy += count * row
 
     def push(self, ids, x, out=None):
@@ -149,14 +156,44 @@ cdef class Sessions:
         call.y_row = program.plan.outputs * (1 if program.plan.pooling >= 0 else call.steps)
         call.states, call.room = <void **>self.copies, self.room
         thread = let_go(work > LONG_WORK)
-        self.move(call.rows, False)
+        self.move(call.rows, GATHER)
         outcome = advance(&program.plan, &call)
-        if outcome == DONE:
-            self.move(call.rows, True)
+        if thread != NULL and outcome == DONE:
+            self.move(call.rows, EXCHANGE)
         take_back(thread)
+        if outcome == DONE and interrupted() != 0:
+            outcome = INTERRUPTED
+            if thread != NULL:
+                self.move(call.rows, EXCHANGE)
+        elif outcome == DONE and thread == NULL:
+            self.move(call.rows, SCATTER)
         interrupt(outcome)
         return y
 
 
-cdef inline void carry(char *pooled, char *copy, size count, bint back) noexcept nogil:
-    memcpy(pooled if back else copy, copy if back else pooled, count)
+cdef inline void carry(char *pooled, char *copy, size count, int way) noexcept nogil:
+    """copy := pooled, back, or an exchange, in pieces of one size, which need no call."""
+    cdef char held[64]
+    cdef size k, whole = count & ~<size>63
+    for k in range(0, whole, 64):
+        if way == GATHER:
+            memcpy(copy + k, pooled + k, 64)
+        elif way == SCATTER:
+            memcpy(pooled + k, copy + k, 64)
+        else:
+            memcpy(held, pooled + k, 64)
+            memcpy(pooled + k, copy + k, 64)
+            memcpy(copy + k, held, 64)
+    count -= whole
+    if count == 0:
+        return
+    pooled += whole
+    copy += whole
+    if way == GATHER:
+        memcpy(copy, pooled, count)
+    elif way == SCATTER:
+        memcpy(pooled, copy, count)
+    else:
+        memcpy(held, pooled, count)
+        memcpy(pooled, copy, count)
+        memcpy(copy, held, count)

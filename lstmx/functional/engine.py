@@ -12,7 +12,7 @@ import types
 import numpy as np
 
 from lstmx import reference, reference_cells
-from lstmx._core import dense, isa, job, loop, panels, program, rollout, stream
+from lstmx._core import dense, isa, job, loop, panels, program, rollout, sessions, stream
 from lstmx.functional import allocate, threads
 from lstmx.functional.context import Windows
 from lstmx.functional.panels import Derived, bias_panels, column_panels, gate_panels, matrix
@@ -169,6 +169,7 @@ class _Compiled:
         return program.Program(parts, dtype.num, threads.get_num_threads)
 
     rollout = staticmethod(rollout.run)
+    sessions = staticmethod(sessions.Sessions)
 
     def product(self, a, b, out, transpose_b=False, derived=None):
         """out := a op(b). `derived` keeps what is made of b."""
