@@ -39,8 +39,8 @@ class StreamPool:
 
     Notes
     -----
-    After an error, or Ctrl-C, everything is as it was before the call. A NaN in a session's frame stays in the session
-    until `reset`, and reaches no other.
+    After an error, or Ctrl-C, everything is as it was before the call (as after it, if Ctrl-C comes while it returns). A
+    NaN in a session's frame stays in the session until `reset`, and reaches no other.
 
     Threads may share a pool: each call is atomic, and others wait for it. A call from inside another of the same
     thread, in a signal handler, is a RuntimeError. A forked child has a pool of its own, with the sessions of the
@@ -246,6 +246,7 @@ class StreamPool:
         Parameters
         ----------
         X : array (N, T, I) or list of arrays (T_n, I), as the model takes it
+            Without masked steps.
         random_state : None, int, SeedSequence or Generator
             Draws who is pushed with whom, and how many steps at once.
 

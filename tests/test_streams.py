@@ -37,6 +37,7 @@ from lstmx import (
     storage,
     streams,
 )
+from lstmx.functional import allocate
 from lstmx.functional.engine import NAME
 from lstmx.layers import Layer
 from lstmx.layers.state import leaves
@@ -803,6 +804,30 @@ def test_whatever_ends_a_push_leaves_all_sessions_as_they_were(hooked, error):
     refused(pool, lambda: pool.push([0, 1], np.ones((2, 3)), out=out), error, None, out)
     hook._hook = None
     pool.push([0, 1], np.ones((2, 3)), out=out)
+
+
+@models
+def test_an_allocation_that_fails_leaves_all_sessions_as_they_were(name):
+    model, frames = make(name), draw(name, 2, 3)
+    pool = StreamPool(model, 4)
+    ids = pool.open(2)
+    pool.push(ids, frames)
+    wanted = everything(pool)
+    try:
+        for granted in range(100):
+            allocate._allocations_left = granted
+            try:
+                pool.push(ids, frames)
+                break
+            except MemoryError:
+                assert everything(pool) == wanted
+    finally:
+        allocate._allocations_left = None
+    assert 0 < granted < 99
+    other = StreamPool(model, 2)
+    both = np.concatenate([frames, frames], axis=1)
+    other.push(other.open(2), both)
+    assert [a[..., :2, :].tobytes() for a in pool._arrays] == [a.tobytes() for a in other._arrays] or NAME != "tile"
 
 
 @pytest.mark.parametrize("written", range(7))
