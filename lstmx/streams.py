@@ -6,7 +6,6 @@ import operator
 
 import numpy as np
 
-from lstmx import storage
 from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import NAME as ENGINE
@@ -14,13 +13,11 @@ from lstmx.functional.engine import get_engine
 from lstmx.functional.read import sequences
 from lstmx.functional.threads import Section
 from lstmx.layers import LSTM, RNN, Run
-from lstmx.layers.base import frozen
 from lstmx.layers.compiled import CompiledLayers
+from lstmx.layers.snapshot import MOST, SLOTS, StreamSnapshot
 from lstmx.layers.state import leaves, nested, read_states, structure
 from lstmx.model import Sequential
 
-_SLOTS = 2**32  # an id is generation * _SLOTS + slot
-_MOST = 2**31  # slots of a pool; generations of a slot
 _NEAR = {"float32": 1e-3, "float64": 1e-9}  # how far engines may be off that do not promise the same bits
 
 
@@ -39,8 +36,8 @@ class StreamPool:
 
     Notes
     -----
-    After an error, or Ctrl-C, everything is as it was before the call (as after it, if Ctrl-C comes while it returns). A
-    NaN in a session's frame stays in the session until `reset`, and reaches no other.
+    After an error, or Ctrl-C, everything is as it was before the call (as after it, if Ctrl-C comes while it returns).
+    A NaN in a session's frame stays in the session until `reset`, and reaches no other.
 
     Threads may share a pool: each call is atomic, and others wait for it. A call from inside another of the same
     thread, in a signal handler, is a RuntimeError. A forked child has a pool of its own, with the sessions of the
@@ -77,7 +74,7 @@ class StreamPool:
                              "lstm.chunked(x, chunk, lookahead) runs a bidirectional LSTM on chunks with some steps of "
                              "lookahead, or train a model of one direction")  # fmt: skip
         self._capacity = validate.count("capacity", capacity)
-        if self._capacity > _MOST:
+        if self._capacity > MOST:
             raise ValueError(f"capacity: got {self._capacity}, must be at most 2**31; use several pools")
         self._model, self._turns = model, Section()
         self._tokens = getattr(model, "embedding", None)
@@ -122,7 +119,7 @@ class StreamPool:
             number = -1 if isinstance(value, bool | np.bool_) else operator.index(value)
         except TypeError:
             return False
-        slot = number % _SLOTS
+        slot = number % SLOTS
         return number >= 0 and slot < self._capacity and int(self._ids[slot]) == number
 
     def __repr__(self):
@@ -266,12 +263,12 @@ class StreamPool:
 
     def _open(self, n, state):
         count = 1 if n is None else validate.count("n", n, 0)
-        slots = np.flatnonzero((self._ids < 0) & (self._given < _MOST))[:count]
+        slots = np.flatnonzero((self._ids < 0) & (self._given < MOST))[:count]
         if len(slots) < count:
             raise ValueError(f"n: got {count}, but {len(slots)} of {self._capacity} sessions are free; close some, or "
                              "make a larger pool: StreamPool(model, capacity)")  # fmt: skip
         given = self._given[slots]
-        ids = given * _SLOTS + slots
+        ids = given * SLOTS + slots
         states = self._states(slots, read_states("state", state, self._start(count)))
         _change([*states, (self._ids, slots, ids), (self._given, slots, given + 1)])
         return int(ids[0]) if n is None else ids
@@ -300,8 +297,8 @@ class StreamPool:
         return y.reshape(shape) if out is None else out
 
     def _compile(self):
-        """Take the parameters of the moment. `_sessions` is a push as a compiled call, for plain arrays that fit; None where
-        a layer cannot be part of one.
+        """Take the parameters of the moment, for `_sessions`: a push as a compiled call, for plain arrays that fit. It is
+        None where a layer cannot be part of one.
         """
         self._compiled, self._sessions = CompiledLayers(self._layers), None
         if self._compiled.program is not None:
@@ -349,7 +346,7 @@ class StreamPool:
             raise ValueError("snapshot: of another model, or of one of other sizes: its states are "
                              f"{structure(snapshot.state)}, those of this one {self._form}")  # fmt: skip
         ids, remedy = snapshot.ids, "open(n, state=snapshot.state) gives its sessions new ids"
-        slots = ids % _SLOTS
+        slots = ids % SLOTS
         if (slots >= self._capacity).any():
             raise ValueError(f"snapshot: has a session in slot {slots.max()}, and the pool room for {self._capacity}; "
                              f"make it larger, or: {remedy}")  # fmt: skip
@@ -386,14 +383,14 @@ class StreamPool:
         if array.ndim > 1:
             raise ValueError(f"ids: got shape {array.shape}, must be (n,), or a single one")
         single, array = array.ndim == 0, array.reshape(-1).astype(np.int64, copy=False)
-        slots = array % _SLOTS
+        slots = array % SLOTS
         wrong = slots >= self._capacity
         slots[wrong] = 0
         wrong |= self._ids[slots] != array
         if wrong.any():
             first = int(wrong.argmax())
-            value, slot = int(array[first]), int(array[first] % _SLOTS)
-            closed = slot < self._capacity and 0 <= value // _SLOTS < self._given[slot]
+            value, slot = int(array[first]), int(array[first] % SLOTS)
+            closed = slot < self._capacity and 0 <= value // SLOTS < self._given[slot]
             what = "was closed" if closed else "is no id of this pool"
             raise KeyError(f"ids: {value} {what}; open() gives new ones, and .ids has those that are open")
         every = np.arange(len(slots))
@@ -507,75 +504,3 @@ def _compared(found, wanted, n, first):
         raise AssertionError(f"check: sequence {n} differs at step {step}: pushed {found[tuple(place)]!r}, as a whole "
                              f"{wanted[tuple(place)]!r}")  # fmt: skip
     return float(apart.max(initial=0))
-
-
-@storage.register
-class StreamSnapshot(storage.Stored):
-    """States of sessions of a `StreamPool` at one moment. It does not change; `save` keeps it in a file.
-
-    Attributes
-    ----------
-    ids : ndarray of int64 (n,)
-    state : as the model's ``step`` returns it for n sessions
-    given : ndarray of int64 (slots,)
-        How many ids each slot of the pool has given, so that a pool that is restored gives none of them again.
-    """
-
-    ids: np.ndarray
-    state: object
-    given: np.ndarray
-
-    def __init__(self, ids, state, given):
-        slots, generations = ids % _SLOTS, ids // _SLOTS
-        if ids.min(initial=0) < 0 or given.min(initial=0) < 0 or given.max(initial=0) > _MOST:
-            raise ValueError("ids, given: must be at least 0, and no slot has given more than 2**31 ids")
-        if len(np.unique(slots)) < len(slots):
-            raise ValueError("ids: two of them have one slot, so they cannot be open at once")
-        if slots.max(initial=-1) >= len(given) or (generations >= given[slots]).any():
-            raise ValueError("given: does not count all of the ids")
-        self.ids, self.given = frozen(ids, np.int64), frozen(given, np.int64)
-        self.state = nested(state, [frozen(array, array.dtype) for array in leaves(state)])
-
-    def __len__(self):
-        return len(self.ids)
-
-    def _contents(self):
-        arrays = {"ids": self.ids, "given": self.given}
-        form = structure(self.state)
-        names = (name for name, _ in _named("state", form))
-        arrays |= dict(zip(names, leaves(self.state), strict=True))
-        return {"sessions": len(self.ids), "slots": len(self.given), "state": form}, arrays
-
-    @classmethod
-    def from_state(cls, config, arrays):
-        """A snapshot from what a file holds."""
-        form = config["state"]
-        state = nested(form, [arrays[name] for name, _ in _named("state", form)])
-        return cls(arrays["ids"], state, arrays["given"])
-
-    @classmethod
-    def array_shapes(cls, config):
-        """(name, shape, dtype, what its numbers must be) of each array; an error for a wrong configuration."""
-        validate.keys("the configuration of StreamSnapshot", config, ("sessions", "slots", "state"))
-        n = validate.count("sessions", config["sessions"], 0)
-        yield "ids", (n,), "int64", "ids of different slots"
-        yield "given", (validate.count("slots", config["slots"], 0),), "int64", "from 0 to 2**31"
-        for name, array in _named("state", config["state"]):
-            validate.keys(name, array, ("dtype", "shape"))
-            dtype = validate.choice(f"{name} dtype", array["dtype"], ("float32", "float64", "int64"))
-            if not isinstance(array["shape"], list) or not array["shape"]:
-                raise ValueError(f"{name} shape: got {array['shape']!r:.60}, must be a list of at least one size")
-            *lead, width = (validate.count(f"{name} shape", size, 0) for size in array["shape"])
-            yield name, (*lead, n, width), dtype, "anything"
-
-    def __repr__(self):
-        return f"<StreamSnapshot: {len(self)} sessions>"
-
-
-def _named(name, form):
-    """(name, what it is) of each array of a state of this `structure`."""
-    if isinstance(form, list):
-        for k, part in enumerate(form):
-            yield from _named(f"{name}.{k}", part)
-    elif form is not None:
-        yield name, form
