@@ -327,7 +327,7 @@ class Sequential(storage.Stored):
         inputs = self._read(X, lengths, False, prefix, mask)
         if len(inputs) == 0:
             raise ValueError(f"{prefix}X: holds no sequence")
-        if self.per_step and inputs.mask is not None and any(isinstance(layer, Reversed) for layer in self.layers):
+        if self.per_step and inputs.is_masked and any(isinstance(layer, Reversed) for layer in self.layers):
             raise ValueError(
                 "layers: a Reversed after a Masking moves steps away from those of y; pool them, or train without it"
             )
@@ -504,7 +504,10 @@ class Sequential(storage.Stored):
         if found is not None:
             return found
         embedding = self.embedding
-        x = embedding.check_tokens(name, x) if embedding else validate.real_array(name, x, self.dtype)
+        if embedding:
+            x = embedding.check_tokens(name, x).astype(np.int64, copy=False)
+        else:
+            x = validate.real_array(name, x, self.dtype)
         tail = () if embedding else (self.input_size,)
         lead = x.ndim - len(tail)
         if lead not in ((0, 1) if step else (1, 2)) or x.shape[lead:] != tail:

@@ -297,8 +297,8 @@ class StreamPool:
         return y.reshape(shape) if out is None else out
 
     def _compile(self):
-        """Take the parameters of the moment, for `_sessions`: a push as a compiled call, for plain arrays that fit. It is
-        None where a layer cannot be part of one.
+        """Take the parameters of the moment, for `_sessions`: a push as a compiled call, for plain arrays that fit. It
+        is None where a layer cannot be part of one.
         """
         self._compiled, self._sessions = CompiledLayers(self._layers), None
         if self._compiled.program is not None:

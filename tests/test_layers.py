@@ -262,8 +262,8 @@ def test_embedding_starts_standard_normal():
 
 @pytest.mark.parametrize("kind", ["u1", "i4", ">i8", "u8"])
 def test_any_integers_are_tokens(kind):
-    checked = Embedding(8, 3).check_tokens("X", np.array([[0, 7]], kind))
-    assert checked.dtype == np.int64 and checked.tolist() == [[0, 7]]
+    tokens = np.array([[0, 7]], kind)
+    assert Embedding(8, 3).check_tokens("X", tokens) is tokens
 
 
 @pytest.mark.parametrize(

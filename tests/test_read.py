@@ -92,7 +92,9 @@ def test_list_and_tuple_of_arrays_are_ragged(form):
 
 def test_integers_for_an_embedding():
     assert tokens_of([[1, 2, 3], [4]]).lengths.tolist() == [3, 1]
-    assert tokens_of(np.array([[1, 2], [3, 5]], np.uint8)).x.dtype == np.int64
+    inputs = tokens_of(np.array([[1, 2], [3, 5]], np.uint8))
+    rows = inputs.rows_of(np.arange(2), inputs.context(np.arange(2)))
+    assert rows.dtype == np.int64 and rows.tolist() == [1, 3, 2, 5]
 
 
 @pytest.mark.parametrize(

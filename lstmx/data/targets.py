@@ -1,9 +1,33 @@
-"""Targets and weights in every form that `fit` accepts, given as packed rows."""
+"""Targets and weights in every form that `fit` accepts, given as packed rows.
+
+Arrays stay what they are: they are checked some elements at a time, and converted batch by batch, so that a memory map
+is never in memory as a whole.
+"""
+
+import math
 
 import numpy as np
 
 from lstmx.functional import validate
 from lstmx.functional.read import Sequences
+
+BLOCK = 2**18  # elements checked at once
+
+
+def blocks(array, lengths=None):
+    """An array (N, ...) some elements at a time; with `lengths`, of (N, T, ...) the steps alone that there are."""
+    if lengths is None:
+        size = max(1, BLOCK // max(math.prod(array.shape[1:]), 1))
+        for n in range(0, len(array), size):
+            yield array[n : n + size]
+        return
+    steps = array.shape[1]
+    width = max(1, BLOCK // max(math.prod(array.shape[2:]), 1))
+    size = max(1, width // max(steps, 1))
+    for n in range(0, len(array), size):
+        for t in range(0, steps, width):
+            part, ends = array[n : n + size, t : t + width], lengths[n : n + size, None]
+            yield part[np.arange(t, t + part.shape[1]) < ends]
 
 
 class Targets:
@@ -11,33 +35,46 @@ class Targets:
 
     Parameters
     ----------
-    values : array (N, ...) or, per step, array (N, T, ...), list of arrays (T_n, ...), or all rows (S, ...) of such
-        a list
+    values : array (N, ...) or, per step, `Sequences`, list of arrays (T_n, ...), or all rows (S, ...) of such a list
     per_step : bool
     lengths : ndarray of int64 (N,), optional
         T_n, where the values per step are all rows.
+    dtype : numpy.dtype, optional
+        Of the rows; by default that of the values. Integers are labels.
     """
 
-    def __init__(self, values, per_step, lengths=None):
+    def __init__(self, values, per_step, lengths=None, dtype=None):
         self.per_step = per_step
-        self.values = None if per_step else values
+        self.values = self.steps = None
         if not per_step:
-            self.steps = None
+            self.values = values
+        elif isinstance(values, Sequences):
+            self.steps = values
         elif lengths is not None:
-            self.steps = Sequences(values, lengths, form="list", starts=np.cumsum(lengths) - lengths)
+            self.steps = Sequences(values, lengths, dtype, form="list", starts=np.cumsum(lengths) - lengths)
         else:
-            self.steps = (Sequences.joined if isinstance(values, list) else Sequences)(values)
+            self.steps = Sequences.joined(values, dtype)
+        self.dtype = self.steps.dtype if per_step else values.dtype if dtype is None else dtype
+
+    def blocks(self):
+        """All values but those of padding, of the type of the rows, some at a time."""
+        padded = self.per_step and not self.steps.ragged
+        for part in blocks(self.steps.x if self.per_step else self.values, self.steps.lengths if padded else None):
+            with np.errstate(over="ignore"):
+                yield part.astype(self.dtype, copy=False)
 
     def are_classes(self):
         """Whether they are labels, or nothing but 0 and 1."""
-        values = self.steps.x if self.per_step else self.values
-        return values.dtype.kind == "i" or bool(np.isin(values, (0, 1)).all())
+        return self.dtype.kind == "i" or all(np.isin(part, (0, 1)).all() for part in self.blocks())
+
+    def of(self, chosen):
+        """The values of these sequences (n, ...), of the type of the rows."""
+        with np.errstate(over="ignore"):  # beyond float32: infinite, which training reports
+            return np.ascontiguousarray(self.values[chosen], self.dtype)
 
     def rows_of(self, chosen, context):
         """Rows of the batch, in the order of the model's output."""
-        if self.per_step:
-            return self.steps.rows_of(chosen, context)
-        return self.values.take(context.sort(chosen), axis=0)
+        return self.steps.rows_of(chosen, context) if self.per_step else self.of(context.sort(chosen))
 
 
 def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
@@ -51,7 +88,8 @@ def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
             "binary_crossentropy"
         )
     arrays, shapes = _target_arrays(name, y, inputs, per_step)
-    checked = []
+    lengths = inputs.lengths if per_step and not inputs.ragged else None  # padding is never read: it may be anything
+    checked, kind = [], dtype
     for label, array, lead in zip(_labels(name, arrays, inputs.ragged and per_step), arrays, shapes, strict=True):
         if array.dtype.kind not in "fiub":
             hint = ""
@@ -59,15 +97,13 @@ def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
                 validate.present(label, array)
                 hint = f"; encode class names as integers: np.unique({name}, return_inverse=True)[1]"
             raise TypeError(f"{label}: got dtype {array.dtype}, must be numbers{hint}")
-        if labels and array.shape == lead:
-            checked.append(_check_labels(label, array, outputs))
+        kind = dtype
+        if labels and array.shape in (lead, (*lead, 1)):
+            array, kind = array.reshape(lead), np.dtype(np.int64)
+            _check_labels(label, blocks(array, lengths), outputs)
         elif array.shape == lead and outputs == 1:
-            checked.append(array.astype(dtype)[..., None])
-        elif array.shape == (*lead, outputs):
-            checked.append(array.astype(dtype, copy=False))
-        elif labels and array.shape == (*lead, 1):
-            checked.append(_check_labels(label, array[..., 0], outputs))
-        else:
+            array = array[..., None]
+        elif array.shape != (*lead, outputs):
             what = "one per step" if per_step else "one per sequence"
             forms = [str(lead)] if labels or outputs == 1 else []
             forms.append(str((*lead, outputs)))
@@ -77,10 +113,25 @@ def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
                 f"{label}: got shape {array.shape}, must be {' or '.join(forms)}: {what}, the model has {outputs} "
                 f"output{'s' * (outputs > 1)}{hint}"
             )
-        if loss == "binary_crossentropy" and array.size and (array.min() < 0 or array.max() > 1):
-            hint = f"; write ({label} + 1) / 2" if set(np.unique(array).tolist()) == {-1, 1} else ""
-            raise ValueError(f"{label}: got values from {array.min()} to {array.max()}, must be between 0 and 1" + hint)
-    return Targets(checked if inputs.ragged and per_step else checked[0], per_step)
+        if loss == "binary_crossentropy":
+            _check_range(label, array, lengths)
+        checked.append(array)
+    if not per_step:
+        return Targets(checked[0], False, dtype=kind)
+    if inputs.ragged:
+        return Targets(checked, True, dtype=kind)
+    return Targets(Sequences(checked[0], inputs.lengths, kind), True)
+
+
+def _check_range(name, array, lengths):
+    low, high = np.inf, -np.inf
+    for part in blocks(array, lengths):
+        if part.size:
+            low, high = min(low, np.fmin.reduce(part, None)), max(high, np.fmax.reduce(part, None))
+    if low < 0 or high > 1:
+        signs = all(np.isin(part, (-1, 1)).all() for part in blocks(array, lengths))
+        hint = f"; write ({name} + 1) / 2" if signs else ""
+        raise ValueError(f"{name}: got values from {low} to {high}, must be between 0 and 1{hint}")
 
 
 def _labels(name, arrays, many):
@@ -97,27 +148,19 @@ def _target_arrays(name, y, inputs, per_step):
         array = np.asarray(y)
     except ValueError as error:
         raise ValueError(f"{name}: not a rectangular array ({error})") from None
-    if per_step:
-        lead = inputs.x.shape[:2]
-        if array.shape[:2] == lead:  # the padding is never read, so it may be anything
-            padding = np.arange(lead[1]) >= inputs.lengths[:, None]
-            if padding.any():
-                array = array.copy()
-                array[padding] = 0
-        return [array], [lead]
-    return [array], [(len(inputs),)]
+    return [array], [inputs.x.shape[:2] if per_step else (len(inputs),)]
 
 
-def _check_labels(name, array, outputs):
-    whole = array.astype(np.int64) if array.dtype.kind != "f" or np.isfinite(array).all() else None
-    if whole is None or (whole != array).any():
-        raise ValueError(f"{name}: class labels must be integers from 0 to {outputs - 1}")
-    if whole.size and (whole.min() < 0 or whole.max() >= outputs):
-        bad = whole.min() if whole.min() < 0 else whole.max()
-        raise ValueError(
-            f"{name}: got the label {bad}, must be between 0 and {outputs - 1}: the model has {outputs} outputs"
-        )
-    return whole
+def _check_labels(name, parts, outputs):
+    for part in parts:
+        whole = part.astype(np.int64) if part.dtype.kind != "f" or np.isfinite(part).all() else None
+        if whole is None or (whole != part).any():
+            raise ValueError(f"{name}: class labels must be integers from 0 to {outputs - 1}")
+        if whole.size and (whole.min() < 0 or whole.max() >= outputs):
+            bad = whole.min() if whole.min() < 0 else whole.max()
+            raise ValueError(
+                f"{name}: got the label {bad}, must be between 0 and {outputs - 1}: the model has {outputs} outputs"
+            )
 
 
 def read_weights(sample_weight, class_weight, targets, inputs, outputs, dtype, prefix=""):
@@ -125,7 +168,7 @@ def read_weights(sample_weight, class_weight, targets, inputs, outputs, dtype, p
     weights = None
     if sample_weight is not None:
         weights = _read_sample_weight(prefix + "sample_weight", sample_weight, targets, inputs, dtype)
-    return RowWeights(weights, read_class_weight(class_weight, targets, inputs, outputs), dtype)
+    return RowWeights(weights, read_class_weight(class_weight, targets, outputs), dtype)
 
 
 def _read_sample_weight(name, value, targets, inputs, dtype):
@@ -138,33 +181,29 @@ def _read_sample_weight(name, value, targets, inputs, dtype):
         arrays = [validate.shaped(f"{name}[{n}]", w, (steps,), dtype, "(T_n,)") for n, (w, steps) in enumerate(pairs)]
         weights = Targets(arrays, True)
     else:
-        array = validate.real_array(name, value, dtype)
+        array = validate.real_array(name, value)
         per_step = targets.per_step and not inputs.ragged and array.shape == inputs.x.shape[:2]
         if not per_step and array.shape != (count,):
             raise ValueError(f"{name}: got shape {array.shape}, must be ({count},), one weight per sequence")
-        if per_step:  # the padding's weights are never read
-            array = np.where(np.arange(array.shape[1]) < inputs.lengths[:, None], array, 0)
-        weights = Targets(array, per_step)
-    values = weights.steps.x if weights.per_step else weights.values
-    if values is not None and not ((values >= 0) & (values < np.inf)).all():
+        weights = Targets(Sequences(array, inputs.lengths, dtype) if per_step else array, per_step, dtype=dtype)
+    if not all(((part >= 0) & (part < np.inf)).all() for part in weights.blocks()):
         raise ValueError(f"{name}: weights must be finite and at least 0")
     return weights
 
 
-def read_class_weight(class_weight, targets, inputs, outputs):
+def read_class_weight(class_weight, targets, outputs):
     """An array of one weight per class, from a dict or "balanced": N / (classes * count of the class)."""
     if class_weight is None:
         return None
-    values = targets.steps.x if targets.per_step else targets.values
-    if values.dtype.kind != "i" and not (values.shape[-1] == 1 and np.isin(values, (0, 1)).all()):
+    if targets.dtype.kind != "i" and not (outputs == 1 and targets.are_classes()):
         raise ValueError("class_weight: needs integer class labels, or 0 and 1 for one output")
-    if targets.per_step and not inputs.ragged:
-        values = values[np.arange(values.shape[1]) < inputs.lengths[:, None]]
-    labels, classes = values.reshape(-1).astype(np.int64), max(outputs, 2)
+    classes = max(outputs, 2)
     if isinstance(class_weight, str):
         validate.choice("class_weight", class_weight, ("balanced",))
-        count = np.bincount(labels, minlength=classes)
-        return len(labels) / (np.maximum(count, 1) * max((count > 0).sum(), 1))
+        count = np.zeros(classes, np.int64)
+        for part in targets.blocks():
+            count += np.bincount(part.reshape(-1).astype(np.int64), minlength=classes)
+        return count.sum() / (np.maximum(count, 1) * max((count > 0).sum(), 1))
     if not isinstance(class_weight, dict):
         raise TypeError(
             f'class_weight: got {type(class_weight).__name__}, must be a dict of label to weight, or "balanced"'
@@ -195,7 +234,7 @@ class RowWeights:
         if self.sample is not None and self.sample.per_step == per_step:
             weight *= self.sample.rows_of(chosen, context)
         elif self.sample is not None:  # one per sequence, for every step of it
-            weight *= self.sample.values[chosen[context.places[0]]]
+            weight *= self.sample.of(chosen[context.places[0]])
         if self.per_class is not None:
             weight *= self.per_class[targets.reshape(-1).astype(np.int64)].astype(self.dtype)
         return weight

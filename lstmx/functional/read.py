@@ -9,7 +9,8 @@ from lstmx.functional.context import EpisodeContext, PooledContext, SequenceCont
 class Sequences:
     """N sequences, whole or ragged, of feature vectors or of integers: what was given, validated.
 
-    Arrays are read where they are: a memory map or a strided view of windows is never copied or converted as a whole.
+    Arrays are read where they are: a memory map or a strided view of windows is never copied or converted as a whole,
+    nor are flags made for all its steps, but for those of a batch.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ class Sequences:
         self.mask, self.reset = mask, reset
         self.dtype = x.dtype if dtype is None else dtype
         self.steps = x.shape[1] if form == "array" else len(x) if form == "single" else None  # T of padded results
-        self._alike = self._context = None
+        self._alike = self._context = self._are_steps = None
 
     @classmethod
     def joined(cls, arrays, dtype=None, tail=(), **flags):
@@ -67,7 +68,7 @@ class Sequences:
         """
         if self._has_episodes:
             context = EpisodeContext(
-                self.lengths, self.steps, self.form, self._joined(self.mask), self._joined(self.reset)
+                self.lengths, self.steps, self.form, self._joined(self._there()), self._joined(self.reset)
             )
             return self._scaled(context.pack(self.x, True, self.dtype, self.starts)), context
         context = SequenceContext(self.lengths, self.steps, self.form)
@@ -81,9 +82,22 @@ class Sequences:
 
     def masked(self, are_steps):
         """These, but for the steps that ``are_steps(x, dtype)`` says are none."""
-        there = are_steps(self.x, self.dtype)
-        self.mask = there if self.mask is None else self.mask & there
+        self._are_steps = are_steps
+        if self.form != "array":
+            self.mask, self._are_steps = self._there(), None
         return self
+
+    @property
+    def is_masked(self):
+        """Whether some of the steps may be none."""
+        return self.mask is not None or self._are_steps is not None
+
+    def _there(self):
+        """Which steps there are; None: all."""
+        if self._are_steps is None:
+            return self.mask
+        found = self._are_steps(self.x, self.dtype)
+        return found if self.mask is None else self.mask & found
 
     def _episodes(self, chosen):
         """The context of the batch of these sequences, where there are masked steps."""
@@ -93,12 +107,13 @@ class Sequences:
             part.starts = self.starts[chosen]
         else:
             part.mask, part.reset = (None if a is None else a[chosen] for a in (self.mask, self.reset))
-        flags = part._joined(part.mask), part._joined(part.reset)
+            part.x = self.x if self._are_steps is None else self.x[chosen]
+        flags = part._joined(part._there()), part._joined(part.reset)
         return EpisodeContext(part.lengths, part.steps, part.form, *flags)
 
     @property
     def _has_episodes(self):
-        return self.mask is not None or self.reset is not None
+        return self.is_masked or self.reset is not None
 
     def _joined(self, flags):
         """A mask or resets, one sequence after the other."""

@@ -168,8 +168,8 @@ def _first(where):
     return tuple(int(k) for k in np.unravel_index(where.argmax(), where.shape))
 
 
-def integers(name, value):
-    """An array of integers as aligned int64."""
+def integers(name, value, convert=True):
+    """An array of integers as aligned int64; if not to `convert`, as it is."""
     array = rectangular(name, value)
     if array.size == 0 and array.dtype.kind == "f":
         array = array.astype(np.int64)
@@ -179,7 +179,7 @@ def integers(name, value):
         raise TypeError(f"{name}: got dtype {array.dtype}, must be integers; {hint}")
     if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: got a value of {array.max()}, which does not fit into int64")
-    return array.astype(np.int64, copy=not array.flags.aligned)
+    return array.astype(np.int64, copy=not array.flags.aligned) if convert else array
 
 
 def flags(name, value, shape, meaning):

@@ -145,8 +145,8 @@ class Embedding(Layer):
         return self.features
 
     def check_tokens(self, name, tokens):
-        """Integers within range, or an error."""
-        tokens = validate.integers(name, tokens)
+        """Integers within range, of any integer type, or an error."""
+        tokens = validate.integers(name, tokens, convert=False)
         if tokens.size and (tokens.min() < 0 or tokens.max() >= self.num_embeddings):
             bad = tokens.min() if tokens.min() < 0 else tokens.max()
             raise ValueError(f"{name}: got the integer {bad}, must be between 0 and num_embeddings - 1 = "
