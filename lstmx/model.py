@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from lstmx import rollout, storage
-from lstmx.data import batches, targets
+from lstmx.data import batches, source, targets
 from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, read_tape, sequences, validate
 from lstmx.functional.context import SequenceContext
 from lstmx.functional.messages import explained, of_others
@@ -183,15 +183,17 @@ class Sequential(storage.Stored):
     # What users call.
 
     @explained
-    def fit(self, X, y, *, loss="mse", optimizer="adam", epochs=10, batch_size=32, lengths=None, sample_weight=None,
-            class_weight=None, shuffle=True, validation_data=None, validation_lengths=None, validation_split=0.0,
-            validation_from="random", metrics=(), clip_norm=None, clip_value=None, early_stopping=None, callbacks=(),
-            monitor=None, verbose=1, random_state=None):  # fmt: skip
+    def fit(self, X, y=None, *, loss="mse", optimizer="adam", epochs=10, steps_per_epoch=None, batch_size=None,
+            lengths=None, sample_weight=None, class_weight=None, shuffle=None, validation_data=None,
+            validation_lengths=None, validation_split=0.0, validation_from="random", metrics=(), clip_norm=None,
+            clip_value=None, early_stopping=None, callbacks=(), monitor=None, verbose=1,
+            random_state=None):  # fmt: skip
         """Train.
 
         Parameters
         ----------
         X : array (N, T, I), or list of arrays (T_n, I); integers (N, T) or (T_n,) where an Embedding comes first
+            Or, without y, a source of batches: see Notes.
         y : targets
             A sequence (N,), (N, O); without a pooling layer a step (N, T), (N, T, O) or a list. Class labels are
             integers.
@@ -200,16 +202,20 @@ class Sequential(storage.Stored):
         optimizer : {"adam", "adamw", "rmsprop", "sgd"} or an instance such as ``lstmx.Adam(1e-3)``
             Its learning rate may be a schedule such as ``lstmx.CosineDecay(0.01, steps)``, which counts updates:
             there are ``epochs * ceil(N / batch_size)``.
-        epochs, batch_size : int
+        epochs : int
+        steps_per_epoch : int, optional
+            Of a source: the batches of an epoch, if it is not to be one pass.
+        batch_size : int, optional
+            Sequences of an update; by default 32.
         lengths : array of int (N,), optional
             Steps of each sequence of a padded X; the padding is never read.
         sample_weight : array (N,), or per step as y, optional
             The loss is the weighted sum over the sum of the weights.
         class_weight : dict of label to weight, or "balanced", optional
             Labels left out weigh 1; "balanced" weighs a class N / (classes * its count).
-        shuffle : {True, "exact", False}
-            True puts ragged sequences of similar length into a batch; "exact" does not.
-        validation_data : (X, y) or (X, y, sample_weight), optional
+        shuffle : {True, "exact", False}, optional
+            True, the default, puts ragged sequences of similar length into a batch; "exact" does not.
+        validation_data : (X, y) or (X, y, sample_weight), or a source of batches, optional
         validation_lengths : array of int, optional
         validation_split : float
             The share of the sequences held out, if there are no validation_data.
@@ -217,7 +223,7 @@ class Sequential(storage.Stored):
             Which sequences that are; "tail" takes the last ones, for data ordered in time.
         metrics : names ("accuracy", "mae", "mse") or functions ``f(y_true, y_pred) -> float``
             Functions get all rows of an epoch: y_pred (rows, O) and y_true the same, or (rows,) of labels; a row is a
-            sequence, or a step without padding.
+            sequence, or a step without padding. They are kept for it, so that metrics take memory.
         clip_norm : float, optional
             The gradient is shortened to this norm.
         clip_value : float, optional
@@ -250,9 +256,63 @@ class Sequential(storage.Stored):
             Ctrl-C: the model keeps what it has learnt.
         RuntimeError
             If another fit of this model is running.
+
+        Notes
+        -----
+        Data that do not fit in memory are memory maps, or come batch by batch.
+
+        *Memory maps.* X, y and sample_weight are read and converted batch by batch where they are, whatever their
+        type; only a list is copied as a whole. A pass over y before training checks its values.
+
+        *A source of batches* is any iterable of (X, y) or (X, y, sample_weight), each in a form that fit takes: a list
+        of such tuples, a DataLoader of PyTorch, a PyDataset of Keras, or a function that makes a generator, which is
+        called for every pass. Each item is a batch and makes one update; it is forgotten when the next one has come,
+        and no thread reads ahead. Then batch_size, shuffle, lengths, sample_weight and validation_split are not given,
+        and class_weight is not "balanced". A generator itself, ``batches()`` for ``batches``, can be read but once:
+        that takes epochs=1, or steps_per_epoch, with which an epoch goes on where the one before has ended. If it runs
+        out, training ends with a warning, and ``history_.stopped`` is "exhausted"; if training ends before its last
+        epoch, it is closed. What the source raises comes out as it is, and the model keeps what it has learnt.
+
+        Examples
+        --------
+        The rows of a Parquet file of any size: each holds a series of 30 values and a target.
+
+        >>> import lstmx, numpy as np
+        >>> def batches():
+        ...     import pyarrow.dataset
+        ...     for rows in pyarrow.dataset.dataset("series.parquet").to_batches(batch_size=32):
+        ...         x = rows["x"].flatten().to_numpy(zero_copy_only=False)
+        ...         yield x.reshape(-1, 30, 1), rows["y"].to_numpy(zero_copy_only=False)
+        >>> model = lstmx.Sequential([lstmx.LSTM(1, 8), lstmx.Last(), lstmx.Dense(8, 1)], random_state=0)
+        >>> history = model.fit(batches, epochs=3)  # doctest: +SKIP
+
+        The partitions of Dask arrays, of which one is in memory:
+
+        >>> def partitions(X, y):
+        ...     for x, target in zip(X.partitions, y.partitions, strict=True):
+        ...         yield x.compute(), target.compute()
+        >>> history = model.fit(lambda: partitions(X, y), epochs=3)  # doctest: +SKIP
+
+        Series drawn anew for each update, without an end:
+
+        >>> def draw(rng):
+        ...     while True:
+        ...         x = rng.normal(size=(32, 30, 1))
+        ...         yield x, x.sum(axis=1)
+        >>> history = model.fit(draw(np.random.default_rng(0)), steps_per_epoch=50, epochs=3, verbose=0)
+        >>> len(history), history["loss"][-1] < history["loss"][0]
+        (3, True)
         """
         with self.only_fit():
-            epochs, batch_size = validate.count("epochs", epochs, 0), validate.count("batch_size", batch_size)
+            streamed = y is None and source.is_source(X)
+            if streamed:
+                source.refuse_options(
+                    batch_size=batch_size, shuffle=shuffle, lengths=lengths, sample_weight=sample_weight,
+                    validation_split=validation_split or None, class_weight=class_weight,
+                )  # fmt: skip
+            batch_size = 32 if batch_size is None else validate.count("batch_size", batch_size)
+            shuffle = True if shuffle is None else shuffle
+            epochs = validate.count("epochs", epochs, 0)
             if random_state is None and self._rng is not None:
                 rng = self._rng
             else:
@@ -272,15 +332,18 @@ class Sequential(storage.Stored):
             chosen_loss = losses.get_loss(loss, self._final_activation)
             logits = loss == "binary_crossentropy" and self._final_activation == "linear"
             chosen_metrics = losses.get_metrics(metrics, logits)
-            data, validation = self._read_data(
-                X, y, loss, lengths, sample_weight, class_weight, validation_data, validation_lengths,
-                validate.number("validation_split", validation_split, 0, 1, open_high=True),
-                validate.choice("validation_from", validation_from, ("random", "tail")), rng,
-            )  # fmt: skip
-            if "accuracy" in chosen_metrics and not data.targets.are_classes():
-                raise ValueError(
-                    "metrics: accuracy needs class labels or targets 0 and 1; for others use 'mae' or 'mse'"
-                )
+            fraction = validate.number("validation_split", validation_split, 0, 1, open_high=True)
+            where = validate.choice("validation_from", validation_from, ("random", "tail"))
+            read = self._reader(loss, class_weight, "accuracy" in chosen_metrics)
+            if streamed:
+                data = source.Source("X", X, read, epochs, steps_per_epoch)
+            else:
+                source.refuse_mistaken(X, y, steps_per_epoch)
+                data = read("", X, y, sample_weight, lengths)
+            validation = self._read_validation(validation_data, validation_lengths, loss, epochs)
+            if validation is None and fraction:
+                train, held = batches.split(data.count, fraction, where, rng)
+                data, validation = batches.Subset(data, train), batches.Subset(data, held)
             trainer = training.Trainer(
                 self, data, chosen_loss, optim.get_optimizer(optimizer), batch_size=batch_size, shuffle=shuffle,
                 validation=validation, clip_norm=clip_norm, clip_value=clip_value, rng=rng,
@@ -307,21 +370,32 @@ class Sequential(storage.Stored):
         finally:
             self._fitting.release()
 
-    def _read_data(self, X, y, loss, lengths, sample_weight, class_weight, validation_data, validation_lengths,
-                   fraction, where, rng):  # fmt: skip
-        data = self._data(X, y, loss, lengths, sample_weight, class_weight)
-        if validation_data is not None:
-            if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
-                raise ValueError("validation_data: must be (X, y) or (X, y, sample_weight)")
-            X, y, *weight = validation_data
-            held = self._data(X, y, loss, validation_lengths, *(weight or [None]), None, prefix="validation_data ")
-            return data, held
-        if validation_lengths is not None:
-            raise ValueError("validation_lengths: given without validation_data")
-        if fraction:
-            train, held = batches.split(len(data.inputs), fraction, where, rng)
-            return batches.Subset(data, train), batches.Subset(data, held)
-        return data, None
+    def _reader(self, loss, class_weight=None, accuracy=False):
+        """What reads arrays as `Data`; errors begin with its first argument."""
+
+        def read(prefix, X, y, sample_weight=None, lengths=None):
+            data = self._data(X, y, loss, lengths, sample_weight, class_weight, prefix)
+            if accuracy and not data.targets.are_classes():
+                raise ValueError(
+                    "metrics: accuracy needs class labels or targets 0 and 1; for others use 'mae' or 'mse'"
+                )
+            return data
+
+        return read
+
+    def _read_validation(self, given, lengths, loss, epochs):
+        if given is None:
+            if lengths is not None:
+                raise ValueError("validation_lengths: given without validation_data")
+            return None
+        read = self._reader(loss)
+        if not isinstance(given, tuple) and source.is_source(given):
+            source.refuse_options(validation_lengths=lengths)
+            return source.Source("validation_data", given, read, epochs)
+        if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+            raise ValueError("validation_data: must be (X, y) or (X, y, sample_weight), or a source of such batches")
+        X, y, *weight = given
+        return read("validation_data ", X, y, *(weight or [None]), lengths)
 
     def _data(self, X, y, loss, lengths, sample_weight, class_weight, prefix="", mask=None):
         inputs = self._read(X, lengths, False, prefix, mask)

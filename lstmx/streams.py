@@ -405,7 +405,7 @@ class StreamPool:
         """(frames (n, k, ..), whether it was one step without the axis of steps), validated."""
         dtype = self._model.dtype
         if self._tokens is not None:
-            array = self._tokens.check_tokens("frames", frames)
+            array = self._tokens.check_tokens("frames", frames).astype(np.int64, copy=False)
         elif type(frames) is np.ndarray and frames.dtype == dtype and frames.flags.aligned:
             array = frames
         else:

@@ -60,6 +60,20 @@ class Data:
     targets: object
     weights: object
 
+    exhausted = False  # an epoch has all its batches
+
+    @property
+    def count(self):
+        """Sequences of an epoch."""
+        return len(self.inputs.lengths)
+
+    def batches(self, batch_size, shuffle, rng):
+        """(data, indices) of every batch of an epoch: ``data.batch(indices)`` gives it."""
+        return ((self, chosen) for chosen in plan(self.inputs.lengths, batch_size, shuffle, rng))
+
+    def close(self, early):
+        """Training has ended: there is nothing to close."""
+
     def original(self, chosen):
         """The caller's indices of these sequences."""
         return chosen
@@ -72,13 +86,12 @@ class Data:
         return rows, context, target, self.weights.rows_of(chosen, context, target, self.targets.per_step)
 
 
-class Subset:
+class Subset(Data):
     """Some of the sequences of `Data`."""
 
     def __init__(self, data, chosen):
+        super().__init__(self, data.targets, data.weights)  # of the inputs only the lengths are asked for
         self.data, self.chosen = data, chosen
-        self.targets = data.targets
-        self.inputs = self  # only its lengths are asked for
         self.lengths = data.inputs.lengths[chosen]
 
     def original(self, chosen):

@@ -10,8 +10,9 @@ class History:
     ----------
     history : dict of str to list of float
         "loss", "learning_rate", metrics, and the same with the prefix "val_".
-    stopped : None or {"early", "callback", "interrupted", "failed"}
-        Why training ended before its last epoch.
+    stopped : None or {"early", "callback", "interrupted", "failed", "exhausted"}
+        Why training ended before its last epoch; "failed" is by an error, "exhausted" because there were no more
+        batches.
     best_epoch : int or None
         The epoch (from 0) whose weights early stopping chose.
     """

@@ -30,7 +30,7 @@ class Progress:
                 pass
 
     def begin(self, epoch, epochs, sequences):
-        """An epoch starts."""
+        """An epoch starts, of so many sequences; None: nobody knows."""
         self._epoch, self._title = epoch, f"epoch {epoch + 1}/{epochs}"
         self._done, self._shown, self._start = 0, 0.0, perf_counter()
         if self._tqdm is not None and self._bar is None:

@@ -1,6 +1,7 @@
 """The training loop: batches, loss, gradients, clipping, optimiser, early stopping, progress.
 
-A `Trainer` needs of a net only ``forward_rows``, ``backward_rows``, ``layers`` and their parameters. All dense
+A `Trainer` needs of a net only ``forward_rows``, ``backward_rows``, ``layers`` and their parameters, and of data the
+``batches`` of each epoch, whether those are parts of arrays or come from a source (`lstmx.data.source`). All dense
 parameters lie in one flat buffer with one flat gradient beside it, so that norm, clipping and optimiser are single
 passes; the layers see views. Everything that changes during training is in `TrainerState`, which pickles: training
 goes on from it to the same bits.
@@ -11,7 +12,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lstmx.data.batches import plan
 from lstmx.functional import kernels
 from lstmx.functional.context import PooledContext
 from lstmx.functional.messages import warn
@@ -114,7 +114,7 @@ class Trainer:
         except KeyboardInterrupt:
             history.stopped = "interrupted"
             raise
-        except FloatingPointError:
+        except BaseException:
             history.stopped = "failed"
             raise
         finally:
@@ -125,21 +125,30 @@ class Trainer:
         state, history = self.state, self.state.history
         epoch = state.epoch
         self._call("on_epoch_begin", epoch)
-        logs = self._epoch(epoch, epochs)
+        logs, sequences = self._epoch(epoch, epochs)
+        if not sequences:
+            history.stopped = "exhausted"
+            return
         history.append(logs)
-        go_on = self.watcher is None or self.watcher.judge(state, logs, len(self.data.inputs.lengths))
+        go_on = self.watcher is None or self.watcher.judge(state, logs, sequences)
         state.epoch += 1
         stops = [bool(callback.on_epoch_end(self, epoch, logs)) for callback in self.callbacks]
         if any(stops) or self._stop:
             history.stopped = "callback"
         elif not go_on:
             history.stopped = "early"
+        elif self.data.exhausted:
+            history.stopped = "exhausted"
 
     def _finish(self):
         self.settle()
-        if self.progress is not None:
-            self.progress.close(self.state.reason)
-        self._call("on_train_end")
+        try:
+            if self.progress is not None:
+                self.progress.close(self.state.reason)
+            self._call("on_train_end")
+        finally:
+            for data in filter(None, (self.data, self.validation)):
+                data.close(self.state.history.stopped is not None)
 
     def settle(self):
         """The layers get copies: of the best weights if those are kept, else of the last. The state stays as it is."""
@@ -152,20 +161,22 @@ class Trainer:
             getattr(callback, event)(self, *args)
 
     def _epoch(self, epoch, epochs):
-        batches = plan(self.data.inputs.lengths, self.batch_size, self.shuffle, self.state.rng)
+        """(what it has measured, on how many sequences); (None, 0) if there was no batch any more."""
         if self.progress is not None:
-            self.progress.begin(epoch, epochs, sum(map(len, batches)))
-        total, weight, outputs = 0.0, 0.0, []
+            self.progress.begin(epoch, epochs, self.data.count)
+        total, weight, sequences, outputs = 0.0, 0.0, 0, []
         rate = self._learning_rate()
-        for number, chosen in enumerate(batches):
+        for number, (data, chosen) in enumerate(self.data.batches(self.batch_size, self.shuffle, self.state.rng)):
             rate = self._learning_rate()
-            loss, batch_weight = self._batch(chosen, rate, (epoch, number), outputs)
-            total, weight = total + loss, weight + batch_weight
+            loss, batch_weight = self._batch(data, chosen, rate, (epoch, number), outputs)
+            total, weight, sequences = total + loss, weight + batch_weight, sequences + len(chosen)
             if self._first is None and batch_weight:
                 self._first = self.losses[0] if self.losses else loss / batch_weight
             if self.progress is not None:
                 self.progress.advance(len(chosen), total / weight if weight else 0.0)
             self._call("on_batch_end", number, loss / batch_weight if batch_weight else 0.0)
+        if not sequences:
+            return None, 0
         logs = {"loss": total / weight if weight else 0.0} | self._measure(outputs)
         if weight:
             self._watch_growth(logs["loss"], weight, epoch, rate)
@@ -179,7 +190,7 @@ class Trainer:
         logs["learning_rate"] = rate
         if self.progress is not None:
             self.progress.end(logs)
-        return logs if self.monitor is None else logs | self.monitor.end_epoch(self, epoch)
+        return (logs if self.monitor is None else logs | self.monitor.end_epoch(self, epoch)), sequences
 
     def _watch_growth(self, loss, weight, epoch, rate):
         """Warn, once, if the loss has grown by orders of magnitude."""
@@ -199,11 +210,11 @@ class Trainer:
             return float(self.state.memory["rate"])
         return self.optimizer.rate(self.state.updates) if self._rate is None else self._rate
 
-    def _batch(self, chosen, rate, place, outputs):
+    def _batch(self, data, chosen, rate, place, outputs):
         """One update; returns (sum of weighted losses, sum of weights)."""
         keys = draw_keys(self.state.rng, len(self.model.layers))
-        rows, context, target, weight = self.data.batch(chosen)
-        batch = chosen, context, rows, target
+        rows, context, target, weight = data.batch(chosen)
+        batch = data, chosen, context, rows, target
         if self.monitor is not None:
             self.monitor.see(self, rows, context, target, weight)
         parameters = [layer.store.snapshot for layer in self.model.layers]  # nobody else may set them now
@@ -229,15 +240,16 @@ class Trainer:
         return loss, weights
 
     def _fail(self, what, value, place, batch):
-        chosen, context, rows, target = batch
+        data, chosen, context, rows, target = batch
+        per_step = data.targets.per_step
         cause = "training diverged; lower the learning rate, set clip_norm, or scale the data"
         for name, array in (("X", rows), ("y", target)):
             bad = array.dtype.kind == "f" and ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
             if np.any(bad):
                 row = int(np.flatnonzero(bad)[0])
-                at = context.places if name == "X" or self.data.targets.per_step else PooledContext(context).places
-                sequence = int(self.data.original(chosen)[at[0][row]])
-                step = f", step {int(at[1][row])}" if name == "X" or self.data.targets.per_step else ""
+                at = context.places if name == "X" or per_step else PooledContext(context).places
+                sequence = int(data.original(chosen)[at[0][row]])
+                step = f", step {int(at[1][row])}" if name == "X" or per_step else ""
                 cause = (
                     f"{name} holds NaN or infinite values, or ones beyond {array.dtype}, in sequence {sequence}{step}; "
                     "remove, fill or scale them, and give lengths if it is padding"
@@ -299,8 +311,8 @@ class Trainer:
     def outputs(self, data, keep=True):
         """(loss, [(targets, predictions, weights) of every batch]) on `data`, without dropout."""
         total, weight, outputs = 0.0, 0.0, []
-        for chosen in plan(data.inputs.lengths, max(self.batch_size, 64), False, None):
-            rows, context, target, w = data.batch(chosen)
+        for part, chosen in data.batches(max(self.batch_size, 64), False, None):
+            rows, context, target, w = part.batch(chosen)
             run = Run(activation=self.activation, own_steps=True)
             prediction = self.model.forward_rows(rows, context, None, run)[0]
             total += self.loss.total(prediction, target, w)[0]
