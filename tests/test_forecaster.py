@@ -206,13 +206,13 @@ MEMORY = """
 import resource, sys, warnings
 import numpy as np
 from lstmx import LSTMForecaster
-from lstmx.training import trainer
+from lstmx.data import batches
 
 warnings.simplefilter("ignore")
-steps, window, batches = 50_000, 1000, int(sys.argv[1])
-if batches:
-    whole = trainer.plan
-    trainer.plan = lambda lengths, size, shuffle, rng: whole(lengths, size, shuffle, rng)[:batches]
+steps, window, count = 50_000, 1000, int(sys.argv[1])
+if count:
+    whole = batches.plan
+    batches.plan = lambda lengths, size, shuffle, rng: whole(lengths, size, shuffle, rng)[:count]
 y = np.sin(np.arange(steps) / 50)
 LSTMForecaster(window=10, hidden_size=2, max_iter=1, random_state=0).fit(y[:100]).predict()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

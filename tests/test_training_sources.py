@@ -298,7 +298,8 @@ def test_ctrl_c_keeps_what_is_learnt(where):
 @pytest.mark.parametrize("batches", [7, 6, 1])
 def test_a_generator_that_runs_out_ends_training_with_a_warning(batches):
     running, model = iter(cut(X, Y, size=3)[:batches]), small()
-    text = f"^X: gave {batches % 3} batches in epoch {batches // 3 + 1}, {batches} in all, but steps_per_epoch is 3; training ends"
+    epoch = batches // 3 + 1
+    text = f"^X: gave {batches % 3} batches in epoch {epoch}, {batches} in all, but steps_per_epoch is 3; training ends"
     with pytest.warns(UserWarning, match=text):
         history = model.fit(running, steps_per_epoch=3, epochs=9, verbose=0)
     assert history.stopped == "exhausted" and len(history) == -(-batches // 3)
@@ -725,4 +726,4 @@ def test_ctrl_c_in_an_endless_source():
     finally:
         process.kill()
         process.wait()
-    assert (process.returncode, out) == (0, "closed\nclosed\nusable\n"), out
+    assert (process.returncode, out) == (0, "closed\nready\nclosed\nusable\n"), out

@@ -166,14 +166,14 @@ class Trainer:
             self.progress.begin(epoch, epochs, self.data.count)
         total, weight, sequences, outputs = 0.0, 0.0, 0, []
         rate = self._learning_rate()
-        for number, (data, chosen) in enumerate(self.data.batches(self.batch_size, self.shuffle, self.state.rng)):
-            rate = self._learning_rate()
-            loss, batch_weight = self._batch(data, chosen, rate, (epoch, number), outputs)
-            total, weight, sequences = total + loss, weight + batch_weight, sequences + len(chosen)
+        for number, part in enumerate(self.data.batches(self.batch_size, self.shuffle, self.state.rng)):
+            rate, size = self._learning_rate(), len(part[1])
+            loss, batch_weight = self._batch(part, rate, (epoch, number), outputs)
+            total, weight, sequences = total + loss, weight + batch_weight, sequences + size
             if self._first is None and batch_weight:
                 self._first = self.losses[0] if self.losses else loss / batch_weight
             if self.progress is not None:
-                self.progress.advance(len(chosen), total / weight if weight else 0.0)
+                self.progress.advance(size, total / weight if weight else 0.0)
             self._call("on_batch_end", number, loss / batch_weight if batch_weight else 0.0)
         if not sequences:
             return None, 0
@@ -210,8 +210,9 @@ class Trainer:
             return float(self.state.memory["rate"])
         return self.optimizer.rate(self.state.updates) if self._rate is None else self._rate
 
-    def _batch(self, data, chosen, rate, place, outputs):
-        """One update; returns (sum of weighted losses, sum of weights)."""
+    def _batch(self, part, rate, place, outputs):
+        """One update with a batch, as data give them; returns (sum of weighted losses, sum of weights)."""
+        data, chosen = part
         keys = draw_keys(self.state.rng, len(self.model.layers))
         rows, context, target, weight = data.batch(chosen)
         batch = data, chosen, context, rows, target
