@@ -330,6 +330,13 @@ def test_a_source_without_batches(empty, steps):
     assert same(start, bits(model))
 
 
+def test_an_iterator_that_is_used_up_already():
+    running = iter(cut(X, Y))
+    small().fit(running, epochs=1, verbose=0)
+    with pytest.raises(ValueError, match=r"^X: gave no batch in epoch 1; the iterator is used up"):
+        small().fit(running, epochs=1, verbose=0)
+
+
 # Mistakes.
 
 

@@ -9,7 +9,7 @@ from lstmx.functional import validate
 from lstmx.functional.messages import warn
 
 _RAGGED = "sequences of different lengths are a list of arrays (T_n, I) in each batch"
-REMEDIES = {
+_REMEDIES = {
     "batch_size": "each of its items is a batch",
     "shuffle": "batches come in its order: shuffle there",
     "lengths": _RAGGED,
@@ -51,7 +51,7 @@ def refuse_options(**given):
         if value is None or value is False or (name == "class_weight" and not isinstance(value, str)):
             continue
         got = repr(value) if isinstance(value, str | int | float) else type(value).__name__
-        raise ValueError(f"{name}: got {got}, which a source of batches does not take; {REMEDIES[name]}")
+        raise ValueError(f"{name}: got {got}, which a source of batches does not take; {_REMEDIES[name]}")
 
 
 class Source:
@@ -103,8 +103,10 @@ class Source:
         self._total += number
         self.count = count
         if number == 0 and not (self._once and self._total):
-            used = "; what the callable or __iter__ returns must be new in each epoch" * (self._epoch > 1)
-            raise ValueError(f"{self.name}: gave no batch in epoch {self._epoch}{used}")
+            why = "; the iterator is used up: give a new one" if self._once else ""
+            if self._epoch > 1:
+                why = "; what the callable or __iter__ returns must be new in each epoch"
+            raise ValueError(f"{self.name}: gave no batch in epoch {self._epoch}{why}")
         if self.steps is not None and number < self.steps:
             self.exhausted = True
             warn(f"{self.name}: gave {number} batches in epoch {self._epoch}, {self._total} in all, but "
