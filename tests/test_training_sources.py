@@ -611,11 +611,11 @@ def test_partial_fit_of_estimators_reads_memory_maps(kind, tmp_path):
 TRACED = {
     "X": ("f8", (40_000, 10, 5), "zeros", {}),
     "tokens": ("u1", (40_000, 250), "zeros", {}),
-    "steps": ("f8", (40_000, 25, 1), "steps", {}),
+    "steps": ("f8", (40_000, 60, 1), "steps", {}),
     "other steps": ("i4", (40_000, 50, 1), "steps", {}),
     "labels": ("i4", (40_000, 50), "labels", {"class_weight": "balanced"}),
     "weights": ("f8", (40_000, 25), "weights", {"lengths": np.full(40_000, 20)}),
-    "masked": ("f4", (40_000, 50, 1), "masked", {}),
+    "masked": ("f8", (40_000, 60, 1), "masked", {}),
 }
 
 
