@@ -40,6 +40,7 @@ from lstmx import (
 from lstmx.functional import allocate
 from lstmx.functional.engine import NAME
 from lstmx.layers import Layer
+from lstmx.layers.compiled import CompiledLayers
 from lstmx.layers.state import leaves
 
 LIMIT = 20  # seconds until a run counts as hanging
@@ -316,6 +317,12 @@ BAD_IDS = {
     "None": (None, TypeError, "^ids: got dtype object"),
     "two axes": ([[0, 1]], ValueError, r"^ids: got shape \(1, 2\), must be \(n,\)"),
 }
+
+
+@pytest.fixture
+def by_layers(monkeypatch):
+    """Pushes go through the layers' own methods, as those of a layer that is no part of a program."""
+    monkeypatch.setattr(CompiledLayers, "program", None)
 
 
 @pytest.fixture
@@ -807,7 +814,7 @@ def test_whatever_ends_a_push_leaves_all_sessions_as_they_were(hooked, error):
 
 
 @models
-def test_an_allocation_that_fails_leaves_all_sessions_as_they_were(name):
+def test_an_allocation_that_fails_leaves_all_sessions_as_they_were(name, by_layers):
     model, frames = make(name), draw(name, 2, 3)
     pool = StreamPool(model, 4)
     ids = pool.open(2)
@@ -975,6 +982,7 @@ def test_threads_get_the_bits_of_whole_calls(shared):
 FORKED = """
     import os, signal, sys, threading, numpy as np, lstmx
     from lstmx.layers import Layer
+from lstmx.layers.compiled import CompiledLayers
 
     class Pause(Layer):
         def __init__(self):
@@ -1077,7 +1085,7 @@ def test_memory_stays_flat():
 # The check that users run.
 
 
-def test_a_check_names_where_bits_differ(monkeypatch):
+def test_a_check_names_where_bits_differ(monkeypatch, by_layers):
     model, x = make("dense"), draw("dense", 3, 12)
     pool, advance = StreamPool(model, 2), StreamPool._advance
 
@@ -1092,7 +1100,7 @@ def test_a_check_names_where_bits_differ(monkeypatch):
         pool.check(x)
 
 
-def test_a_state_that_is_not_carried_is_found_by_a_check(monkeypatch):
+def test_a_state_that_is_not_carried_is_found_by_a_check(monkeypatch, by_layers):
     monkeypatch.setattr(StreamPool, "_states", lambda self, slots, arrays: [])
     for name in ("dense", "last", "mean"):
         with pytest.raises(AssertionError, match=r"^check: sequence \d differs at step "):
