@@ -159,15 +159,23 @@ class Sequential(storage.Stored):
             tape.append(entry)
         return rows, context, tuple(after), tape
 
-    def backward_rows(self, tape, dy, out, need_dx=False, flow=None):
-        """Back-propagation; gradients go to ``out[layer][name]``, of recurrent layers by step to ``flow[layer]``, if
-        given, as `layers.flow.room` makes it. Returns the gradient of the input rows if wanted.
+    def backward_rows(self, tape, dy, out, need_dx=False, dstate=None, *, add=False, more=False, flow=None):
+        """Back-propagation: the protocol of a layer, with a tuple of `dstate`. Gradients go to ``out[layer][name]``, of
+        recurrent layers by step to ``flow[layer]``, if given, as `layers.flow.room` makes it.
         """
         first = 0 if need_dx else self._first_trained
+        before = [None] * len(self.layers)
+        after = before if dstate is None else dstate
         for k in reversed(range(first, len(self.layers))):
-            more = {"flow": flow[k]} if flow and k in flow else {}
-            dy = self.layers[k].backward_rows(tape[k], dy, out[k], k > first or need_dx, **more)
-        return dy
+            if dy is None and after[k] is None:  # the loss does not see what this layer gives
+                for gradient in () if add else out[k].values():
+                    gradient.fill(0)
+                continue
+            own = {"flow": flow[k]} if flow and k in flow else {}
+            dy, before[k] = self.layers[k].backward_rows(
+                tape[k], dy, out[k], k > first or need_dx, after[k], add=add, more=more, **own
+            )
+        return dy, tuple(before)
 
     def _outputs(self):
         """Where gradients go, for every layer."""
@@ -517,7 +525,7 @@ class Sequential(storage.Stored):
         dy = read_gradient(dy, after, tape.parts["shape"][-1], self.dtype)
         parts = tape.use(None, self._versions())
         out = self._outputs()
-        dx = self.backward_rows(parts["model"], dy, out, need_dx=not self.embedding)
+        dx, _ = self.backward_rows(parts["model"], dy, out, need_dx=not self.embedding)
         params = {f"{k}.{name}": g for k, grads in enumerate(out) for name, g in grads.items()}
         return Gradients(None if self.embedding else context.unpack(dx), None, params)
 

@@ -387,7 +387,7 @@ def test_product(engine_class, dtype, m, n, k, transpose_a, transpose_b):
     b = rng.normal(size=(n, k) if transpose_b else (k, n)).astype(dtype)
     out = np.full((m, n), np.nan, dtype)
     if transpose_a:
-        engine_class().outer(a, b, out)
+        engine_class().outer(a, b, out, np.array([0, k]))
     else:
         engine_class().product(a, b, out, transpose_b)
     left, right = (a.T if transpose_a else a), (b.T if transpose_b else b)

@@ -243,7 +243,7 @@ cdef void gradients(const Job *job, int me, int part, int parts, size s, size en
     """A part of the parameters' gradients and of dx of the steps s..end, at most some 256 rows at once, last to first."""
     cdef const lstmx_layer *l = &job.layer
     cdef size t0, t1, r0, r1, most = gradient_rows(job.serial), start
-    cdef bint add = end < l.steps
+    cdef bint add = job.add or end < l.steps
     t0, t1 = (l.steps - end, l.steps - s) if l.reverse else (s, end)
     r0, r1 = first_row(l, t0), first_row(l, t1 - 1) + rows_at(l, t1 - 1)
     while r1 > r0:

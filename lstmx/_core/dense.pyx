@@ -5,7 +5,7 @@ cimport numpy as cnp
 from lstmx._core.core cimport let_go, LONG, PyThreadState, take_back
 from lstmx._core.isa cimport format_of
 from lstmx._core.kernels cimport activate_rows
-from lstmx._core.job cimport data, GRADIENT_ROWS, products_of, size, tile_for, worth_threads
+from lstmx._core.job cimport data, products_of, size, tile_for, worth_threads
 from lstmx._core.loop cimport launch, LONG_WORK, spread
 from lstmx._core.panels cimport Panels
 
@@ -22,14 +22,21 @@ cdef void product_part(void *task, int me, int members) noexcept nogil:
 
 
 cdef void outer_part(void *task, int me, int members) noexcept nogil:
-    """Some rows of out, in blocks of 256 rows, last to first."""
+    """Some rows of out, block by block, last to first."""
     cdef const Task *j = <const Task *>task
-    cdef size first = j.m * me // members, last = j.m * (me + 1) // members, end = j.rows, r
-    while end > 0 and first < last:
-        r = (end - 1) // GRADIENT_ROWS * GRADIENT_ROWS
-        j.products.outer(end - r, first, last, j.n, <char *>j.a + r * j.m * j.itemsize, j.m,
-                         <char *>j.b + r * j.n * j.itemsize, j.n, j.out, j.n, end < j.rows, j.strips + me * j.strip_bytes)
-        end = r
+    cdef size first = j.m * me // members, last = j.m * (me + 1) // members, k, r, rows
+    cdef const char *a
+    cdef bint add = j.add
+    if first == last:
+        return
+    for k in range(j.count - 1, -1, -1):
+        r, rows = j.blocks[k], j.blocks[k + 1] - j.blocks[k]
+        a = <const char *>j.a + r * j.m * j.itemsize
+        j.products.outer(rows, first, last, j.n, a, j.m, <const char *>j.b + r * j.n * j.itemsize, j.n, j.out, j.n, add,
+                         j.strips + me * j.strip_bytes)
+        if j.sums != NULL:
+            j.kernels.sum_rows(rows, last - first, a + first * j.itemsize, j.m, <char *>j.sums + first * j.itemsize, add)
+        add = True
 
 
 cdef int check_contiguous(cnp.ndarray a, cnp.ndarray b, cnp.ndarray out) except -1:
@@ -57,22 +64,34 @@ def product(products, cnp.ndarray a, Panels b, cnp.ndarray out, int threads):
         launch(product_part, &j, threads, threads, 2.0 * j.rows * j.m * j.n)
 
 
-def outer(products, cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, cnp.ndarray strips):
-    """out (m, n) := a (rows, m)^T b (rows, n), all C-contiguous, in blocks of 256 rows, last to first.
+def outer(products, cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, cnp.ndarray sums, const size[::1] blocks, bint add,
+          cnp.ndarray strips):
+    """out (m, n) := [out +] a (rows, m)^T b (rows, n), all C-contiguous, in blocks of rows, last to first.
 
-    strips (threads, 256 * 4 * lanes) is scratch for the threads there may be.
+    Parameters
+    ----------
+    sums : (m,) or None, to which the sums of the columns of a go in the same way
+    blocks : (count + 1,) rows, the first 0 and the last the number of rows: where blocks begin and end
+    add : whether out and sums are added to
+    strips : (threads, rows of the longest block * 4 * lanes), scratch for the threads there may be
     """
     cdef Task j
     cdef int threads = <int>cnp.PyArray_DIM(strips, 0)
     check_contiguous(a, b, out)
+    j.count, j.blocks, j.add = blocks.shape[0] - 1, &blocks[0], add
+    if blocks[0] != 0 or blocks[j.count] != cnp.PyArray_DIM(a, 0):
+        raise ValueError(f"blocks: from row {blocks[0]} to {blocks[j.count]}, must be all {cnp.PyArray_DIM(a, 0)} rows")
     j.itemsize = cnp.PyArray_ITEMSIZE(a)
     j.products = products_of(products, format_of(a))
     j.rows, j.m, j.n = cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1), cnp.PyArray_DIM(b, 1)
     j.a, j.b, j.out = data(a), data(b), data(out)
     j.strips, j.strip_bytes = <char *>data(strips), cnp.PyArray_STRIDE(strips, 0)
-    if j.rows == 0:
+    j.kernels, j.sums = tile_for(format_of(a)), data(sums)
+    if j.rows == 0 and not add:
         out.fill(0)
-    else:
+        if sums is not None:
+            sums.fill(0)
+    elif j.rows:
         launch(outer_part, &j, threads, threads, 2.0 * j.rows * j.m * j.n)
 
 

@@ -28,6 +28,7 @@ cdef struct Job:
     bint fused                 # the plain cell on the tile: sums and cell in registers
     bint serial                # the engine's products have threads of their own
     bint backward
+    bint add                   # backward: to the gradients of the parameters that are there
     bint whole_rows            # units cannot be split
     size steps_per_block
     void *sums                 # room for the sums of a block, rows of gate_width(H) values, or NULL

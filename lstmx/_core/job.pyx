@@ -282,6 +282,11 @@ cdef size gradient_steps(size batch, bint serial) noexcept nogil:
     return (gradient_rows(serial) + batch - 1) // max(1, batch)
 
 
+def gradient_block(size batch, bint serial):
+    """Steps of one block of the weights' gradients of so many sequences, counted from the first step of a direction."""
+    return gradient_steps(batch, serial)
+
+
 cdef size sums_rows(size batch, size inputs, size hidden, size itemsize, size steps, size width, int threads, bint fused,
                     bint windows) noexcept nogil:
     """Rows of z that a forward pass needs room for; 0 if W_ih x is summed with W_hh h at each step: where x is short, or

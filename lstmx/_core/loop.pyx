@@ -359,7 +359,7 @@ cdef int put(lstmx_layer *l, dict slabs) except -1:
     if extra is not None:
         l.extra, l.extra_row = data(extra), stride(extra, 0)
         l.drop_x, l.drop_h = data(slabs.get("drop_x")), data(slabs.get("drop_h"))
-        l.zoneout_h, l.zoneout_c = data(slabs.get("zoneout_h")), data(slabs.get("zoneout_c"))
+    l.zoneout_h, l.zoneout_c = data(slabs.get("zoneout_h")), data(slabs.get("zoneout_c"))
     return 0
 
 
@@ -410,7 +410,7 @@ def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps,
 
 def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, dict slabs, cnp.ndarray dy,
              cnp.ndarray dh, cnp.ndarray dc, cnp.ndarray dx, bint add_to_dx, dict out, cnp.ndarray d_vectors, int threads,
-             allocate, cnp.ndarray dh_all=None, cnp.ndarray dc_all=None):
+             allocate, cnp.ndarray dh_all=None, cnp.ndarray dc_all=None, bint add=False):
     """The derivative of `forward`.
 
     Parameters
@@ -424,13 +424,14 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
     d_vectors : of the cell's vectors, one after the other, where `bias` is not the sum of dz alone; or None  # OUT
     threads, allocate : as in `forward`
     dh_all, dc_all : (S, P), (S, memory) or None  # OUT dL/dh_t and dL/dc_t of every step
+    add : whether `out` and d_vectors are added to: they hold the gradients of later steps of the same sequences  # and IN
     """
     cdef Job job
     cdef size N = cnp.PyArray_DIM(dh, 0), I = cnp.PyArray_DIM(x, 1), width
     cdef lstmx_layer *l = &job.layer
     if cnp.PyArray_SIZE(x) == 0:
         for array in (*out.values(), d_vectors):
-            if array is not None:
+            if array is not None and not add:
                 array.fill(0)
         return
     begin(&job, &direction.job, steps, N, reverse, data(x), N * I, I)
@@ -439,7 +440,7 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
     if dy is not None:
         l.dy, l.dy_row = data(dy), stride(dy, 0)
     l.dh, l.dc, l.dh_all, l.dc_all = data(dh), data(dc), data(dh_all), data(dc_all)
-    job.dx, job.add_to_dx = data(dx), add_to_dx
+    job.dx, job.add_to_dx, job.add = data(dx), add_to_dx, add
     job.dw_ih, job.dw_hh, job.dw_hr = data(out["weight_ih"]), data(out["weight_hh"]), data(out.get("weight_hr"))
     job.db, job.d_vectors = data(out.get("bias")) if l.at.bias < 0 else NULL, data(d_vectors)
     job.steps_per_block = gradient_steps(N, job.serial)
@@ -453,6 +454,8 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
         job.strips, job.strip_bytes = <char *>data(strips), width * job.itemsize
         if I < job.kernels.lanes and job.ih.blocks == 1:
             transposed = allocate(l.width * I)
+            if add:
+                transposed.reshape(I, l.width)[...] = out["weight_ih"].T
             job.dw_ih_transposed = data(transposed)
     run(&job, threads)
     if transposed is not None:

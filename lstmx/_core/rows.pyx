@@ -128,16 +128,17 @@ def scatter(const real[:, ::1] rows, const Py_ssize_t[::1] sequence, const Py_ss
     take_back(saved)
 
 
-def sum_steps(const real[:, ::1] rows, const Py_ssize_t[::1] offsets, real[:, ::1] out):
-    """out (N, F) := the sum of each sequence's rows, added in the order of time."""
+def sum_steps(const real[:, ::1] rows, const Py_ssize_t[::1] offsets, real[:, ::1] out, bint add=False):
+    """out (N, F) := [out +] the sum of each sequence's rows, added in the order of time."""
     cdef Py_ssize_t features = out.shape[1], t, j, count
     cdef real *total
     cdef const real *row
-    if out.shape[0] == 0 or features == 0:
+    if out.shape[0] == 0 or features == 0 or add and rows.shape[0] == 0:
         return
     total = &out[0, 0]
     cdef PyThreadState *saved = let_go(rows.shape[0] * features > LONG)
-    memset(total, 0, out.shape[0] * features * sizeof(real))
+    if not add:
+        memset(total, 0, out.shape[0] * features * sizeof(real))
     for t in range(offsets.shape[0] - 1):
         row = &rows[0, 0] + offsets[t] * features
         count = (offsets[t + 1] - offsets[t]) * features

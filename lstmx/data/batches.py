@@ -85,6 +85,19 @@ class Data:
         target = self.targets.rows_of(chosen, context)
         return rows, context, target, self.weights.rows_of(chosen, context, target, self.targets.per_step)
 
+    def timeline(self, chosen):
+        """The batch of these sequences, to be cut into segments."""
+        return self.inputs.timeline(chosen)
+
+    def read(self, chosen, segment):
+        """The packed rows of X of a segment of a batch."""
+        return self.inputs.rows_of(chosen, segment)
+
+    def judge(self, chosen, segment):
+        """(target rows, weight rows) beside what a model gives for a segment of a batch."""
+        target = self.targets.rows_of(chosen, segment)
+        return target, self.weights.rows_of(chosen, segment, target, self.targets.per_step)
+
 
 class Subset(Data):
     """Some of the sequences of `Data`."""
@@ -101,3 +114,15 @@ class Subset(Data):
     def batch(self, chosen):
         """As `Data.batch`, by the index within the subset."""
         return self.data.batch(self.chosen[chosen])
+
+    def timeline(self, chosen):
+        """As `Data.timeline`."""
+        return self.data.timeline(self.chosen[chosen])
+
+    def read(self, chosen, segment):
+        """As `Data.read`."""
+        return self.data.read(self.chosen[chosen], segment)
+
+    def judge(self, chosen, segment):
+        """As `Data.judge`."""
+        return self.data.judge(self.chosen[chosen], segment)

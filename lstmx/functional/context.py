@@ -10,8 +10,12 @@ import itertools
 
 import numpy as np
 
+from lstmx._core import job
 from lstmx._core import rows as core_rows
 from lstmx.functional import allocate
+
+
+ROWS = 256  # of one block of gradients
 
 
 class SequenceContext:
@@ -33,10 +37,13 @@ class SequenceContext:
         Of the LSTM whose outputs the rows are: for each direction, whether it reads from the end. `FinalState` asks.
     mask : ndarray of bool (sum of `given`,) or None
         One sequence after the other: which of the given steps there are; None: all.
+    start : int
+        0, but for a segment of a batch.
     """
 
     reversed = (False,)
     mask = None
+    start = 0  # the first step that is packed
 
     def __init__(self, lengths, steps=None, form="array"):
         self.lengths = self.given = lengths
@@ -80,6 +87,13 @@ class SequenceContext:
             row, time = self.sorted_places
             self._found["places"] = (row if self.order is None else self.order[row].astype(np.intp)), time
         return self._found["places"]
+
+    @property
+    def blocks(self):
+        """(count + 1,): the packed rows at which blocks of gradients begin and end, see `gradient_blocks`."""
+        if "blocks" not in self._found:
+            self._found["blocks"] = gradient_blocks(self.offsets, self.batch)
+        return self._found["blocks"]
 
     @property
     def owners(self):
@@ -352,6 +366,17 @@ class EpisodeContext(SequenceContext):
         return self._cut(out) if self.form == "list" else out
 
 
+def gradient_blocks(offsets, batch):
+    """Where the sums of gradients over packed rows have their joints: after ceil(256 / N) steps, as those of an LSTM,
+    and after 256 rows within a longer step. They are the same for a batch in segments of as many steps.
+    """
+    steps = job.gradient_block(batch, False)
+    ends = np.append(offsets[:-1:steps], offsets[-1:])
+    if batch > ROWS:
+        ends = np.concatenate([np.arange(a, b, ROWS) for a, b in itertools.pairwise(ends.tolist())] + [ends[-1:]])
+    return np.ascontiguousarray(ends, np.intp)
+
+
 def gather(x, context, sequence=None, start=None, dtype=None):
     """Packed rows of the batch whose k-th longest sequence is x[sequence[k], start[k]:], by default 0 for all.
 
@@ -386,6 +411,11 @@ class PooledContext:
     def __init__(self, sequences):
         self.sequences = sequences
         self.batch = self.rows = sequences.batch
+
+    @property
+    def blocks(self):
+        """As for sequences, of one step."""
+        return np.array([*range(0, max(self.batch, 1), ROWS), self.batch], np.intp)
 
     @property
     def places(self):

@@ -119,9 +119,12 @@ class _Compiled:
         )  # fmt: skip
         return slabs if keep else None
 
-    def backward(self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None)):
+    def backward(
+        self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None), add=False
+    ):  # fmt: skip
         """The derivative of `forward`: dh and dc go from the gradients of the final to those of the initial state, dx
-        and the arrays of `out` by name are written, and dL/dh_t, dL/dc_t of every step to `flow`.
+        and the arrays of `out` by name are written, and dL/dh_t, dL/dc_t of every step to `flow`. With `add`, `out`
+        holds the gradients of later steps of the same sequences and is added to.
         """
         rows, inputs = x.shape
         hidden, cell = weights.hidden, weights.cell
@@ -130,11 +133,14 @@ class _Compiled:
             vectors = cell.vectors(hidden, "bias" in out or "norm_ih_bias" in out)
             if cell.layer_norm is None:
                 vectors.pop("bias", None)
-        d_vectors = allocate.empty((sum(width for width, _ in vectors.values()),), x.dtype) if vectors else None
+        d_vectors = None
+        if vectors:
+            d_vectors = np.concatenate([out[name] for name in vectors]) if add else allocate.empty(
+                (sum(width for width, _ in vectors.values()),), x.dtype)  # fmt: skip
         loop.backward(
             self._backward(weights, _counts(slabs), dx is not None), x, None if context.uniform else context.offsets,
             len(context.offsets) - 1, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, d_vectors,
-            self._threads(3 * rows * hidden * (inputs + dh.shape[1])), _allocator(x.dtype), *flow,
+            self._threads(3 * rows * hidden * (inputs + dh.shape[1])), _allocator(x.dtype), *flow, add,
         )  # fmt: skip
         at = 0
         for name, (width, _) in vectors.items():
@@ -177,11 +183,14 @@ class _Compiled:
         b = derived.get(f"right side {transpose_b}", self.right_side, b, transpose_b)
         dense.product(self.products, a, b, out, self._threads(a.size * out.shape[1] // 4))
 
-    def outer(self, a, b, out):
-        """out := a^T b."""
+    def outer(self, a, b, out, blocks, sums=None, add=False):
+        """out := a^T b, or with `add` out + a^T b, and in the same way `sums` := the sums of the columns of a, in
+        `blocks` of rows as a context has them, last to first.
+        """
         wanted = min(self._threads(a.size * out.shape[1] // 4), len(out))  # a row of out has one thread
-        strips = allocate.aligned((wanted, 256 * 4 * panels.lanes(a)), a.dtype, reuse=True)
-        dense.outer(self.products, a, b, out, strips)
+        longest = len(a) if len(blocks) == 2 else int(np.diff(blocks).max(initial=0))
+        strips = allocate.aligned((wanted, longest * 4 * panels.lanes(a)), a.dtype, reuse=True)
+        dense.outer(self.products, a, b, out, sums, blocks, add, strips)
 
 
 def _counts(slabs):
@@ -240,10 +249,10 @@ class BlasEngine(_Compiled):
         self._check(*a.shape, *b.shape)
         super().product(a, b, out, transpose_b, derived)
 
-    def outer(self, a, b, out):
+    def outer(self, a, b, out, blocks, sums=None, add=False):
         """As of every engine."""
         self._check(*a.shape, *b.shape)
-        super().outer(a, b, out)
+        super().outer(a, b, out, blocks, sums, add)
 
 
 class ReferenceEngine:
@@ -293,7 +302,9 @@ class ReferenceEngine:
                 setattr(found, name, self._padded(slabs[name], context) if name in slabs else None)
         return found
 
-    def backward(self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None)):
+    def backward(
+        self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None), add=False
+    ):  # fmt: skip
         """As of every engine."""
         place = context.sorted_places
         running = np.arange(len(context.offsets) - 1) < context.sort(context.lengths)[:, None]
@@ -307,7 +318,7 @@ class ReferenceEngine:
                 target[:] = array[place]
         dh[:], dc[:] = grads.state
         for name, target in out.items():
-            target[:] = grads.params[name]
+            target[:] = grads.params[name] + (target if add else 0)
         if dx is not None:
             dx[:] = grads.x[place] + (dx if add_to_dx else 0)
 
@@ -315,9 +326,13 @@ class ReferenceEngine:
         """out := a op(b)."""
         reference.product(a, b.T if transpose_b else b, out)
 
-    def outer(self, a, b, out):
-        """out := a^T b."""
+    def outer(self, a, b, out, blocks, sums=None, add=False):
+        """out := a^T b, or with `add` out + a^T b; `sums` := the sums of the columns of a."""
+        before = out.copy() if add else 0
         reference.product(a.T, b, out)
+        out += before
+        if sums is not None:
+            sums[:] = a.sum(axis=0) + (sums if add else 0)
 
 
 ENGINES = {"tile": TileEngine, "blas": BlasEngine, "reference": ReferenceEngine}

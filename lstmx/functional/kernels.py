@@ -37,14 +37,14 @@ def activation_part(activation, features):
     return "activation", kernels.ACTIVATIONS[activation], features
 
 
-def linear_backward(x, weight, y, dy, activation, out, need_dx, derived=None):
-    """Gradients of `linear`; `out` is (dW, db or None), written; `dy` is overwritten. Returns dx (S, I) or None."""
+def linear_backward(x, weight, y, dy, activation, out, need_dx, blocks, derived=None, add=False):
+    """Gradients of `linear`; `out` is (dW, db or None), written, or with `add` added to; `dy` is overwritten. Sums over
+    rows have joints at `blocks`, those of the rows' context. Returns dx (S, I) or None.
+    """
     if activation != "linear":
         activate_backward(y, dy, activation)
     d_weight, d_bias = out
-    get_engine().outer(dy, x, d_weight)
-    if d_bias is not None:
-        kernels.column_sum(dy, d_bias)
+    get_engine().outer(dy, x, d_weight, blocks, d_bias, add)
     if not need_dx:
         return None
     dx = allocate.empty(x.shape, x.dtype)
@@ -129,10 +129,10 @@ def sum_rows(x, out):
     kernels.column_sum(x, out)
 
 
-def sum_steps(rows, context):
-    """(N, F): the sum of each sequence's rows (S, F), in the order of time."""
-    out = allocate.empty((context.batch, rows.shape[1]), rows.dtype)
-    core_rows.sum_steps(context.check(rows), context.offsets, out)
+def sum_steps(rows, context, before=None):
+    """(N, F): the sum of each sequence's rows (S, F), in the order of time; `before` (N, F) is that of earlier steps."""
+    out = allocate.empty((context.batch, rows.shape[1]), rows.dtype) if before is None else before.copy()
+    core_rows.sum_steps(context.check(rows), context.offsets, out, before is not None)
     return out
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from lstmx.functional import validate
 from lstmx.functional.context import EpisodeContext, PooledContext, SequenceContext, Windows, gather
+from lstmx.functional.segments import Segment, Timeline
 
 
 class Sequences:
@@ -173,8 +174,14 @@ class Sequences:
             self._context = context
         return context
 
+    def timeline(self, chosen):
+        """The batch of these sequences, to be cut into segments."""
+        return Timeline(self.lengths[chosen], self._episodes(chosen) if self._has_episodes else None)
+
     def rows_of(self, chosen, context):
-        """Packed rows of the batch of these sequences."""
+        """Packed rows of the batch of these sequences, or of a `Segment` of it."""
+        if isinstance(context, Segment):
+            return self._scaled(self._segment(chosen, context))
         if isinstance(context, EpisodeContext):
             x, starts = (self.x, self.starts[chosen]) if self.form == "list" else (self.x[chosen], None)
             return self._scaled(context.pack(x, True, self.dtype, starts))
@@ -182,6 +189,17 @@ class Sequences:
         if self.form == "list":
             return self._scaled(gather(self.x[None], context, start=self.starts[chosen], dtype=self.dtype))
         return self._scaled(gather(self.x, context, chosen, dtype=self.dtype))
+
+    def _segment(self, chosen, context):
+        if context.episodes is not None:
+            row, time = context.places
+            at = self.starts[chosen][row] + time if self.form == "list" else (chosen[row], time)
+            with np.errstate(over="ignore"):
+                return np.ascontiguousarray(self.x[at], self.dtype)
+        chosen = np.ascontiguousarray(context.sort(chosen), np.intp)
+        if self.form == "list":
+            return gather(self.x[None], context, start=self.starts[chosen] + context.start, dtype=self.dtype)
+        return gather(self.x, context, chosen, np.full(len(chosen), context.start, np.intp), self.dtype)
 
     def _scaled(self, rows):
         if self.affine is not None:

@@ -242,7 +242,7 @@ class Net:
         for k in reversed(range(self.first, len(self.layers))):
             layer = self.layers[k]
             out = {name: allocate.empty(p.shape, p.dtype) for name, p in self.parameters[k].arrays.items()}
-            dy = layer.backward_rows(tape[k - self.first], dy, out, True)
+            dy, _ = layer.backward_rows(tape[k - self.first], dy, out, True)
         return dy
 
     def _attribute(self, part, rows, context, weights, of_largest, baseline, method, steps, tolerance, step):

@@ -79,14 +79,14 @@ class Activation(_Plain):
         """The layer protocol."""
         return kernels.activation_part(self.activation, features) if self.activation in _SHARED else None
 
-    def backward_rows(self, tape, dy, out, need_dx):
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
         """The layer protocol; dy is overwritten."""
         if need_dx:
             x, y = tape
             with np.errstate(over="ignore", invalid="ignore"):
                 self._slope(dy, x, y, *self._numbers[x.dtype])
-            return dy
-        return None
+            return dy, None
+        return None, None
 
 
 def _softmax(x, *_):

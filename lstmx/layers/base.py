@@ -138,13 +138,20 @@ class Layer(storage.Stored):
     A subclass gives `parameter_table`, `config`, calls `_setup`, which makes its `store`, and has
 
     * ``forward_rows(rows, context, state, run) -> rows, context, state, tape``
-    * ``backward_rows(tape, dy, out, need_dx) -> dx or None``, writing gradients into the arrays ``out[name]``
+    * ``backward_rows(tape, dy, out, need_dx, dstate=None, *, add=False, more=False) -> dx, dstate``, writing gradients
+      into the arrays ``out[name]``; a recurrent layer also takes ``flow``
 
     where rows are packed (see lstmx.functional.context), `run` is a `Run`, and `tape` is whatever backward needs, if
     ``run.keep``. The state is what a layer remembers of the steps before, in the order of the packed rows: an array or
     a tuple of arrays, N the second axis from the end; None is the start, and what a layer without state gives. It is
     not changed. A layer that has one gives by `start_state` what None stands for. A sequence in chunks of any lengths,
     each with the state that the last one gave, gives what it gives whole; a step is a chunk of one.
+
+    Backward, chunks follow each other from last to first: `dstate` is the gradient of the state after the chunk, used
+    up, and what is returned that of the state before; None is 0, and what a layer without state gives. dy may be None,
+    for 0, where there is a `dstate`; dx is None where nobody needs it. With `add`, gradients are added to those of later
+    chunks; with `more`, earlier ones follow. Chunks that begin at multiples of `segments.block` steps give the bits of
+    the whole.
     """
 
     dtype: np.dtype

@@ -52,9 +52,9 @@ class Masking(_Plain):
                              "that there are")  # fmt: skip
         return rows, context, None, None
 
-    def backward_rows(self, tape, dy, out, need_dx):
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
         """The layer protocol."""
-        return dy
+        return dy, None
 
 
 class Unmask(_Plain):
@@ -96,14 +96,14 @@ class Unmask(_Plain):
         """The layer protocol."""
         return ()
 
-    def backward_rows(self, tape, dy, out, need_dx):
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
         """The layer protocol."""
         if tape is None or dy is None:
-            return dy
+            return dy, None
         count, at, source = tape
         dx = allocate.zeros((count, dy.shape[1]), dy.dtype)
         np.add.at(dx, source, dy[at])
-        return dx
+        return dx, None
 
 
 class Reversed(_Plain):
@@ -120,10 +120,10 @@ class Reversed(_Plain):
         """The layer protocol."""
         return lambda x: x[:, ::-1] if x.ndim == 3 else None
 
-    def backward_rows(self, tape, dy, out, need_dx):
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
         """The layer protocol."""
         if dy is None:
-            return None
+            return None, None
         dx = np.empty_like(dy)
         dx[tape] = dy
-        return dx
+        return dx, None

@@ -300,10 +300,10 @@ class RNN(Layer):
             h[:running] = y[now]
         return before, y
 
-    def _run_backward(self, tape, context, dy, dh, out, need_dx=True, flow=None):
+    def _run_backward(self, tape, context, dy, dh, out, need_dx=True, flow=None, add=False):
         """Back-propagation through all layers; dh goes from the gradient of the final to that of the initial state.
 
-        `out[name]` are written, and dL/dh_t (S, H) to ``flow[layer, direction][0]``, if given. Returns dx or None.
+        `out[name]` are written, or with `add` added to, and dL/dh_t (S, H) to ``flow[layer, direction][0]``, if given. Returns dx or None.
         """
         H = self.hidden_size
         for layer in reversed(range(self.num_layers)):
@@ -315,13 +315,13 @@ class RNN(Layer):
                 gradients = [out.get(name + end) for name in ("weight_ih", "weight_hh", "bias")]
                 share = self._backward(
                     rows, context, part, own, dh[layer * self.directions + direction], self._reversed[direction],
-                    gradients, layer > 0 or need_dx, None if flow is None else flow[layer, direction][0],
+                    gradients, layer > 0 or need_dx, None if flow is None else flow[layer, direction][0], add,
                 )  # fmt: skip
                 dx = share if dx is None else np.add(dx, share, out=dx)
             dy = dx
         return dy
 
-    def _backward(self, rows, context, part, dy, dh, reverse, out, need_dx, flow):
+    def _backward(self, rows, context, part, dy, dh, reverse, out, need_dx, flow, add):
         """The derivative of `_forward`."""
         (weight_ih, weight_hh, _, (made_ih, made_hh)), before, y = part
         engine = get_engine()
@@ -336,8 +336,11 @@ class RNN(Layer):
             kernels.activate_backward(y[now], da[now], self.activation)
             engine.product(da[now], weight_hh, dh[:running], derived=made_hh)
         d_ih, d_hh, d_bias = out
-        engine.outer(da, before, d_hh)
-        return kernels.linear_backward(rows, weight_ih, y, da, "linear", (d_ih, d_bias), need_dx, made_ih)
+        blocks = context.blocks
+        engine.outer(da, before, d_hh, blocks, add=add)
+        return kernels.linear_backward(
+            rows, weight_ih, y, da, "linear", (d_ih, d_bias), need_dx, blocks, made_ih, add
+        )  # fmt: skip
 
     def start_state(self, batch, features, parameters=None, dtype=None):
         """The layer protocol: zeros (L*D, N, H)."""
@@ -352,10 +355,10 @@ class RNN(Layer):
         y, tape = self._run(rows, context, h, run)
         return y, context.of(self._reversed), h, (tape, context) if run.keep else None
 
-    def backward_rows(self, tape, dy, out, need_dx, flow=None):
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False, flow=None):
         """The layer protocol; ``flow[layer, direction]``, if given, is a pair as of an LSTM, of which the array (S, H)
         for dL/dh_t is written.
         """
         tape, context = tape
-        dh = self.start_state(context.batch, self.input_size)
-        return self._run_backward(tape, context, dy, dh, out, need_dx, flow)
+        dh = self.start_state(context.batch, self.input_size) if dstate is None else dstate
+        return self._run_backward(tape, context, dy, dh, out, need_dx, flow, add), dh

@@ -1,6 +1,5 @@
 """The layers without a recurrence: Embedding, Dense, Dropout, and the poolings Last, FinalState and MeanPool."""
 
-import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +55,7 @@ class Dense(Layer):
         parameters = self._parameters(run)
         weight, made = parameters.arrays["weight"], parameters.setdefault("weight", Derived())
         y = kernels.linear(rows, weight, parameters.arrays["bias"], activation, made)
-        return y, context, None, (rows, y, activation, weight, made) if run.keep else None
+        return y, context, None, (rows, y, activation, weight, made, context) if run.keep else None
 
     def compiled(self, parameters, directions):
         """The layer protocol."""
@@ -68,10 +67,12 @@ class Dense(Layer):
         weight, made = parameters.arrays["weight"], parameters.setdefault("weight", Derived())
         return kernels.linear_part(weight, parameters.arrays["bias"], self.activation, made)
 
-    def backward_rows(self, tape, dy, out, need_dx):
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
         """The layer protocol; dy is overwritten."""
-        rows, y, activation, weight, made = tape
-        return kernels.linear_backward(rows, weight, y, dy, activation, (out["weight"], out["bias"]), need_dx, made)
+        rows, y, activation, weight, made, context = tape
+        gradients = out["weight"], out["bias"]
+        dx = kernels.linear_backward(rows, weight, y, dy, activation, gradients, need_dx, context.blocks, made, add)
+        return dx, None
 
 
 class RowGradient(NamedTuple):
@@ -176,20 +177,44 @@ class Embedding(Layer):
         """The layer protocol."""
         return None if self.mask_padding else ("lookup", parameters.arrays["weight"])
 
-    def backward_rows(self, tape, dy, out, need_dx):
-        """The layer protocol: out["weight"] is an array to fill, or None to be replaced by a RowGradient."""
-        rows = tape
-        if self.padding_idx is not None:
-            keep = rows != self.padding_idx
-            rows, dy = rows[keep], dy[keep]
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+        """The layer protocol: out["weight"] is an array to fill, or None to be replaced by a RowGradient.
+
+        What its rows get is added up at once: of later chunks `dstate` holds (rows, dy), and the first one adds.
+        """
+        parts = [(tape, dy)] * (dy is not None) + (dstate or [])
+        if more:
+            return None, parts
+        rows = np.concatenate([rows for rows, _ in parts])
+        keep = np.arange(len(rows)) if self.padding_idx is None else np.flatnonzero(rows != self.padding_idx)
+        rows = rows[keep]
         order = np.argsort(rows, kind="stable")  # rows of one integer keep the order of (t, n): one order of adding
         touched, starts = np.unique(rows[order], return_index=True)
-        values = np.add.reduceat(dy[order], starts, axis=0) if len(touched) else dy[:0]
+        values = dy[:0]
+        if len(touched):
+            values = np.add.reduceat(_taken(parts, keep[order]), starts, axis=0)
         if out["weight"] is None:
             out["weight"] = RowGradient(touched, values)
         else:
             out["weight"][:] = 0
             out["weight"][touched] = values
+        return None, None
+
+
+def _taken(parts, order):
+    """Rows of the dy of all parts (rows, dy), joined, in this order; each part is let go of when it is read."""
+    if len(parts) == 1:
+        return parts[0][1][order]
+    place = np.empty(sum(len(rows) for rows, _ in parts), np.intp)
+    place.fill(-1)
+    place[order] = np.arange(len(order))
+    found, first = allocate.empty((len(order), parts[0][1].shape[1]), parts[0][1].dtype), 0
+    for k, (_, dy) in enumerate(parts):
+        parts[k] = None
+        to = place[first : first + len(dy)]
+        found[to[to >= 0]] = dy[to >= 0]
+        first += len(dy)
+    return found
 
 
 class _Plain(Layer):
@@ -239,12 +264,12 @@ class Dropout(_Plain):
         """The layer protocol."""
         return ()
 
-    def backward_rows(self, tape, dy, out, need_dx):
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
         """The layer protocol: the same mask, drawn again."""
         if tape is None or dy is None:
-            return dy
+            return dy, None
         key, context = tape
-        return kernels.dropout(dy, self.p, key, context)
+        return kernels.dropout(dy, self.p, key, context), None
 
 
 class Last(_Plain):
@@ -299,15 +324,20 @@ class Last(_Plain):
         """The layer protocol."""
         return "last", features
 
-    def backward_rows(self, tape, dy, out, need_dx):
-        """The layer protocol."""
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+        """The layer protocol; the state before has the gradient of sequences without a step here."""
         context, shape = tape
+        if dy is None or dstate is not None:
+            dy = dstate if dy is None else dy + dstate
         last, first, sequences, half = self._places(context, shape[1])
         dx = allocate.zeros(shape, dy.dtype)
         dx[last, :half] = dy[sequences, :half]
         if half < shape[1]:
             dx[first, half:] = dy[sequences, half:]
-        return dx
+        before = allocate.zeros(dy.shape, dy.dtype)
+        if not isinstance(sequences, slice):
+            before[len(sequences) :] = dy[len(sequences) :]  # in sorted order they are the last ones
+        return dx, before
 
 
 class FinalState(Last):
@@ -357,17 +387,17 @@ class FinalState(Last):
         """The layer protocol."""
         return super().program_part(parameters, features) if self.merge == "concat" else None
 
-    def backward_rows(self, tape, dy, out, need_dx):
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
         """The layer protocol."""
         if self.merge == "concat":
-            return super().backward_rows(tape, dy, out, need_dx)
+            return super().backward_rows(tape, dy, out, need_dx, dstate)
         y, tape = tape
         half = dy.shape[1]
         if self.merge == "mul":
             dy = np.concatenate([dy * y[:, half:], dy * y[:, :half]], axis=1)
         else:
             dy = np.concatenate([dy, dy], axis=1) * dy.dtype.type(1 if self.merge == "sum" else 0.5)
-        return super().backward_rows(tape, dy, out, need_dx)
+        return super().backward_rows(tape, dy, out, need_dx)  # of two directions: there are no chunks
 
 
 _KERNEL_TYPES = np.dtype(np.float32), np.dtype(np.float64)  # of native byte order
@@ -392,9 +422,8 @@ class MeanPool(_Plain):
             if not isinstance(state, tuple | list) or len(state) != 2:
                 raise TypeError(f"state: got {type(state).__name__}, must be a pair (sum, steps)")
             before = validate.shaped("state steps", state[1], steps.shape, np.dtype(np.int64), "(N, 1)")
-            total, steps = _so_far(state[0], rows, context), steps + before
-            for first, end in itertools.pairwise(context.offsets.tolist()):  # in the order of time, as the kernel
-                total[: end - first] += rows[first:end]
+            steps = steps + before
+            total = kernels.sum_steps(rows, context, _so_far(state[0], rows, context))
         count = np.maximum(steps, 1).astype(rows.dtype)
         return total / count, PooledContext(context), (total, steps), (context, count)
 
@@ -412,10 +441,14 @@ class MeanPool(_Plain):
         """The layer protocol."""
         return "mean", features
 
-    def backward_rows(self, tape, dy, out, need_dx):
-        """The layer protocol."""
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+        """The layer protocol; dstate is the gradient of the sum so far."""
         context, count = tape
-        return kernels.spread_steps(dy / count, context)
+        if dy is None or dstate is not None:
+            total = dstate if dy is None else dy / count + dstate
+        else:
+            total = dy / count
+        return kernels.spread_steps(total, context), total
 
 
 def _so_far(state, rows, context):

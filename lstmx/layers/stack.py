@@ -111,14 +111,15 @@ class Stack:
         return [dy * 0.5 if self.merge == "average" else dy] * 2
 
     def _run_backward(
-        self, tape, context, dy, dh, dc, out, *, need_dx=True, retain=False, flow=None, below=None
+        self, tape, context, dy, dh, dc, out, *, need_dx=True, retain=False, flow=None, below=None, add=False,
+        more=False,
     ):  # fmt: skip
         """Back-propagation through all layers. dh and dc go from the gradients of the final to those of the initial
         state.
 
         `out[name]` are written. `flow[layer, direction]`, if given, is a pair of (S, H) arrays for dL/dh_t and dL/dc_t;
         `below[layer]` what the loss adds to the gradient of the outputs of a layer that is not the last, or None.
-        Returns dx (S, I) or None.
+        `add` and `more` are those of the layer protocol. Returns dx (S, I) or None.
         """
         for layer in reversed(range(self.num_layers)):
             rows, all_slabs, drop, weights, key, columns = tape[layer]
@@ -131,9 +132,9 @@ class Stack:
                 get_engine().backward(
                     rows, weights[direction], context, reverse, slabs, parts[direction], dh[k], dc[k], dx,
                     direction > 0, {name: out[name + end] for name in self._names},
-                    (None, None) if flow is None else flow[layer, direction],
+                    (None, None) if flow is None else flow[layer, direction], add,
                 )  # fmt: skip
-                if self.cell.weight_dropout and key is not None:
+                if self.cell.weight_dropout and key is not None and not more:
                     gradient = out["weight_hh" + end]
                     self._drop_weight(gradient, key, layer, direction, out=gradient)
             if drop is not None:
@@ -162,8 +163,10 @@ class Stack:
             np.stack([parameters.arrays[name + suffix(*place)] for place in self._each()])[:, None] for name in INITIAL
         )
 
-    def _initial_backward(self, given, dh, dc, context, out):
-        """Write the gradients of the learned initial state; no share of sequences for which a state was `given`."""
+    def _initial_backward(self, given, dh, dc, context, out, add=False):
+        """Write the gradients of the learned initial state, or with `add` add to them; no share of sequences for which
+        a state was `given`.
+        """
         if not self.cell.learn_state:
             return
         for name, gradient in zip(INITIAL, (dh, dc), strict=True):
@@ -172,7 +175,10 @@ class Stack:
                 callers = np.zeros((len(gradient), len(context.given), gradient.shape[-1]), self.dtype)
                 context.take_states(callers, gradient, self._reversed, False)
             for k, place in enumerate(self._each()):
-                kernels.sum_rows(gradient[k], out[name + suffix(*place)])
+                target = out[name + suffix(*place)]
+                later = target.copy() if add else 0
+                kernels.sum_rows(gradient[k], target)
+                target += later
 
     def _start(self, state, context, parameters):
         """(h, c) for `_run` to change, in the order of the packed rows: fresh, or copies."""
@@ -219,13 +225,13 @@ class Stack:
         start = tuple(map(np.ascontiguousarray, self._learned(parameters))) if self.cell.learn_state else None
         return get_engine().recurrent_part(weights, start)
 
-    def backward_rows(self, tape, dy, out, need_dx, flow=None):
+    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False, flow=None):
         """The layer protocol; `flow` as `_run_backward` takes it."""
         tape, context, given = tape
-        dh, dc = self._zeros(context)
-        dx = self._run_backward(tape, context, dy, dh, dc, out, need_dx=need_dx, flow=flow)
-        self._initial_backward(given, dh, dc, context, out)
-        return dx
+        dh, dc = self._zeros(context) if dstate is None else dstate
+        dx = self._run_backward(tape, context, dy, dh, dc, out, need_dx=need_dx, flow=flow, add=add, more=more)
+        self._initial_backward(given, dh, dc, context, out, add)
+        return dx, (dh, dc)
 
     def _state_shapes(self, *batch):
         """The shapes of h and c, (L*D, N, H), or without N."""

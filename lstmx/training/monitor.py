@@ -51,14 +51,14 @@ class GradientMonitor:
         prediction, _, _, tape = self.model.forward_rows(rows, context, None, run)
         _, dy = trainer.loss.total(prediction, target, weight, total)
         for k in reversed(range(top + 1, len(layers))):
-            dy = layers[k].backward_rows(tape[k], dy, out[k], True)
+            dy, _ = layers[k].backward_rows(tape[k], dy, out[k], True)
         dy = where_all_is_read(dy, tape[top][1], layers[top])
         sent = norms(dy).sum() / max(np.count_nonzero(tape[top][1].lengths), 1)
         unasked = {(top, layers[top].num_layers - 1, d) for d in without_gradient(dy, layers[top])}
         flow = {k: room(layers[k], tape[k][1]) for k in self.recurrent}
         for k in reversed(range(self.recurrent[0], top + 1)):
             more = {"flow": flow[k]} if k in flow else {}
-            dy = layers[k].backward_rows(tape[k], dy, out[k], k > self.recurrent[0], **more)
+            dy, _ = layers[k].backward_rows(tape[k], dy, out[k], k > self.recurrent[0], **more)
         if sent > 0:
             found = {}
             for k, pairs in flow.items():
