@@ -17,7 +17,7 @@ class _Loss:
     name = None  # of the kernel
     fused = ()  # final activations that the loss takes over, and so asks for their input
 
-    def total(self, prediction, target, weight, divisor=1.0):
+    def total(self, prediction, target, weight, divisor=1.0, **part):
         """(sum of the weighted losses, its gradient with respect to `prediction` divided by `divisor`).
 
         Parameters
@@ -26,8 +26,10 @@ class _Loss:
         target : ndarray (rows, O), or (rows,) of integer labels
         weight : ndarray (rows,)
         divisor : float
+        **part : into, first
+            Where the rows are a part of those of a batch: as of `kernels.loss`.
         """
-        return kernels.loss(self.name, prediction, target, weight, divisor)
+        return kernels.loss(self.name, prediction, target, weight, divisor, **part)
 
 
 class MeanSquaredError(_Loss):

@@ -12,8 +12,9 @@ from lstmx.data import batches, source, targets
 from lstmx.functional import Gradients, Tape, allocate, kernels, read_gradient, read_tape, sequences, validate
 from lstmx.functional.context import SequenceContext
 from lstmx.functional.messages import explained, of_others
+from lstmx.functional.segments import read_memory
 from lstmx.functional.threads import Lock
-from lstmx.layers import LSTM, Dense, Embedding, Layer, Reversed, Run, Trace
+from lstmx.layers import LSTM, Dense, Embedding, Layer, Reversed, Run, Trace, layout
 from lstmx.layers.base import replace_together, snapshots
 from lstmx.layers.chain import check_chain
 from lstmx.layers.compiled import CompiledLayers
@@ -116,6 +117,11 @@ class Sequential(storage.Stored):
         """Whether the model gives one output per step (no pooling layer)."""
         return not any(layer.per_sequence for layer in self.layers)
 
+    @property
+    def causal(self):
+        """Whether no output depends on a later step, so that sequences can be read in segments."""
+        return self._causal
+
     @functools.cached_property
     def dtype(self):
         """The type the model computes in."""
@@ -194,8 +200,8 @@ class Sequential(storage.Stored):
     def fit(self, X, y=None, *, loss="mse", optimizer="adam", epochs=10, steps_per_epoch=None, batch_size=None,
             lengths=None, sample_weight=None, class_weight=None, shuffle=None, validation_data=None,
             validation_lengths=None, validation_split=0.0, validation_from="random", metrics=(), clip_norm=None,
-            clip_value=None, early_stopping=None, callbacks=(), monitor=None, verbose=1,
-            random_state=None):  # fmt: skip
+            clip_value=None, early_stopping=None, callbacks=(), monitor=None, tbptt=None,
+            memory=None, verbose=1, random_state=None):  # fmt: skip
         """Train.
 
         Parameters
@@ -246,6 +252,16 @@ class Sequential(storage.Stored):
             step of a sequence is given, the share that reaches the first (below 1e-6 it vanishes), and the largest on
             the way (above 1e3 it explodes). The history has both, such as ``0.gradient_first_l0`` and
             ``0.gradient_largest_l0``.
+        tbptt : int or (k1, k2), optional
+            Truncated back-propagation through time, for sequences of any length in the memory of k2 steps (Williams
+            and Peng 1990, Sutskever 2013): an update after every k1 steps, with the loss of these, whose gradient goes
+            back k2 steps, a multiple of k1; an integer is both. The sequences of a batch advance together, and the
+            state is carried from one update to the next, so that a forward pass sees all of a sequence; the next batch
+            begins with the initial state. See Notes.
+        memory : int or str, optional
+            The most working memory of an update, in bytes or as "200MB", "1.5 GB", "64MiB": `memory` says what it
+            takes. Longer batches are run forward once more, segment by segment: a third more time for the same
+            gradients, to the last bit. X, y, parameters and their moments come on top.
         verbose : {0, 1, 2}
             0 says nothing, 1 shows a bar where there is a terminal and tqdm, else one line per epoch, 2 always a line.
         random_state : None, int, SeedSequence or Generator
@@ -281,6 +297,14 @@ class Sequential(storage.Stored):
         out, training ends with a warning, and ``history_.stopped`` is "exhausted"; if training ends before its last
         epoch, it is closed. What the source raises comes out as it is, and the model keeps what it has learnt.
 
+        *Long sequences.* With tbptt, X, y and weights are read segment by segment from the arrays, or memory maps, that
+        they are in; memory does not grow with the steps, but for metrics, which are given all rows of an epoch, and for
+        masked steps. Where k2 > k1, the k2 - k1 steps before an update's own are run again, from the state that was
+        kept there. Of a model with a pooling layer the loss comes where a sequence ends, and its gradient goes back k2
+        steps from the end of those k1 steps. Steps that weigh 0 make no update. The loss of an epoch is the weighted
+        mean over all steps, each with the weights of its moment. With shuffle=False batches are those of the order
+        given: the k-th sequences of the batches are not each other's continuation, so a long series is one sequence.
+
         Examples
         --------
         The rows of a Parquet file of any size: each holds a series of 30 values and a target.
@@ -310,6 +334,15 @@ class Sequential(storage.Stored):
         >>> history = model.fit(draw(np.random.default_rng(0)), steps_per_epoch=50, epochs=3, verbose=0)
         >>> len(history), history["loss"][-1] < history["loss"][0]
         (3, True)
+
+        A long series, cut in time:
+
+        >>> import numpy as np, lstmx
+        >>> series = np.sin(np.arange(5001) / 5)[None, :, None]
+        >>> model = lstmx.Sequential([lstmx.LSTM(1, 8), lstmx.Dense(8, 1)], random_state=0)
+        >>> history = model.fit(series[:, :-1], series[:, 1:], tbptt=50, epochs=2, verbose=0)
+        >>> bool(history["loss"][1] < history["loss"][0] / 5)
+        True
         """
         with self.only_fit():
             streamed = y is None and source.is_source(X)
@@ -352,16 +385,36 @@ class Sequential(storage.Stored):
             if validation is None and fraction:
                 train, held = batches.split(data.count, fraction, where, rng)
                 data, validation = batches.Subset(data, train), batches.Subset(data, held)
+            segments = self._segments(training, tbptt, memory, monitor, None if streamed else data, batch_size)
             trainer = training.Trainer(
                 self, data, chosen_loss, optim.get_optimizer(optimizer), batch_size=batch_size, shuffle=shuffle,
                 validation=validation, clip_norm=clip_norm, clip_value=clip_value, rng=rng,
                 metrics=chosen_metrics,
                 early_stopping=training.get_early_stopping(early_stopping), callbacks=training.get_callbacks(callbacks),
-                monitor=training.GradientMonitor(self) if monitor else None,
+                monitor=training.GradientMonitor(self) if monitor else None, segments=segments,
                 progress=training.Progress(bar=verbose == 1) if verbose else None,
             )  # fmt: skip
             self._history = trainer.state.history
             return trainer.run(epochs)
+
+    def _segments(self, training, tbptt, memory, monitor, data, batch_size):
+        """How batches are cut in time, or None; `data` are None where they come batch by batch."""
+        if tbptt is not None and memory is not None:
+            raise ValueError(
+                "memory: got tbptt as well, whose memory is that of its k2 steps; leave out one of the two"
+            )
+        if tbptt is not None:
+            steps = training.read_truncation(tbptt)
+            training.refuse(self, "tbptt", monitor)
+            return training.Truncated(*steps)
+        if memory is None:
+            return None
+        budget = read_memory("memory", memory)
+        training.refuse(self, "memory", monitor)
+        found = training.Recomputed(self, budget)
+        if data is not None:
+            found.check(data.inputs.lengths, batch_size)
+        return found
 
     @property
     def fitting(self):
@@ -531,6 +584,48 @@ class Sequential(storage.Stored):
 
     def _versions(self):
         return tuple(layer.store.version for layer in self.layers)
+
+    def memory(self, N, T, *, training=False, memory=None):
+        """Bytes of working memory that a batch of N sequences of T steps takes at most, parameters and X aside.
+
+        Parameters
+        ----------
+        N, T : int
+        training : bool
+            Of an update in `fit` rather than of a prediction; gradients and moments of the parameters aside. Up to
+            64 MiB of it are kept for the next update.
+        memory : int or str, optional
+            What `fit` is given as its memory: then what it takes of that.
+
+        Raises
+        ------
+        ValueError
+            If the budget cannot be kept, naming the least possible.
+
+        Examples
+        --------
+        >>> import lstmx
+        >>> model = lstmx.Sequential([lstmx.LSTM(8, 64), lstmx.Dense(64, 1)])
+        >>> whole = model.memory(16, 10_000, training=True)
+        >>> model.memory(16, 10_000, training=True, memory=whole // 8) <= whole // 8
+        True
+        """
+        N, T = validate.extent("N", N), validate.extent("T", T)
+        if not validate.flag("training", training):
+            if memory is not None:
+                raise ValueError("memory: a budget is that of training; give training=True, or leave it out")
+            return layout.inference(self, N, T)
+        if memory is None:
+            return layout.training(self, N, T)
+        budget = read_memory("memory", memory)
+        if not self.causal:
+            raise ValueError(
+                "memory: a model that reads sequences from their end is trained on whole ones; leave it out"
+            )
+        found, least = layout.plan(self, N, T, budget)
+        if found is None:
+            raise ValueError(layout.message(N, T, budget, least))
+        return found.size
 
     def step(self, x_t, state=None, *, out=None):
         """One time step of a stream through the whole model.

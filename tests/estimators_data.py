@@ -102,10 +102,10 @@ def in_batch(epoch, batch, action):
     """Do something before an update, both counted from 0."""
     original = training.Trainer._batch
 
-    def patched(self, part, rate, place, outputs):
+    def patched(self, part, place, outputs):
         if place == (epoch, batch):
             action()
-        return original(self, part, rate, place, outputs)
+        return original(self, part, place, outputs)
 
     training.Trainer._batch = patched
     try:

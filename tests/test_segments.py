@@ -16,7 +16,6 @@ from lstmx import (
     Embedding,
     FinalState,
     Last,
-    Masking,
     MeanPool,
     Sequential,
 )
@@ -50,7 +49,7 @@ def problem(model, lengths, mask=None, seed=3):
 
 
 def whole(model, rows, context, run):
-    y, after, state, tape = model.forward_rows(rows, context, None, run)
+    y, _, state, tape = model.forward_rows(rows, context, None, run)
     dy = np.random.default_rng(9).normal(size=y.shape).astype(y.dtype)
     out = [{n: np.full_like(p, np.nan) for n, p in layer.parameters().items()} for layer in model.layers]
     dx, dstate = model.backward_rows(tape, dy.copy(), out, need_dx=model.embedding is None)
@@ -59,7 +58,8 @@ def whole(model, rows, context, run):
 
 def segmented(model, found, timeline, every, run, steps, dy):
     """The same by segments: a first pass without a tape, then each segment again, from last to first."""
-    segments, state, states, ys = timeline.cut(steps), None, [], []
+    segments = [timeline.segment(*cut) for cut in timeline.cut(steps)]
+    state, states, ys = None, [], []
     for segment in segments:
         states.append(state)
         y, _, state, _ = model.forward_rows(found.rows_of(every, segment), segment, state, run._replace(keep=False))
@@ -86,8 +86,8 @@ def check(model, lengths, steps=None, mask=None, key=7):
     run = Run(keep=True, key=keys, own_steps=True)
     steps = block(timeline.batch) if steps is None else steps
     assert steps < timeline.longest
-    y, state, dy, dx, dstate, out = whole(model, rows, context, run)
-    y2, state2, dx2, dstate2, out2 = segmented(model, found, timeline, every, run, steps, dy)
+    y, state, dy, dx, _, out = whole(model, rows, context, run)
+    y2, state2, dx2, _, out2 = segmented(model, found, timeline, every, run, steps, dy)
     assert_same(y2, y)
     for one, other in zip(state2, state, strict=True):
         assert (one is None) == (other is None)
@@ -173,7 +173,7 @@ def test_a_segment_says_what_the_whole_says():
         (SequenceContext(np.array(RAGGED)), Timeline(np.array(RAGGED))),
         (SequenceContext(np.array([5, 3, 3])), Timeline(np.array([5, 3, 3]))),
     ):
-        parts = timeline.cut(37)
+        parts = [timeline.segment(*cut) for cut in timeline.cut(37)]
         for k in (0, 1):
             np.testing.assert_array_equal(np.concatenate([p.places[k] for p in parts]), context.places[k])
         assert [p.rows for p in parts] == np.diff(
@@ -182,7 +182,8 @@ def test_a_segment_says_what_the_whole_says():
         np.testing.assert_array_equal(sum(p.lengths for p in parts), context.lengths)
         for p in parts:
             np.testing.assert_array_equal(p.owners, context.owners)
-    assert [(p.start, p.stop, p.rows) for p in Timeline(np.zeros(3, np.int64)).cut(5)] == [(0, 0, 0)]
+    empty = Timeline(np.zeros(3, np.int64))
+    assert empty.cut(5) == [(0, 0)] and empty.segment(0, 0).rows == 0
 
 
 @pytest.mark.parametrize(

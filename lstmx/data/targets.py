@@ -223,9 +223,14 @@ class RowWeights:
         self.sample, self.per_class, self.dtype = sample, per_class, dtype
         self._ones = np.ones(0, dtype)
 
+    @property
+    def are_ones(self):
+        """Whether every row weighs 1."""
+        return self.sample is None and self.per_class is None
+
     def rows_of(self, chosen, context, targets, per_step):
         """Weights (rows,) in the order of the model's output."""
-        if self.sample is None and self.per_class is None:
+        if self.are_ones:
             if len(self._ones) != len(targets):
                 self._ones = np.ones(len(targets), self.dtype)
                 self._ones.flags.writeable = False

@@ -14,7 +14,6 @@ from lstmx._core import job
 from lstmx._core import rows as core_rows
 from lstmx.functional import allocate
 
-
 ROWS = 256  # of one block of gradients
 
 

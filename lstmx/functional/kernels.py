@@ -92,7 +92,7 @@ def sum_of_squares(x):
     return kernels.sum_of_squares(x.reshape(-1))
 
 
-def loss(name, prediction, target, weight, divisor=1.0):
+def loss(name, prediction, target, weight, divisor=1.0, into=None, first=0):
     """A loss by name and its gradient, in one pass.
 
     Parameters
@@ -102,6 +102,8 @@ def loss(name, prediction, target, weight, divisor=1.0):
     weight : ndarray (rows,)
     divisor : float
         Of the gradient, not of the loss.
+    into : Sum, optional
+        The sum over all segments of a batch, to which this one adds; its rows begin at row `first` of all.
 
     Returns
     -------
@@ -121,7 +123,50 @@ def loss(name, prediction, target, weight, divisor=1.0):
     classes = np.ascontiguousarray(target, np.int64) if labels else None
     weight = np.ascontiguousarray(weight, dtype)
     kind = kernels.LOSSES[name]
-    return kernels.loss(kind, prediction, y, mass, classes, weight, divisor, value, gradient), gradient
+    total = kernels.loss(kind, prediction, y, mass, classes, weight, divisor, value, gradient)
+    if into is not None:
+        into.add(first * value.shape[1], value.reshape(-1))
+    return total, gradient
+
+
+class Sum:
+    """The `total` of numbers that come in parts, in any order: the bits are those of all at once.
+
+    Parameters
+    ----------
+    count : int
+        Of all numbers.
+    """
+
+    BLOCK = 4096  # as in the kernels: these are added first
+
+    def __init__(self, count):
+        self.count, self._blocks = count, [0.0] * -(-count // self.BLOCK)
+        self._parts = {}  # of a block that is not complete: its numbers, and how many there are
+
+    def add(self, first, values):
+        """The numbers from `first` on."""
+        end = first + len(values)
+        for k in range(first // self.BLOCK, -(-end // self.BLOCK)):
+            low, high = k * self.BLOCK, min((k + 1) * self.BLOCK, self.count)
+            part = values[max(low - first, 0) : high - first]
+            if len(part) < high - low:
+                whole, there = self._parts.pop(k, (None, 0))
+                whole = allocate.empty((high - low,), values.dtype) if whole is None else whole
+                at = max(first - low, 0)
+                whole[at : at + len(part)] = part
+                if there + len(part) < len(whole):
+                    self._parts[k] = whole, there + len(part)
+                    continue
+                part = whole
+            self._blocks[k] = kernels.sum(part)
+
+    def total(self):
+        """The sum of all."""
+        found = 0.0
+        for block in self._blocks:
+            found += block
+        return found
 
 
 def sum_rows(x, out):
@@ -130,7 +175,7 @@ def sum_rows(x, out):
 
 
 def sum_steps(rows, context, before=None):
-    """(N, F): the sum of each sequence's rows (S, F), in the order of time; `before` (N, F) is that of earlier steps."""
+    """(N, F): the sum of each sequence's rows (S, F), in the order of time, after that of earlier steps `before`."""
     out = allocate.empty((context.batch, rows.shape[1]), rows.dtype) if before is None else before.copy()
     core_rows.sum_steps(context.check(rows), context.offsets, out, before is not None)
     return out

@@ -11,7 +11,6 @@ from lstmx._core import job
 from lstmx._core import rows as core_rows
 from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext
-from lstmx.functional.engine import get_engine
 
 UNITS = {"": 1, "b": 1}
 UNITS |= {f"{letter}b": 1000**k for k, letter in enumerate("kmgt", 1)}
@@ -37,10 +36,9 @@ class Segment(SequenceContext):
 
     def __init__(self, timeline, start, stop):
         self.start, self.stop, self.episodes = start, stop, timeline.episodes
-        self.lengths = self.given = np.clip(timeline.lengths - start, 0, stop - start)
         self.batch, self.order, self.form = timeline.batch, timeline.order, "array"
-        self.offsets = core_rows.by_length(self.sort(self.lengths))[1]
-        self.steps = len(self.offsets) - 1
+        self.lengths, self.offsets = timeline.cut_lengths(start, stop)
+        self.given, self.steps = self.lengths, len(self.offsets) - 1
         self.uniform = int(self.offsets[-1]) == self.batch * self.steps
         self.moves_states = self.order is not None
         self._found, self._twin = {}, None
@@ -90,25 +88,43 @@ class Timeline:
         else:  # as `by_length`, without a table of all steps
             falling = (self.lengths[1:] <= self.lengths[:-1]).all()
             self.order = None if falling else np.argsort(-self.lengths, kind="stable").astype(np.intp)
+        self._shortest = int(self.lengths.min(initial=self.longest))
+        self._alike = None, None  # (lengths, offsets) of a segment of so many steps that all sequences have
+
+    @property
+    def sorted(self):
+        """The lengths (N,), longest first."""
+        return self.lengths if self.order is None else self.lengths[self.order]
 
     def rows_before(self, step):
         """Packed rows of the steps before this one."""
         return int(np.minimum(self.lengths, step).sum())
+
+    def cut_lengths(self, start, stop):
+        """(lengths, offsets) of the steps start to stop - 1."""
+        steps, found = self._alike
+        if stop <= self._shortest and steps == stop - start:
+            return found
+        lengths = np.clip(self.lengths - start, 0, stop - start)
+        found = lengths, core_rows.by_length(lengths if self.order is None else lengths[self.order])[1]
+        if stop <= self._shortest:
+            self._alike = stop - start, found
+        return found
 
     def segment(self, start, stop):
         """The `Segment` of the steps start to stop - 1."""
         return Segment(self, start, min(stop, self.longest))
 
     def cut(self, steps):
-        """All segments of so many steps, the last one perhaps shorter; one where there are no steps."""
-        return [self.segment(t, t + steps) for t in range(0, max(self.longest, 1), steps)]
+        """(start, stop) of all segments of so many steps, the last perhaps shorter; one where there are no steps."""
+        return [(t, min(t + steps, self.longest)) for t in range(0, max(self.longest, 1), steps)]
 
 
 def block(batch):
     """Steps at whose multiples the sums of gradients over time have their joints: segments that begin and end there
-    give the bits of the whole.
+    give the bits of the whole, where the engine is the tile's.
     """
-    return job.gradient_block(batch, get_engine().products is not None) if get_engine().compiled else 1
+    return job.gradient_block(batch, False)
 
 
 def read_memory(name, value):

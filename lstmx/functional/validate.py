@@ -34,6 +34,14 @@ def count(name, value, least=1):
     return number
 
 
+def extent(name, value):
+    """An integer from 0 up to what any memory holds."""
+    number = count(name, value, 0)
+    if number > 2**40:
+        raise ValueError(f"{name}: got {number}, must be at most 2**40, which no memory holds")
+    return number
+
+
 def whole(name, value, meaning="an integer"):
     """An integer of any sign."""
     try:

@@ -59,6 +59,10 @@ class Activation(_Plain):
         """The constructor arguments, as plain JSON values."""
         return {"activation": self.activation if isinstance(self.activation, str) else list(self.activation)}
 
+    def room(self, batch, rows, steps, features, itemsize):
+        """The layer protocol: what formulas in NumPy have in between."""
+        return rows * features * (64 if self.activation == "gelu" else 6 * itemsize)
+
     def forward_rows(self, rows, context, state, run):
         """The layer protocol."""
         y = self._function(rows, *self._numbers[rows.dtype])

@@ -149,9 +149,9 @@ class Layer(storage.Stored):
 
     Backward, chunks follow each other from last to first: `dstate` is the gradient of the state after the chunk, used
     up, and what is returned that of the state before; None is 0, and what a layer without state gives. dy may be None,
-    for 0, where there is a `dstate`; dx is None where nobody needs it. With `add`, gradients are added to those of later
-    chunks; with `more`, earlier ones follow. Chunks that begin at multiples of `segments.block` steps give the bits of
-    the whole.
+    for 0, where there is a `dstate`; dx is None where nobody needs it. With `add`, gradients are added to those of
+    later chunks; with `more`, earlier ones follow. Chunks that begin at multiples of `segments.block` steps give the
+    bits of the whole.
     """
 
     dtype: np.dtype
@@ -240,6 +240,27 @@ class Layer(storage.Stored):
     def _parameters(self, run):
         """The `Snapshot` that a call works with."""
         return self.store.snapshot if run.parameters is None else run.parameters
+
+    def state_width(self, features):
+        """Numbers of the state of one sequence, for `features` inputs."""
+        return 0
+
+    def room(self, batch, rows, steps, features, itemsize):
+        """What training allocates beside the outputs and the gradients of inputs and outputs.
+
+        Parameters
+        ----------
+        batch, rows, steps : int
+            N, S packed rows, T.
+        features, itemsize : int
+            Of a row of the input; bytes of a number.
+
+        Returns
+        -------
+        int
+            Bytes, kept for the backward pass or not: working memory is kept for the next call.
+        """
+        return 0
 
     @staticmethod
     def parameter_table(config):

@@ -440,22 +440,13 @@ class LSTM(Stack, Chunked, Layer):
         >>> lstmx.LSTM(8, 64).memory(32, 100) < lstmx.LSTM(8, 64).memory(32, 100, training=True)
         True
         """
-        N, T = validate.count("N", N, 0), validate.count("T", T, 0)
-        for name, value in (("N", N), ("T", T)):
-            if value > 2**40:
-                raise ValueError(f"{name}: got {value}, must be at most 2**40, which no memory holds")
+        N, T = validate.extent("N", N), validate.extent("T", T)
         training, engine = validate.flag("training", training), get_engine()
         rows, directions, layers, size = N * T, self._directions, self.num_layers, self.dtype.itemsize
         wide = self.output_size()
         # Outputs (rows, wide) beside the merged ones; of a product all are kept, and gradients of two layers overlap.
         parted = {"concat": 0, "mul": 2 * layers + 3 * (layers > 1)}.get(self.merge, 1)
-        scratch = tape = 0  # bytes: of the layer that needs most; of all layers
-        for inputs in [self.input_size] + [wide] * (layers - 1):
-            sizes = engine.memory(
-                rows, N, T, inputs, self.hidden_size, self.cell, self.dtype, proj=self.proj_size, bias=self.bias,
-                training=training,
-            )  # fmt: skip
-            scratch, tape = max(scratch, sizes[0]), tape + directions * sizes[1]
+        scratch, tape = self._sizes(N, rows, T, training)
         states = layers * directions * N * (self._outputs + self._memory)
         if training:
             dropped = (layers - 1) * rows * wide if self.dropout else 0

@@ -108,6 +108,16 @@ class RNN(Layer):
                     yield Parameter("bias" + end, (hidden,), partial(scheme.bias, gates=1), decays=False)
             inputs = directions * hidden
 
+    def state_width(self, features):
+        """The layer protocol."""
+        return self.num_layers * self.directions * self.hidden_size
+
+    def room(self, batch, rows, steps, features, itemsize):
+        """The layer protocol: states before each step, outputs and gradients of the layers within."""
+        wide = self.directions * self.hidden_size
+        parts = self.num_layers * (2 + self.bidirectional) + 4  # before, y, y of each direction; backward da and dx
+        return (rows * wide * parts + 4 * batch * wide + 4 * self.size) * itemsize
+
     @property
     def directions(self):
         """D: 2 if bidirectional, else 1."""
@@ -303,7 +313,8 @@ class RNN(Layer):
     def _run_backward(self, tape, context, dy, dh, out, need_dx=True, flow=None, add=False):
         """Back-propagation through all layers; dh goes from the gradient of the final to that of the initial state.
 
-        `out[name]` are written, or with `add` added to, and dL/dh_t (S, H) to ``flow[layer, direction][0]``, if given. Returns dx or None.
+        `out[name]` are written, or with `add` added to, and dL/dh_t (S, H) to ``flow[layer, direction][0]``, if given.
+        Returns dx or None.
         """
         H = self.hidden_size
         for layer in reversed(range(self.num_layers)):

@@ -9,6 +9,7 @@ from lstmx.functional import allocate, kernels, validate
 from lstmx.functional.cell import Parameter
 from lstmx.functional.context import PooledContext
 from lstmx.functional.panels import Derived
+from lstmx.functional.threads import get_num_threads
 from lstmx.layers.base import MERGES, UNFILLED, Layer
 
 
@@ -48,6 +49,11 @@ class Dense(Layer):
     def output_size(self, input_size=None):
         """Features of the output."""
         return self.units
+
+    def room(self, batch, rows, steps, features, itemsize):
+        """The layer protocol: strips of the outer product."""
+        strips = min(rows, 2 * 256) * 4 * 64 * min(get_num_threads(), self.units)
+        return strips + 2 * self.size * itemsize  # and packed weights
 
     def forward_rows(self, rows, context, state, run):
         """The layer protocol."""
@@ -145,6 +151,10 @@ class Embedding(Layer):
         """Features of the output."""
         return self.features
 
+    def room(self, batch, rows, steps, features, itemsize):
+        """The layer protocol: integers and their order, and the gradients in that order."""
+        return rows * (6 * 8 + self.features * itemsize)
+
     def check_tokens(self, name, tokens):
         """Integers within range, of any integer type, or an error."""
         tokens = validate.integers(name, tokens, convert=False)
@@ -182,7 +192,9 @@ class Embedding(Layer):
 
         What its rows get is added up at once: of later chunks `dstate` holds (rows, dy), and the first one adds.
         """
-        parts = [(tape, dy)] * (dy is not None) + (dstate or [])
+        parts = list(dstate or ())
+        if dy is not None:  # a copy is no larger than it must be
+            parts.insert(0, (tape, dy.copy() if more else dy))
         if more:
             return None, parts
         rows = np.concatenate([rows for rows, _ in parts])
@@ -250,6 +262,10 @@ class Dropout(_Plain):
         """The constructor arguments, as plain JSON values."""
         return {"p": self.p}
 
+    def room(self, batch, rows, steps, features, itemsize):
+        """The layer protocol: sequence and time of every row."""
+        return rows * 5 * 8 if self.p else 0
+
     def forward_rows(self, rows, context, state, run):
         """The layer protocol."""
         if run.key is None or not self.p:
@@ -280,6 +296,11 @@ class Last(_Plain):
     """
 
     per_sequence = True
+
+    def state_width(self, features):
+        """The layer protocol."""
+        return features
+
     _both_ends = False  # whether a second direction is read where it ends, at the first step
 
     def _places(self, context, width):
@@ -327,8 +348,10 @@ class Last(_Plain):
     def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
         """The layer protocol; the state before has the gradient of sequences without a step here."""
         context, shape = tape
-        if dy is None or dstate is not None:
-            dy = dstate if dy is None else dy + dstate
+        if dy is None:
+            dy = dstate
+        elif dstate is not None:
+            dy = dy + dstate
         last, first, sequences, half = self._places(context, shape[1])
         dx = allocate.zeros(shape, dy.dtype)
         dx[last, :half] = dy[sequences, :half]
@@ -413,6 +436,10 @@ class MeanPool(_Plain):
         total = allocate.zeros((batch, features), self.dtype if dtype is None else dtype)
         return total, allocate.zeros((batch, 1), np.int64)
 
+    def state_width(self, features):
+        """The layer protocol."""
+        return features + 2
+
     def forward_rows(self, rows, context, state, run):
         """The layer protocol; the state is the sum so far (N, F) and its steps, int64 (N, 1)."""
         steps = context.sort(context.lengths)[:, None]
@@ -444,10 +471,9 @@ class MeanPool(_Plain):
     def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
         """The layer protocol; dstate is the gradient of the sum so far."""
         context, count = tape
-        if dy is None or dstate is not None:
-            total = dstate if dy is None else dy / count + dstate
-        else:
-            total = dy / count
+        total = dstate if dy is None else dy / count
+        if dy is not None and dstate is not None:
+            total += dstate
         return kernels.spread_steps(total, context), total
 
 

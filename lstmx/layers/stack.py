@@ -144,6 +144,33 @@ class Stack:
                 dy += below[layer - 1]
         return dy
 
+    def _sizes(self, batch, rows, steps, training):
+        """Bytes of the scratch of the layer that needs most, and of the tapes of all."""
+        scratch = tape = 0
+        for inputs in [self.input_size] + [self.output_size()] * (self.num_layers - 1):
+            sizes = get_engine().memory(
+                rows, batch, steps, inputs, self.hidden_size, self.cell, self.dtype, proj=self.proj_size,
+                bias=self.bias, training=training,
+            )  # fmt: skip
+            scratch, tape = max(scratch, sizes[0]), tape + self._directions * sizes[1]
+        return scratch, tape
+
+    def state_width(self, features):
+        """The layer protocol."""
+        return self.num_layers * self._directions * (self._outputs + self._memory)
+
+    def room(self, batch, rows, steps, features, itemsize):
+        """The layer protocol."""
+        wide, layers, cell = self.output_size(), self.num_layers, self.cell
+        scratch, tape = self._sizes(batch, rows, steps, True)
+        within = layers - 1 + 2 * (layers > 1) + (layers - 1) * bool(self.dropout)  # outputs, gradients, those dropped
+        within += {"concat": 0, "mul": 2 * layers + 3}.get(self.merge, 2)
+        within += 3 * any(cell.zoneout) + any(cell.masks)  # while masks are drawn
+        places = 5 * 8 * rows * bool(any(cell.zoneout) or (layers > 1 and self.dropout))
+        weights = self.size * (5 if cell.weight_dropout else 2)  # packed, for both passes
+        states = 4 * batch * self.state_width(features)
+        return tape + layers * scratch + (rows * wide * within + weights + states) * itemsize + places
+
     def _zeros(self, context):
         """Two arrays of the shapes of a state on packed rows."""
         return tuple(allocate.zeros(shape, self.dtype) for shape in self._state_shapes(context.batch))

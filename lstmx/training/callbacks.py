@@ -65,7 +65,7 @@ class Callback:
         """Before epoch number `epoch`, from 0."""
 
     def on_batch_end(self, trainer, batch, loss):
-        """After the update of a batch."""
+        """After the update of a batch; with ``tbptt`` after all of them."""
 
     def on_epoch_end(self, trainer, epoch, logs):
         """After an epoch; `logs` are its numbers by name. Returning True stops."""

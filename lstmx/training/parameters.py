@@ -85,3 +85,11 @@ class Parameters:
             else:
                 spans.append((place, decays))
         return spans
+
+
+def draw_keys(rng, count):
+    """Random 64-bit numbers, the same as ``rng.integers(2**64, size=count, dtype=np.uint64)``, but faster."""
+    generator = rng.bit_generator
+    if isinstance(generator, np.random.PCG64 | np.random.PCG64DXSM | np.random.Philox | np.random.SFC64):
+        return generator.random_raw(count)
+    return rng.integers(2**64, size=count, dtype=np.uint64)

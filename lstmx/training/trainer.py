@@ -7,6 +7,7 @@ passes; the layers see views. Everything that changes during training is in `Tra
 goes on from it to the same bits.
 """
 
+import functools
 import math
 from dataclasses import dataclass, field
 
@@ -16,8 +17,9 @@ from lstmx.functional import kernels
 from lstmx.functional.context import PooledContext
 from lstmx.functional.messages import warn
 from lstmx.layers import Run
+from lstmx.training import truncated
 from lstmx.training.callbacks import History
-from lstmx.training.parameters import Parameters
+from lstmx.training.parameters import Parameters, draw_keys
 from lstmx.training.stopping import EarlyStopping
 
 
@@ -55,7 +57,7 @@ class Trainer:
 
     def __init__(self, model, data, loss, optimizer, *, batch_size, shuffle=True, validation=None, metrics=None,
                  score=None, clip_norm=None, clip_value=None, early_stopping=None, callbacks=(), progress=None,
-                 monitor=None, rng=None, state=None):  # fmt: skip
+                 monitor=None, segments=None, rng=None, state=None):  # fmt: skip
         self.model, self.data, self.validation = model, data, validation
         self.loss, self.activation = loss
         self.optimizer, self.batch_size, self.shuffle = optimizer, batch_size, shuffle
@@ -64,6 +66,7 @@ class Trainer:
         watched = isinstance(early_stopping, EarlyStopping)
         self.watcher = early_stopping.watcher(validation is not None) if watched else early_stopping
         self.callbacks, self.progress, self.monitor = callbacks, progress, monitor
+        self.segments = segments  # a Truncated or Recomputed, or None: batches are trained on as a whole
         self.parameters = Parameters(model)
         self.state = state if state is not None else self._fresh_state(rng)
         if self.watcher is not None and not self.state.memory:
@@ -72,6 +75,7 @@ class Trainer:
         self._out = self.parameters.outputs()
         self._spans = self._cut()
         self._rate = None if callable(optimizer.learning_rate) else optimizer.rate(0)
+        self.rate = None  # of the last update
         self.losses = list(self.state.history.history.get("loss", ()))  # of earlier epochs
         self.diverged = False
         self._first = self._limit = None
@@ -165,10 +169,10 @@ class Trainer:
         if self.progress is not None:
             self.progress.begin(epoch, epochs, self.data.count)
         total, weight, sequences, outputs = 0.0, 0.0, 0, []
-        rate = self._learning_rate()
+        self.rate = self._learning_rate()
         for number, part in enumerate(self.data.batches(self.batch_size, self.shuffle, self.state.rng)):
-            rate, size = self._learning_rate(), len(part[1])
-            loss, batch_weight = self._batch(part, rate, (epoch, number), outputs)
+            size = len(part[1])
+            loss, batch_weight = self._batch(part, (epoch, number), outputs)
             total, weight, sequences = total + loss, weight + batch_weight, sequences + size
             if self._first is None and batch_weight:
                 self._first = self.losses[0] if self.losses else loss / batch_weight
@@ -179,7 +183,7 @@ class Trainer:
             return None, 0
         logs = {"loss": total / weight if weight else 0.0} | self._measure(outputs)
         if weight:
-            self._watch_growth(logs["loss"], weight, epoch, rate)
+            self._watch_growth(logs["loss"], weight, epoch)
         if self.validation is not None:
             logs |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
             if self.score is None and not np.isfinite(logs["val_loss"]):
@@ -187,12 +191,21 @@ class Trainer:
                     f"the validation loss is {logs['val_loss']} in epoch {epoch + 1}: the validation data hold NaN or "
                     "infinite values, or training diverged. The last finite weights are kept"
                 )
-        logs["learning_rate"] = rate
+        logs["learning_rate"] = self.rate
         if self.progress is not None:
             self.progress.end(logs)
         return (logs if self.monitor is None else logs | self.monitor.end_epoch(self, epoch)), sequences
 
-    def _watch_growth(self, loss, weight, epoch, rate):
+    @property
+    def compares_zeros(self):
+        """Whether the loss is wanted that there would be if all outputs were 0: in the first epoch."""
+        return self._limit is None
+
+    def add_zeros(self, loss):
+        """That loss, of some more rows."""
+        self._zero_loss += loss
+
+    def _watch_growth(self, loss, weight, epoch):
         """Warn, once, if the loss has grown by orders of magnitude."""
         if self._limit is None:
             self._zero_loss /= weight
@@ -202,17 +215,39 @@ class Trainer:
             self.diverged = True
             clip = ", or set clip_norm" if self.clip_norm is None else f" or clip_norm ({self.clip_norm:g})"
             warn(f"the training loss is {loss:.3g} in epoch {epoch + 1}, but was {self._first:.3g} at first, and is "
-                 f"{self._zero_loss:.3g} where all outputs are 0: training diverges. Lower the learning rate ({rate:g})"
-                 f"{clip}", self.warning)  # fmt: skip
+                 f"{self._zero_loss:.3g} where all outputs are 0: training diverges. Lower the learning rate "
+                 f"({self.rate:g}){clip}", self.warning)  # fmt: skip
 
     def _learning_rate(self):
         if self.watcher is not None and self.watcher.schedule != "constant":
             return float(self.state.memory["rate"])
         return self.optimizer.rate(self.state.updates) if self._rate is None else self._rate
 
-    def _batch(self, part, rate, place, outputs):
-        """One update with a batch, as data give them; returns (sum of weighted losses, sum of weights)."""
-        data, chosen = part
+    def _batch(self, part, place, outputs):
+        """The updates of a batch, as data give them, one or more; returns (sum of weighted losses, sum of weights)."""
+        train = self.train_whole if self.segments is None else functools.partial(self.segments.train, self)
+        return train(*part, place, outputs)
+
+    def updated(self, total, weight):
+        """There will be more updates of this batch: the mean loss of those so far."""
+        if self.progress is not None:
+            self.progress.advance(0, total / weight if weight else 0.0)
+
+    def fresh_outputs(self):
+        """Where the gradients of an update go."""
+        for k, name in self.parameters.embeddings:
+            self._out[k][name] = None
+        return self._out
+
+    def step(self, out, place, batch):
+        """An update with these gradients."""
+        tables = {f"{k}.{name}": out[k][name] for k, name in self.parameters.embeddings}
+        self.rate = self._learning_rate()
+        self._update(tables, place, batch)
+        self.state.updates += 1
+
+    def train_whole(self, data, chosen, place, outputs):
+        """One update; returns (sum of weighted losses, sum of weights)."""
         keys = draw_keys(self.state.rng, len(self.model.layers))
         rows, context, target, weight = data.batch(chosen)
         batch = data, chosen, context, rows, target
@@ -224,24 +259,20 @@ class Trainer:
         weights = kernels.total(weight)
         loss, gradient = self.loss.total(prediction, target, weight, weights)
         if not math.isfinite(loss):
-            self._fail("loss", loss, place, batch)
-        if self._limit is None:
-            self._zero_loss += self.loss.total(np.zeros_like(prediction), target, weight)[0]
+            self.fail("loss", loss, place, batch)
+        if self.compares_zeros:
+            self.add_zeros(self.loss.total(np.zeros_like(prediction), target, weight)[0])
         if self.metrics:
             outputs.append((target, self.model.finish(prediction, self.activation)))
         if weights == 0:
             return 0.0, 0.0
-        out = self._out
-        for k, name in self.parameters.embeddings:
-            out[k][name] = None
+        out = self.fresh_outputs()
         self.model.backward_rows(tape, gradient, out)
-        tables = {f"{k}.{name}": out[k][name] for k, name in self.parameters.embeddings}
-        self._update(tables, rate, place, batch)
-        self.state.updates += 1
+        self.step(out, place, batch)
         return loss, weights
 
-    def _fail(self, what, value, place, batch):
-        data, chosen, context, rows, target = batch
+    def fail(self, what, value, place, batch):
+        data, chosen, context, rows, target = batch() if callable(batch) else batch
         per_step = data.targets.per_step
         cause = "training diverged; lower the learning rate, set clip_norm, or scale the data"
         for name, array in (("X", rows), ("y", target)):
@@ -256,18 +287,19 @@ class Trainer:
                     "remove, fill or scale them, and give lengths if it is padding"
                 )
         where = f"epoch {place[0] + 1}, batch {place[1] + 1}"
+        where += f", steps {place[2]} to {place[3] - 1}" if len(place) > 2 else ""
         raise FloatingPointError(f"{what} is {value} in {where}: {cause}. {self.after_failure}")
 
-    def _update(self, tables, rate, where, batch):
+    def _update(self, tables, where, batch):
         """Clip, and step. Weights that would not be finite are not kept."""
-        state, optimizer = self.state, self.optimizer
+        state, optimizer, rate = self.state, self.optimizer, self.rate
         gradients = [self.parameters.gradient, *(g.values for g in tables.values())]
         if self.clip_value is not None:
             for g in gradients:
                 np.clip(g, -self.clip_value, self.clip_value, out=g)
         norm = math.sqrt(sum(kernels.sum_of_squares(g) for g in gradients))
         if not math.isfinite(norm):
-            self._fail("the gradient's norm", norm, where, batch)
+            self.fail("the gradient's norm", norm, where, batch)
         scale = self.clip_norm / norm if self.clip_norm is not None and norm > self.clip_norm else 1.0
         count = state.updates + 1
         finite = True
@@ -283,7 +315,7 @@ class Trainer:
                 touched[name] = p, buffers
         if not finite:
             np.copyto(state.values, self.parameters.gradient)  # where the steps have left what the weights were
-            self._fail("a weight", "infinite or NaN", where, batch)
+            self.fail("a weight", "infinite or NaN", where, batch)
         self.parameters.changed()
         for name, (p, buffers) in touched.items():
             state.tables[name][tables[name].rows] = p
@@ -312,7 +344,13 @@ class Trainer:
     def outputs(self, data, keep=True):
         """(loss, [(targets, predictions, weights) of every batch]) on `data`, without dropout."""
         total, weight, outputs = 0.0, 0.0, []
-        for part, chosen in data.batches(max(self.batch_size, 64), False, None):
+        size = max(self.batch_size, 64) if self.segments is None else self.batch_size
+        for part, chosen in data.batches(size, False, None):
+            if self.segments is not None:
+                steps = self.segments.steps(len(chosen), int(part.inputs.lengths[chosen].max(initial=0)))
+                loss, w = truncated.evaluate(self, part, chosen, steps, outputs if keep else None)
+                total, weight = total + loss, weight + w
+                continue
             rows, context, target, w = part.batch(chosen)
             run = Run(activation=self.activation, own_steps=True)
             prediction = self.model.forward_rows(rows, context, None, run)[0]
@@ -328,11 +366,3 @@ class Trainer:
             names += [f"val_{name}" for name in names] + ["val_score"] * (self.score is not None)
         if self.watcher is not None and self.watcher.monitor not in names:
             raise ValueError(f"early_stopping: there is no {self.watcher.monitor!r} to monitor, only {names}")
-
-
-def draw_keys(rng, count):
-    """Random 64-bit numbers, the same as ``rng.integers(2**64, size=count, dtype=np.uint64)``, but faster."""
-    generator = rng.bit_generator
-    if isinstance(generator, np.random.PCG64 | np.random.PCG64DXSM | np.random.Philox | np.random.SFC64):
-        return generator.random_raw(count)
-    return rng.integers(2**64, size=count, dtype=np.uint64)

@@ -1,0 +1,300 @@
+"""Training on long sequences in segments of time: truncated back-propagation, and exact one in a memory budget."""
+
+import itertools
+import math
+
+import numpy as np
+
+from lstmx.functional import allocate, kernels, validate
+from lstmx.layers import Run, layout
+from lstmx.training.parameters import draw_keys
+
+ROWS = 4096  # of a segment of validation data, where the segments of training have fewer
+
+
+def read_truncation(value):
+    """(k1, k2) of `tbptt`, from itself or one integer for both."""
+    pair = value if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"tbptt: got {value!r}, must be a number of steps k, or a pair (k1, k2)")
+    k1, k2 = (validate.count("tbptt", k) for k in pair)
+    if k2 % k1:
+        raise ValueError(
+            f"tbptt: got k1 = {k1} and k2 = {k2}, but k2 must be a multiple of k1, so that a gradient goes back to a "
+            f"state that was kept; use ({k1}, {max(k2 // k1, 1) * k1}) or ({k1}, {-(-k2 // k1) * k1})"
+        )
+    return k1, k2
+
+
+def refuse(model, name, monitor):
+    """An error where a model cannot be trained in segments, or what is to be measured needs whole sequences."""
+    if not model.causal:
+        raise ValueError(
+            f"{name}: this model reads sequences from their end (bidirectional, reverse, or Reversed), which segments "
+            "do not have; use LSTMs of one direction, or leave it out and give shorter sequences"
+        )
+    if monitor is not None:
+        raise ValueError(f'{name}: monitor="gradients" measures on whole sequences; leave out one of the two')
+
+
+class Batch:
+    """A batch that is read in segments, and what a pass over one of them does."""
+
+    def __init__(self, trainer, data, chosen):
+        self.trainer, self.data, self.chosen = trainer, data, chosen
+        self.model, self.per_step = trainer.model, trainer.model.per_step
+        self.timeline = data.timeline(chosen)
+        self.pooled = None if self.per_step else data.judge(chosen, self.timeline.segment(0, 1))
+
+    def judge(self, segment):
+        """(target rows, weight rows) of a segment; of a model with pooling those of all sequences."""
+        return self.data.judge(self.chosen, segment) if self.per_step else self.pooled
+
+    def forward(self, segment, state, keys=None, keep=False):
+        """(predictions, state, tape) of a segment after a state."""
+        parameters = [layer.store.snapshot for layer in self.model.layers]  # nobody else may set them now
+        run = Run(keep, keys, parameters, self.trainer.activation, own_steps=True)
+        rows = self.data.read(self.chosen, segment)
+        prediction, _, state, tape = self.model.forward_rows(rows, segment, state, run)
+        return prediction, state, tape
+
+    def where(self, place, segment):
+        """What errors say of a segment."""
+        return *place, segment.start, segment.stop
+
+    def blame(self, what, value, place, cuts):
+        """Raise the error of a number that is not finite, for the first segment whose data are not."""
+        for cut in cuts:
+            segment = self.timeline.segment(*cut)
+            seen = self.seen(segment)
+            if cut == cuts[-1] or not all(map(_finite, seen[3:])):
+                self.trainer.fail(what, value, self.where(place, segment), seen)
+
+    def seen(self, segment):
+        """(data, indices of the sequences, context, rows, target rows) of a segment, for an error."""
+        return self.data, self.chosen, segment, self.data.read(self.chosen, segment), self.judge(segment)[0]
+
+    def watch_zeros(self, prediction, target, weight):
+        """In the first epoch, what the loss would be if all outputs were 0."""
+        if self.trainer.compares_zeros:
+            zeros = np.zeros_like(prediction)
+            self.trainer.add_zeros(self.trainer.loss.total(zeros, target, weight)[0])
+
+    def finished(self, prediction):
+        """Outputs of the model from predictions."""
+        return self.model.finish(prediction, self.trainer.activation)
+
+
+def _finite(array):
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+class Truncated:
+    """An update after every k1 steps, whose gradient goes back k2 steps at most.
+
+    The loss is that of the k1 steps. Where k2 > k1, the k2 - k1 steps before are run again with the parameters of the
+    moment, from the state that was kept where the gradient ends.
+
+    Parameters
+    ----------
+    k1, k2 : int
+    """
+
+    def __init__(self, k1, k2):
+        self.k1, self.k2 = k1, k2
+
+    def train(self, trainer, data, chosen, place, outputs):
+        """All updates of a batch; returns (sum of weighted losses, sum of weights)."""
+        batch, keys = Batch(trainer, data, chosen), draw_keys(trainer.state.rng, len(trainer.model.layers))
+        total = weights = 0.0
+        state, begin, longest = None, 0, batch.timeline.longest
+        for start in range(0, max(longest, 1), self.k1):
+            stop = min(start + self.k1, longest)
+            loss, weight, state, begin = self._window(batch, state, begin, start, stop, keys, place, outputs)
+            total, weights = total + loss, weights + weight
+            if stop < longest:
+                trainer.updated(total, weights)
+        return total, weights
+
+    def _window(self, batch, state, begin, start, stop, keys, place, outputs):
+        """The update for the loss of the steps start to stop - 1, from the state before the step `begin`.
+
+        Returns (sum of weighted losses, sum of weights), and the state and the step at which the next window begins.
+        """
+        trainer, timeline = batch.trainer, batch.timeline
+        last = timeline.segment(start, stop)
+        target, weight, rows = self._judged(batch, last)
+        weights = kernels.total(weight)
+        following = max(0, start + 2 * self.k1 - self.k2) if stop < timeline.longest else begin  # of the next window
+        cuts = [begin, following, stop] if begin < following < stop else [begin, stop]
+        segments = [timeline.segment(*cut) for cut in itertools.pairwise(cuts)]
+        tapes, after = [], state
+        for segment in segments:
+            prediction, after, tape = batch.forward(segment, after, keys, keep=weights > 0)
+            tapes.append(tape)
+            if segment.stop == following:
+                state = after
+        if batch.per_step:
+            rows = slice(int(segment.offsets[start - segment.start]) if segment.steps else 0, None)
+        seen = prediction[rows]
+        loss, gradient = trainer.loss.total(seen, target, weight, weights)
+        if not math.isfinite(loss):
+            batch.blame("loss", loss, place, [(start, stop)])
+        batch.watch_zeros(seen, target, weight)
+        if trainer.metrics and len(seen):
+            outputs.append((target, batch.finished(seen)))
+        if weights:
+            dy = np.zeros_like(prediction)
+            dy[rows] = gradient
+            self._update(batch, segments, tapes, dy, last, place)
+        return loss * (weights > 0), weights, state, following
+
+    def _judged(self, batch, segment):
+        """(target rows, weight rows, their rows among the predictions) of the loss of a segment; with a pooling layer
+        it is that of the sequences that end there.
+        """
+        if batch.per_step:
+            return *batch.judge(segment), None
+        target, weight = batch.pooled
+        lengths = batch.timeline.sorted
+        ends = (lengths > segment.start) & (lengths <= segment.stop)
+        rows = np.flatnonzero(ends | (lengths == 0) if segment.start == 0 else ends)
+        return target[rows], weight[rows], rows
+
+    def _update(self, batch, segments, tapes, dy, last, place):
+        trainer = batch.trainer
+        out, dstate = trainer.fresh_outputs(), None
+        for k in reversed(range(len(segments))):
+            _, dstate = batch.model.backward_rows(
+                tapes.pop(), dy, out, False, dstate, add=k < len(segments) - 1, more=k > 0
+            )
+            dy = None
+        trainer.step(out, batch.where(place, last), lambda: batch.seen(last))
+
+    def steps(self, batch, longest):
+        """Of a segment in which N sequences are evaluated."""
+        return max(self.k2, ROWS // max(batch, 1))
+
+
+class Recomputed:
+    """One update for a batch, in a memory budget: of a pass without a tape the states between segments are kept; then
+    each segment, from the last to the first, is run again and back.
+
+    Parameters
+    ----------
+    budget : int
+        Bytes.
+    """
+
+    def __init__(self, model, budget):
+        self.model, self.budget = model, budget
+        self._planned = self._steps = None  # (N, T) of the batch before, and what was found
+
+    def check(self, lengths, batch_size):
+        """An error if the batches of these sequences cannot keep to the budget."""
+        for batch in {min(batch_size, len(lengths)), len(lengths) % batch_size} - {0}:
+            self.plan(batch, int(lengths.max(initial=0)))
+
+    def plan(self, batch, longest):
+        """The steps of a segment of N sequences, the longest of which has so many."""
+        if self._planned != (batch, longest):
+            found, least = layout.plan(self.model, batch, longest, self.budget)
+            if found is None:
+                raise ValueError(layout.message(batch, longest, self.budget, least))
+            self._planned, self._steps = (batch, longest), found.steps
+        return self._steps
+
+    def train(self, trainer, data, chosen, place, outputs):
+        """The update of a batch; returns (sum of weighted losses, sum of weights)."""
+        batch = Batch(trainer, data, chosen)
+        steps = self.plan(batch.timeline.batch, batch.timeline.longest)
+        if steps >= batch.timeline.longest:
+            return trainer.train_whole(data, chosen, place, outputs)
+        keys, cuts = draw_keys(trainer.state.rng, len(trainer.model.layers)), batch.timeline.cut(steps)
+        states = [None]
+        for cut in cuts[:-1]:
+            states.append(batch.forward(batch.timeline.segment(*cut), states[-1], keys)[1])
+        weights = self._weights(batch, cuts)
+        loss, out = self._backward(batch, cuts, states, keys, weights, outputs)
+        if not math.isfinite(loss):
+            batch.blame("loss", loss, place, cuts)
+        if weights == 0:
+            return 0.0, 0.0
+        trainer.step(out, place, lambda: batch.seen(batch.timeline.segment(*cuts[0])))
+        return loss, weights
+
+    @staticmethod
+    def _weights(batch, cuts):
+        """The sum of the weights of all rows."""
+        if not batch.per_step:
+            return kernels.total(batch.pooled[1])
+        rows = batch.timeline.rows_before(batch.timeline.longest)
+        if batch.data.weights.are_ones:
+            return float(rows)
+        found = kernels.Sum(rows)
+        for cut in cuts:
+            found.add(batch.timeline.rows_before(cut[0]), batch.judge(batch.timeline.segment(*cut))[1])
+        return found.total()
+
+    @staticmethod
+    def _backward(batch, cuts, states, keys, weights, outputs):
+        """(the loss, gradients): from the last segment to the first."""
+        trainer, model, timeline = batch.trainer, batch.model, batch.timeline
+        rows = timeline.rows_before(timeline.longest) if batch.per_step else timeline.batch
+        total, zeros, out, dstate, seen = None, None, trainer.fresh_outputs(), None, []
+        size, last = None, len(cuts) - 1
+        for k in reversed(range(len(cuts))):
+            segment, dy = timeline.segment(*cuts[k]), None
+            if segment.rows != size:
+                allocate.spare.clear()  # of memory kept for arrays of other sizes
+            size = segment.rows
+            prediction, _, tape = batch.forward(segment, states.pop(), keys, keep=weights > 0)
+            if batch.per_step or k == last:
+                target, weight = batch.judge(segment)
+                first = timeline.rows_before(segment.start) if batch.per_step else 0
+                if total is None:
+                    wide = 1 if target.ndim == 1 else prediction.shape[1]
+                    total, zeros = kernels.Sum(rows * wide), kernels.Sum(rows * wide)
+                _, dy = trainer.loss.total(prediction, target, weight, weights, into=total, first=first)
+                if trainer.compares_zeros:
+                    trainer.loss.total(np.zeros_like(prediction), target, weight, into=zeros, first=first)
+                if trainer.metrics:
+                    seen.append((target, batch.finished(prediction)))
+            del prediction
+            if weights:
+                _, dstate = model.backward_rows(tape, dy, out, False, dstate, add=k < last, more=k > 0)
+            del tape, dy
+        if trainer.compares_zeros:
+            trainer.add_zeros(zeros.total())
+        outputs += reversed(seen)
+        return total.total(), out
+
+    def steps(self, batch, longest):
+        """Of a segment in which N sequences are evaluated."""
+        size, joint = self.budget, max(longest, 1)
+        while joint > 1 and layout.inference(self.model, batch, joint) > size:
+            joint = -(-joint // 2)
+        return joint
+
+
+def evaluate(trainer, data, chosen, steps, outputs):
+    """(sum of weighted losses, sum of weights) of a batch in segments of so many steps, without dropout; (targets,
+    predictions, weights) of each are appended to `outputs`, if that is a list.
+    """
+    batch = Batch(trainer, data, chosen)
+    timeline, state = batch.timeline, None
+    rows = timeline.rows_before(timeline.longest) if batch.per_step else timeline.batch
+    total, weights = None, kernels.Sum(rows)
+    for cut in timeline.cut(steps):
+        segment = timeline.segment(*cut)
+        prediction, state, _ = batch.forward(segment, state)
+        if not batch.per_step and segment.stop < timeline.longest:
+            continue
+        target, weight = batch.judge(segment)
+        first = timeline.rows_before(segment.start) if batch.per_step else 0
+        total = kernels.Sum(rows * (1 if target.ndim == 1 else prediction.shape[1])) if total is None else total
+        trainer.loss.total(prediction, target, weight, into=total, first=first)
+        weights.add(first, weight)
+        if outputs is not None:
+            outputs.append((target, batch.finished(prediction), weight))
+    return total.total(), weights.total()
