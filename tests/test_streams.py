@@ -982,7 +982,6 @@ def test_threads_get_the_bits_of_whole_calls(shared):
 FORKED = """
     import os, signal, sys, threading, numpy as np, lstmx
     from lstmx.layers import Layer
-from lstmx.layers.compiled import CompiledLayers
 
     class Pause(Layer):
         def __init__(self):
