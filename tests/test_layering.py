@@ -27,7 +27,6 @@ HEIGHT = {
     "losses": 3,
     "optim": 3,
     "data": 3,
-    "rollout": 4,
     "training": 4,
     "model": 5,
     "streams": 6,

@@ -1,4 +1,4 @@
-"""The closed loop of lstmx.rollout: what a model gives for a step is what it reads at the next, without Python between.
+"""The closed loop of lstmx.model.rollout: what a model gives for a step is what it reads at the next.
 
 Rows do not depend on each other, so each thread takes some of them through all steps.
 """

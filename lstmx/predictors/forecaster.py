@@ -12,12 +12,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from lstmx import rollout, storage
+from lstmx import storage
 from lstmx.data import missing
 from lstmx.data.series import as_series, bridged
 from lstmx.functional import validate
 from lstmx.functional.messages import warn
 from lstmx.functional.read import Sequences
+from lstmx.model import rollout
 from lstmx.predictors import transforms
 from lstmx.predictors.base import FINITE, POSITIVE, UNIT, Predictor
 
