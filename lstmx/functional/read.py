@@ -381,6 +381,12 @@ def give_state_array(state, context, reversed, final=True):
 
 def read_gradient(dy, context, width, dtype, name="dy"):
     """Packed rows (S, width) of a gradient in the form of the output, the caller's to change; None stays None."""
+    dy = check_gradient(dy, context, width, dtype, name)
+    return None if dy is None else context.pack(dy, own=True)
+
+
+def check_gradient(dy, context, width, dtype, name="dy"):
+    """A gradient in the form of the output, an array or a list of arrays of that type; None stays None."""
     if dy is None:
         return None
     if isinstance(context, PooledContext):
@@ -393,7 +399,7 @@ def read_gradient(dy, context, width, dtype, name="dy"):
             validate.shaped(f"{name}[{n}]", a, shape, dtype, f"the shape of y[{n}]")
             for n, (a, shape) in enumerate(zip(dy, shapes, strict=True))
         ]
-        return context.pack(arrays or [np.empty((0, width), dtype)])
+        return arrays or [np.empty((0, width), dtype)]
     else:
         shape = (context.steps, width) if context.form == "single" else (len(context.given), context.steps, width)
-    return context.pack(validate.shaped(name, dy, shape, dtype, "the shape of y"), own=True)
+    return validate.shaped(name, dy, shape, dtype, "the shape of y")

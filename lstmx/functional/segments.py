@@ -5,16 +5,36 @@ long, in the sorted order of the whole batch, and a sequence that has ended pass
 segment are a range of the packed rows of the whole, so that segments give the bits of the whole.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from lstmx._core import job
 from lstmx._core import rows as core_rows
-from lstmx.functional import validate
+from lstmx.functional import allocate, validate
 from lstmx.functional.context import SequenceContext
 
 UNITS = {"": 1, "b": 1}
 UNITS |= {f"{letter}b": 1000**k for k, letter in enumerate("kmgt", 1)}
 UNITS |= {f"{letter}ib": 1024**k for k, letter in enumerate("kmgt", 1)}
+
+
+PYTHON = 128 << 10  # bytes of small objects of a call
+
+
+class Plan(NamedTuple):
+    """How a call is cut into segments.
+
+    Attributes
+    ----------
+    steps : int
+        Of a segment.
+    size : int
+        Bytes that the call takes.
+    """
+
+    steps: int
+    size: int
 
 
 class Segment(SequenceContext):
@@ -118,6 +138,92 @@ class Timeline:
     def cut(self, steps):
         """(start, stop) of all segments of so many steps, the last perhaps shorter; one where there are no steps."""
         return [(t, min(t + steps, self.longest)) for t in range(0, max(self.longest, 1), steps)]
+
+
+class Form:
+    """Arrays in the form that the caller of a batch gave, written and read segment by segment.
+
+    Parameters
+    ----------
+    context : SequenceContext
+        Of the whole batch.
+    """
+
+    def __init__(self, context):
+        self.context = context
+        ends = np.cumsum(context.given)
+        self._starts = (ends - context.given).astype(np.intp)
+
+    def zeros(self, width, dtype):
+        """A joined array: (N, T, width), or of a list (S, width)."""
+        given = self.context.given
+        lead = (int(given.sum()),) if self.context.form == "list" else (len(given), self.context.steps)
+        return allocate.zeros((*lead, width), dtype)
+
+    def joined(self, array):
+        """What the caller gave, validated, as such an array."""
+        if self.context.form == "list":
+            return np.concatenate(array)
+        return array[None] if self.context.form == "single" else array
+
+    def _at(self, segment):
+        row, time = segment.places
+        return (self._starts[row] + time,) if self.context.form == "list" else (row, time)
+
+    def write(self, segment, rows, out):
+        """The packed rows of a segment to their places."""
+        out[self._at(segment)] = rows
+
+    def read(self, segment, joined):
+        """The packed rows of a segment."""
+        return np.ascontiguousarray(joined[self._at(segment)])
+
+    def give(self, joined):
+        """What the caller gets."""
+        if self.context.form == "list":
+            return np.split(joined, np.cumsum(self.context.given)[:-1]) if len(self.context.given) else []
+        return joined[0] if self.context.form == "single" else joined
+
+
+def pieces(timeline, cut):
+    """The packed rows of the whole that those of a segment are."""
+    return slice(*map(timeline.rows_before, cut))
+
+
+def plan(batch, longest, budget, whole, part):
+    """The longest segments with which a call keeps to a budget.
+
+    Parameters
+    ----------
+    batch, longest : int
+        N and the most steps.
+    budget, whole : int
+        Bytes: that there may be, and that it takes without segments.
+    part : callable ``(steps) -> int``
+        Those that it takes in segments of so many steps.
+
+    Returns
+    -------
+    found : Plan or None
+    least : Plan
+        Where there is none, the smallest one that there is.
+    """
+    least = Plan(max(longest, 1), whole)
+    if whole <= budget:
+        return least, least
+    joint, taken = block(batch), 0
+    blocks = -(-longest // joint)
+    for parts in (*range(2, 65), *(round(64 * 2 ** (k / 8)) for k in range(1, 300))):
+        count = -(-blocks // parts)  # blocks of a segment
+        if count == taken:
+            continue
+        taken, one = count, Plan(count * joint, part(count * joint))
+        if one.size <= budget:
+            return one, one
+        least = min(least, one, key=lambda p: p.size)
+        if count <= 1:
+            break
+    return None, least
 
 
 def block(batch):

@@ -1,26 +1,8 @@
 """How much memory a model takes, told before it is run: whole, and in segments of time."""
 
-from typing import NamedTuple
-
-from lstmx.functional.segments import block
+from lstmx.functional import segments
+from lstmx.functional.segments import PYTHON
 from lstmx.layers.simple import Embedding
-
-PYTHON = 128 << 10  # bytes of small objects of a call
-
-
-class Plan(NamedTuple):
-    """How the batch of a fit is cut.
-
-    Attributes
-    ----------
-    steps : int
-        Of a segment.
-    size : int
-        Bytes.
-    """
-
-    steps: int
-    size: int
 
 
 def widths(layers, features):
@@ -72,24 +54,10 @@ def segmented(model, batch, longest, steps):
 
 
 def plan(model, batch, longest, budget):
-    """The longest segments with which an update keeps to a budget of bytes: a `Plan`; and the least that there is."""
-    whole = Plan(max(longest, 1), training(model, batch, longest))
-    if whole.size <= budget:
-        return whole, whole
-    joint, found, least = block(batch), None, whole
-    blocks, taken = -(-longest // joint), 0
-    for parts in (*range(2, 65), *(round(64 * 2 ** (k / 8)) for k in range(1, 300))):
-        count = -(-blocks // parts)  # blocks of a segment
-        if count == taken:
-            continue
-        taken, steps = count, count * joint
-        one = Plan(steps, segmented(model, batch, longest, steps))
-        least = min(least, one, key=lambda p: p.size)
-        if found is None and one.size <= budget:
-            found = one
-        if count == 1 or found is not None:
-            break
-    return found, least
+    """The longest segments with which an update keeps to a budget of bytes, as `segments.plan` gives them."""
+    return segments.plan(
+        batch, longest, budget, training(model, batch, longest), lambda steps: segmented(model, batch, longest, steps)
+    )
 
 
 def message(batch, longest, budget, least):

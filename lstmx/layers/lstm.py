@@ -15,9 +15,12 @@ from lstmx.functional import (
 )
 from lstmx.functional.cell import Cell, suffix
 from lstmx.functional.engine import get_engine
+from lstmx.functional.read import check_gradient
+from lstmx.functional.segments import read_memory
 from lstmx.init import Scheme
 from lstmx.layers.base import MERGES, Layer, Run
 from lstmx.layers.chunked import Chunked
+from lstmx.layers.recompute import Recompute
 from lstmx.layers.stack import Stack, pair
 from lstmx.layers.trace import Trace
 
@@ -27,7 +30,7 @@ BACKWARD_STREAM = (
 )
 
 
-class LSTM(Stack, Chunked, Layer):
+class LSTM(Stack, Chunked, Recompute, Layer):
     """Long Short-Term Memory: one or more layers, one or two directions.
 
     Parameters
@@ -245,7 +248,9 @@ class LSTM(Stack, Chunked, Layer):
         y = context.unpack(y) if outputs is None else [context.unpack(rows) for rows in outputs]
         return y, give_state((h, c), context, self._reversed)
 
-    def forward(self, x, state=None, *, lengths=None, mask=None, reset=None, rng=None, return_layers=False):
+    def forward(
+        self, x, state=None, *, lengths=None, mask=None, reset=None, rng=None, return_layers=False, memory=None
+    ):  # fmt: skip
         """Training: as a call, with what is dropped at random, and with a tape for `backward`.
 
         Parameters
@@ -255,6 +260,12 @@ class LSTM(Stack, Chunked, Layer):
             Draws what is dropped; by default the layer's own generator.
         return_layers : bool
             As in a call: outputs are those before dropout.
+        memory : int or str, optional
+            The most that forward and backward take, in bytes or as "200MB", "1.5 GB", "64MiB"; `memory` says what
+            counts. Where a tape would be larger, it holds x and the states between segments of time, and `backward`
+            runs each segment again: one more forward pass, for the same bits. Where a direction reads from the end,
+            the tape also holds the inputs of every layer, and gradients of whole layers stand beside them: that is the
+            least that two directions take.
 
         Returns
         -------
@@ -265,6 +276,12 @@ class LSTM(Stack, Chunked, Layer):
         rng = self._rng if rng is None else validate.random_generator("rng", rng)
         key = rng.integers(2**64, dtype=np.uint64) if self.dropout or self.cell.drops else None
         outputs = [] if validate.flag("return_layers", return_layers) else None
+        steps = None if memory is None else self._steps(context, memory)
+        if steps is not None:
+            run = Run(key=key, parameters=parameters)
+            y, again = self._forward_in(rows, context, h, c, run, steps, return_layers)
+            tape = Tape(self, context, version, again=again, given=state is not None, every=outputs is not None)
+            return y, give_state((h, c), context, self._reversed), tape
         y, layers = self._run(rows, context, h, c, Run(keep=True, key=key, parameters=parameters), outputs)
         y = context.unpack(y) if outputs is None else [context.unpack(rows) for rows in outputs]
         tape = Tape(self, context, version, layers=layers, given=state is not None, every=outputs is not None)
@@ -295,27 +312,46 @@ class LSTM(Stack, Chunked, Layer):
             If the tape has been used or the parameters have been set since `forward`.
         """
         context = read_tape(tape, self).context
-        below = None
+        below, read = None, check_gradient if "again" in tape.parts else read_gradient
         if tape.parts["every"]:
-            *below, dy = self._read_gradients(dy, context)
+            *below, dy = self._read_gradients(dy, context, read)
         else:
-            dy = read_gradient(dy, context, self.output_size(), self.dtype)
+            dy = read(dy, context, self.output_size(), self.dtype)
         zeros = self._zeros(context)
         dh, dc = read_state("dstate", dstate, zeros, context, self._meanings(), self._reversed, final=True)
         parts = tape.use(validate.flag("retain", retain), self.store.version)
         out = {name: allocate.empty(p.shape, self.dtype) for name, p in self.store.arrays.items()}
-        dx = self._run_backward(parts["layers"], context, dy, dh, dc, out, retain=retain, below=below)
+        if "again" in parts:
+            dx = self._backward_in(parts["again"], context, dy, dh, dc, out, below)
+        else:
+            dx = context.unpack(
+                self._run_backward(parts["layers"], context, dy, dh, dc, out, retain=retain, below=below)
+            )
         self._initial_backward(parts["given"], dh, dc, context, out)
-        return Gradients(context.unpack(dx), give_state((dh, dc), context, self._reversed, final=False), out)
+        return Gradients(dx, give_state((dh, dc), context, self._reversed, final=False), out)
 
-    def _read_gradients(self, dy, context):
-        """Packed rows of dL/dy of every layer."""
+    def _steps(self, context, memory):
+        """The steps of a segment with which a batch keeps to a budget; None: all of it does."""
+        longest = len(context.offsets) - 1
+        steps = self._found(context.batch, longest, context.rows, read_memory("memory", memory)).steps
+        return steps if steps < longest else None
+
+    def _found(self, batch, longest, rows, budget):
+        """The `Plan` of a budget, or an error."""
+        found, least = self._plan(batch, longest, rows, budget)
+        if found is None:
+            raise ValueError(f"memory: got {budget:,} bytes, but {batch} sequences of {longest} steps take at least "
+                             f"{least.size:,}; give as much, or fewer sequences")  # fmt: skip
+        return found
+
+    def _read_gradients(self, dy, context, read):
+        """What `read` gives of dL/dy of every layer."""
         dy = [None] * self.num_layers if dy is None else dy
         if not isinstance(dy, list | tuple) or len(dy) != self.num_layers:
             raise ValueError(
                 f"dy: must be a list of {self.num_layers}, one for each layer, as y was; None where it is 0"
             )
-        return [read_gradient(a, context, self.output_size(), self.dtype, f"dy[{k}]") for k, a in enumerate(dy)]
+        return [read(a, context, self.output_size(), self.dtype, f"dy[{k}]") for k, a in enumerate(dy)]
 
     def step(self, x_t, state=None, *, out=None):
         """One time step, for streams.
@@ -428,11 +464,18 @@ class LSTM(Stack, Chunked, Layer):
         _, tape = self._run(rows, context, h, c, run)
         return Trace(self, tape, context, (h, c))
 
-    def memory(self, N, T, training=False):
+    def memory(self, N, T, training=False, memory=None):
         """Bytes of working memory that a call on N sequences of T steps takes at its peak, parameters and x aside.
 
         The outputs count. Training includes what the backward pass adds. Up to 64 MiB of it,
         in all layers together, are kept for the next call.
+
+        Parameters
+        ----------
+        N, T : int
+        training : bool
+        memory : int or str, optional
+            What `forward` is given as its memory: then what it takes of that; an error names the least possible.
 
         Examples
         --------
@@ -441,21 +484,20 @@ class LSTM(Stack, Chunked, Layer):
         True
         """
         N, T = validate.extent("N", N), validate.extent("T", T)
-        training, engine = validate.flag("training", training), get_engine()
-        rows, directions, layers, size = N * T, self._directions, self.num_layers, self.dtype.itemsize
-        wide = self.output_size()
-        # Outputs (rows, wide) beside the merged ones; of a product all are kept, and gradients of two layers overlap.
-        parted = {"concat": 0, "mul": 2 * layers + 3 * (layers > 1)}.get(self.merge, 1)
-        scratch, tape = self._sizes(N, rows, T, training)
-        states = layers * directions * N * (self._outputs + self._memory)
-        if training:
-            dropped = (layers - 1) * rows * wide if self.dropout else 0
-            outputs = (layers + parted) * rows * wide + rows * (self.input_size + wide)  # of layers; x packed, y given
-            masked = 3 * self.size if self.cell.weight_dropout else 0  # a copy, packed for both passes
-            gradients = self.size + rows * 2 * (self.input_size + wide) + 2 * states
-            return (dropped + masked + outputs + 2 * states + gradients) * size + tape + scratch
-        if engine.compiled and self._stacks:
-            return (rows * wide * (1 + min(layers - 1, 2)) + states) * size + directions * scratch
+        if not validate.flag("training", training):
+            if memory is not None:
+                raise ValueError("memory: a budget is that of training; give training=True, or leave it out")
+            return self._inference_size(N, T)
+        if memory is None:
+            return self._whole_size(N, T, N * T)
+        return self._found(N, T, N * T, read_memory("memory", memory)).size
+
+    def _inference_size(self, N, T):
+        rows, size, wide, layers = N * T, self.dtype.itemsize, self.output_size(), self.num_layers
+        scratch, _ = self._sizes(N, rows, T, False)
+        states = N * self.state_width(self.input_size)
+        if get_engine().compiled and self._stacks:
+            return (rows * wide * (1 + min(layers - 1, 2)) + states) * size + self._directions * scratch
         below = wide if layers > 1 else 0
         below += wide if self.merge == "mul" else 0
         return (rows * (self.input_size + below + 2 * wide) + 2 * states) * size + scratch

@@ -53,20 +53,15 @@ class Stack:
         tape = []
         derived = self._parameters(run)
         for layer in range(self.num_layers):
-            drop = None
-            if layer and self.dropout and run.key is not None:
-                drop = _mask_key(run.key, layer)
+            drop = self._dropped(layer, run.key)
+            if drop is not None:
                 rows = kernels.dropout(rows, self.dropout, drop, context)
             y, columns = self._room(len(rows))
             weights = [self._weights(layer, direction, derived, run.key) for direction in range(self._directions)]
             slabs = []
             for direction, reverse in enumerate(self._reversed):
                 k = layer * self._directions + direction
-                drawn = None
-                if run.key is not None and self.cell.drops:
-                    w = weights[direction]
-                    own = _mask_key(run.key, _CELLS + k)
-                    drawn = masks.draw(self.cell, own, context, w.inputs, self._outputs, w.hidden, self.dtype)
+                drawn = self._drawn(run.key, k, weights[direction], context)
                 slabs.append(
                     get_engine().forward(
                         rows, weights[direction], context, reverse, h[k], c[k], columns[direction], run.keep, drawn
@@ -81,6 +76,27 @@ class Stack:
             if outputs is not None:
                 outputs.append(rows)
         return rows, tape
+
+    def _dropped(self, layer, key):
+        """The key of what is dropped of a layer's inputs, or None."""
+        return _mask_key(key, layer) if layer and self.dropout and key is not None else None
+
+    def _drawn(self, key, k, weights, context):
+        """What the cell of layer * D + direction = k drops, as engines take it, or None."""
+        if key is None or not self.cell.drops:
+            return None
+        own = _mask_key(key, _CELLS + k)
+        return masks.draw(self.cell, own, context, weights.inputs, self._outputs, weights.hidden, self.dtype)
+
+    def _gradients(self, out, layer, direction):
+        """The arrays of `out` of one layer and direction, by the names that engines know."""
+        return {name: out[name + suffix(layer, direction)] for name in self._names}
+
+    def _drop_gradient(self, gradients, key, layer, direction):
+        """The gradient of weight_hh, by the mask that it was multiplied with."""
+        if self.cell.weight_dropout and key is not None:
+            gradient = gradients["weight_hh"]
+            self._drop_weight(gradient, key, layer, direction, out=gradient)
 
     def _room(self, rows):
         """(y, where each direction writes its outputs): in y side by side, or if they are merged y is None."""
@@ -127,16 +143,15 @@ class Stack:
             parts = self._parted(dy, columns)
             for direction, reverse in enumerate(self._reversed):
                 k = layer * self._directions + direction
-                end = suffix(layer, direction)
+                gradients = self._gradients(out, layer, direction)
                 slabs = kept(all_slabs[direction]) if retain else all_slabs[direction]
                 get_engine().backward(
                     rows, weights[direction], context, reverse, slabs, parts[direction], dh[k], dc[k], dx,
-                    direction > 0, {name: out[name + end] for name in self._names},
+                    direction > 0, gradients,
                     (None, None) if flow is None else flow[layer, direction], add,
                 )  # fmt: skip
-                if self.cell.weight_dropout and key is not None and not more:
-                    gradient = out["weight_hh" + end]
-                    self._drop_weight(gradient, key, layer, direction, out=gradient)
+                if not more:
+                    self._drop_gradient(gradients, key, layer, direction)
             if drop is not None:
                 kernels.dropout(dx, self.dropout, drop, context, out=dx)
             dy = dx
