@@ -38,7 +38,7 @@ class Recompute:
         states = (-(-longest // steps) + 4 if steps else 4) * batch * self.state_width(self.input_size)
         numbers = 2 * rows * (self.input_size + wide) + states + self.size  # x, dx, y, dy
         if self.causal:
-            room = self.room(batch, part, steps, self.input_size, size) + 6 * 8 * part  # and where rows are
+            room = self.room(batch, part, steps, self.input_size, size) + 16 * 8 * part  # and where rows are
             return (numbers + part * 2 * (self.input_size + wide)) * size + room + segments.PYTHON
         layers, inner = self.num_layers, {"concat": 0, "mul": 4}.get(self.merge, 2)
         scratch, tape = self._sizes(batch, part, steps, True)
@@ -80,8 +80,12 @@ class Recompute:
         form = Form(context)
         dx = form.zeros(self.input_size, self.dtype)
         every = [None if a is None else form.joined(a) for a in [*(below or ()), dy]]
+        size = None
         for k in reversed(range(len(cuts))):
             segment = timeline.segment(*cuts[k])
+            if segment.rows != size:
+                allocate.spare.clear()  # of memory kept for arrays of other sizes
+            size = segment.rows
             h, c = (a.copy() for a in states[k])
             _, tape = self._run(rows[pieces(timeline, cuts[k])], segment, h, c, run._replace(keep=True))
             *under, own = [None if a is None else form.read(segment, a) for a in every]
