@@ -12,10 +12,11 @@ import pytest
 from test_same_bits import same
 
 import lstmx
-from lstmx import LSTM, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
+from lstmx import LSTM, Activation, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
 from lstmx.functional import engine as engines
 from lstmx.functional import kernels
 from lstmx.layers import Layer
+from lstmx.layers.activation import ACTIVATIONS
 from lstmx.layers.compiled import CompiledLayers
 
 pytestmark = pytest.mark.skipif(engines.NAME != "tile", reason="bits are a promise of the tile engine")
@@ -299,6 +300,24 @@ def test_blocks_of_a_stream_have_the_bits_of_the_whole(name, N, dtype, general, 
         for view in (np.asfortranarray(x), strided(x), x[:, ::-1].copy()[:, ::-1], x.tolist()):
             same(model.stream(view)[0], whole)
         same(model.stream(np.broadcast_to(x[:, :1], x.shape))[0], model.predict(np.repeat(x[:, :1], 23, axis=1)))
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, ("leaky_relu", 0.3), ("elu", 0.7)])
+@dtypes
+def test_streams_through_every_activation_have_the_bits_of_the_general_path(activation, dtype, general, compiled_only):
+    numbers = ACTIVATIONS.get(activation)
+    layer = Activation((activation, 0.5, -0.1) if numbers == (None, None) else activation)
+    model = Sequential([LSTM(3, 17), Dense(17, 5), layer, Dropout(0.5), Last()], random_state=0).astype(dtype)
+    model.layers[1].set_parameters({"weight": 9 * model.layers[1].parameters()["weight"]})
+    x, state, wanted = draw(9, 12, 3, dtype=dtype), None, None
+    x[4, 5] = np.nan
+    with np.errstate(all="ignore"):
+        for block in np.split(x, [1, 6], axis=1):
+            y, wanted = general(model.stream, block, wanted)
+            with contextlib.nullcontext() if "gelu" in activation or activation == "selu" else compiled_only():
+                found, state = model.stream(block, state)
+            same([found, *arrays(state)], [y, *arrays(wanted)])
+            assert np.signbit(found).tobytes() == np.signbit(y).tobytes()
 
 
 @streams

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 cimport numpy as cnp
 
 from lstmx._core.cell cimport lstmx_cell, set_cell
-from lstmx._core.core cimport let_go, LONG, LSTMX_F64, lstmx_mask, PyThreadState, take_back
+from lstmx._core.core cimport let_go, LONG, lstmx_mask, PyThreadState, take_back
 from lstmx._core.isa cimport active_isa, format_of
 
 ctypedef Py_ssize_t size
@@ -17,11 +17,11 @@ ctypedef void *pointer
 
 cdef extern from "core.h" nogil:
     ctypedef struct lstmx_kernels:
-        void (*sigmoid)(size n, const void *x, void *y) noexcept
-        void (*tanh)(size n, const void *x, void *y) noexcept
+        void (*sigmoid)(size n, const void *x, void *y) noexcept nogil
+        void (*tanh)(size n, const void *x, void *y) noexcept nogil
         void (*exp)(size n, const void *x, void *y) noexcept nogil
-        void (*expm1)(size n, const void *x, void *y) noexcept
-        void (*softplus)(size n, const void *x, void *y) noexcept
+        void (*expm1)(size n, const void *x, void *y) noexcept nogil
+        void (*softplus)(size n, const void *x, void *y) noexcept nogil
         void (*cell_forward)(const void *cell, size rows, size hidden, const void *bias, void *gates, void *c,
                              void *h) noexcept
         void (*cell_backward)(const void *cell, size rows, size hidden, void *gates, const void *c_prev, const void *dy,
@@ -101,9 +101,19 @@ def exp(cnp.ndarray x, cnp.ndarray out):
     apply(table(format_of(x)).exp, x, out)
 
 
-cdef void exp_values(size n, double *x) noexcept nogil:
-    """x (n,) := e**x, element by element."""
-    table(LSTMX_F64).exp(n, x, x)
+cdef void apply_kernel(int format, int function, size n, const void *x, void *y) noexcept nogil:
+    """y (n,) := a function of x, element by element."""
+    cdef const lstmx_kernels *kernels = table(format)
+    if function == SIGMOID:
+        kernels.sigmoid(n, x, y)
+    elif function == TANH:
+        kernels.tanh(n, x, y)
+    elif function == EXP_OF:
+        kernels.exp(n, x, y)
+    elif function == EXPM1:
+        kernels.expm1(n, x, y)
+    else:
+        kernels.softplus(n, x, y)
 
 
 def expm1(cnp.ndarray x, cnp.ndarray out):

@@ -10,7 +10,8 @@ cdef enum Outcome:
     INTERRUPTED = -1           # by a signal; the exception is set
 
 cdef struct Stage:
-    int kind, activation       # the activation of a Dense, or of its own
+    int kind, activation       # the activation of a Dense, or of its own; a Curve
+    double alpha, beta         # of a Curve
     size inputs, outputs       # values of a row
     int state, layer           # its first state, or -1; which layer of it
     const Job *job             # what all calls share

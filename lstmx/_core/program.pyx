@@ -20,14 +20,21 @@ from lstmx._core.dense cimport product_part, Task
 from lstmx._core.isa cimport format_of
 from lstmx._core.job cimport (begin, data, Direction, Job, operations, products_of, room_for_sums, share_out, size, tile_for,
                               worth_threads)
-from lstmx._core.kernels cimport activate_rows
+from lstmx._core.kernels cimport activate_rows, apply_kernel, EXP_OF, EXPM1, SIGMOID, SOFTPLUS_OF, TANH
 from lstmx._core.loop cimport LONG_WORK, perform, spread
 from lstmx._core.panels cimport Panels
 
 cnp.import_array()
 
 cdef enum Kind:
-    RECURRENT, DENSE, ACTIVATION, LAST, MEAN, LOOKUP
+    RECURRENT, DENSE, ACTIVATION, CURVE, LAST, MEAN, LOOKUP
+
+cdef enum Curve:   # the activations of a layer Activation that Dense does not have; a and b are its numbers
+    RELU, AFFINE, LEAKY_RELU, THRESHOLDED_RELU, SCALED_TANH, HARD_SIGMOID, ELU, SOFTSIGN, SOFTPLUS, SILU, EXP
+
+CURVES = {"relu": RELU, "affine": AFFINE, "leaky_relu": LEAKY_RELU, "thresholded_relu": THRESHOLDED_RELU,
+          "scaled_tanh": SCALED_TANH, "hard_sigmoid": HARD_SIGMOID, "elu": ELU, "softsign": SOFTSIGN,
+          "softplus": SOFTPLUS, "silu": SILU, "exp": EXP}
 
 cdef size BLOCK = 1024   # rows of all sequences that go through the layers at once, if that is more than a step of each
 
@@ -113,6 +120,46 @@ cdef void look_up(const Stage *stage, const Call *call, size itemsize) noexcept 
             number = (<const int64_t *>call.x)[n * call.x_row + t * call.x_step]
             memcpy(y, <const char *>stage.weight + number * bytes_of_row, bytes_of_row)
             y += bytes_of_row
+
+
+cdef inline real curve_of(int curve, real x, real y, real a, real b) noexcept nogil:
+    """A curve at x, with what a kernel has put into y for it. A NaN stays one."""
+    cdef real one = 1
+    if curve == RELU:
+        return 0 if x <= 0 else x
+    if curve == AFFINE:
+        return x * a + b
+    if curve == LEAKY_RELU:
+        return x * a if x < 0 else x
+    if curve == THRESHOLDED_RELU:
+        return 0 if x <= a else x
+    if curve == HARD_SIGMOID:
+        y = a * x + b
+        return 0 if y <= 0 else 1 if y >= 1 else y
+    if curve == ELU:
+        return y * a if x < 0 else x
+    if curve == SOFTSIGN:
+        y = -x if x < 0 else x
+        return x / (one + y)
+    return y * (x if curve == SILU else a)
+
+
+cdef void draw_curve(int format, int curve, size n, const real *x, real *y, real a, real b) noexcept nogil:
+    """y (n) := a curve at x, with the bits of layers/activation.py."""
+    cdef size k
+    if curve == SCALED_TANH or curve == ELU:
+        for k in range(n):
+            y[k] = b * x[k] if curve == SCALED_TANH else (x[k] if x[k] < 0 else 0)
+    if curve == SCALED_TANH:
+        apply_kernel(format, TANH, n, y, y)
+    elif curve == ELU:
+        apply_kernel(format, EXPM1, n, y, y)
+    elif curve >= SOFTPLUS:
+        apply_kernel(format, SOFTPLUS_OF if curve == SOFTPLUS else SIGMOID if curve == SILU else EXP_OF, n, x, y)
+        if curve != SILU:
+            return
+    for k in range(n):
+        y[k] = curve_of(curve, x[k], y[k], a, b)
 
 
 cdef void copy_rows(const Call *call, size width, size itemsize, char *y) noexcept nogil:
@@ -203,7 +250,7 @@ cdef int advance_block(const Plan *plan, const Call *whole, bint last) noexcept 
     for k in range(stages):
         stage = &plan.stages[k]
         wide = stage.inputs
-        if stage.kind in (DENSE, ACTIVATION) and (call.x_step != wide and call.steps > 1 or call.x_row != call.steps * wide):
+        if stage.kind in (DENSE, ACTIVATION, CURVE) and (call.x_step != wide and call.steps > 1 or call.x_row != call.steps * wide):
             copy_rows(&call, wide, itemsize, buffers[used])
             call.x, call.x_step, call.x_row = buffers[used], wide, call.steps * wide
             used ^= 1
@@ -242,7 +289,13 @@ cdef int run_stage(const Plan *plan, const Stage *stage, Call *call, char *room,
             states[k] = <char *>call.states[stage.state + k] + stage.layer * call.rows * state.width * state.value_bytes
     if stage.kind == RECURRENT:
         return run_recurrent(stage, call, states[0], states[1], room)
-    if stage.kind == DENSE:
+    if stage.kind == CURVE and plan.itemsize == 4:
+        draw_curve[float](plan.format, stage.activation, rows * width, <const float *>call.x, <float *>call.y,
+                          <float>stage.alpha, <float>stage.beta)
+    elif stage.kind == CURVE:
+        draw_curve[double](plan.format, stage.activation, rows * width, <const double *>call.x, <double *>call.y,
+                           stage.alpha, stage.beta)
+    elif stage.kind == DENSE:
         run_dense(stage, plan.format, itemsize, rows, call.x, call.y, call.budget)
     elif stage.kind == ACTIVATION:
         memcpy(call.y, call.x, rows * width * itemsize)
@@ -285,7 +338,7 @@ cdef class Program:
     parts : list of tuple
         Of every layer: () if it does nothing; ("recurrent", list of Direction, (h, c) or None) with the state that it
         begins with, each (L, 1, width), if it is not 0; ("dense", products, Panels, I, O, bias, activation) as of
-        `dense.Linear`; ("activation", activation, F); ("last", F); ("mean", F); ("lookup", weight).
+        `dense.Linear`; ("activation", activation, F); ("curve", one of CURVES, its two numbers, F); ("last", F); ("mean", F); ("lookup", weight).
     type_number : int
         NumPy's number of the model's type.
     threads : callable
@@ -351,6 +404,11 @@ cdef class Program:
         stage.inputs = stage.outputs = part[len(part) - 1]
         if part[0] == "activation":
             stage.kind, stage.activation = ACTIVATION, part[1]
+            self.forms.append(0)
+            return k + 1
+        if part[0] == "curve":
+            _, name, stage.alpha, stage.beta, _ = part
+            stage.kind, stage.activation = CURVE, CURVES[name]
             self.forms.append(0)
             return k + 1
         stage.kind, stage.state, self.plan.pooling = (LAST if part[0] == "last" else MEAN), self.plan.state_count, k

@@ -9,9 +9,9 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from lstmx._core.core cimport let_go, lstmx_now, PyThreadState, real, take_back
+from lstmx._core.core cimport let_go, LSTMX_F64, lstmx_now, PyThreadState, real, take_back
 from lstmx._core.job cimport data, MOST_THREADS, size, worth_threads
-from lstmx._core.kernels cimport exp_values
+from lstmx._core.kernels cimport apply_kernel, EXP_OF
 from lstmx._core.loop cimport interrupted, LONG_WORK, spread
 from lstmx._core.program cimport (advance, begin_state, Call, DONE, interrupt, INTERRUPTED, most_room, operations_of, Plan,
                                   Program, State, state_bytes)
@@ -104,7 +104,7 @@ cdef size choose(const Loop *loop, const real *y, double drawn, double *weights)
     if loop.mode == LOGITS:
         for k in range(O):
             weights[k] = (weights[k] - <double>y[best]) / loop.temperature
-        exp_values(O, weights)
+        apply_kernel(LSTMX_F64, EXP_OF, O, weights, weights)
     for k in range(O):
         total += weights[k]
         weights[k] = total

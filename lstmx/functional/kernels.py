@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from lstmx._core import kernels
+from lstmx._core import kernels, program
 from lstmx._core import rows as core_rows
 from lstmx.functional import allocate
 from lstmx.functional.engine import get_engine
@@ -32,9 +32,11 @@ def linear_part(weight, bias, activation, derived):
     return engine.dense_part(weight, bias, kernels.ACTIVATIONS[activation], derived) if engine.compiled else None
 
 
-def activation_part(activation, features):
-    """An activation as part of a compiled program."""
-    return "activation", kernels.ACTIVATIONS[activation], features
+def activation_part(name, numbers, features):
+    """An activation of a layer `Activation` as part of a compiled program; None where that has none."""
+    if name in ("sigmoid", "tanh", "softmax"):
+        return "activation", kernels.ACTIVATIONS[name], features
+    return ("curve", name, *numbers, features) if name in program.CURVES else None
 
 
 def linear_backward(x, weight, y, dy, activation, out, need_dx, blocks, derived=None, add=False):

@@ -52,7 +52,7 @@ class Activation(_Plain):
         super().__init__()
         name, *numbers = (self.activation,) if isinstance(self.activation, str) else self.activation
         numbers = (*(numbers or ACTIVATIONS[name]), 0.0, 0.0)[:2]
-        self._function, self._slope = _FUNCTIONS[name]
+        self._name, (self._function, self._slope) = name, _FUNCTIONS[name]
         self._numbers = {np.dtype(kind): tuple(map(kind, numbers)) for kind in (np.float32, np.float64)}
 
     def config(self):
@@ -81,7 +81,7 @@ class Activation(_Plain):
 
     def program_part(self, parameters, features):
         """The layer protocol."""
-        return kernels.activation_part(self.activation, features) if self.activation in _SHARED else None
+        return kernels.activation_part(self._name, self._numbers[np.dtype(np.float64)], features)
 
     def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
         """The layer protocol; dy is overwritten."""
@@ -102,6 +102,11 @@ def _softmax(x, *_):
 def _leaky(x, a, b):
     with np.errstate(invalid="ignore"):
         return np.where(x < 0, x * a, x)
+
+
+def _between(x):
+    """x cut to 0..1: 0 and not -0, on every machine."""
+    return np.where(x <= 0, 0, np.where(x >= 1, 1, x)).astype(x.dtype)
 
 
 def _elu(x, a, b):
@@ -151,13 +156,11 @@ def _kernel(name):
     return lambda x, a, b: kernels.each(name, x)
 
 
-_SHARED = ("sigmoid", "tanh", "softmax")  # with Dense, to the bit
-
 # name -> (y from x, alpha and beta; dy := dy * dy/dx from dy, x, y, alpha and beta). A NaN stays one in both.
 _FUNCTIONS = {
     "sigmoid": (_kernel("sigmoid"), _by(lambda x, y, a, b: y * (1 - y))),
     "tanh": (_kernel("tanh"), _by(lambda x, y, a, b: 1 - y * y)),
-    "relu": (lambda x, a, b: np.maximum(x, 0), _by(lambda x, y, a, b: np.where(y > 0, 1, y * 0))),
+    "relu": (lambda x, a, b: np.where(x <= 0, 0, x).astype(x.dtype), _by(lambda x, y, a, b: np.where(y > 0, 1, y * 0))),
     "affine": (lambda x, a, b: x * a + b, _by(lambda x, y, a, b: a)),
     "leaky_relu": (_leaky, _by(lambda x, y, a, b: np.where(x < 0, a, 1))),
     "thresholded_relu": (
@@ -169,7 +172,7 @@ _FUNCTIONS = {
         _by(lambda x, y, a, b: a * b * (1 - np.square(kernels.each("tanh", b * x)))),
     ),
     "hard_sigmoid": (
-        lambda x, a, b: np.clip(a * x + b, 0, 1),
+        lambda x, a, b: _between(a * x + b),
         _by(lambda x, y, a, b: np.where((y > 0) & (y < 1), a, y * 0)),
     ),
     "elu": (_elu, _by(lambda x, y, a, b: np.where(x < 0, y + a, 1))),
