@@ -113,6 +113,15 @@ def test_a_budget_changes_no_bit(kind, ragged, dtype):
     assert any(steps < longest for steps, longest in seen)
 
 
+@pytest.mark.parametrize("kind", ["per step", "mean"])
+def test_many_validation_data_have_the_same_loss(kind):
+    x, y, options = data(kind, N=160, ragged=True)
+    options.pop("sample_weight", None)
+    for more in ({"memory": least_memory(kind, "float32", 10, 90)}, {"tbptt": 90}):
+        more |= {"validation_split": 0.9, "epochs": 1}
+        assert_same_fit(fit(kind, x, y, options, **more), fit(kind, x, y, options, validation_split=0.9, epochs=1))
+
+
 def test_a_large_budget_is_no_budget():
     x, y, options = data("per step")
     assert_same_fit(fit("per step", x, y, options, memory="1GB"), fit("per step", x, y, options))

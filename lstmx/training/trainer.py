@@ -344,8 +344,7 @@ class Trainer:
     def outputs(self, data, keep=True):
         """(loss, [(targets, predictions, weights) of every batch]) on `data`, without dropout."""
         total, weight, outputs = 0.0, 0.0, []
-        size = max(self.batch_size, 64) if self.segments is None else self.batch_size
-        for part, chosen in data.batches(size, False, None):
+        for part, chosen in data.batches(max(self.batch_size, 64), False, None):
             if self.segments is not None:
                 steps = self.segments.steps(len(chosen), int(part.inputs.lengths[chosen].max(initial=0)))
                 loss, w = truncated.evaluate(self, part, chosen, steps, outputs if keep else None)

@@ -9,7 +9,7 @@ from lstmx.functional import allocate, kernels, validate
 from lstmx.layers import Run, layout
 from lstmx.training.parameters import draw_keys
 
-ROWS = 4096  # of a segment of validation data, where the segments of training have fewer
+ROWS = 4096  # of a segment of validation data
 
 
 def read_truncation(value):
@@ -173,7 +173,7 @@ class Truncated:
 
     def steps(self, batch, longest):
         """Of a segment in which N sequences are evaluated."""
-        return max(self.k2, ROWS // max(batch, 1))
+        return max(1, ROWS // max(batch, 1))
 
 
 class Recomputed:
