@@ -36,7 +36,8 @@ class StreamPool:
 
     Notes
     -----
-    After an error, or Ctrl-C, everything is as it was before the call (as after it, if Ctrl-C comes while it returns).
+    After an error, or Ctrl-C, everything is as it was before the call (as after it, if Ctrl-C comes while it returns);
+    but after Ctrl-C `out` may hold anything.
     A NaN in a session's frame stays in the session until `reset`, and reaches no other.
 
     Threads may share a pool: each call is atomic, and others wait for it. A call from inside another of the same
@@ -300,9 +301,10 @@ class StreamPool:
         """Take the parameters of the moment, for `_sessions`: a push as a compiled call, for plain arrays that fit. It
         is None where a layer cannot be part of one.
         """
-        self._compiled, self._sessions = CompiledLayers(self._layers), None
-        if self._compiled.program is not None:
-            self._sessions = get_engine().sessions(self._compiled.program, self._ids, self._arrays)
+        compiled, sessions = CompiledLayers(self._layers), None
+        if compiled.program is not None:
+            sessions = get_engine().sessions(compiled.program, self._ids, self._arrays)
+        self._compiled, self._sessions = compiled, sessions  # both or, after an error, none
 
     def _advance(self, slots, frames, out):
         """Advance the sessions of these slots by the steps of `frames` (n, k, ..): all of it or nothing.

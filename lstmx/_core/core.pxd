@@ -118,6 +118,7 @@ cdef extern from "team.h" nogil:
     int omp_get_thread_num() noexcept
     int omp_in_parallel() noexcept
     double lstmx_now() noexcept
+    int lstmx_cpus() noexcept
     ctypedef struct lstmx_team:
         int waiting
         int round

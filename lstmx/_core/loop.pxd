@@ -11,3 +11,4 @@ cdef int run(Job *job, int budget) except -1
 cdef bint perform(Job *job, int budget) noexcept nogil
 cdef int run_both(Job *one, Job *other, int budget) except -1
 cdef int interrupted() noexcept with gil
+cdef bint stopped(double *last) noexcept nogil

@@ -34,7 +34,7 @@ cimport numpy as cnp
 
 from lstmx._core.blocks cimport backward_step, forward_block, gradients, input_sums, step_gradient
 from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_await, lstmx_cancel, lstmx_cancelled, lstmx_claim,
-                               lstmx_finish, lstmx_layer, lstmx_now, lstmx_release, lstmx_shares, lstmx_stopped, lstmx_take,
+                               lstmx_cpus, lstmx_finish, lstmx_layer, lstmx_now, lstmx_release, lstmx_shares, lstmx_stopped, lstmx_take,
                                lstmx_wait, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
                                PyThreadState, restore_control, take_back)
 from lstmx._core.job cimport (begin, cut_columns, cut_rows, data, Direction, gradient_steps, groups_of, Job, MOST_THREADS,
@@ -63,10 +63,24 @@ def max_threads():
     return omp_get_max_threads()
 
 
+def cpus():
+    """The CPUs that the calling thread may run on; 0 where that is not known."""
+    return lstmx_cpus()
+
+
 # Forward.
 
 cdef int interrupted() noexcept with gil:
     return check_signals()
+
+
+cdef bint stopped(double *last) noexcept nogil:
+    """Whether Ctrl-C ends a call: the calling thread looks for it every SIGNAL_INTERVAL, and `last` is when it did."""
+    cdef double now = lstmx_now()
+    if now - last[0] <= SIGNAL_INTERVAL or omp_get_thread_num() != 0:
+        return False
+    last[0] = now
+    return interrupted() != 0
 
 
 cdef void poll(Job *job, int me) noexcept nogil:
@@ -295,8 +309,8 @@ cdef void job_part(void *task, int me, int members) noexcept nogil:
 
 
 cdef void set_clock(Job *job, double work) noexcept nogil:
-    """What `poll` needs, if the call is long."""
-    job.last = lstmx_now() if work > LONG_WORK else 0
+    """What `poll` needs, if the call is long, and not a part of a team's whose calling thread is another."""
+    job.last = lstmx_now() if work > LONG_WORK and omp_get_thread_num() == 0 else 0
     job.control = flush_subnormals()
     restore_control(job.control)
 

@@ -15,13 +15,13 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from lstmx._core.arrays cimport overlap
-from lstmx._core.core cimport let_go, LONG, lstmx_layer, PyThreadState, real, take_back, LSTMX_F32, LSTMX_F64
+from lstmx._core.core cimport let_go, LONG, lstmx_layer, lstmx_now, PyThreadState, real, take_back, LSTMX_F32, LSTMX_F64
 from lstmx._core.dense cimport product_part, Task
 from lstmx._core.isa cimport format_of
 from lstmx._core.job cimport (begin, data, Direction, Job, operations, products_of, room_for_sums, share_out, size, tile_for,
                               worth_threads)
 from lstmx._core.kernels cimport activate_rows, apply_kernel, EXP_OF, EXPM1, SIGMOID, SOFTPLUS_OF, TANH
-from lstmx._core.loop cimport LONG_WORK, perform, spread
+from lstmx._core.loop cimport LONG_WORK, perform, spread, stopped
 from lstmx._core.panels cimport Panels
 
 cnp.import_array()
@@ -37,6 +37,7 @@ CURVES = {"relu": RELU, "affine": AFFINE, "leaky_relu": LEAKY_RELU, "thresholded
           "softplus": SOFTPLUS, "silu": SILU, "exp": EXP}
 
 cdef size BLOCK = 1024   # rows of all sequences that go through the layers at once, if that is more than a step of each
+cdef size LARGEST = 2147483647   # of a distance between rows, for BLAS
 
 
 cdef inline size to_line(size count) noexcept nogil:
@@ -207,14 +208,16 @@ cdef double operations_of(const Plan *plan, size rows, size steps) noexcept nogi
     """Operations of a call; those of elements count as many as fit into the time of a product's."""
     cdef double found = 0
     cdef const Stage *stage
+    cdef Job job
     cdef int k
     for k in range(plan.count):
         stage = &plan.stages[k]
         if stage.kind == RECURRENT:
-            found += 2.0 * stage.job.layer.width * (stage.inputs + stage.outputs)
+            begin(&job, stage.job, steps, rows, False, NULL, 0, 0)
+            found += operations(&job)
         else:
-            found += stage.outputs * (2.0 * stage.inputs if stage.kind == DENSE else LONG_WORK / LONG)
-    return found * rows * steps
+            found += stage.outputs * (2.0 * stage.inputs if stage.kind == DENSE else LONG_WORK / LONG) * rows * steps
+    return found
 
 
 cdef size state_bytes(const State *state, size rows) noexcept nogil:
@@ -227,6 +230,7 @@ cdef int advance(const Plan *plan, const Call *call) noexcept nogil:
     cdef size block = block_of(call.rows, call.steps), t = 0
     cdef Call part = call[0]
     cdef int outcome = DONE
+    cdef double last = lstmx_now() if block < call.steps else 0
     while t < call.steps and outcome == DONE:
         part.steps = min(block, call.steps - t)
         part.x = <const char *>call.x + t * call.x_step * plan.x_bytes
@@ -234,6 +238,8 @@ cdef int advance(const Plan *plan, const Call *call) noexcept nogil:
             part.y = <char *>call.y + t * call.y_step * plan.itemsize
         t += part.steps
         outcome = advance_block(plan, &part, t == call.steps)
+        if outcome == DONE and t < call.steps and stopped(&last):   # layers look themselves only in a long block
+            outcome = INTERRUPTED
     return outcome
 
 
@@ -515,7 +521,7 @@ cdef class Program:
             return False   # BLAS takes no rows that overlap, and others are rare
         call.x_step //= unit
         call.x_row //= unit
-        return True
+        return call.x_row <= LARGEST or self.plan.stages[0].kind != RECURRENT or not self.plan.stages[0].job.serial
 
     cdef int result_shape(self, const Call *call, int lead, bint step, cnp.npy_intp *shape) noexcept:
         """The axes of y for x with `lead` axes of sequences and time; their number."""

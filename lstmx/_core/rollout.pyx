@@ -9,16 +9,16 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from lstmx._core.core cimport let_go, LSTMX_F64, lstmx_now, PyThreadState, real, take_back
+from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_F64, lstmx_now, PyThreadState, real, restore_control,
+                               take_back)
 from lstmx._core.job cimport data, MOST_THREADS, size, worth_threads
 from lstmx._core.kernels cimport apply_kernel, EXP_OF
-from lstmx._core.loop cimport interrupted, LONG_WORK, spread
+from lstmx._core.loop cimport LONG_WORK, spread, stopped
 from lstmx._core.program cimport (advance, begin_state, Call, DONE, interrupt, INTERRUPTED, most_room, operations_of, Plan,
                                   Program, State, state_bytes)
 
 cnp.import_array()
 
-cdef double SIGNAL_INTERVAL = 0.05   # seconds between looks for Ctrl-C
 cdef size ROWS_PER_THREAD = 4        # fewer make tiles too flat
 cdef size AT_ONCE = 64               # rows of a thread that go through all steps before others, so that they stay in the cache
 
@@ -40,9 +40,10 @@ cdef struct Loop:
     char *inputs               # (W + steps - 1, R, I)
     char *results              # (steps, R, O) float64, or (steps, R) int64
     const double *drawn        # (steps, R, O) or (steps, R), or NULL
+    size at_once               # rows that a thread's room is for; a smaller team than was wanted has larger shares
     char *room                 # for each thread
-    size room_bytes, copies_bytes
-    bint polls                 # whether the GIL is free and the calling thread looks for signals
+    size room_bytes
+    unsigned control           # the control word of the caller
     int outcome
     size failed                # step * R + row of outputs of which no token can be chosen
 
@@ -148,7 +149,7 @@ cdef bint give(Loop *loop, size j, size r0, size rows, double *weights) noexcept
     return True
 
 
-cdef int run_rows(Loop *loop, size r0, size rows, char *room, bint polls) noexcept nogil:
+cdef int run_rows(Loop *loop, size r0, size rows, char *room) noexcept nogil:
     """All steps of the rows r0.. ."""
     cdef const Plan *plan = loop.plan
     cdef Call call
@@ -179,10 +180,8 @@ cdef int run_rows(Loop *loop, size r0, size rows, char *room, bint polls) noexce
         outcome = advance(plan, &call)
         if outcome != DONE or loop.outcome != DONE or loop.failed >= 0:
             return outcome
-        if polls and lstmx_now() - last > SIGNAL_INTERVAL:
-            if interrupted() != 0:
-                return INTERRUPTED
-            last = lstmx_now()
+        if stopped(&last):
+            return INTERRUPTED
     if loop.known == 0:
         carry_states(loop, r0, rows, call.states, True)
     return DONE
@@ -192,13 +191,16 @@ cdef void loop_part(void *task, int me, int members) noexcept nogil:
     """One member's rows."""
     cdef Loop *loop = <Loop *>task
     cdef size r = loop.rows * me // members, end = loop.rows * (me + 1) // members, rows
+    cdef unsigned flushed = flush_subnormals()
     cdef int outcome
+    restore_control(loop.control)   # the parts of a step flush subnormals themselves, and a signal handler is Python
     while r < end and loop.outcome == DONE and loop.failed < 0:
-        rows = min(AT_ONCE, end - r)
-        outcome = run_rows(loop, r, rows, loop.room + me * loop.room_bytes, loop.polls and me == 0)
+        rows = min(loop.at_once, end - r)
+        outcome = run_rows(loop, r, rows, loop.room + me * loop.room_bytes)
         if outcome != DONE:
             loop.outcome = outcome
         r += rows
+    restore_control(flushed)
 
 
 def run(Program program, mode, double temperature, cnp.ndarray y, states, cnp.ndarray inputs, cnp.ndarray results,
@@ -229,7 +231,7 @@ def run(Program program, mode, double temperature, cnp.ndarray y, states, cnp.nd
     cdef cnp.npy_intp length
     cdef double work
     cdef int threads, k
-    cdef size rows, own
+    cdef size own
     cdef void **pointers
     memset(&loop, 0, sizeof(Loop))
     loop.plan, loop.mode, loop.temperature, loop.failed = plan, MODES[mode], temperature, -1
@@ -245,9 +247,9 @@ def run(Program program, mode, double temperature, cnp.ndarray y, states, cnp.nd
     work = operations_of(plan, loop.rows, loop.steps * max(1, known))
     threads = program.threads() if worth_threads(work) else 1
     threads = <int>max(1, min(min(threads, <int>MOST_THREADS), loop.rows // ROWS_PER_THREAD))
-    rows = min(AT_ONCE, (loop.rows + threads - 1) // threads)
-    own = plan.outputs * sizeof(double) + plan.state_count * sizeof(void *) + 256 + state_total(plan, rows)
-    loop.room_bytes = (own + most_room(plan, rows) + 63) & ~<size>63
+    loop.at_once = min(AT_ONCE, (loop.rows + threads - 1) // threads)
+    own = plan.outputs * sizeof(double) + plan.state_count * sizeof(void *) + 256 + state_total(plan, loop.at_once)
+    loop.room_bytes = (own + most_room(plan, loop.at_once) + 63) & ~<size>63
     length = threads * loop.room_bytes + plan.state_count * sizeof(void *) + 64
     room = cnp.PyArray_EMPTY(1, &length, cnp.NPY_UINT8, 0)
     loop.room = <char *>((<size>data(room) + 63) & ~<size>63)
@@ -255,8 +257,9 @@ def run(Program program, mode, double temperature, cnp.ndarray y, states, cnp.nd
     for k in range(len(found)):
         pointers[k] = data(found[k])
     loop.states = pointers
-    loop.polls = work > LONG_WORK
-    thread = let_go(loop.polls)
+    loop.control = flush_subnormals()
+    restore_control(loop.control)
+    thread = let_go(work > LONG_WORK)
     spread(loop_part, &loop, threads, threads, work)
     take_back(thread)
     interrupt(loop.outcome)

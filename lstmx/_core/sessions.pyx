@@ -142,7 +142,7 @@ cdef class Sessions:
         axes = program.result_shape(&call, 2, step, shape)
         if out is None:
             y = cnp.PyArray_EMPTY(axes, shape, program.type_number, 0)
-        elif program.is_result(out, axes, shape) and not overlap(out, x):
+        elif program.is_result(out, axes, shape) and not overlap(out, x) and not overlap(out, ids):
             y = out
         else:
             return None

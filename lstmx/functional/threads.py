@@ -97,6 +97,11 @@ def _cgroup_quota():
 _QUOTA = _cgroup_quota()
 
 
+def _cpus():
+    """CPUs that affinity leaves, where the core does not know them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else MOST
+
+
 def _after_fork():
     # The OpenMP runtime of the child believes in threads that only the parent has, and waits for them for ever.
     global _serial
@@ -148,8 +153,7 @@ def get_num_threads():
     wanted = _local.get() or _setting
     if wanted is None:
         wanted = min(loop.max_threads(), MOST)
-        if hasattr(os, "sched_getaffinity"):
-            wanted = min(wanted, len(os.sched_getaffinity(0)))
+        wanted = min(wanted, loop.cpus() or _cpus())
         if _QUOTA is not None:
             wanted = min(wanted, _QUOTA)
     if not loop.openmp():

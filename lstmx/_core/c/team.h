@@ -18,6 +18,15 @@ static inline double lstmx_now(void) {
 static inline void lstmx_yield(void) { sched_yield(); }
 #endif
 
+/* The CPUs that the calling thread may run on; 0 where that is not known. Nothing is allocated. */
+static inline int lstmx_cpus(void) {
+#ifdef CPU_COUNT
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    return 0;
+}
+
 #ifdef _OPENMP
 #include <omp.h>
 #define LSTMX_OPENMP 1
