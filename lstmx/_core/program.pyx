@@ -94,7 +94,7 @@ cdef void add_steps(const Call *call, size width, real *total, int64_t *count, r
                 total[k] = x[k] + total[k]
         count[n] += call.steps
         for k in range(width):
-            y[k] = total[k] / <real>count[n]
+            y[k] = total[k] / <real>max(1, count[n])   # a state that is given may hold any count
         total += width
         y += width
 
