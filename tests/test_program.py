@@ -130,9 +130,9 @@ def paths(monkeypatch):
     def way(name):
         with monkeypatch.context() as patch:
             if name == "general":
-                patch.setattr(CompiledLayers, "program", None)
-                patch.setattr(CompiledLayers, "program_of_last", None)
-                patch.setattr(CompiledLayers, "run", lambda *_: None)
+                for name in ("run", "stream"):
+                    patch.setattr(CompiledLayers, name, lambda *_: None)
+                patch.setattr(rollout._Reader, "loop", lambda *_: None)
             else:
                 patch.setattr(StreamPool, "_advance", lambda *_: pytest.fail("the general path"))
                 patch.setattr(Sequential, "forward_rows", lambda *_: pytest.fail("the general path"))
@@ -212,7 +212,7 @@ def check_pool(d, model, tokens, paths):
                     same(own, model.predict(x[n, : done[n]]))
 
 
-def check_rollout(d, model, tokens, paths, monkeypatch):
+def check_rollout(d, model, tokens, paths):
     """The closed loop, carried and by windows."""
     N, steps, window = d.one(1, 2, 5), d.one(1, 2, 7), d.one(None, None, 1, 4)
     x = draw_x(d, model, tokens, N, 6)
@@ -228,8 +228,7 @@ def check_rollout(d, model, tokens, paths, monkeypatch):
     if options.get("noise") or options["feedback"] == "sample":
         options["paths"] = d.one(None, 1, 30)
     found = model.rollout(x, steps, **options)
-    with monkeypatch.context() as patch, paths("general"):
-        patch.setattr(rollout._Reader, "loop", lambda *_: None)
+    with paths("general"):
         wanted = model.rollout(x, steps, **options)
     assert bits(found) == bits(wanted)
 
@@ -238,7 +237,7 @@ CASES = [pytest.param(k, marks=[pytest.mark.long] * (k >= 60)) for k in range(60
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_drawn_models_have_the_bits_of_the_general_path(case, paths, monkeypatch):
+def test_drawn_models_have_the_bits_of_the_general_path(case, paths):
     d = Draw(case)
     tokens = d.one(0, 0, 0, 11)
     model = draw_model(d, tokens)
@@ -246,7 +245,7 @@ def test_drawn_models_have_the_bits_of_the_general_path(case, paths, monkeypatch
     with np.errstate(over="ignore", invalid="ignore"), cutting(d.one(*CUTS), d.one(1, 2, 3)):
         check_streams(d, model, tokens, paths)
         check_pool(d, model, tokens, paths)
-        check_rollout(d, model, tokens, paths, monkeypatch)
+        check_rollout(d, model, tokens, paths)
 
 
 def test_a_count_that_is_given_is_never_divided_by_0(paths):
@@ -516,14 +515,13 @@ def test_signal_handlers_within_calls_see_subnormals(threads):
     assert child(HANDLER, OMP_NUM_THREADS=str(threads)) == ["True"]
 
 
-def test_subnormals_of_a_rollout_are_those_of_steps(paths, monkeypatch):
+def test_subnormals_of_a_rollout_are_those_of_steps(paths):
     """They are flushed within layers, and not in what is between them."""
     model = Sequential([MeanPool(), Dense(2, 2)], random_state=0).astype("float64")
     x, noise = np.full((2, 5, 2), 3e-308), np.full((2, 8, 2), 1e-310)
     for p in (model, Sequential([LSTM(2, 2), MeanPool()], random_state=0).astype("float64")):
         found = p.rollout(x, 8, noise=noise)
-        with monkeypatch.context() as patch, paths("general"):
-            patch.setattr(rollout._Reader, "loop", lambda *_: None)
+        with paths("general"):
             same(found, p.rollout(x, 8, noise=noise))
 
 
