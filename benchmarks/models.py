@@ -1,6 +1,6 @@
-"""Models that people use, served by lstmx and by what they were made for: the table of README.
+"""Models that people use, served by lstmx and by what they were made for: a table of docs/performance.md.
 
-    python benchmarks/models.py [--rounds 5] [--threads 1] [--write README.md]
+    python benchmarks/models.py [--rounds 5] [--threads 1] [--write docs/performance.md]
 
 Weights come out of packages that pip downloads (see tests/real_models.py). Every engine runs in processes of its own,
 in turn; of times the minimum counts, of memory the largest. An engine that is not installed is left out. A difference
@@ -223,14 +223,6 @@ def table(results):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write(path, text):
-    """Put a table between the marks of a page."""
-    page = path.read_text(encoding="utf-8")
-    begin, end = "<!-- models table -->\n", "<!-- end models table -->"
-    before, rest = page.split(begin)
-    path.write_text(f"{before}{begin}{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -246,17 +238,20 @@ def main():
         return
     for variable in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
         os.environ.pop(variable, None)
+    from lstmx.bench import report
+    from lstmx.bench.environment import cpu_name
+
+    if options.write:
+        report.parts_of(options.write, "models")  # an error now, not after the measurements
     results = {}
     for name in options.models.split(","):
         found = compare(name, options.rounds, options.threads)
         if found is not None:
             results[name] = found
-    from lstmx.bench.environment import cpu_name
-
     text = table(results) + f"\n\n{cpu_name()}, {options.threads} thread{'s' * (options.threads > 1)}."
     print(text)
     if options.write:
-        write(options.write, text)
+        report.write(options.write, "models", text)
     bad = [name for name, (_, error) in results.items() if error is not None and not error <= WITHIN]
     if bad:
         raise SystemExit(f"outputs differ by more than {WITHIN}: {', '.join(bad)}")

@@ -1,7 +1,7 @@
 """The same networks trained by lstmx, PyTorch and Keras on real data: how good they get, and how soon.
 
     python benchmarks/scores.py [--data NAME,..] [--engines lstmx,torch,keras] [--seeds 3] [--threads 2] [--quick]
-                                [--json FILE] [--markdown]
+                                [--json FILE] [--markdown] [--write docs/performance.md]
 
 Every engine works in a process of its own with the same number of threads and gets the same standardised float32
 arrays, architecture, loss, Adam (learning rate, batch size, clipping by norm) and number of epochs. It starts from its
@@ -386,13 +386,16 @@ def main():
     parser.add_argument("--quick", action="store_true", help="does it run? Two data sets, few epochs, one seed")
     parser.add_argument("--json", type=Path, help="write all that was measured to this file")
     parser.add_argument("--markdown", action="store_true", help="print a shorter table, as Markdown")
+    parser.add_argument("--write", type=Path, help="a page with the marks of that table")
     parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         return serve(options.serve, options.threads[0])
 
-    from lstmx.bench import environment
+    from lstmx.bench import environment, report
 
+    if options.write:
+        report.parts_of(options.write, "scores")  # an error now, not after the measurements
     seeds = 1 if options.quick else options.seeds
     names = options.data or (["JapaneseVowels", "CO2"] if options.quick else list(SETTINGS))
     settings = {name: SETTINGS[name] for name in names}
@@ -401,14 +404,16 @@ def main():
     versions, found = measured(settings, options.engines, seeds, options.threads)
     machine = environment.describe()
     rows = [row for name in names for row in rows_of(name, settings[name], LOADERS[name](), found[name])]
+    told = ", ".join(f"{name} {version}" for part in versions.values() for name, version in part.items())
+    about = f"\n{SOURCES}\n\n{machine['cpu']}, {machine['cpus']} CPUs; {seeds} seeds; {told}."
     print(summary(rows) if options.markdown else table(rows))
-    print(f"\n{SOURCES}\n")
-    print(f"{machine['cpu']}, {machine['cpus']} CPUs; {seeds} seeds; "
-          + ", ".join(f"{name} {version}" for part in versions.values() for name, version in part.items()))  # fmt: skip
+    print(about)
+    if options.write:
+        report.write(options.write, "scores", summary(rows) + "\n" + about)
     if options.json:
-        report = {"machine": machine, "versions": versions, "rounds": found, "table": rows}
-        report["settings"] = {name: asdict(s) for name, s in settings.items()}
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        all_of_it = {"machine": machine, "versions": versions, "rounds": found, "table": rows}
+        all_of_it["settings"] = {name: asdict(s) for name, s in settings.items()}
+        options.json.write_text(json.dumps(all_of_it, indent=1) + "\n")
     return 0
 
 

@@ -502,18 +502,37 @@ def test_a_busy_machine_and_a_greedy_engine_are_reported():
     assert "openvino, inference 1,1,1,16, 1 thread: used 1.9 CPUs" in out
 
 
-def test_markdown_is_a_table_between_its_marks(tmp_path, capsys):
-    path = tmp_path / "results.json"
+def test_markdown_is_a_table_that_is_put_between_its_marks(tmp_path, capsys):
+    path, page = tmp_path / "results.json", tmp_path / "page.md"
     path.write_text(json.dumps(report.complete(fake_results())))
-    assert cli.main(["bench", "--from", str(path), "--markdown"]) == 0
-    lines = capsys.readouterr().out.strip().splitlines()
-    assert lines[0] == report.BEGIN and lines[-1] == report.END
+    page.write_text("before\n<!-- bench table -->\nold\n<!-- end bench table -->\nafter\n")
+    assert cli.main(["bench", "--from", str(path), "--markdown", "--write", str(page)]) == 0
+    text = capsys.readouterr().out.strip()
+    assert page.read_text() == f"before\n<!-- bench table -->\n{text}\n<!-- end bench table -->\nafter\n"
+    lines = text.splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
     assert table[0].startswith("| task | threads | shapes | of FMA peak, at best | torch |")
     assert any(line.startswith("| inference, float32 | 1 | 3 | 50 % | 4.00 (2.00) |") for line in table)
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    assert readme.index(report.BEGIN) < readme.index(report.END)
+
+
+def test_a_page_without_the_marks_is_an_error_before_anything_runs(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    for text in ("", "<!-- bench table -->\n", "<!-- end bench table -->\n<!-- bench table -->\n"):
+        page.write_text(text)
+        assert cli.main(["bench", "--write", str(page)]) == 2
+        assert "--write: got" in (told := capsys.readouterr().err) and "with <!-- bench table -->" in told
+        assert page.read_text() == text
+    assert cli.main(["bench", "--write", str(tmp_path / "none.md")]) == 2
+    assert "none.md', must be a page that can be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bench", "scores", "models"])
+def test_the_page_of_performance_has_the_tables(name):
+    path = Path(__file__).parents[1] / "docs" / "performance.md"
+    if not path.exists():
+        pytest.skip("tests of an installed lstmx, without its documents")
+    assert report.parts_of(path, name)[1].count("\n|") >= 5
 
 
 @pytest.mark.parametrize(

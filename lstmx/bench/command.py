@@ -45,6 +45,7 @@ def add_arguments(parser):
     parser.add_argument("--json", metavar="PATH", help="write the results")
     parser.add_argument("--chart", metavar="PATH", help="draw the ratios, into a .png, .svg or .pdf (needs matplotlib)")
     parser.add_argument("--markdown", action="store_true", help="print the summary as a Markdown table")
+    parser.add_argument("--write", metavar="PAGE", help="put that table between its marks, as in docs/performance.md")
     parser.add_argument("--from", dest="source", metavar="PATH", help="run nothing, show what --json has written")
 
 
@@ -61,6 +62,8 @@ def _check_paths(options):
             import matplotlib  # noqa: F401
         except ImportError as error:
             raise ValueError(f"--chart: needs matplotlib ({error}): pip install 'matplotlib>=3.8'") from error
+    if options.write is not None:
+        report.parts_of(options.write, "bench")
 
 
 def _progress(case):
@@ -106,6 +109,8 @@ def main(options):
     if options.json is not None:
         Path(options.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(report.markdown(results) if options.markdown else report.text(results))
+    if options.write is not None:
+        report.write(options.write, "bench", report.markdown(results))
     if options.chart is not None:
         report.chart(results, options.chart)
     if results["interrupted"]:

@@ -1,11 +1,11 @@
 """Ratios, tables and the chart, all made of the results of `run`."""
 
 import math
+from pathlib import Path
 
 from lstmx.bench.tasks import OWN, PEERS, PLAIN, TASKS
 
 BEST = "best peer"
-BEGIN, END = "<!-- bench table -->", "<!-- end bench table -->"
 
 
 def geometric_mean(values):
@@ -215,10 +215,10 @@ def text(results):
 
 
 def markdown(results):
-    """The summary as a Markdown table between two comments, by which it is found again in a README."""
+    """The summary as a Markdown table."""
     e = results["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    lines = [BEGIN, f"{e['cpu']}, {e['isa']['active']}; {versions}.", ""]
+    lines = [f"{e['cpu']}, {e['isa']['active']}; {versions}.", ""]
     summary = results["summary"]
     peers = list(dict.fromkeys(s["peer"] for s in summary if s["peer"] != BEST)) + [BEST] * bool(summary)
     lines += ["| " + " | ".join(["task", "threads", "shapes", "of FMA peak, at best", *peers]) + " |"]
@@ -228,7 +228,27 @@ def markdown(results):
         found = {s["peer"]: s for s in summary if (s["task"], s["threads"]) == (task, threads)}
         cells = [f"{found[p]['geometric_mean']:.2f} ({found[p]['worst']:.2f})" if p in found else "-" for p in peers]
         lines.append("| " + " | ".join([TASKS[task].about, str(threads), str(len(cases)), top, *cells]) + " |")
-    return "\n".join([*lines, "", "Geometric mean over the shapes, in brackets the worst shape.", END])
+    return "\n".join([*lines, "", "Geometric mean over the shapes, in brackets the worst shape."])
+
+
+def parts_of(path, name):
+    """A page cut into (what stands before a table, the table, what stands after it), by its two marks."""
+    marks = f"<!-- {name} table -->\n", f"<!-- end {name} table -->"
+    try:
+        page = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"write: got {str(path)!r}, must be a page that can be read ({error})") from error
+    if [page.count(mark) for mark in marks] != [1, 1] or page.index(marks[0]) > page.index(marks[1]):
+        raise ValueError(f"write: got {str(path)!r}, must be a page with {marks[0].strip()} and {marks[1]}, once each")
+    before, rest = page.split(marks[0])
+    table, after = rest.split(marks[1])
+    return before + marks[0], table, marks[1] + after
+
+
+def write(path, name, text):
+    """Put a table between its marks in a page."""
+    before, _, after = parts_of(path, name)
+    Path(path).write_text(f"{before}{text}\n{after}", encoding="utf-8")
 
 
 def chart(results, path):
