@@ -1,17 +1,25 @@
 """Measures the error of the functions of vmath.h in units in the last place, for the active instruction set.
 
 ``python benchmarks/ulp.py`` goes through all 2**32 float32 values (a quarter of an hour a function on one core) and
-10**8 float64 values spread over the exponents; ``--quick`` takes one float32 in 997. ``LSTMX_ISA`` chooses the kernels.
+10**8 float64 values spread over the exponents; ``--stride 97`` takes one float32 in 97, ``--quick`` one in 997 and
+fewer float64. ``LSTMX_ISA`` chooses the kernels. ``--json docs/ulp.json`` adds what was found to that file, under the
+name of the instruction set; docs/make_figures.py writes it into the page about numerics.
 float32 is compared with float64, float64 with NumPy's long double (64 bits of mantissa on x86-64).
 
 Only arguments and exact results that are normal numbers count: subnormals are zero in the kernels.
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import numpy as np
 
 from lstmx._core import isa, kernels
+from lstmx.bench.environment import cpu_name
+
+CHUNK = 2**22
+FUNCTIONS = ("sigmoid", "tanh", "exp", "expm1", "softplus")
 
 WIDER = {np.dtype(np.float32): np.float64, np.dtype(np.float64): np.longdouble}
 EXP_MAX = {
@@ -47,31 +55,53 @@ def worst(name, x):
     return float(error[at]), x[at]
 
 
+def float32_values(stride):
+    """Every `stride`-th float32, by its bits, in pieces."""
+    for start in range(0, 2**32, CHUNK * stride):
+        bits = np.arange(start, min(start + CHUNK * stride, 2**32), stride, dtype=np.uint64).astype(np.uint32)
+        yield bits.view(np.float32)
+
+
+def float64_values(count):
+    """`count` pieces of float64: where exp and sigmoid are not constant, near 0, and of any bits."""
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        yield np.concatenate(
+            [
+                rng.uniform(-745, 745, CHUNK // 4),
+                rng.normal(size=CHUNK // 4),
+                rng.uniform(-1, 1, CHUNK // 4),
+                rng.integers(0, 2**64, CHUNK // 4, dtype=np.uint64).view(np.float64),
+            ]
+        )
+
+
+def measure(stride, pieces):
+    """{function: {dtype: largest error in ULP}}, printed as they come."""
+    found = {}
+    for name in FUNCTIONS:
+        found[name] = {}
+        for dtype, values in (("float32", float32_values(stride)), ("float64", float64_values(pieces))):
+            error, at = max((worst(name, x) for x in values), key=lambda pair: pair[0])
+            print(f"{dtype} {name:8s} {error:.3f} ULP at {at!r}", flush=True)
+            found[name][dtype] = round(error, 3)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one float32 in 997")
-    stride = 997 if parser.parse_args().quick else 1
-    print("instruction set:", isa.describe()["active"])
-    chunk = 2**22
-    for name in ("sigmoid", "tanh", "exp", "expm1", "softplus"):
-        found = (0.0, None)
-        for start in range(0, 2**32, chunk * stride):
-            bits = np.arange(start, min(start + chunk * stride, 2**32), stride, dtype=np.uint64).astype(np.uint32)
-            found = max(found, worst(name, bits.view(np.float32)), key=lambda pair: pair[0])
-        print(f"float32 {name:8s} {found[0]:.3f} ULP at {found[1]!r}")
-        rng = np.random.default_rng(0)
-        found = (0.0, None)
-        for _ in range(25 if stride == 1 else 1):
-            x = np.concatenate(
-                [
-                    rng.uniform(-745, 745, chunk // 4),
-                    rng.normal(size=chunk // 4),
-                    rng.uniform(-1, 1, chunk // 4),
-                    rng.integers(0, 2**64, chunk // 4, dtype=np.uint64).view(np.float64),
-                ]
-            )
-            found = max(found, worst(name, x), key=lambda pair: pair[0])
-        print(f"float64 {name:8s} {found[0]:.3f} ULP at {found[1]!r}")
+    parser.add_argument("--quick", action="store_true", help="one float32 in 997, and 4 million float64")
+    parser.add_argument("--stride", type=int, default=1, help="one float32 in so many; an odd number")
+    parser.add_argument("--json", type=Path, help="add what was found to this file")
+    options = parser.parse_args()
+    stride, pieces = (997, 1) if options.quick else (options.stride, 25)
+    active = isa.describe()["active"]
+    print("instruction set:", active)
+    found = {"cpu": cpu_name(), "float32 stride": stride, "float64 values": pieces * CHUNK}
+    found["ulp"] = measure(stride, pieces)
+    if options.json:
+        before = json.loads(options.json.read_text()) if options.json.exists() else {}
+        options.json.write_text(json.dumps(dict(sorted((before | {active: found}).items())), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Where does the pressure not go on as it did? One series with one labelled anomaly.
+"""
+Where does the pressure not go on as it did?
+============================================
 
-    pip install --no-deps aeon      # its wheel carries the series: "InternalBleeding16" of the UCR Anomaly Archive
-    python examples/anomalies.py [--output FOLDER]
+One series with one labelled anomaly. The detector learns from the first 1,200 steps, which are normal, how the series
+goes on, and looks for 12 anomalous steps among all 7,501.
 
-The detector learns from the first 1,200 steps, which are normal, how the series goes on, and looks for 12 anomalous
-steps among all 7,501. Draws the series and how strange each step is.
+The series is "InternalBleeding16" of the UCR Anomaly Archive, which comes in the wheel of aeon:
+``pip install --no-deps aeon``.
 """
 
-import argparse
 import importlib.util
 from pathlib import Path
 
@@ -17,10 +18,8 @@ from sklearn.metrics import roc_auc_score
 
 import lstmx
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--output", type=Path, default=Path("lstmx-examples"))
-output = parser.parse_args().output
-output.mkdir(parents=True, exist_ok=True)
+output = Path("lstmx-examples")
+output.mkdir(exist_ok=True)
 
 aeon = importlib.util.find_spec("aeon")  # not imported: only its file is read
 if aeon is None:
@@ -32,7 +31,9 @@ train, test = (
 )
 series, anomalous = test[:, 0], test[:, 1] == 1
 
-# One long series is a batch of one, (1, T, 1); the network learns from windows of it.
+# %%
+# One long series is a batch of one, ``(1, T, 1)``; the network learns from windows of it.
+
 detector = lstmx.LSTMAnomalyDetector(
     hidden_size=32, window=100, contamination=0.001, learning_rate_init=0.01, max_iter=100, tol=1e-3, random_state=0
 )
@@ -41,6 +42,9 @@ scores = detector.score_steps(series[None, :, None])[0]
 strangest = int(scores.argmin())
 print(f"strangest step: {strangest}, the anomaly is {np.flatnonzero(anomalous)[[0, -1]]}")
 print(f"area under the ROC curve: {roc_auc_score(anomalous, -scores):.3f}")
+
+# %%
+# The series, and how strange each step is:
 
 shown = slice(max(strangest - 400, 0), strangest + 400)
 figure, axes = plt.subplots(3, 1, figsize=(11, 8), layout="constrained")

@@ -1,11 +1,10 @@
-"""Who speaks? Nine men say the same vowels, in 7 to 29 frames: ragged sequences, one class each.
+"""
+Who speaks? Ragged sequences, one class each
+============================================
 
-    python examples/classification.py [--output FOLDER]
-
-Draws how training went and who is taken for whom.
+Nine men say the same two vowels; an utterance has 7 to 29 frames of 12 features. Which of the men is it?
 """
 
-import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -13,26 +12,35 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 import lstmx
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--output", type=Path, default=Path("lstmx-examples"))
-output = parser.parse_args().output
-output.mkdir(parents=True, exist_ok=True)
+output = Path("lstmx-examples")
+output.mkdir(exist_ok=True)
 
-(train, speakers), (test, test_speakers) = lstmx.datasets.load_japanese_vowels()  # lists of arrays (T_i, 12)
+# %%
+# A ragged batch is a list of arrays, ``(T_i, 12)`` each.
 
+(train, speakers), (test, test_speakers) = lstmx.datasets.load_japanese_vowels()
+print(len(train), "utterances to learn from, of", sorted({len(x) for x in train}), "frames")
+
+# %%
 # A fifth of the utterances is held out; training stops when it no longer gains from more, and the best weights stay.
+
 classifier = lstmx.LSTMClassifier(
     hidden_size=64, bidirectional=True, pooling="mean", dropout=0.3, early_stopping=True, validation_fraction=0.2,
-    n_iter_no_change=15, random_state=0, verbose=True,
+    n_iter_no_change=15, random_state=0,
 )  # fmt: skip
 classifier.fit(train, speakers)
 accuracy = classifier.score(test, test_speakers)
 print(f"accuracy on {len(test)} other utterances: {accuracy:.3f}")
 
+# %%
 # The file holds classes and scaling too, and is read without scikit-learn.
+
 classifier.save(output / "speakers.safetensors")
 loaded = lstmx.load(output / "speakers.safetensors")
 assert (loaded.predict_proba(test) == classifier.predict_proba(test)).all()
+
+# %%
+# How training went, and who is taken for whom:
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
 lstmx.LossCurveDisplay.from_estimator(classifier, ax=left)

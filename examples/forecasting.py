@@ -1,12 +1,11 @@
-"""A year of carbon dioxide ahead, with intervals: weekly means at Mauna Loa, the last six years unseen.
+"""
+A year of carbon dioxide ahead, with intervals
+==============================================
 
-    python examples/forecasting.py [--output FOLDER]
-
-The network forecasts the changes from week to week, 52 of them at once. Every week of the test years it is told
-what was measured since, and forecasts anew. Draws yearly forecasts with their intervals and some sample paths.
+Weekly means at Mauna Loa, the last six years unseen. The network forecasts the changes from week to week, 52 of them at
+once. Every week of the test years it is told what was measured since, and forecasts anew.
 """
 
-import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,19 +13,22 @@ import numpy as np
 
 import lstmx
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--output", type=Path, default=Path("lstmx-examples"))
-output = parser.parse_args().output
-output.mkdir(parents=True, exist_ok=True)
+output = Path("lstmx-examples")
+output.mkdir(exist_ok=True)
 
 dates, co2 = lstmx.datasets.load_co2()
 YEAR, begin = 52, len(co2) - 6 * 52
 
+# %%
 # The last tenth of the training weeks is held out: it ends training, and its errors make the intervals.
+
 forecaster = lstmx.LSTMForecaster(
-    window=60, horizon=YEAR, differences=(1,), hidden_size=64, batch_size=64, random_state=0, verbose=True
+    window=60, horizon=YEAR, differences=(1,), hidden_size=64, batch_size=64, random_state=0
 )
 forecaster.fit(co2[:begin])
+
+# %%
+# Now week after week: forecast, compare, hear what was measured.
 
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 9), layout="constrained")
 top.plot(dates[begin - 2 * YEAR :], co2[begin - 2 * YEAR :], color="0.2", label="measured")
@@ -45,6 +47,9 @@ for now in range(begin, len(co2) - YEAR + 1):
         top.fill_between(ahead, lower, upper, color="tab:red", alpha=0.2,
                          label="9 of 10 should lie here" if now == begin else None)  # fmt: skip
     forecaster.update(co2[now : now + 1])
+
+# %%
+# How far off the forecasts are, beside a naive one: last year's weeks, and the growth of ten years.
 
 rmse = [np.sqrt(np.mean(np.square(e), axis=0)) for e in (errors, naive_errors)]
 overall = [float(np.sqrt(np.mean(np.square(e)))) for e in (errors, naive_errors)]

@@ -1,12 +1,11 @@
-"""Digits read row by row: a pipeline, and a search over its parameters.
+"""
+Digits read row by row: a pipeline, and a search
+================================================
 
-    python examples/search.py [--output FOLDER] [--n-jobs N]
-
-An image of 8 rows is a sequence of 8 steps with 8 features. Draws the cross-validated accuracy of all candidates, and
-what a logistic regression makes of the same images as they are.
+An image of 8 rows is a sequence of 8 steps with 8 features. A pipeline scales and classifies; a search tries eight
+settings of it, two at a time.
 """
 
-import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,18 +17,17 @@ from sklearn.pipeline import Pipeline
 
 import lstmx
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--output", type=Path, default=Path("lstmx-examples"))
-parser.add_argument("--n-jobs", type=int, default=2)
-options = parser.parse_args()
-options.output.mkdir(parents=True, exist_ok=True)
+output = Path("lstmx-examples")
+output.mkdir(exist_ok=True)
 
 images, digits = load_digits(return_X_y=True)
 train, test, y, y_test = train_test_split(
     images.reshape(-1, 8, 8).astype(np.float32), digits, test_size=0.25, stratify=digits, random_state=0
 )
 
-# LSTMClassifier scales its features itself unless told otherwise; here a step of the pipeline does.
+# %%
+# ``LSTMClassifier`` scales its features itself unless told otherwise; here a step of the pipeline does.
+
 pipeline = Pipeline(
     [
         ("scale", lstmx.SequenceScaler()),
@@ -37,8 +35,11 @@ pipeline = Pipeline(
     ]
 )
 grid = {"classify__hidden_size": [16, 32, 64, 128], "classify__bidirectional": [False, True]}
-search = GridSearchCV(pipeline, grid, cv=3, n_jobs=options.n_jobs).fit(train, y)
+search = GridSearchCV(pipeline, grid, cv=3, n_jobs=2).fit(train, y)
 print(f"best: {search.best_params_}, accuracy on the test set {search.score(test, y_test):.3f}")
+
+# %%
+# The cross-validated accuracy of all candidates, and what a logistic regression makes of the same images as they are:
 
 results, sizes = search.cv_results_, grid["classify__hidden_size"]
 linear = cross_val_score(LogisticRegression(max_iter=5000), train.reshape(len(train), -1) / 16, y, cv=3).mean()
@@ -53,5 +54,5 @@ ax.set(xlabel="hidden_size", ylabel="accuracy, cross-validated", title="1,347 di
 ax.set_xscale("log", base=2)
 ax.set_xticks(sizes, sizes)
 ax.legend(loc="lower right")
-figure.savefig(options.output / "search.png", dpi=110)
-print(f"the picture is {options.output / 'search.png'}")
+figure.savefig(output / "search.png", dpi=110)
+print(f"the picture is {output / 'search.png'}")

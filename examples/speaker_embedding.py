@@ -1,11 +1,17 @@
-"""A network that PyTorch trained, served without it: the speaker encoder of Resemblyzer, 3 LSTM layers 40 -> 256.
-
-    python examples/speaker_embedding.py
-
-Downloads the package with pip (16 MB; it is not installed) and reads its ``pretrained.pt``. Voices are synthetic: their
-embeddings are close to each other where the voice is the same. Then it measures, each in a process of its own, how long
-loading, the first prediction, a step and a batch take, and how much memory; beside PyTorch where that is installed.
 """
+A network that PyTorch trained, served without it
+=================================================
+
+The speaker encoder of Resemblyzer, 3 LSTM layers 40 -> 256. This downloads the package with pip (16 MB; it is not
+installed) and reads its ``pretrained.pt``. Voices are synthetic: their embeddings are close to each other where the
+voice is the same. Then it measures, each in a process of its own, how long loading, the first prediction, a step and a
+batch take, and how much memory; beside PyTorch where that is installed.
+
+.. image:: /figures/speaker-embedding.png
+   :alt: How alike the embeddings of fifteen recordings of three voices are
+"""
+
+# sphinx_gallery_thumbnail_path = "figures/speaker-embedding.png"
 
 import argparse
 import importlib.util
@@ -131,6 +137,20 @@ def download(folder):
         return Path(wheel.extract("resemblyzer/pretrained.pt", folder))
 
 
+def draw(alike, names, path):
+    """How alike every two recordings are, (voices * 5, voices * 5)."""
+    import matplotlib.pyplot as plt
+
+    figure, ax = plt.subplots(figsize=(6, 5), layout="constrained")
+    image = ax.imshow(alike, vmin=0, vmax=1, cmap="viridis")
+    middles = 5 * np.arange(len(names)) + 2
+    ax.set_xticks(middles, [f"{name} voice" for name in names])
+    ax.set_yticks(middles, [f"{name} voice" for name in names], rotation=90, va="center")
+    ax.set_title("How alike embeddings are: 5 recordings of each voice")
+    figure.colorbar(image, label="cosine similarity")
+    figure.savefig(path, dpi=90, metadata={"Software": None})
+
+
 def main():
     """Embed, compare, measure."""
     with tempfile.TemporaryDirectory() as name:
@@ -153,9 +173,14 @@ def main():
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             rows[engine], outputs[engine] = json.loads(done.stdout), np.load(folder / "y.npy")
 
-    y = outputs["lstmx"].reshape(3, 5, -1)
-    alike = np.einsum("ikd,jld->ijkl", y, y).mean((2, 3))
-    print("mean similarity of the embeddings of", ", ".join(speakers), "voices:\n", alike.round(3), "\n")
+    y = outputs["lstmx"]
+    alike = np.einsum("id,jd->ij", y, y)
+    means = alike.reshape(3, 5, 3, 5).mean((1, 3))
+    print("mean similarity of the embeddings of", ", ".join(speakers), "voices:\n", means.round(3), "\n")
+    output = Path("lstmx-examples")
+    output.mkdir(exist_ok=True)
+    draw(alike, speakers, output / "speaker-embedding.png")
+    print(f"the picture is {output / 'speaker-embedding.png'}\n")
     print(f"{'':20s} {'load':>8s} {'first':>9s} {'a step':>9s} {f'{len(x)} x 1.6 s':>10s} {'memory':>9s}")
     for engine, took in rows.items():
         print(f"{engine:20s} {took['load']:6.2f} s {1e3 * took['first']:6.1f} ms {1e6 * took['step']:6.0f} us "

@@ -136,7 +136,7 @@ class SequenceImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         to_step(self).save(path)
 
     def get_feature_names_out(self, input_features=None):
-        """Names of features: those of X, then "missingindicator_" and the name of each that has an indicator.
+        """Names of features: those of X, then ``"missingindicator_"`` and the name of each that has an indicator.
 
         Parameters
         ----------

@@ -9,7 +9,7 @@ class History:
     Attributes
     ----------
     history : dict of str to list of float
-        "loss", "learning_rate", metrics, and the same with the prefix "val_".
+        "loss", "learning_rate", metrics, and the same with the prefix ``"val_"``.
     stopped : None or {"early", "callback", "interrupted", "failed", "exhausted"}
         Why training ended before its last epoch; "failed" is by an error, "exhausted" because there were no more
         batches.
