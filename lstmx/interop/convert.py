@@ -8,6 +8,8 @@ from lstmx import formats, storage
 from lstmx.interop.imported import Imported
 from lstmx.predictors.graph import GraphModel
 
+__all__ = ["convert", "read"]
+
 
 def _function(module, name):
     """A function of a module that is loaded only now."""

@@ -6,6 +6,8 @@ gates, which have no forget gate of their own, i, g, o.
 
 import numpy as np
 
+__all__ = ["reorder"]
+
 OURS = "ifgo"
 ORDERS = {
     "torch": "ifgo",  # also cuDNN, oneDNN, Flax, Equinox

@@ -7,6 +7,8 @@ import numpy as np
 
 from lstmx.functional import messages
 
+__all__ = ["Imported", "Part"]
+
 # What a probe may be off by: a share of how far outputs differ from each other, and float32 rounding through many
 # steps, which is relative to their size.
 OF_SPREAD, OF_SIZE = 2e-4, 32 * 1.2e-7

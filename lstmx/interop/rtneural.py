@@ -12,6 +12,8 @@ from lstmx.layers import LSTM, Activation, Dense
 from lstmx.model import Sequential
 from lstmx.storage import ModelFileError
 
+__all__ = ["from_rtneural", "read"]
+
 DENSE = ("dense", "time-distributed-dense")
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "softmax", "elu")  # those that RTNeural has
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+__all__ = ["plot_history"]
+
 
 def pyplot():
     """matplotlib.pyplot, or an error that says what to install."""

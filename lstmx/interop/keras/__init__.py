@@ -18,6 +18,8 @@ from lstmx.interop.keras.shapes import parts_from_shapes
 from lstmx.layers import LSTM, Dense, Embedding
 from lstmx.model import Sequential
 
+__all__ = ["from_keras", "read", "to_keras_weights"]
+
 
 def from_keras(
     source, *, config=None, layers=None, recurrent_activation=None, activation=None, dense_activation=None,

@@ -22,6 +22,8 @@ from lstmx.predictors.graph_chain import beginning_at
 from lstmx.predictors.operators import LARGEST, limited
 from lstmx.storage import ModelFileError
 
+__all__ = ["FoundLSTM", "from_onnx", "lstms", "read"]
+
 PROBE = 7  # batch and steps of a probe
 _MODULES = ("estimators", "export")  # loaded when they are named
 

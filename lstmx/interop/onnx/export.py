@@ -13,6 +13,8 @@ from lstmx.interop.onnx.writer import LEAST_OPSET, Graph, integer, integers
 from lstmx.layers import LSTM
 from lstmx.model import Sequential
 
+__all__ = ["to_onnx"]
+
 LARGEST = 2**31 - 2**20  # bytes of constants: what one file of Protocol Buffers holds
 _END = np.iinfo(np.int64).max
 

@@ -20,6 +20,8 @@ from lstmx.layers import LSTM, Dense, Embedding, FinalState, Masking, Reversed
 from lstmx.model import Sequential
 from lstmx.storage import ModelFileError
 
+__all__ = ["from_torch", "read", "save_state_dict", "to_safetensors", "to_torch_state_dict"]
+
 IN_FORWARD = ("mask", "merge", "reverse")  # what changes results, and no layer of PyTorch does
 LARGEST_SHARE = 8  # times the size of a file: what its layers may come to, of half precision and tied weights
 
