@@ -1,7 +1,7 @@
 """How Sphinx builds this documentation:
 
-    pip install '.[demo,keras,onnx]' --group docs
-    python -m sphinx -W --keep-going docs docs/_build
+    pip install '.[demo]' --group docs
+    python -m sphinx -W --keep-going docs docs/_build/html
 
 Everything is made from this checkout: no inventory of another project is asked for, and no page that is built loads
 anything from elsewhere.
