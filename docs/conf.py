@@ -9,6 +9,7 @@ anything from elsewhere.
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 
 from sphinx.util.nodes import make_refnode
@@ -29,19 +30,15 @@ extensions = [
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build"]
-for page, source in (("changelog.md", "CHANGELOG.md"), ("contributing.md", "CONTRIBUTING.md")):
-    if not (HERE.parent / source).exists():  # an sdist may come without
-        exclude_patterns.append(page)
 
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(collections|dataclasses|matplotlib|numpy|onnx|pandas|scipy|sklearn|torch|typing|xarray)\..*"),
     ("py:obj", r"[a-z_][a-z_0-9]*"),  # arguments and attributes, in docstrings
     # What docstrings of inner methods name, and the reference does not have:
-    ("py:obj", r"Parameter|PerLayer|Program|RowWeights|Target|Watcher|panel\.Panel|transforms\.Transform"),
+    ("py:obj", r"Parameter|PerLayer|Program|RowWeights|Sequences|Target|Watcher|panel\.Panel|transforms\.Transform"),
     ("py:obj", r"BINS|INITIAL|NETS|ORDERS|draw\(n\)|segments\.block|store\.fill"),
 ]
-suppress_warnings = ["config.cache", "toc.empty_glob"]
 default_role = "py:obj"
 add_module_names = False
 toc_object_entries_show_parents = "hide"
@@ -93,9 +90,23 @@ sphinx_gallery_conf = {
 }
 
 
+OF_SKLEARN = {"fit_transform", "get_feature_names_out", "get_metadata_routing", "set_output"}
+
+
 def skip(app, what, name, obj, skipped, options):
-    """Leave out what scikit-learn puts into every estimator for its routing of metadata."""
-    return True if name.startswith("set_") and name.endswith("_request") else None
+    """Leave out what scikit-learn puts into every estimator, with links into its own documentation."""
+    theirs = str(getattr(obj, "__module__", "")).startswith("sklearn.")
+    return True if theirs and (name in OF_SKLEARN or name.endswith("_request")) else None
+
+
+def without_folders(app, docname, source):
+    """Links to folders of the project become plain text: there is no page for them."""
+    here = (HERE / docname).parent
+
+    def plain(link):
+        return link[1] if (here / link[2]).is_dir() else link[0]
+
+    source[0] = re.sub(r"\[([^\]]*)\]\(([^)\s:#]+)\)", plain, source[0])
 
 
 def find(app, env, node, contnode):
@@ -112,3 +123,4 @@ def find(app, env, node, contnode):
 def setup(app):
     app.connect("autodoc-skip-member", skip)
     app.connect("missing-reference", find)
+    app.connect("source-read", without_folders)
