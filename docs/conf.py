@@ -64,13 +64,14 @@ html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,
     "navbar_align": "left",
-    "header_links_before_dropdown": 6,
-    "secondary_sidebar_items": ["page-toc"],
+    "header_links_before_dropdown": 7,
+    "secondary_sidebar_items": {"**": ["page-toc"], "migration": []},  # which has code side by side
     "footer_start": ["copyright"],
     "footer_end": [],
     "pygments_light_style": "friendly",
 }
-html_sidebars = {page: [] for page in ("index", "start", "performance", "changelog", "contributing")}
+ALONE = ("index", "start", "lesson", "performance", "reliability", "migration", "changelog", "contributing")
+html_sidebars = {page: [] for page in ALONE}
 
 # Examples that read what is not in this checkout are shown and not run: one downloads a model, one reads aeon's data.
 _aeon = importlib.util.find_spec("aeon") is not None
