@@ -1,13 +1,12 @@
-"""A thousand hearts watched live: each frame of each stream is compared with what the network expected.
-
-    python examples/streams.py [--output FOLDER]
+"""
+A thousand hearts watched live
+==============================
 
 The ECGs are simulated: 100 samples a second for a minute, each heart with a rate, a shape and a noise of its own. In 40
 of the 1,000 something begins to go wrong. One network, which has learnt from healthy hearts how an ECG goes on, follows
-them all, with a state for each of them in a StreamPool. Draws what it found, and how long the pushes took.
+them all, with a state for each of them in a StreamPool: each frame is compared with what was expected.
 """
 
-import argparse
 import time
 from pathlib import Path
 
@@ -16,10 +15,11 @@ import numpy as np
 
 import lstmx
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--output", type=Path, default=Path("lstmx-examples"))
-output = parser.parse_args().output
-output.mkdir(parents=True, exist_ok=True)
+output = Path("lstmx-examples")
+output.mkdir(exist_ok=True)
+
+# %%
+# Hearts that are healthy, and hearts that from some moment on are not.
 
 RATE, SECONDS, STREAMS = 100, 60, 1000
 KINDS = ("beats are missing", "beats come early", "the shape changes")
@@ -60,6 +60,10 @@ def hearts(rng, n):
     return np.stack([heart(rng, SECONDS) for _ in range(n)], axis=1)[:, :, None].astype(np.float32)
 
 
+# %%
+# Every frame of all streams is one push; what it gives is what the next frame is compared with.
+
+
 def watch(model, frames):
     """What was expected (steps, N), how strange each frame was (steps, N), and the seconds that each push took."""
     pool = lstmx.StreamPool(model, frames.shape[1])
@@ -78,16 +82,20 @@ def watch(model, frames):
     return expected, strange, np.array(took)
 
 
-rng = np.random.default_rng(0)
-model = lstmx.Sequential([lstmx.LSTM(1, 32), lstmx.Dense(32, 1)], random_state=0)
+# %%
 # What is usual for a heart is known from its beats before: training carries the states through the whole minute, and
 # gradients go back a second.
+
+rng = np.random.default_rng(0)
+model = lstmx.Sequential([lstmx.LSTM(1, 32), lstmx.Dense(32, 1)], random_state=0)
 healthy, epochs, batch = hearts(rng, 256).swapaxes(0, 1), 4, 32
 updates = epochs * (len(healthy) // batch) * SECONDS * RATE // 100
 decay = lstmx.Adam(lambda step: 0.01 * max(1 - step / updates, 0.01))
 model.fit(healthy[:, :-1], healthy[:, 1:], tbptt=100, optimizer=decay, epochs=epochs, batch_size=batch, verbose=2)
 
+# %%
 # An alarm is what is stranger, by a fifth, than all that other healthy hearts ever did.
+
 limit = 1.2 * watch(model, hearts(rng, 128))[1][SETTLED:].max()
 
 frames = hearts(rng, STREAMS)
@@ -107,6 +115,9 @@ for k, kind in enumerate(KINDS):
     found = (first[ill[k::3]] < SECONDS * RATE) & ~false[ill[k::3]]
     print(f"{kind}: {found.sum()} of {len(found)} found, half of them within {np.median(delay[k::3][found]):.2f} s")
 print(f"{1e6 * took.mean() / STREAMS:.2f} µs a frame; {took.sum():.1f} s for a minute of all {STREAMS}")
+
+# %%
+# Three of those that fell ill, and all of them.
 
 figure, axes = plt.subplot_mosaic(
     [[0, 0], [1, 1], [2, 2], ["all", "time"]], figsize=(12, 12), height_ratios=[1, 1, 1, 1.5], layout="constrained"
