@@ -28,12 +28,16 @@ CORE = Path("lstmx/_core")
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
          "-O1" if DEBUG or SANITIZE else "-O3"]  # fmt: skip
 SYMBOLS = ["-g", "-fno-omit-frame-pointer"] if DEBUG or SANITIZE else ["-g0"]
+MSVC_FLAGS = ["/O2", "/std:c11"]  # without the second it does not know `restrict`
 # Python's own flags make signed overflow legal, which would hide it; the core does not build on that.
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-wrapv"] if SANITIZE else []
 
 
 class BuildCore(build_ext):
-    """Compiles with one set of flags for GCC and Clang, and with OpenMP where the compiler has it."""
+    """Compiles with one set of flags for GCC and Clang, and with OpenMP where the compiler has it.
+
+    MSVC, which has neither GNU C's vectors nor atomics, builds plain C for one thread.
+    """
 
     def finalize_options(self):
         super().finalize_options()
@@ -41,12 +45,11 @@ class BuildCore(build_ext):
         self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self):
-        unix = self.compiler.compiler_type == "unix"
-        openmp = [] if NO_OPENMP or not unix or not self.has_openmp() else ["-fopenmp"]
-        if unix:
-            print("lstmx: building", "with OpenMP" if openmp else "without OpenMP", file=sys.stderr)
+        msvc = self.compiler.compiler_type == "msvc"
+        openmp = [] if NO_OPENMP or msvc or not self.has_openmp() else ["-fopenmp"]
+        print("lstmx: building", "with OpenMP" if openmp else "without OpenMP", file=sys.stderr)
         for extension in self.extensions:
-            extension.extra_compile_args = (FLAGS + SYMBOLS + openmp + SANITIZERS) if unix else ["/O2"]
+            extension.extra_compile_args = MSVC_FLAGS if msvc else FLAGS + SYMBOLS + openmp + SANITIZERS
             extension.extra_link_args = openmp + SANITIZERS
         super().build_extensions()
 

@@ -91,7 +91,8 @@ def _weights(cell, weight_ih, weight_hh, bias, more, dtype, copy=False):
     for name in table:
         if name not in given:
             raise ValueError(f"{name}: this cell needs it, an array {table[name]}; give it by name")
-    return Weights(cell, {n: np.array(given[n], order="C", copy=copy or None) for n in table})
+    take = np.array if copy else np.asarray
+    return Weights(cell, {n: take(given[n], order="C") for n in table})
 
 
 def _dtype_of(*arrays):

@@ -13,6 +13,10 @@
 
 #include "cell.h"
 
+#if !defined(__GNUC__) && !defined(LSTMX_NO_VECTOR)
+#define LSTMX_NO_VECTOR 1   /* MSVC, and Clang in its guise, which has SSE's intrinsics but no vectors of GNU C */
+#endif
+
 /* How numbers are stored: the index of the tables of an instruction set. */
 enum lstmx_format { LSTMX_F32, LSTMX_F64, LSTMX_FORMATS };
 enum lstmx_activation { LSTMX_LINEAR, LSTMX_RELU, LSTMX_TANH, LSTMX_SIGMOID, LSTMX_SOFTMAX };

@@ -1,10 +1,11 @@
 /* A vector of LANES values of REAL, and the few operations that the kernels need.
  *
  * With GCC or Clang the vector is a vector-extension type and the compiler emits the instructions of the target that
- * variant.h has set. Elsewhere (or with LSTMX_NO_VECTOR) a vector is one value and the same source still compiles.
+ * variant.h has set. With LSTMX_NO_VECTOR, which core.h defines for other compilers, a vector is one value and the same
+ * source still compiles.
  * Expects REAL, INT and UINT (the integers of the same size), FN(name) and VECTOR_BYTES. */
 
-#if defined(LSTMX_NO_VECTOR) || !defined(__GNUC__)
+#ifdef LSTMX_NO_VECTOR
 #define LANES 1
 typedef REAL FN(vec);
 typedef INT FN(ivec);
