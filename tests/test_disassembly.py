@@ -89,6 +89,14 @@ def bits(array):
     return array.view(np.uint32 if array.dtype == np.float32 else np.uint64)
 
 
+@pytest.mark.skipif("clang" not in COMPILERS, reason="no clang")
+@pytest.mark.parametrize("source", ["dispatch.c", "isa_baseline.c", "isa_avx2.c", "isa_avx512.c"])
+def test_compilers_without_gnu_c_build_it(source, tmp_path):
+    """As MSVC, which knows C11 and neither vectors, nor attributes, nor arrays of variable length."""
+    strict = ["-std=c11", "-fgnuc-version=0", "-pedantic-errors", "-Werror=vla", "-Wno-literal-range"]
+    build("clang", source, tmp_path / "plain.o", *strict, "-c")
+
+
 # ---------------------------------------------------------------------------------------------- disassembly
 
 ISAS = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
