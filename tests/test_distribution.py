@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import lstmx
 
 ROOT = Path(__file__).parent.parent
@@ -55,3 +57,25 @@ def test_what_errors_recommend_is_what_the_extras_require():
 def test_the_demo_brings_what_help_needs():
     """After the README's first command the estimators can be loaded, and read about."""
     assert {"scikit-learn>=1.6", "matplotlib>=3.8", "scipy>=1.13"} <= set(all_of("demo"))
+
+
+FLOORS = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests" / "floors.txt").read_text(), re.MULTILINE))
+
+
+def padded(version):
+    """A version as numbers, so that 1.26 and 1.26.0 are the same."""
+    return [*map(int, version.split(".")), 0, 0, 0][:3]
+
+
+@pytest.mark.parametrize("extra", ["", "demo", "keras", "onnx"])
+def test_the_floors_that_are_tested_are_those_that_are_declared(extra):
+    for requirement in all_of(extra) if extra else PROJECT["dependencies"]:
+        name, version = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
+        assert padded(FLOORS[name]) == padded(version), requirement
+
+
+def test_so_are_those_of_what_tests_use_beside():
+    for requirement in all_of("test"):
+        name, version = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
+        if name in ("hypothesis", "pandas", "polars", "pytest"):
+            assert padded(FLOORS[name]) == padded(version), requirement
