@@ -30,9 +30,7 @@ forecaster.fit(co2[:begin])
 # %%
 # Now week after week: forecast, compare, hear what was measured.
 
-figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 9), layout="constrained")
-top.plot(dates[begin - 2 * YEAR :], co2[begin - 2 * YEAR :], color="0.2", label="measured")
-errors, naive_errors, inside = [], [], []
+errors, naive_errors, inside, yearly = [], [], [], []
 for now in range(begin, len(co2) - YEAR + 1):
     found = forecaster.predict()
     lower, upper = forecaster.predict_interval(coverage=0.9)
@@ -42,10 +40,7 @@ for now in range(begin, len(co2) - YEAR + 1):
     naive_errors.append(co2[now - YEAR : now] + growth - true)
     inside.append((lower <= true) & (true <= upper))
     if (now - begin) % YEAR == 0:
-        ahead = dates[now : now + YEAR]
-        top.plot(ahead, found, color="tab:red", label="forecast" if now == begin else None)
-        top.fill_between(ahead, lower, upper, color="tab:red", alpha=0.2,
-                         label="9 of 10 should lie here" if now == begin else None)  # fmt: skip
+        yearly.append((dates[now : now + YEAR], found, lower, upper))
     forecaster.update(co2[now : now + 1])
 
 # %%
@@ -56,6 +51,14 @@ overall = [float(np.sqrt(np.mean(np.square(e)))) for e in (errors, naive_errors)
 print(f"root mean square error over a year: LSTM {overall[0]:.3f} ppm, seasonal naive with drift {overall[1]:.3f} ppm")
 print(f"inside the 90 % interval: {np.mean(inside):.1%}")
 
+# %%
+# Forecasts made once a year, the error of all of them by weeks ahead, and ways in which the next year could go:
+
+figure, (top, bottom) = plt.subplots(2, 1, figsize=(11, 9), layout="constrained")
+top.plot(dates[begin - 2 * YEAR :], co2[begin - 2 * YEAR :], color="0.2", label="measured")
+for k, (ahead, found, lower, upper) in enumerate(yearly):
+    top.plot(ahead, found, color="tab:red", label=None if k else "forecast")
+    top.fill_between(ahead, lower, upper, color="tab:red", alpha=0.2, label=None if k else "9 of 10 should lie here")
 top.set(ylabel="CO2, ppm", title="Forecasts made once a year")
 top.legend(loc="upper left")
 for error, name, colour in zip(rmse, ("LSTM", "seasonal naive with drift"), ("tab:red", "tab:blue"), strict=True):
