@@ -121,7 +121,7 @@ cdef extern from "team.h" nogil:
     int lstmx_cpus() noexcept
     ctypedef struct lstmx_team:
         int waiting
-        int round
+        unsigned round
         int cancelled
     enum:
         LSTMX_SHARES

@@ -41,7 +41,7 @@ static inline int lstmx_cpus(void) {
 /* A barrier that spins for about 20 us and then gives the core away: whoever is waited for may need it. */
 typedef struct {
     int waiting;
-    int round;
+    unsigned round;  /* barriers behind it; may wrap */
     int cancelled;   /* set at any time */
     int stop;        /* what `cancelled` was when the last member came to the barrier: after it, all read the same */
     char alone[64];  /* nothing else in this cache line */
@@ -76,7 +76,7 @@ static inline void lstmx_wait(lstmx_team *team, int members) {
         team->stop = __atomic_load_n(&team->cancelled, __ATOMIC_ACQUIRE);
         return;
     }
-    const int round = __atomic_load_n(&team->round, __ATOMIC_ACQUIRE);
+    const unsigned round = __atomic_load_n(&team->round, __ATOMIC_ACQUIRE);
     if (__atomic_add_fetch(&team->waiting, 1, __ATOMIC_ACQ_REL) == members) {
         __atomic_store_n(&team->waiting, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&team->stop, __atomic_load_n(&team->cancelled, __ATOMIC_ACQUIRE), __ATOMIC_RELAXED);

@@ -1,0 +1,114 @@
+"""What tests/reliability.py tries, one module for each campaign; and what they share: numbered cases in child processes.
+
+A campaign has a ``NAME``, a ``TITLE``, and ``run(seconds, seed)``, which returns its figures, plain JSON values, or
+raises `Failed` with a message that says how to repeat it. One with numbered cases has ``case(number)`` too, which runs
+one of them in this process and returns what it counts.
+"""
+
+import collections
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import lstmx
+
+TESTS = Path(__file__).resolve().parent.parent
+CORE = TESTS.parent / "lstmx" / "_core" / "c"
+SCRIPT = TESTS / "reliability.py"
+A_CASE = 1_000_000  # cases that belong to one seed
+POLL = 0.2  # seconds between looks at a child
+
+
+class Failed(AssertionError):
+    """A campaign has found a fault."""
+
+
+def environment(**more):
+    """That of a child, which must find the lstmx that runs here."""
+    path = [str(Path(lstmx.__file__).resolve().parents[1]), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path)} | more
+
+
+def run_cases(name, seconds, seed, limit, **more):
+    """Runs the cases of a campaign in children, one after the other, until the time is over.
+
+    Parameters
+    ----------
+    name : str
+        Of the campaign.
+    seconds : float
+    seed : int
+        The first case is a million times this.
+    limit : float
+        Seconds after which a case counts as hanging.
+    **more
+        Environment variables of the children.
+
+    Returns
+    -------
+    dict
+        What all cases have counted, summed, but for names that begin with "largest" or "slowest": of those the largest;
+        and "cases", how many there were.
+
+    Raises
+    ------
+    Failed
+        If a case has failed, or its process has died or hangs.
+    """
+    start, found, end = seed * A_CASE, collections.Counter(), time.monotonic() + seconds
+    while not found["cases"] or time.monotonic() < end:
+        part = min(max(end - time.monotonic(), 0.1), 60)  # a child for a minute: a leak would tell in it
+        first = start + found["cases"]
+        add(found, _child(name, first, part, limit, environment(**more)))
+    return dict(found)
+
+
+def add(found, more):
+    """Add what one case, or one child, has counted to the counts that are there."""
+    for key, value in more.items():
+        found[key] = max(found[key], value) if key.startswith(("largest", "slowest")) else found[key] + value
+
+
+def _child(name, first, seconds, limit, variables):
+    """What a child counts that runs cases from `first` on."""
+    with tempfile.TemporaryDirectory() as folder:
+        note = Path(folder, "case")  # which the child writes before each case
+        note.write_text(str(first))
+        command = [sys.executable, str(SCRIPT), name, "--child", str(first), str(seconds), str(note)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+        case, since = None, time.monotonic()
+        try:
+            while True:
+                try:
+                    out, errors = process.communicate(timeout=POLL)
+                    break
+                except subprocess.TimeoutExpired:
+                    now = note.read_text()
+                    if now != case:
+                        case, since = now, time.monotonic()
+                    elif time.monotonic() - since > limit:
+                        raise Failed(_told(name, case, f"did not end in {limit} s")) from None
+        finally:
+            process.kill()
+        if process.returncode:
+            raise Failed(_told(name, note.read_text(), f"ended with {process.returncode}") + f"\n{errors[-3000:]}")
+        return json.loads(out.splitlines()[-1])
+
+
+def _told(name, case, what):
+    return f"{name}: case {case} {what}; again: python tests/reliability.py {name} --case {case}"
+
+
+def serve(campaign, first, seconds, note):
+    """In a child: run cases from `first` on until the time is over, and print what they count."""
+    found, end, number = collections.Counter(), time.monotonic() + seconds, first
+    handle = os.open(note, os.O_WRONLY)
+    while number == first or time.monotonic() < end:
+        os.pwrite(handle, b"%d" % number, 0)  # cases of one seed have as many digits, or more
+        add(found, campaign.case(number))
+        number += 1
+    print(json.dumps(found | {"cases": number - first}), flush=True)
