@@ -3,6 +3,8 @@
 import io
 import json
 import resource
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -207,6 +209,26 @@ def test_one_long_text_many_times(path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused(path, "one text many times")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+@pytest.mark.parametrize("size", [0, 2**64 - 16, 2**64 - 1, 2**63])
+@pytest.mark.parametrize("which", ["text", "free"])
+def test_heaps_whose_end_hdf5_would_never_reach(which, size, path):
+    """HDF5 goes from one text to the next by its size; that of 0 made it go nowhere, for ever."""
+    with h5py.File(path, "a") as file:
+        file["model_weights"].attrs["layer_names"] = [str(name) for name in file["model_weights"].attrs["layer_names"]]
+    data = bytearray(path.read_bytes())
+    at = data.find(b"GCOL") + 16
+    while which == "free" and data[at : at + 2] != b"\0\0":
+        length = int.from_bytes(data[at + 8 : at + 16], "little")
+        at += 16 + length + -length % 8
+    data[at + 8 : at + 16] = size.to_bytes(8, "little")
+    if which == "text" and size == 0:
+        data[at : at + 2] = b"\0\0"
+    path.write_bytes(data)
+    code = "import sys; from lstmx.interop.keras import read; read(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=20)
+    assert "ModelFileError" in done.stderr and str(path) in done.stderr, done.stderr
 
 
 def test_attributes_of_other_kinds(path):

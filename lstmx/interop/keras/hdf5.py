@@ -9,6 +9,7 @@ LARGEST_TEXT = 2**24  # bytes of a configuration, and of an attribute
 LARGEST_EXPANSION = 16  # what a list of texts, or a part of an archive, may be as a multiple of its size in the file
 LARGEST_LIST = 2**28  # bytes of a list of texts, beside that
 LONGEST_NAME = 2**12
+SMALLEST_HEAP = 2**12  # bytes
 MOST_NAMES = 10_000  # of layers, of arrays of a layer, of members of a group
 SAVE_AGAIN = "load it in Keras and save it again"
 
@@ -164,7 +165,7 @@ class Hdf5:
 
     def longest_text(self):
         """Bytes of the longest text of variable length in the file, or more: all of them stand in heaps, which begin
-        with "GCOL"; lists refer to them.
+        with "GCOL"; lists refer to them. An error where HDF5 would not come to the end of a heap.
         """
         if self._longest is None:
             self._longest, data = 0, self._bytes()
@@ -193,13 +194,23 @@ class Hdf5:
 
 
 def _sizes_in_heap(data, at):
-    """The sizes of the texts in a global heap of HDF5: 16 bytes before each of them have its number and size."""
-    end = min(at + int.from_bytes(data[at + 8 : at + 16], "little"), len(data))
-    at += 16
-    while at + 16 <= end and any(data[at : at + 2]):
-        size = int.from_bytes(data[at + 8 : at + 16], "little")
-        yield min(size, len(data))
-        at += 16 + size + -size % 8
+    """The sizes of the texts in a global heap of HDF5: 16 bytes before each of them have its number and size.
+
+    What has the number 0 is free, its size that of the header too. HDF5 walks from one to the next as this does, and
+    where one has no size, walks for ever.
+    """
+    size = int.from_bytes(data[at + 8 : at + 16], "little")
+    if data[at + 4 : at + 5] != b"\1" or not SMALLEST_HEAP <= size <= len(data) - at:
+        return  # HDF5 refuses it, or it is none
+    end, at = at + size, at + 16
+    while at + 16 <= end:
+        number, size = int.from_bytes(data[at : at + 2], "little"), int.from_bytes(data[at + 8 : at + 16], "little")
+        step = 16 + size + -size % 8 if number else size
+        if not 0 < step <= end - at:
+            raise ValueError("a heap of texts in it has one that does not end in the heap")
+        if number:
+            yield size
+        at += step
 
 
 def _from_bfloat16(value):
