@@ -16,7 +16,7 @@ from lstmx.functional.threads import get_num_threads
 # OpenBLAS's name of its kernels -> the instruction set they use; all others are older than AVX2.
 _CORES = dict.fromkeys(("Haswell", "Zen", "Excavator"), "avx2")
 _CORES |= dict.fromkeys(("SkylakeX", "Cooperlake", "SapphireRapids"), "avx512")
-PACKAGES = ("numpy", "scipy", "safetensors", "scikit-learn", "matplotlib", "tqdm")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "matplotlib", "tqdm")
 _LEVELS = ["baseline", "avx2", "avx512"]
 
 

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lstmx import formats
+from lstmx import formats, tensors
 from lstmx._version import __version__
 from lstmx.functional import validate
 
@@ -44,8 +44,7 @@ except ImportError:  # Windows
 
 SCHEMA = 3
 LARGEST_CONFIG = 2**20  # characters of JSON
-LARGEST_HEADER = 10**8  # bytes: what safetensors allows
-_DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}
+_DTYPES = {dtype.name: name for name, dtype in tensors.DTYPES.items()}
 _TEMPORARY = ".lstmx"  # how the names of the files end that `write` renames once they are whole
 PARAMETER = "finite, or anything with allow_nonfinite"  # what the numbers of an array must be
 REGISTRY = {}  # name in a file -> class
@@ -169,30 +168,30 @@ def write_bytes(path, *parts):
     """Write the file that consists of these parts, bytes one after the other, atomically."""
     target, mode = check_target(path)
     # A file beside the old one, flushed to disk and then renamed: a reader sees the old file or the new one.
-    file, temporary = _open_temporary(*os.path.split(target))
+    handle, temporary = _open_temporary(*os.path.split(target))
     try:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask() if mode is None else mode)
+        try:
+            for part in parts:  # no file object in between, whose buffer might not be had, or not be emptied
+                left = memoryview(part)
+                while left.nbytes:
+                    left = left[os.write(handle, left) :]
+            os.fsync(handle)
+            os.chmod(temporary, 0o666 & ~_umask() if mode is None else mode)
+            if fcntl is not None:
+                os.replace(temporary, target)  # while it is locked
+        finally:
+            os.close(handle)
         if fcntl is None:
-            file.close()  # Windows renames no open file; elsewhere its lock is needed until the name has changed
-        os.replace(temporary, target)
+            os.replace(temporary, target)  # Windows renames no open file
     except BaseException:
-        with contextlib.suppress(OSError):  # of a full disk, again
-            file.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    file.close()
     _sync_folder(os.path.dirname(target))
 
 
 def _serialise(config, arrays):
-    """What a file begins with, and the bytes of the tensors. The same for the same model, always."""
-    from safetensors.numpy import save as serialise
-
+    """What a file consists of. The same for the same model, always."""
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
     if len(text) > LARGEST_CONFIG:
         raise ValueError(f"path: the configuration has {len(text)} characters of JSON, more than {LARGEST_CONFIG}, "
@@ -200,14 +199,7 @@ def _serialise(config, arrays):
     arrays = {name: np.asarray(a, a.dtype.newbyteorder("="), order="C") for name, a in arrays.items()}
     metadata = {"digest": _digest(text, arrays), "format": "lstmx", "model": text, "schema": str(SCHEMA),
                 "version": __version__}  # fmt: skip
-    data = memoryview(serialise(arrays, metadata))
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(bytes(data[8 : 8 + size]))
-    del header["__metadata__"]  # safetensors writes it in another order each time
-    header = {"__metadata__": metadata} | dict(sorted(header.items(), key=lambda item: (item[1]["data_offsets"], item)))
-    line = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    line += b" " * (-len(line) % 8)
-    return len(line).to_bytes(8, "little") + line, data[8 + size :]
+    return tensors.parts(arrays, metadata)
 
 
 def _digest(text, arrays):
@@ -273,7 +265,7 @@ def _kind(mode):
 
 
 def _open_temporary(folder, name):
-    """(file, path) of a new file in `folder` that will be renamed to `name`.
+    """(descriptor, path) of a new file in `folder` that will be renamed to `name`.
 
     It is locked until it is closed, so that other saves can tell it from what killed ones have left, which is removed.
     """
@@ -293,7 +285,7 @@ def _open_temporary(folder, name):
             with contextlib.suppress(OSError):  # a file system without locks: then nobody removes it
                 fcntl.flock(handle, fcntl.LOCK_EX)
         if os.path.exists(path):
-            return os.fdopen(handle, "wb"), path
+            return handle, path
         os.close(handle)  # another save took it for a leftover before it was locked
 
 
@@ -329,7 +321,7 @@ def _is_cut_short(entry):
             return False
         with open(entry.path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            line = file.read(size) if size <= LARGEST_HEADER else b""
+            line = file.read(size) if size <= tensors.LARGEST_HEADER else b""
         if b'"format":"lstmx"' not in line:
             return False
         if len(line) < size:
@@ -368,24 +360,20 @@ def load(path, allow_nonfinite):
 
 def is_ours(path):
     """Whether a file says that lstmx wrote it."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="numpy") as file:
-            return (file.metadata() or {}).get("format") == "lstmx"
-    except SafetensorError:
+        with open(path, "rb") as file:
+            return tensors.read_header(file)[0].get("format") == "lstmx"
+    except tensors.FormatError:
         return False
 
 
 def read(path):
     """(configuration, arrays) of a file that `write` wrote; the numbers may be anything."""
-    return _read(Path(_check_path(path)), lambda path, config, file: config)
+    return _read(Path(_check_path(path)), lambda path, config, entries: config)
 
 
 def _read(path, plan):
-    """What ``plan(path, config, file)`` makes of the configuration and the header, and then the arrays by name."""
-    from safetensors import SafetensorError, safe_open
-
+    """What ``plan(path, config, entries)`` makes of the configuration and the header, and then the arrays by name."""
     if not path.is_file():
         try:
             found = os.stat(path).st_mode
@@ -396,12 +384,12 @@ def _read(path, plan):
             raise IsADirectoryError(f"path: {str(path)!r} is {kind.what}; {kind.remedy}")
         raise OSError(f"path: {str(path)!r} is not a file but {_kind(found)}; give the path of a saved model")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+        with open(path, "rb") as file:
+            metadata, entries = tensors.read_header(file)
             config = _read_config(path, metadata)
-            planned = plan(path, config, file)
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+            planned = plan(path, config, entries)
+            arrays = {name: tensors.read_array(file, entry) for name, entry in entries.items()}
+    except tensors.FormatError as error:
         known = formats.identify(path)
         if known is not None:
             raise ModelFileError(f"{path}: not a safetensors file but {known.what}; {known.remedy}") from error
@@ -421,18 +409,8 @@ def _explained(path):
         yield
     except ModelFileError:
         raise
-    except (TypeError, ValueError, KeyError, RecursionError, MemoryError, OverflowError) as error:
+    except (TypeError, ValueError, KeyError, RecursionError, OverflowError) as error:
         raise ModelFileError(f"{path}: {error!r}" if isinstance(error, KeyError) else f"{path}: {error}") from error
-
-
-def _unique(pairs):
-    """A dict of pairs; a key that comes twice is an error, as programs differ in which of its values they take."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice!r:.60} comes twice; leave one out")
-    return found
 
 
 def _read_config(path, metadata):
@@ -453,12 +431,7 @@ def _read_config(path, metadata):
             f"{path}: a configuration of {len(text)} characters; the largest allowed is {LARGEST_CONFIG}"
         )
     try:
-        with open(path, "rb") as file:  # safetensors takes the last of two metadata, or tensors, of one name
-            json.loads(file.read(int.from_bytes(file.read(8), "little")), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path}: the header is not JSON as it must be ({error})") from None
-    try:
-        config = json.loads(text, object_pairs_hook=_unique)
+        config = json.loads(text, object_pairs_hook=tensors.unique)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: the configuration is not JSON as it must be ({error})") from None
     if not isinstance(config, dict):
@@ -466,27 +439,27 @@ def _read_config(path, metadata):
     return config
 
 
-def _plan(path, config, file):
+def _plan(path, config, entries):
     """Check all but the numbers: (class, its configuration, what the numbers of each array must be)."""
     kind = config.pop("class", None)
     if kind == "Checkpoint":
         raise ModelFileError(f"{path}: a checkpoint of a training; fit an estimator with checkpoint=path, resume=True")
-    names, needs = set(file.keys()), {}
+    names, needs = set(entries), {}
     with _explained(path):
         cls = registered(kind)
         for name, shape, dtype, needs[name] in cls.array_shapes(config):
-            _check_tensor(path, name, file, names, shape, dtype)
+            _check_tensor(path, name, entries, names, shape, dtype)
     if names:
         raise ModelFileError(f"{path}: tensors that no layer has: {sorted(names)[:5]}")
     return cls, config, needs
 
 
-def _check_tensor(path, name, file, names, shape, dtype):
+def _check_tensor(path, name, entries, names, shape, dtype):
     """Compare the file's header with what is needed, and take the name from `names`."""
     if name not in names:  # also what ends a configuration of a billion layers
         raise ModelFileError(f"{path}: the tensor {name!r} is missing")
-    found = file.get_slice(name)
-    has, found_shape, wanted = found.get_dtype(), tuple(found.get_shape()), _DTYPES[dtype]
-    if found_shape != tuple(shape) or has != wanted:
-        raise ModelFileError(f"{path}: the tensor {name!r} is {has} {found_shape}, must be {wanted} {tuple(shape)}")
+    found, wanted = entries[name], (_DTYPES[dtype], tuple(shape))
+    if (found.dtype, found.shape) != wanted:
+        raise ModelFileError(f"{path}: the tensor {name!r} is {found.dtype} {found.shape}, must be "
+                             f"{wanted[0]} {wanted[1]}")  # fmt: skip
     names.discard(name)

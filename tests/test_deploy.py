@@ -1,4 +1,4 @@
-"""Models of every importer, saved and then served where NumPy and safetensors are all that is installed."""
+"""Models of every importer, saved and then served where NumPy is all that is installed."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from test_import import run
 import lstmx
 
 DATA = Path(__file__).parent / "data"
-# Blocks every package that is not Python's own, NumPy, safetensors or lstmx.
+# Blocks every package that is not Python's own, NumPy or lstmx.
 ALONE = """
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
         root = name.partition(".")[0]
-        if root not in {"numpy", "safetensors", "lstmx", *sys.stdlib_module_names} and not root.startswith("_"):
+        if root not in {"numpy", "lstmx", *sys.stdlib_module_names} and not root.startswith("_"):
             raise ImportError(f"No module named {name!r}")
 sys.meta_path.insert(0, Block())
 """

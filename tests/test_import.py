@@ -101,14 +101,14 @@ def test_the_blas_engine_loads_no_more_of_scipy_than_its_blas():
     assert set(ours) <= set(run(names, "import sys, scipy.linalg.cython_blas").split())
 
 
-def test_save_and_load_load_safetensors(tmp_path):
+def test_save_and_load_load_nothing_more(tmp_path):
     code = f"""
         p = {str(tmp_path / "model")!r}
         make().save(p)
         lstmx.load(p)
         print(loaded())
         """
-    assert run(code, LOADED, MODEL) == "['safetensors']"
+    assert run(code, LOADED, MODEL) == "[]"
 
 
 def test_what_only_predicts_loads_no_training(tmp_path):
@@ -361,7 +361,7 @@ def test_where_scikit_learn_is_installed_the_estimators_are_listed():
     assert run(code, f"import inspect, lstmx\nNAMES = {[*ESTIMATORS, 'estimators']!r}") == "True"
 
 
-def test_a_saved_classifier_is_loaded_and_predicts_with_safetensors_alone(saved):
+def test_a_saved_classifier_is_loaded_and_predicts_with_numpy_alone(saved):
     code = """
         clf = lstmx.load(path)
         print(loaded())
@@ -369,13 +369,12 @@ def test_a_saved_classifier_is_loaded_and_predicts_with_safetensors_alone(saved)
         clf.save(path)
         print(loaded(), sorted(set(clf.predict(X)) - set(y)), "lstmx.estimators" in sys.modules)
         """
-    assert run(code, saved, LOADED).splitlines() == ["['safetensors']", "['safetensors'] [] False"]
+    assert run(code, saved, LOADED).splitlines() == ["[]", "[] [] False"]
 
 
-def test_a_saved_classifier_is_loaded_where_scikit_learn_and_scipy_are_missing(saved):
+def test_a_saved_classifier_is_loaded_where_all_that_is_optional_is_missing(saved):
     code = "print(lstmx.load(path).predict(X).shape)"
-    missing = [name for name in OPTIONAL if name != "safetensors"]
-    assert run(code, block(*missing), saved) == "(12,)"
+    assert run(code, block(*OPTIONAL), saved) == "(12,)"
 
 
 def test_an_uncompiled_checkout_says_what_it_is(tmp_path):

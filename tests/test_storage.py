@@ -266,11 +266,17 @@ def test_saving_twice_replaces_and_leaves_nothing_else(path):
     assert same(lstm(), lstmx.load(path)) and os.listdir(path.parent) == [path.name]
 
 
-@pytest.mark.parametrize("where", ["fsync", "replace", "chmod"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "ctrl-c"])
+def descriptors():
+    """How many this process has open, where that can be known."""
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+@pytest.mark.parametrize("where", ["write", "fsync", "replace", "chmod"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError(), KeyboardInterrupt()],
+                         ids=["full", "memory", "ctrl-c"])  # fmt: skip
 def test_a_failure_while_writing_keeps_the_old_file(where, error, path, monkeypatch):
     MODELS["dense"]().save(path)
-    before = path.read_bytes()
+    before, opened = path.read_bytes(), descriptors()
 
     def fail(*args, **options):
         raise error
@@ -279,7 +285,41 @@ def test_a_failure_while_writing_keeps_the_old_file(where, error, path, monkeypa
         patch.setattr(os, where, fail)
         with pytest.raises(type(error)):
             lstm().save(path)
-    assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
+    assert path.read_bytes() == before and os.listdir(path.parent) == [path.name] and descriptors() == opened
+
+
+def test_a_disk_that_takes_a_part_gets_the_rest(path, monkeypatch):
+    written = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: written(descriptor, bytes(data[:100])))
+    lstm().save(path)
+    assert same(lstm(), lstmx.load(path))
+
+
+def test_too_little_memory_is_no_fault_of_the_file(path, monkeypatch):
+    lstm().save(path)
+
+    def fail(*_):
+        raise MemoryError
+
+    for where, name in ((np, "empty"), (LSTM, "from_state")):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, fail)
+            with pytest.raises(MemoryError):
+                lstmx.load(path)
+    assert same(lstm(), lstmx.load(path))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_files_are_those_of_the_package_safetensors(name, path):
+    """Written and read without it, but not otherwise."""
+    MODELS[name]().save(path)
+    data, tensors = path.read_bytes(), load_file(path)
+    with safe_open(path, "numpy") as file:
+        theirs = serialise(tensors, file.metadata())
+    size, their_size = (8 + struct.unpack("<Q", text[:8])[0] for text in (data, theirs))
+    assert data[size:] == theirs[their_size:]
+    header, their_header = json.loads(data[8:size]), json.loads(theirs[8:their_size])
+    assert header == their_header and [n for n in header if n[0] != "_"] == [n for n in their_header if n[0] != "_"]
 
 
 def test_a_failure_while_serialising_keeps_the_old_file(path):

@@ -87,7 +87,7 @@ def explained(path):
         raise
     except (ValueError, TypeError) as error:
         raise ModelFileError(f"{path}: {error}") from error
-    except (OSError, LookupError, RuntimeError, OverflowError, MemoryError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, LookupError, RuntimeError, OverflowError, EOFError, zipfile.BadZipFile) as error:
         raise ModelFileError(f"{path}: damaged, or cut short ({error!r:.200}); take another copy of it") from error
 
 

@@ -210,7 +210,7 @@ class Reader:
             CONVERTERS[key](Node(self, scope, node))
         except ModelFileError:
             raise
-        except (TypeError, ValueError, LookupError, AttributeError, OverflowError, MemoryError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
             raise self.error(f"{node.op_type} {node.name or ', '.join(node.output)!r:.60}: {error}") from error
 
     def refuse(self, scope, node, what):

@@ -9,7 +9,7 @@ import warnings
 
 import numpy as np
 
-from lstmx import storage
+from lstmx import storage, tensors
 from lstmx.functional import messages, validate
 from lstmx.interop.imported import finish
 from lstmx.interop.torch import files as torch_files
@@ -241,10 +241,7 @@ def to_safetensors(model, path, *, prefix="", names=None, in_forward=()):
     >>> bool((again.parameters()["weight_hh_l0"] == lstm.parameters()["weight_hh_l0"]).all())
     True
     """
-    from safetensors.numpy import save as serialise
-
-    arrays = _named(model, prefix, names, in_forward)
-    storage.write_bytes(path, serialise(arrays, {"format": "pt"}))
+    storage.write_bytes(path, *tensors.parts(_named(model, prefix, names, in_forward), {"format": "pt"}))
 
 
 def _named(model, prefix, names, in_forward):
