@@ -17,11 +17,10 @@ import time
 from pathlib import Path
 
 import lstmx
-from campaigns import Failed, serve
-from campaigns import allocations, team
+from campaigns import A_SEED, allocations, files, serve, team
 from lstmx.bench.environment import cpu_name, cpus
 
-CAMPAIGNS = {module.NAME: module for module in (team, allocations)}
+CAMPAIGNS = {module.NAME: module for module in (team, allocations, files)}
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
@@ -43,12 +42,12 @@ def main():
         serve(CAMPAIGNS[options.campaigns[0]], int(first), float(seconds), note)
         return
     if options.case is not None:
-        print(json.dumps(CAMPAIGNS[options.campaigns[0]].case(options.case)))
+        print(json.dumps(CAMPAIGNS[options.campaigns[0]].run(0, options.case)))
         return
     found = {}
     for name in options.campaigns or CAMPAIGNS:
-        start = time.monotonic()
-        figures = CAMPAIGNS[name].run(60 * options.minutes, options.seed)
+        start, numbered = time.monotonic(), hasattr(CAMPAIGNS[name], "case")
+        figures = CAMPAIGNS[name].run(60 * options.minutes, options.seed * (A_SEED if numbered else 1))
         found[name] = {"seconds": round(time.monotonic() - start), "seed": options.seed} | figures
         print(name, json.dumps(found[name], indent=1), flush=True)
 

@@ -1,8 +1,8 @@
-"""What tests/reliability.py tries, one module for each campaign; and what they share: numbered cases in child processes.
+"""What tests/reliability.py tries, a module for each campaign; and what they share: numbered cases in child processes.
 
 A campaign has a ``NAME``, a ``TITLE``, and ``run(seconds, seed)``, which returns its figures, plain JSON values, or
 raises `Failed` with a message that says how to repeat it. One with numbered cases has ``case(number)`` too, which runs
-one of them in this process and returns what it counts.
+one of them and returns what it counts; the second argument of its ``run`` is the first case.
 """
 
 import collections
@@ -19,7 +19,8 @@ import lstmx
 TESTS = Path(__file__).resolve().parent.parent
 CORE = TESTS.parent / "lstmx" / "_core" / "c"
 SCRIPT = TESTS / "reliability.py"
-A_CASE = 1_000_000  # cases that belong to one seed
+A_SEED = 1_000_000  # cases that belong to one seed
+A_CHILD = 60  # seconds until the next one goes on
 POLL = 0.2  # seconds between looks at a child
 
 
@@ -33,7 +34,7 @@ def environment(**more):
     return os.environ | {"PYTHONPATH": os.pathsep.join(path)} | more
 
 
-def run_cases(name, seconds, seed, limit, **more):
+def run_cases(name, seconds, first, limit, **more):
     """Runs the cases of a campaign in children, one after the other, until the time is over.
 
     Parameters
@@ -41,8 +42,8 @@ def run_cases(name, seconds, seed, limit, **more):
     name : str
         Of the campaign.
     seconds : float
-    seed : int
-        The first case is a million times this.
+    first : int
+        The first case.
     limit : float
         Seconds after which a case counts as hanging.
     **more
@@ -59,11 +60,10 @@ def run_cases(name, seconds, seed, limit, **more):
     Failed
         If a case has failed, or its process has died or hangs.
     """
-    start, found, end = seed * A_CASE, collections.Counter(), time.monotonic() + seconds
+    found, end = collections.Counter(), time.monotonic() + seconds
     while not found["cases"] or time.monotonic() < end:
-        part = min(max(end - time.monotonic(), 0.1), 60)  # a child for a minute: a leak would tell in it
-        first = start + found["cases"]
-        add(found, _child(name, first, part, limit, environment(**more)))
+        part = min(end - time.monotonic(), A_CHILD)
+        add(found, _child(name, first + found["cases"], part, limit, environment(**more)))
     return dict(found)
 
 

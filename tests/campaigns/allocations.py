@@ -35,13 +35,13 @@ N, T = 9, 17
 HANDLER = ctypes.c_char_p(b"mem_handler")  # NumPy asks for this name, and keeps no copy
 
 
-def run(seconds, seed):
+def run(seconds, first):
     """Cases in children which have the malloc preloaded."""
     with tempfile.TemporaryDirectory() as folder:
         library = build(folder)
         if library is None:
             raise Failed("allocations: needs gcc and glibc, for a malloc that fails")
-        return run_cases(NAME, seconds, seed, LIMIT, LD_PRELOAD=library, OPENBLAS_NUM_THREADS="1")
+        return run_cases(NAME, seconds, first, LIMIT, LD_PRELOAD=library, OPENBLAS_NUM_THREADS="1")
 
 
 def build(folder):
@@ -125,7 +125,8 @@ class Draw:
     def __init__(self, number):
         rng = self.rng = np.random.default_rng(number)
         self.dtype = str(rng.choice(["float32", "float64"]))
-        self.inputs, self.hidden, self.layers = (int(rng.integers(low, high)) for low, high in ((1, 24), (8, 72), (1, 3)))
+        sizes = (1, 24), (8, 72), (1, 3)
+        self.inputs, self.hidden, self.layers = (int(rng.integers(*between)) for between in sizes)
         self.both = bool(rng.integers(2))
         self.lengths = [*rng.integers(0, T + 1, N - 1).tolist(), T] if rng.integers(2) else None
         self.x = rng.normal(size=(N, T, self.inputs)).astype(self.dtype)
@@ -205,13 +206,17 @@ def _fit(draw, folder):
 
 def _save(draw, folder):
     model, path = draw.model(), Path(folder, "saved.safetensors")
+    model.save(path)
+    after = path.read_bytes()
     draw.model(outputs=2).save(path)
     before = path.read_bytes()
-    return Job(
-        lambda: (model.save(path), path.read_bytes()),
-        lambda: (path.read_bytes(), os.listdir(folder), model.parameters()),
-        lambda: path.write_bytes(before),
-    )
+
+    def undo():
+        if path.read_bytes() != after:
+            raise Failed("a save that went through did not write what it must")
+        path.write_bytes(before)
+
+    return Job(lambda: model.save(path), lambda: (path.read_bytes(), os.listdir(folder), model.parameters()), undo)
 
 
 def _load(draw, folder):
@@ -259,8 +264,8 @@ def case(number):
             gc.collect()
             held.append(malloc().held())
         if held[1] - held[0] > LEAK:
-            raise Failed(f"{make.__name__[1:]}: {held[1] - held[0]} bytes are held after {failures // 2} failures, by {way}")
-    return {f"{make.__name__[1:]}: {way}": failures, "failures": failures}
+            raise Failed(f"{held[1] - held[0]} bytes are held after {failures // 2} failures, by {way}")
+    return {make.__name__[1:]: failures, f"by {way}": failures, "failures": failures}
 
 
 def _sweep(job, way, wanted, state):

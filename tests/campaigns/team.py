@@ -1,7 +1,7 @@
-"""ThreadSanitizer over lstmx/_core/c/team.h, with plain threads in place of OpenMP, whose own runtime is not built for it.
+"""ThreadSanitizer over lstmx/_core/c/team.h, with plain threads in place of OpenMP, whose runtime is not built for it.
 
-team.c uses its barrier, shares, cancellation and budget as loop.pyx does. Before it counts, weaker copies of team.h must
-be reported: a campaign that does not see those would see nothing.
+team.c uses its barrier, shares, cancellation and budget as loop.pyx does. Before it counts, weaker copies of team.h
+must be reported: a campaign that does not see those would see nothing.
 """
 
 import json
@@ -17,14 +17,14 @@ NAME = "team"
 TITLE = "ThreadSanitizer over the team of threads"
 MEMBERS = range(1, 9)
 FLAGS = ["-std=gnu11", "-O2", "-g", "-Wall", "-Werror", "-Wno-unused-function", "-fsanitize=thread", "-pthread"]
-RELEASE, ACQUIRE, BOTH = "__ATOMIC_RELEASE", "__ATOMIC_ACQUIRE", "__ATOMIC_ACQ_REL"
+RELEASE, ACQUIRE, BOTH, NONE = "__ATOMIC_RELEASE", "__ATOMIC_ACQUIRE", "__ATOMIC_ACQ_REL", "__ATOMIC_RELAXED"
 WEAKER = {  # what of team.h: (its text, a word in it, what takes its place)
-    "the barrier opens without release": ("&team->round, round + 1, __ATOMIC_RELEASE", RELEASE, "__ATOMIC_RELAXED"),
-    "the barrier is left without acquire": ("&team->round, __ATOMIC_ACQUIRE) == round", ACQUIRE, "__ATOMIC_RELAXED"),
+    "the barrier opens without release": ("&team->round, round + 1, __ATOMIC_RELEASE", RELEASE, NONE),
+    "the barrier is left without acquire": ("&team->round, __ATOMIC_ACQUIRE) == round", ACQUIRE, NONE),
     "members arrive without release": ("&team->waiting, 1, __ATOMIC_ACQ_REL", BOTH, ACQUIRE),
     "members arrive without acquire": ("&team->waiting, 1, __ATOMIC_ACQ_REL", BOTH, RELEASE),
-    "a share is finished without release": ("&shares->done[share], blocks, __ATOMIC_RELEASE", RELEASE, "__ATOMIC_RELAXED"),
-    "a share is awaited without acquire": ("&shares->done[share], __ATOMIC_ACQUIRE", ACQUIRE, "__ATOMIC_RELAXED"),
+    "a share is finished without release": ("&shares->done[share], blocks, __ATOMIC_RELEASE", RELEASE, NONE),
+    "a share is awaited without acquire": ("&shares->done[share], __ATOMIC_ACQUIRE", ACQUIRE, NONE),
     "shares are taken without an atomic": (
         "__atomic_fetch_add(&shares->taken, 1, __ATOMIC_RELAXED)",
         "__atomic_fetch_add(&shares->taken, 1, __ATOMIC_RELAXED)",
