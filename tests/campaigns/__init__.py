@@ -20,6 +20,7 @@ TESTS = Path(__file__).resolve().parent.parent
 CORE = TESTS.parent / "lstmx" / "_core" / "c"
 SCRIPT = TESTS / "reliability.py"
 A_SEED = 1_000_000  # cases that belong to one seed
+START = 120  # seconds until a child has begun
 A_CHILD = 60  # seconds until the next one goes on
 POLL = 0.2  # seconds between looks at a child
 
@@ -77,26 +78,31 @@ def _child(name, first, seconds, limit, variables):
     """What a child counts that runs cases from `first` on."""
     with tempfile.TemporaryDirectory() as folder:
         note = Path(folder, "case")  # which the child writes before each case
-        note.write_text(str(first))
+        note.write_text("")
         command = [sys.executable, str(SCRIPT), name, "--child", str(first), str(seconds), str(note)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
-        case, since = None, time.monotonic()
-        try:
-            while True:
-                try:
-                    out, errors = process.communicate(timeout=POLL)
-                    break
-                except subprocess.TimeoutExpired:
-                    now = note.read_text()
-                    if now != case:
-                        case, since = now, time.monotonic()
-                    elif time.monotonic() - since > limit:
-                        raise Failed(_told(name, case, f"did not end in {limit} s")) from None
-        finally:
-            process.kill()
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=variables, **pipes) as process:
+            try:
+                out, errors = _watched(process, name, note, limit)
+            finally:
+                process.kill()
         if process.returncode:
-            raise Failed(_told(name, note.read_text(), f"ended with {process.returncode}") + f"\n{errors[-3000:]}")
+            raise Failed(_told(name, note.read_text() or first, f"ended with {process.returncode}") + f"\n{errors[-3000:]}")
         return json.loads(out.splitlines()[-1])
+
+
+def _watched(process, name, note, limit):
+    """What a child prints, on both of its pipes; as long as no case takes too long."""
+    case, since = None, time.monotonic()
+    while True:
+        try:
+            return process.communicate(timeout=POLL)
+        except subprocess.TimeoutExpired:
+            now = note.read_text()
+            if now != case:
+                case, since = now, time.monotonic()
+            elif time.monotonic() - since > (limit if now else START):
+                raise Failed(_told(name, case, f"did not end in {limit} s")) from None
 
 
 def _told(name, case, what):

@@ -249,6 +249,11 @@ CALLS = (
 )  # fmt: skip
 
 
+def names():
+    """Of the calls, as `case` counts them."""
+    return [make.__name__[1:] for make in CALLS]
+
+
 def case(number):
     """One call, and one way to fail."""
     draw, make, way = Draw(number), CALLS[number % len(CALLS)], WAYS[number // len(CALLS) % len(WAYS)]
