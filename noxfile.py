@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml("pyproject.toml")
 LARGEST_WHEEL = 3_000_000  # bytes
 
-# Tests that need NumPy, safetensors, pytest and hypothesis alone; the first group is the compiled core's.
+# Tests that need NumPy, pytest and hypothesis alone; the first group is the compiled core's.
 CORE = [
     "test_cell.py",
     "test_vmath.py",
