@@ -14,7 +14,7 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, TimeSeriesSplit
 
 from lstmx import LSTMForecaster
-from lstmx.predictors.forecaster import _bounds
+from lstmx.predictors.intervals import bounds
 
 # Intervals and paths.
 
@@ -209,7 +209,7 @@ def test_bounds_from_few_errors_are_those_of_student():
     stats = pytest.importorskip("scipy.stats")
     errors = generator().normal(size=(7, 4, 2)) * np.array([2.0, 1.0, 3.0, 4.0])[:, None]
     with pytest.warns(UserWarning, match="Student"):
-        lower, upper = _bounds(errors, 0.95)
+        lower, upper = bounds(errors, 0.95)
     squares = np.mean(errors**2, axis=0)
     assert (squares[1] < squares[0]).all() and (np.diff(squares[1:], axis=0) > 0).all()
     squares[:2] = squares[:2].mean(axis=0)  # isotonic regression of these

@@ -10,14 +10,15 @@ from lstmx import predictors
 from lstmx.data import batches, missing, panel
 from lstmx.data.series import are_several, as_series, bridged, columns_of
 from lstmx.data.targets import RowWeights
-from lstmx.estimators._base import LSTMEstimator, Problem, delegated
+from lstmx.estimators._base import LSTMEstimator, Problem
+from lstmx.estimators._frames import Frames
 from lstmx.estimators._nextstep import minus_error
 from lstmx.estimators._regressor import LOSSES
 from lstmx.estimators._training import fitting
 from lstmx.functional import validate
 from lstmx.functional.read import Sequences
 from lstmx.predictors import transforms
-from lstmx.predictors.forecaster import difference, lead
+from lstmx.predictors.forecaster import difference, lead, scales
 
 MOST_CALIBRATED = 1000  # windows whose errors are kept, spread evenly
 
@@ -36,11 +37,30 @@ class _Blocks:
         return self.values[places].reshape(len(places), -1)
 
 
+def _framed(method, labelled=True):
+    """A method of the predictor that forecasts, for series and results with the names and dates of frames."""
+
+    @functools.wraps(method)
+    def call(self, horizon=None, X=None, *, y=None, **how):
+        predictor, frames = self._fitted(), self._frames if y is None else Frames(y, self._frames)
+        X, y = frames.values(X, "X"), frames.values(y)
+        frames.check_future(X, y)
+        found = getattr(predictor, method.__name__)(horizon, X, y=y, **how)
+        if not labelled:
+            return frames.keyed(found)
+        return tuple(map(frames.label, found)) if isinstance(found, tuple) else frames.label(found)
+
+    return call
+
+
 class LSTMForecaster(LSTMEstimator):
     """Forecast one series or several with a Long Short-Term Memory network.
 
     The network sees a window of the past and gives the next steps. Differencing and scaling are done, and undone,
     inside; windows overlap and are not copied. Note the order ``fit(y, X)``: first the series to forecast.
+
+    Series of pandas with dates give forecasts with dates (`fit`); forecasts of other series than those of `fit`, with
+    the past that they have, are ``predict(y=...)``.
 
     To begin with, where there is a season of m steps: ``differences=(m,)`` and a window of 2 m or more. Compare
     settings with `score`, by ``GridSearchCV(LSTMForecaster(...), {...}, cv=TimeSeriesSplit(...))``.
@@ -104,10 +124,14 @@ model_, parameters_
     >>> lower, upper = forecaster.predict_interval(coverage=0.9)
     >>> bool((lower < upper).all())
     True
+    >>> other = 5 + 2 * np.cos(np.arange(100) / 5)  # was not in fit
+    >>> bool(np.abs(forecaster.predict(10, y=other) - 5 - 2 * np.cos(np.arange(100, 110) / 5)).max() < 0.4)
+    True
     """
 
     _kind = predictors.Forecaster
     layout, pooling = "NTC", "last"
+    _frames = Frames()  # of the series of `fit`: their names, and how their dates go on
 
     def __init__(self, window=32, horizon=1, *, strategy="direct", differences=(1,), transform=None, missing="error",
                  hidden_size=64, num_layers=1, cell=None, proj_size=0, init="glorot", loss="squared_error",
@@ -142,17 +166,41 @@ model_, parameters_
 
         Parameters
         ----------
-        y : array (T,) or (T, O), list of such arrays, or array (n, T, O)
-            One series of one or of O variables; or several.
-        X : array (T, E), list of such arrays, or array (n, T, E), optional
+        y : array (T,) or (T, O), list or dict of such arrays, or array (n, T, O)
+            One series of one or of O variables; or several. A Series or a DataFrame, of pandas or polars, is as good as
+            an array, and forecasts then are such with the same names: see Notes.
+        X : array (T, E), list or dict of such arrays, or array (n, T, E), optional
             Exogenous variables of the same steps. The network sees those of the steps that it forecasts, so `predict`
             needs them beforehand.
 
         Returns
         -------
         self
+
+        Notes
+        -----
+        Forecasts and bounds, not sample paths, go on with the index of pandas: dates and durations by their frequency,
+        that of the index or else the one that they show; periods; numbers by their even distance. Of an index that is
+        not evenly spaced, with a warning, and of one of other labels the places of forecasts are those that rows to
+        come would have, counted from 0. Dates must rise. Where y and X both have dates, in `fit`, `predict` or
+        `update`, these must agree. Files that `save` writes hold names and dates too, for `load`; what `lstmx.load`
+        gives forecasts arrays.
+
+        Examples
+        --------
+        >>> import numpy as np, pandas as pd
+        >>> from lstmx import LSTMForecaster
+        >>> days = pd.date_range("2026-01-01", periods=90)
+        >>> y = pd.Series(np.sin(np.arange(90) / 5), days, name="tide")
+        >>> forecaster = LSTMForecaster(14, 3, hidden_size=8, tol=1e-2, random_state=0).fit(y)
+        >>> forecast = forecaster.predict()
+        >>> print(forecast.name, forecast.index[0].date(), forecast.index[-1].date())
+        tide 2026-04-01 2026-04-03
         """
         self._check_parameters()
+        frames = Frames(y)
+        y, X = frames.values(y), frames.values(X, "X")
+        frames.check_past(X, y)
         seed, first = self._resumed_seed(), self._is_first()
         several = are_several(y)
         gaps = self.missing == "impute"
@@ -194,6 +242,7 @@ model_, parameters_
             finish=lambda predictor: {
                 "_predictor": self._calibrate(predictor, series, exogenous, splits, transform.functions),
                 "lambdas_": lambdas,
+                "_frames": frames,
             },
         )  # fmt: skip
         return self._run(problem, seed, {"X": X, "y": y, "metadata": None})
@@ -275,15 +324,7 @@ model_, parameters_
         if self.standardize:
             seen = self._seen(splits, config)
             for k, (a, end) in enumerate(zip(series, seen, strict=True)):
-                z = difference(a[:end], config["lags"])[-1]
-                with np.errstate(over="ignore", invalid="ignore"):
-                    arrays["y_mean"][k], deviation = z.mean(axis=0), z.std(axis=0)
-                if not np.isfinite(deviation).all():
-                    raise ValueError(f"y: series {k} has values up to {np.abs(a).max():.3g}, too large to scale; "
-                                     "divide them by a constant")  # fmt: skip
-                # What is nothing but rounding stays so: what the network says then adds no more than that.
-                rounding = np.finfo(np.float64).eps * np.maximum(np.abs(a[:end]).max(axis=0), 1)
-                arrays["y_scale"][k] = np.maximum(deviation, rounding)
+                arrays["y_mean"][k], arrays["y_scale"][k] = scales(a[:end], config["lags"], f"y: series {k}")
             if variables:
                 x = np.concatenate([x[:end] for x, end in zip(exogenous, seen, strict=True)])
                 with np.errstate(over="ignore", invalid="ignore"):
@@ -366,22 +407,24 @@ model_, parameters_
 
         Parameters
         ----------
-        y : array (H,) or (H, O), or a list of them for several series
+        y : array (H,) or (H, O), or a list or dict of them for several series
             What came.
-        X : array (H, E), or a list of them
+        X : array (H, E), or a list or dict of them
             The exogenous variables of the same steps, if `fit` had such.
 
         Returns
         -------
         float
         """
-        config = self._fitted().config
+        predictor = self._fitted()
+        config, y, X = predictor.config, self._frames.values(y), self._frames.values(X, "X")
+        self._frames.check_future(y, name="y")
+        self._frames.check_future(X)
         true = as_series(y, "y", config["many"], config["series"], gaps=config["missing"] == "impute")
         steps = min(map(len, true)) if config["exogenous"] else max(map(len, true))
         if not steps:
             raise ValueError("y: got 0 steps, must be at least one")
-        found = self.predict(steps, X)
-        found = as_series(found, "y", config["many"])
+        found = as_series(predictor.predict(steps, X), "y", config["many"])
         pairs = [(a[:steps], f[: min(len(a), steps)]) for a, f in zip(true, found, strict=True)]
         there = [~np.isnan(a).any(axis=1) for a, _ in pairs]
         if not all(t.any() for t in there):
@@ -389,14 +432,23 @@ model_, parameters_
         pairs = [(a[t], f[t]) for (a, f), t in zip(pairs, there, strict=True)]
         return float(np.mean([r2_score(a, f) for a, f in pairs]))
 
-    predict = delegated(predictors.Forecaster.predict, reads_X=False)
-    predict_interval = delegated(predictors.Forecaster.predict_interval, reads_X=False)
-    sample = delegated(predictors.Forecaster.sample, reads_X=False)
-    trace = delegated(predictors.Forecaster.trace, reads_X=False)
+    predict = _framed(predictors.Forecaster.predict)
+    predict_interval = _framed(predictors.Forecaster.predict_interval)
+    sample = _framed(predictors.Forecaster.sample, labelled=False)
+
+    @functools.wraps(predictors.Forecaster.trace)
+    def trace(self, X=None, *, y=None):
+        predictor, frames = self._fitted(), self._frames if y is None else Frames(y, self._frames)
+        return predictor.trace(frames.values(X, "X"), y=frames.values(y))
 
     @functools.wraps(predictors.Forecaster.update)
     def update(self, y, X=None):
-        self._fitted().update(y, X)
+        predictor, frames = self._fitted(), self._frames
+        y, X = frames.values(y), frames.values(X, "X")
+        frames.check_new(y)
+        frames.check_future(X)
+        predictor.update(y, X)
+        self._frames = frames.after(y)
         return self
 
 

@@ -24,7 +24,7 @@ except ImportError:
 
 
 def _is_fitted_state(name):
-    return name.endswith("_") or name in ("_predictor", "_moments")
+    return name.endswith("_") or name in ("_predictor", "_moments", "_frames")
 
 
 def fitting(method):

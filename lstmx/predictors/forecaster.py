@@ -8,18 +8,18 @@ If there is a transform, y is what it gives, from beginning to end; only results
 """
 
 import functools
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from lstmx import storage
 from lstmx.data import missing
-from lstmx.data.series import as_series, bridged
+from lstmx.data.series import are_several, as_series, bridged
 from lstmx.functional import validate
-from lstmx.functional.messages import warn
 from lstmx.functional.read import Sequences
 from lstmx.model import rollout
-from lstmx.predictors import transforms
+from lstmx.predictors import intervals, transforms
 from lstmx.predictors.base import FINITE, POSITIVE, UNIT, Predictor
 
 LONGEST = 10**6  # horizon
@@ -51,8 +51,40 @@ def lead(x, count):
     return np.concatenate([x[..., k : k + rows, :] for k in range(1, count + 1)], axis=-1)
 
 
+def scales(y, lags, what):
+    """(mean (O,), scale (O,)) of the differences of y (T, O); an error calls it `what`."""
+    z = difference(y, lags)[-1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = z.mean(axis=0), z.std(axis=0)
+    if not np.isfinite(deviation).all():
+        raise ValueError(f"{what} has values up to {np.abs(y).max():.3g}, too large to scale; divide them by a "
+                         "constant")  # fmt: skip
+    # What is nothing but rounding stays so: what the network says then adds no more than that.
+    rounding = np.finfo(np.float64).eps * np.maximum(np.abs(y).max(axis=0), 1)
+    return mean, np.maximum(deviation, rounding)
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where forecasts of n series begin: what the model needs of their past."""
+
+    y: np.ndarray  # (n, K, O), transformed
+    x: np.ndarray  # (n, K, E)
+    mean: np.ndarray  # (n, O)
+    scale: np.ndarray  # (n, O)
+    transform: transforms.Transform
+    many: bool  # whether the caller has a list of series
+
+    def __len__(self):
+        return len(self.y)
+
+    def repeated(self, count):
+        """The same with each series so many times."""
+        return (np.repeat(a, count, axis=0) for a in (self.y, self.mean, self.scale))
+
+
 class Forecaster(Predictor):
-    """What comes next in series that it has seen the end of."""
+    """What comes next in series that it has seen the end of, or in others like them."""
 
     fields = (*Predictor.fields, "window", "block", "horizon", "lags", "series", "exogenous", "single", "many",
               "columns", "calibrated", "drawn", "transform", "missing")  # fmt: skip
@@ -181,29 +213,78 @@ class Forecaster(Predictor):
         steps, _ = rollout.run(self.model, rows, horizon, exog=exog, noise=noise, window=self.config["window"])
         return integrate(steps * scale[:, None] + mean[:, None], difference(y, lags), lags)
 
-    def _future(self, horizon, X):
-        """(horizon, exogenous variables (series, kept + future, E)).
+    def _origin(self, y=None, X=None):
+        """(`_Origin`, exogenous variables to come): of the series of `fit`, or of y, whose variables X begins with."""
+        config, arrays = self.config, self.arrays
+        if not config["exogenous"] and X is not None:
+            raise ValueError("X: got exogenous variables, but the model was fitted without; leave X out")
+        if y is None:
+            names = ("history", "history_x", "y_mean", "y_scale")
+            return _Origin(*(arrays[name] for name in names), self.transform, config["many"]), X
+        several, kept, gaps = are_several(y), self.kept(config), config["missing"] == "impute"
+        series = as_series(y, "y", gaps=gaps)
+        labels = [f"[{n}]" if several else "" for n in range(len(series))]
+        for label, a in zip(labels, series, strict=True):
+            if a.shape[1] != config["features"]:
+                raise ValueError(f"y{label}: got {a.shape[1]} variables, must be {config['features']}, as in fit")
+            if len(a) < kept:
+                raise ValueError(f"y{label}: got {len(a)} steps, must be at least {kept}: a window of "
+                                 f"{config['window']} and differences of {sum(config['lags'])}")  # fmt: skip
+        if gaps:
+            series = [bridged(a, f"y{label}") for label, a in zip(labels, series, strict=True)]
+        past, X = self._past_of(X, series, labels, several)
+        transform = self.transform.for_series(series)
+        series = [transform.forward(a, n, f"y{label}") for n, (label, a) in enumerate(zip(labels, series, strict=True))]
+        mean, scale = np.zeros((len(series), config["features"])), np.ones((len(series), config["features"]))
+        if config["standardize"]:
+            for n, (label, a) in enumerate(zip(labels, series, strict=True)):
+                mean[n], scale[n] = scales(a, config["lags"], f"y{label}:")
+        history = np.stack([a[-kept:] for a in series])
+        return _Origin(history, np.stack([x[-kept:] for x in past]), mean, scale, transform, several), X
+
+    def _past_of(self, X, series, labels, several):
+        """X that begins with the steps of series, cut behind them: (past of each, what is to come)."""
+        if not self.config["exogenous"]:
+            return [np.zeros((len(a), 0)) for a in series], None
+        if X is None:
+            raise ValueError("X: must be the exogenous variables of the steps of y and of those to come: the model was "
+                             "fitted with such")  # fmt: skip
+        gaps, columns = self.config["missing"] == "impute", self.config["columns"]
+        found = as_series(X, "X", several, len(series), columns, gaps)
+        for label, x, a in zip(labels, found, series, strict=True):
+            variables = self.config["exogenous"]
+            if x.shape[1] != variables or len(x) <= len(a):
+                raise ValueError(f"X{label}: got shape {x.shape}, must be ({len(a)} + the horizon, {variables}): a row "
+                                 "for each step of y, then those to come")  # fmt: skip
+        if gaps:
+            found = [bridged(x, f"X{label}") for label, x in zip(labels, found, strict=True)]
+        pairs = [(x[: len(a)], x[len(a) :]) for x, a in zip(found, series, strict=True)]
+        return [past for past, _ in pairs], [later for _, later in pairs] if several else pairs[0][1]
+
+    def _start(self, horizon, X, y):
+        """(`_Origin`, horizon, exogenous variables (n, kept + future, E)).
 
         The model reads whole blocks. Rows after the last given are taken to be like it; they lie beyond the horizon.
         """
         config = self.config
         horizon = config["horizon"] if horizon is None else validate.count("horizon", horizon)
         need = -(-horizon // config["block"]) * config["block"]
+        origin, X = self._origin(y, X)
         if not config["exogenous"]:
-            if X is not None:
-                raise ValueError("X: got exogenous variables, but the model was fitted without; leave X out")
-            return horizon, np.zeros((config["series"], self.kept(config) + need, 0))
+            return origin, horizon, np.zeros((len(origin), self.kept(config) + need, 0))
         steps = f"{horizon} step{'s' * (horizon > 1)}"
         what = f"the exogenous variables of the next {steps}, ({horizon}, {config['exogenous']})"
         if X is None:
             raise ValueError(f"X: must be {what}: the model was fitted with such variables")
+        X = as_series(X, "X", origin.many, len(origin), config["columns"], config["missing"] == "impute")
         found = []
-        for n, x in enumerate(self._exogenous(X)):
+        for n, x in enumerate(self._filled(X, "X", origin.x)):
             if x.shape[1] != config["exogenous"] or len(x) < horizon:
-                label = f"X[{n}]" if config["many"] else "X"
-                raise ValueError(f"{label}: got shape {x.shape}, must be {what}; give fewer steps or more rows")
+                label = f"X[{n}]" if origin.many else "X"
+                raise ValueError(f"{label}: got shape {x.shape}, must be {what}{' behind those of y' * (y is not None)}"
+                                 "; give fewer steps or more rows")  # fmt: skip
             found.append(x[np.minimum(np.arange(need), len(x) - 1)])
-        return horizon, np.concatenate([self.arrays["history_x"], np.stack(found)], axis=1)
+        return origin, horizon, np.concatenate([origin.x, np.stack(found)], axis=1)
 
     def _exogenous(self, X):
         return self._filled(as_series(X, "X", **self._form(), columns=self.config["columns"]), "X",
@@ -224,11 +305,8 @@ class Forecaster(Predictor):
             found.append(bridged(np.concatenate([past[-1:], a]), label)[1:] if same else a)
         return found
 
-    def _scales(self):
-        return self.arrays["y_mean"], self.arrays["y_scale"]
-
-    def predict(self, horizon=None, X=None):
-        """The next steps.
+    def predict(self, horizon=None, X=None, *, y=None):
+        """The next steps, of the series of `fit` or of others.
 
         Parameters
         ----------
@@ -239,24 +317,31 @@ class Forecaster(Predictor):
             network of the direct strategy reads those of the whole horizon of `fit`: from rows beyond the horizon asked
             for it takes what it was trained to read, and rows that are not given it takes to be like the last. With
             variables that change slowly, or do not act before their time, that alters the forecast little.
+        y : array (T,) or (T, O), list of such arrays, or array (n, T, O), optional
+            Series to forecast in place of those of `fit`, of the same variables, with as much of their past as there
+            is: at least window + sum(differences) steps. As in training each is scaled by a mean and a deviation of its
+            own, those of y; and "boxcox" finds it a power of its own, to two digits. X then begins with the steps of y:
+            (T + H, E). Nothing of y is kept.
 
         Returns
         -------
         ndarray (horizon,) or (horizon, O), or a list of them for several series
         """
-        horizon, x = self._future(horizon, X)
-        return self._give(self.transform.inverse(self.roll(self.arrays["history"], x, *self._scales(), horizon)))
+        origin, horizon, x = self._start(horizon, X, y)
+        found = self.roll(origin.y, x, origin.mean, origin.scale, horizon)
+        return self._give(origin.transform.inverse(found), origin.many)
 
     forecast = predict
 
     def predict_interval(
-        self, horizon=None, X=None, *, coverage=0.9, method="residuals", n_paths=500, random_state=None
+        self, horizon=None, X=None, *, y=None, coverage=0.9, method="residuals", n_paths=500, random_state=None
     ):
         """Lower and upper bounds between which each step lies with probability `coverage`.
 
         Parameters
         ----------
-        horizon, X : as in `predict`
+        horizon, X, y : as in `predict`
+            Errors held out are those of the series of `fit`, in units of their scales, for other series too.
         coverage : float in (0, 1)
         method : {"residuals", "paths"}
             Order statistics of the errors that forecasts of that many steps made on the data held out, chosen so that
@@ -285,34 +370,34 @@ class Forecaster(Predictor):
         """
         coverage = validate.number("coverage", coverage, 0, 1, open_low=True, open_high=True)
         validate.choice("method", method, ("residuals", "paths"))
+        origin, horizon, x = self._start(horizon, X, y)
         if method == "paths":
             tails = (1 - coverage) / 2, (1 + coverage) / 2
-            few = _too_few(len(self.arrays["errors"]), coverage)
-            lower, upper = np.quantile(self._paths(horizon, X, n_paths, random_state, few), tails, axis=1)
-            return tuple(map(self._give, self.transform.bounds(lower, upper)))
-        horizon, x = self._future(horizon, X)
-        if horizon > self.config["horizon"]:
-            raise ValueError(
-                f"horizon: got {horizon}, but errors are known up to {self.config['horizon']} steps ahead; fit with a "
-                'larger horizon, or use method="paths"'
-            )
-        lower, upper = _bounds(self.arrays["residuals"][:, :horizon], coverage)
-        middle = self.roll(self.arrays["history"], x, *self._scales(), horizon)
-        scale = self.arrays["y_scale"][:, None]
-        return tuple(map(self._give, self.transform.bounds(middle + scale * lower, middle + scale * upper)))
+            few = intervals.too_few(len(self.arrays["errors"]), coverage)
+            lower, upper = np.quantile(self._paths(origin, horizon, x, n_paths, random_state, few), tails, axis=1)
+        else:
+            if horizon > self.config["horizon"]:
+                raise ValueError(
+                    f"horizon: got {horizon}, but errors are known up to {self.config['horizon']} steps ahead; fit "
+                    'with a larger horizon, or use method="paths"'
+                )
+            lower, upper = intervals.bounds(self.arrays["residuals"][:, :horizon], coverage)
+            middle, scale = self.roll(origin.y, x, origin.mean, origin.scale, horizon), origin.scale[:, None]
+            lower, upper = middle + scale * lower, middle + scale * upper
+        return tuple(self._give(a, origin.many) for a in origin.transform.bounds(lower, upper))
 
-    def sample(self, horizon=None, X=None, *, n_paths=100, random_state=None):
+    def sample(self, horizon=None, X=None, *, y=None, n_paths=100, random_state=None):
         """Sample paths: forecasts plus errors drawn from those on the held-out data; each path goes on from itself.
 
         Returns
         -------
         ndarray (n_paths, horizon) or (n_paths, horizon, O), or a list of them for several series
         """
-        return self._give(self.transform.inverse(self._paths(horizon, X, n_paths, random_state)))
+        origin, horizon, x = self._start(horizon, X, y)
+        return self._give(origin.transform.inverse(self._paths(origin, horizon, x, n_paths, random_state)), origin.many)
 
-    def _paths(self, horizon, X, n_paths, random_state, few=False):
+    def _paths(self, origin, horizon, x, n_paths, random_state, few=False):
         """(series, n_paths, horizon, O), not transformed back; from `few` errors new ones are made, not drawn."""
-        horizon, x = self._future(horizon, X)
         n_paths = validate.count("n_paths", n_paths)
         rng = validate.random_generator("random_state", random_state)
         errors = self.arrays["errors"]
@@ -320,9 +405,9 @@ class Forecaster(Predictor):
         def drawn(count):
             return errors[rng.integers(len(errors), size=count)]
 
-        draw = _student(errors, rng, self.config["series"] * n_paths) if few else drawn
-        repeated = [np.repeat(a, n_paths, axis=0) for a in (self.arrays["history"], x, *self._scales())]
-        found = self.roll(*repeated, horizon, draw)
+        draw = intervals.student(errors, rng, len(origin) * n_paths) if few else drawn
+        past, mean, scale = origin.repeated(n_paths)
+        found = self.roll(past, np.repeat(x, n_paths, axis=0), mean, scale, horizon, draw)
         return found.reshape(-1, n_paths, *found.shape[1:])
 
     def update(self, y, X=None):
@@ -365,107 +450,27 @@ class Forecaster(Predictor):
         self._arrays = self._arrays | joined
         return self
 
-    def trace(self, X=None):
+    def trace(self, X=None, *, y=None):
         """What the gates did on the windows from which the next forecast is made.
 
         Parameters
         ----------
-        X : as in `predict`, of one step or more
+        X, y : as in `predict`, X of one step to come or more
 
         Returns
         -------
         dict of int to Trace
             By the layer's index in ``model.layers``; (series, window, H) arrays.
         """
-        return self.model.trace(self.next_rows(X))
+        return self.model.trace(self.next_rows(X, y=y))
 
-    def next_rows(self, X=None):
-        """What the model reads (series, window, features) for the next forecast; X as in `trace`."""
-        _, x = self._future(1, X)
-        return self.rows(self.arrays["history"], x, *self._scales())
+    def next_rows(self, X=None, *, y=None):
+        """What the model reads (series, window, features) for the next forecast; X and y as in `trace`."""
+        origin, _, x = self._start(1, X, y)
+        return self.rows(origin.y, x, origin.mean, origin.scale)
 
-    def _give(self, found):
+    def _give(self, found, many):
         """(series, .., O) as the caller gave series."""
         dtype = self.model.dtype
         found = found[..., 0].astype(dtype) if self.config["single"] else found.astype(dtype)
-        return list(found) if self.config["many"] else found[0]
-
-
-def _bounds(errors, coverage):
-    """(lower, upper), each (horizon, O), of errors (n, horizon, O)."""
-    count = len(errors)
-    if not count:
-        raise ValueError("method: no window was followed by the whole horizon of fit, so its errors are not known; "
-                         'use method="paths", or fit to longer series or with early_stopping=True')  # fmt: skip
-    few = _too_few(count, coverage)
-    place = max(int((count + 1) * (1 - coverage) / 2 + 1e-9), 1)
-    ordered = np.sort(errors, axis=0)
-    lower, upper = ordered[place - 1], ordered[count - place]
-    if few:
-        steps = np.arange(1, errors.shape[1] + 1)[:, None]
-        factor = _t_quantile(_apart(count, steps), coverage)
-        half = factor * np.sqrt(_rising(np.mean(errors**2, axis=0)))
-        lower, upper = np.minimum(lower, -half), np.maximum(upper, half)
-    return lower, upper
-
-
-def _too_few(count, coverage):
-    """Whether so few errors cannot bound such a share; if so, warn of what is done."""
-    need = int(np.ceil(2 / (1 - coverage) - 1e-9)) - 1
-    if count < need:
-        warn(
-            f"coverage: {coverage:g} needs the errors of {need} windows or more, there are {count}: the bounds are "
-            "those of a Student t distribution with the scale of these errors, not quantiles of them. Fit to longer "
-            "series, or raise validation_fraction"
-        )
-    return count < need
-
-
-def _apart(count, steps):
-    """How many of `count` windows in a row are followed by stretches of `steps` that do not overlap, with fractions."""
-    return (count + steps - 1) / steps
-
-
-def _t_quantile(degrees, coverage):
-    """The bound that the absolute value of Student's t of >= 1 `degrees` of freedom keeps with probability `coverage`.
-
-    With t = sqrt(degrees) tan(a) the density of a is proportional to cos(a)**(degrees - 1).
-    """
-    angles = np.linspace(0, np.pi / 2, 20001)
-    out = np.empty(np.shape(degrees))
-    for place, d in np.ndenumerate(degrees):
-        density = np.maximum(np.cos(angles), 0) ** (d - 1)
-        below = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
-        out[place] = np.sqrt(d) * np.tan(np.interp(coverage, below / below[-1], angles))
-    return out
-
-
-def _rising(values):
-    """The values (n, O) that do not fall along the first axis and are nearest, by squares: isotonic regression."""
-    out = np.empty_like(values)
-    for o, column in enumerate(values.T):
-        runs = []  # (mean, length); one that is less than the one before is joined with it
-        for value in column:
-            runs.append((value, 1))
-            while len(runs) > 1 and runs[-2][0] > runs[-1][0]:
-                (a, m), (b, n) = runs[-2:]
-                runs[-2:] = [((a * m + b * n) / (m + n), m + n)]
-        out[:, o] = np.repeat(*zip(*runs, strict=True))
-    return out
-
-
-def _student(errors, rng, paths):
-    """A function that draws, block by block, errors for so many paths: normal with the second moments of `errors`.
-
-    Each path has them times a factor, as in a t distribution: what so few errors leave open about their scale.
-    """
-    degrees = _apart(len(errors), np.arange(1, errors.shape[1] + 1))
-    more = rng.gamma(-np.diff(degrees, append=0) / 2, 2, size=(paths, len(degrees)))
-    chi_squared = np.cumsum(more[:, ::-1], axis=1)[:, ::-1]
-    factor = np.sqrt(degrees / chi_squared)[..., None]
-
-    def draw(count):
-        weights = rng.normal(size=(count, len(errors))) / np.sqrt(len(errors))
-        return factor * np.einsum("cn,nbo->cbo", weights, errors)
-
-    return draw
+        return list(found) if many else found[0]

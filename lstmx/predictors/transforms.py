@@ -22,6 +22,13 @@ class Transform:
     def __init__(self, name, powers=None, functions=None):
         self.name, self.powers, self.functions = name, powers, functions
 
+    def for_series(self, series):
+        """The same of other series, each (T, O) with powers of its own."""
+        if self.name != "boxcox":
+            return self
+        powers = np.array([[likeliest(v) for v in a.T] for a in series])
+        return Transform(self.name, powers)
+
     def forward(self, y, k, label, step=0):
         """The transformed y (T, O) of series k; errors call it `label` and count from `step`."""
         if self.name is None:
@@ -88,6 +95,21 @@ class Transform:
             raise ValueError(f"transform: its {('function', 'inverse')[which]} gave shape {found.shape} for "
                              f"({values.size},); give functions that work element by element")  # fmt: skip
         return found.reshape(values.shape)
+
+
+def likeliest(values):
+    """The power, from 0 to 1 in steps of 0.01, that makes positive values most like a normal sample."""
+    if values.min() <= 0 or np.ptp(values) == 0:
+        return 1.0  # the former is an error soon
+    logs = np.log(values)
+    powers = np.arange(101) / 100
+    likelihoods = [p * logs.sum() - len(values) / 2 * np.log(_curved(logs, p).var()) for p in powers]
+    return float(powers[np.argmax(likelihoods)])
+
+
+def _curved(logs, power):
+    """The transform of Box and Cox of numbers whose logarithms are given."""
+    return logs if power == 0 else np.expm1(power * logs) / power
 
 
 def names_of(functions):

@@ -1,0 +1,251 @@
+"""What series of pandas and polars say beside their numbers: names, and an index with which forecasts go on.
+
+Neither library is imported unless a series of it was given.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lstmx.data.series import are_several
+from lstmx.functional.messages import warn
+
+DATED = ("DatetimeIndex", "PeriodIndex", "TimedeltaIndex")
+
+
+def library_of(y):
+    """ "pandas" or "polars" for a Series or a DataFrame of theirs, else None."""
+    library = type(y).__module__.partition(".")[0]
+    return library if library in ("pandas", "polars") and (hasattr(y, "columns") or hasattr(y, "name")) else None
+
+
+def _is_dated(index):
+    return type(index).__name__ in DATED
+
+
+def _step(index, label):
+    """What leads from one place of an index to the next; None where that is not always the same, which is warned of."""
+    if not len(index):
+        return None
+    if _is_dated(index):
+        falls = np.flatnonzero(~np.asarray(index[1:] > index[:-1]))
+        if len(falls):
+            at = int(falls[0])
+            raise ValueError(f"{label}: its dates must rise, but {index[at]} is followed by {index[at + 1]}; sort "
+                             f"them, {label}.sort_index(), and make a list of several series")  # fmt: skip
+        if type(index).__name__ == "PeriodIndex":
+            step = index.freq if len(index.asi8) < 2 or (np.diff(index.asi8) == index.freq.n).all() else None
+        else:
+            step = index.freq or _inferred(index)
+        remedy = f"give it a frequency, such as {label}.asfreq('D'), and missing=\"impute\" for the gaps"
+    elif getattr(index.dtype, "kind", "O") in "iuf":
+        steps = np.diff(index.to_numpy())
+        step = steps[0].item() if len(steps) else 1
+        if not (np.isfinite(step) and step and np.allclose(steps, step, rtol=1e-6, atol=0)):
+            step = None
+        remedy = f"number its rows again, {label}.reset_index(drop=True), if none are missing"
+    else:
+        return None  # names of rows
+    if step is None and len(index) > 1:
+        warn(f"{label}: its index is not evenly spaced, so it says nothing of the steps to come: forecasts are "
+             f"numbered by the rows of {label}; {remedy}")  # fmt: skip
+    return step
+
+
+def _inferred(index):
+    from pandas import infer_freq
+    from pandas.tseries.frequencies import to_offset
+
+    if len(index) < 3:  # too few for infer_freq
+        return to_offset(index[1] - index[0]) if len(index) == 2 else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas 4 gives an offset, not its name: either will do
+        return to_offset(infer_freq(index))
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The names and the end of one series.
+
+    Parameters
+    ----------
+    library : {"pandas", "polars"}
+    names : list or hashable
+        Of a DataFrame's columns, or of a Series.
+    table : bool
+        Whether it is a DataFrame.
+    rows : int
+        Steps so far.
+    last : pandas.Index or None
+        Its last place; None where the library has no index.
+    step : pandas offset or number or None
+        What leads to the next.
+    """
+
+    library: str
+    names: object
+    table: bool
+    rows: int
+    last: object = None
+    step: object = None
+
+    @classmethod
+    def of(cls, y, label, like=None):
+        """That of a series, or None; what it does not say is as in `like`."""
+        library = library_of(y)
+        if library is None:
+            return None
+        table = hasattr(y, "columns")
+        names = list(y.columns) if table else y.name
+        if library == "polars":
+            return cls(library, names, table, len(y))
+        step = _step(y.index, label)
+        if step is None and len(y) == 1 and like is not None:
+            step = like.step
+        return cls(library, names, table, len(y), y.index[-1:], step)
+
+    def index(self, count):
+        """The next `count` places."""
+        import pandas
+
+        if self.step is None:
+            return pandas.RangeIndex(self.rows, self.rows + count)
+        last, kind = self.last[0], type(self.last).__name__
+        if kind == "PeriodIndex":
+            found = pandas.period_range(last + self.step, periods=count, freq=self.step)
+        elif kind == "DatetimeIndex":
+            found = pandas.date_range(last, periods=count + 1, freq=self.step)[1:]
+        elif kind == "TimedeltaIndex":
+            found = pandas.timedelta_range(last, periods=count + 1, freq=self.step)[1:]
+        elif isinstance(self.step, int):
+            first = int(last) + self.step
+            found = pandas.RangeIndex(first, first + count * self.step, self.step)
+        else:
+            found = pandas.Index(last + self.step * np.arange(1, count + 1))
+        return found.rename(self.last.name)
+
+    def label(self, values):
+        """A Series or a DataFrame of forecasts (H,) or (H, O)."""
+        if self.table:
+            values = values.reshape(len(values), -1)
+        elif values.ndim > 1:
+            values = values[:, 0]
+        if self.library == "polars":
+            import polars
+
+            if self.table:
+                return polars.DataFrame(values, schema=self.names, orient="row")
+            return polars.Series(self.names, values)
+        import pandas
+
+        index = self.index(len(values))
+        if self.table:
+            return pandas.DataFrame(values, index, self.names)
+        return pandas.Series(values, index, name=self.names)
+
+    def after(self, y):
+        """That of the same series after the steps of y."""
+        count = len(y)
+        last = self.last if self.step is None or not count else self.index(count)[-1:]
+        return replace(self, rows=self.rows + count, last=last)
+
+    def check_dates(self, frame, label, before=None):
+        """An error unless the dates of a frame, if there are such, are those to come, or `before` and then those."""
+        index = getattr(frame, "index", None)
+        if self.step is None or not _is_dated(self.last) or not _is_dated(index):
+            return
+        wanted = self.index(max(len(index) - (0 if before is None else len(before)), 0))
+        if before is not None:
+            wanted = before[: len(index)].append(wanted)
+        check_same(index, wanted, label)
+
+    def check_columns(self, frame, label):
+        """An error for a DataFrame with other columns."""
+        if self.table and hasattr(frame, "columns") and list(frame.columns) != self.names:
+            raise ValueError(f"{label}: has the columns {list(frame.columns)}, must have those of fit, in order: "
+                             f"{self.names}")  # fmt: skip
+
+
+def check_same(index, wanted, label):
+    """An error for an index of dates that are not those wanted."""
+    same = np.asarray(index == wanted) if type(index) is type(wanted) else np.zeros(len(index), bool)
+    if not same.all():
+        at = int(np.argmin(same))
+        raise ValueError(f"{label}: has {index[at]} where {wanted[at]} is due, in row {at}; give it the rows of these "
+                         "steps, or, if they are, without the index")  # fmt: skip
+
+
+class Frames:
+    """Those of all series that a forecaster was given, with the keys of a dict of them.
+
+    Parameters
+    ----------
+    y : series or list or dict of series
+    like : Frames, optional
+        Those of `fit`.
+    """
+
+    def __init__(self, y=None, like=None):
+        self.keys = list(y) if isinstance(y, dict) else None
+        self.many = self.keys is not None or are_several(y)
+        each = self.values(y) if self.many else [y]
+        first = None if like is None else next(filter(None, like.each), None)
+        self.each = [Frame.of(a, f"y[{n}]" if self.many else "y", first) for n, a in enumerate(each)]
+        for n, a in enumerate(each if first is not None else ()):
+            first.check_columns(a, f"y[{n}]" if self.many else "y")
+
+    def values(self, data, name="y"):
+        """Series or exogenous variables without the keys of a dict: a list in the order of the series."""
+        if not isinstance(data, dict):
+            return data
+        if self.keys is None or set(data) != set(self.keys):
+            want = f"the keys {self.keys}" if self.keys is not None else "one array, or a list as in fit"
+            raise ValueError(f"{name}: got a dict with the keys {list(data)}, must have {want}")
+        return [data[key] for key in self.keys]
+
+    def _pairs(self, data, name):
+        """(frame, data, what to call it) of each series that has a frame."""
+        if data is None or not any(self.each) or self.many != are_several(data):
+            return
+        for n, (frame, a) in enumerate(zip(self.each, data if self.many else [data], strict=False)):
+            if frame is not None:
+                yield frame, a, f"{name}[{n}]" if self.many else name
+
+    def check_past(self, X, y):
+        """An error where the dates of X, without keys, are not those of y."""
+        for n, (_, x, label) in enumerate(self._pairs(X, "X")):
+            index, wanted = getattr(x, "index", None), getattr(y[n] if self.many else y, "index", None)
+            if _is_dated(index) and _is_dated(wanted) and len(index) == len(wanted):
+                check_same(index, wanted, label)
+
+    def check_future(self, X, y=None, name="X"):
+        """An error where the dates of X, without keys, are not those to come, behind those of y if it is given."""
+        for n, (frame, x, label) in enumerate(self._pairs(X, name)):
+            before = None if y is None else (y[n] if self.many else y).index
+            frame.check_dates(x, label, before)
+
+    def label(self, found):
+        """Forecasts as the series came: arrays (H,) or (H, O), or a list of them."""
+        if not self.many:
+            return found if self.each[0] is None else self.each[0].label(found)
+        found = [a if frame is None else frame.label(a) for frame, a in zip(self.each, found, strict=True)]
+        return self.keyed(found)
+
+    def keyed(self, found):
+        """A list as it is, or a dict if the series came so."""
+        return found if self.keys is None else dict(zip(self.keys, found, strict=True))
+
+    def check_new(self, y):
+        """An error where steps of y, without keys, have other dates than those that are due, or other columns."""
+        self.check_future(y, name="y")
+        for frame, a, label in self._pairs(y, "y"):
+            frame.check_columns(a, label)
+
+    def after(self, y):
+        """Those after the steps of y, without keys."""
+        new, given = Frames(), y if self.many else [y]
+        pairs = zip(self.each, given, strict=True) if any(self.each) else ()
+        new.keys, new.many = self.keys, self.many
+        new.each = [None if frame is None else frame.after(a) for frame, a in pairs] or self.each
+        return new
