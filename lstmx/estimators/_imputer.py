@@ -7,16 +7,17 @@ from sklearn.utils.validation import check_is_fitted
 from lstmx import predictors
 from lstmx.data import missing, panel
 from lstmx.estimators._input import is_table, learnt_means, read_X
+from lstmx.estimators._output import SequenceOutputMixin
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
 from lstmx.functional.messages import explained
 
 
-class SequenceImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class SequenceImputer(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixin, BaseEstimator):
     """Fill missing values (NaN) of sequences along time.
 
     scikit-learn's imputers and scalers refuse 3-D arrays and lists, and take the columns of a table (n, T) for features
-    where they are steps. Results have the form, layout and type of the input.
+    where they are steps. Results have the form, layout and type of the input, or are frames after `set_output`.
 
     In an array, NaN at the end of a sequence in all features is padding and stays; where one feature is still there it
     is a gap. In a list every sequence ends where its array ends, so that nothing is padding and all NaN is filled.
@@ -109,19 +110,7 @@ class SequenceImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self._form = {"features": data.features, "steps": data.x.shape[1] if is_table(data) else None}
         return self
 
-    def transform(self, X):
-        """Sequences without missing values, in the form of X.
-
-        Parameters
-        ----------
-        X : as in `fit`
-
-        Returns
-        -------
-        array or list
-            NaN is left where an array is padded.
-        """
-        check_is_fitted(self)
+    def _transformed(self, X):
         return to_step(self).transform(read_X(self, X, self.layout, fitted=self._form, gaps=True))
 
     def save(self, path):

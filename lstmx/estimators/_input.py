@@ -32,6 +32,11 @@ def read_X(estimator, X, layout, *, fitted=None, name="X", gaps=False):
         else:
             X = check_array(X, input_name=name, **ANY)
     features = None if fitted is None else fitted["features"]
+    names = None if arrays is None or layout != "NTC" else _shared_columns(X, name)
+    wanted = None if fitted is None else getattr(estimator, "feature_names_in_", None)
+    if names is not None and wanted is not None and names != wanted.tolist():
+        raise ValueError(f"{name}: its frames have the columns {names}, must have those of fit, in order: "
+                         f"{wanted.tolist()}")  # fmt: skip
     found = panel.read(X if arrays is None else arrays, layout, name, features, gaps)
     if fitted is None and panel.seems_swapped(found):
         warn(f'{name}: got {len(found)} sequences that layout="NTC" reads as {found.lengths.max()} steps of '
@@ -41,7 +46,21 @@ def read_X(estimator, X, layout, *, fitted=None, name="X", gaps=False):
         estimator.n_features_in_ = found.features
         if hasattr(estimator, "feature_names_in_"):
             del estimator.feature_names_in_
+        if names is not None:
+            estimator.feature_names_in_ = np.array(names, object)
     return found
+
+
+def _shared_columns(X, name):
+    """The names of the columns of a list of frames; None if they are not all frames, or their names no strings."""
+    columns = [list(getattr(x, "columns", ())) for x in X]
+    if not all(c and all(isinstance(one, str) for one in c) for c in columns):
+        return None
+    other = next((n for n, c in enumerate(columns) if c != columns[0]), None)
+    if other is not None:
+        raise ValueError(f"{name}[{other}]: has the columns {columns[other]}, but {name}[0] has {columns[0]}; give all "
+                         "frames the same, in the same order")  # fmt: skip
+    return columns[0]
 
 
 def _refuse_dates(X, name):

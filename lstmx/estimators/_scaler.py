@@ -6,17 +6,19 @@ from sklearn.utils.validation import check_is_fitted
 from lstmx import predictors
 from lstmx.data import panel
 from lstmx.estimators._input import is_table, read_weight, read_X, weighed
+from lstmx.estimators._output import SequenceOutputMixin
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
 from lstmx.functional.messages import explained
 
 
-class SequenceScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class SequenceScaler(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixin, BaseEstimator):
     """Scale every feature to mean 0 and deviation 1 over all steps of all sequences, whatever their lengths.
 
-    Results have the form, layout and type of the input; NaN at the end is padding and stays, and elsewhere an error:
-    `SequenceImputer` fills it. The estimators of lstmx scale by themselves (``standardize``): use this where others
-    need scaled sequences, as scikit-learn's StandardScaler refuses 3-D arrays and lists.
+    Results have the form, layout and type of the input, or are frames after `set_output`; NaN at the end is padding and
+    stays, and elsewhere an error: `SequenceImputer` fills it. The estimators of lstmx scale by themselves
+    (``standardize``): use this where others need scaled sequences, as scikit-learn's StandardScaler refuses 3-D arrays
+    and lists.
 
     Parameters
     ----------
@@ -83,8 +85,7 @@ class SequenceScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self._form = {"features": data.features, "steps": data.x.shape[1] if is_table(data) else None}
         return self
 
-    def transform(self, X):
-        """Scaled sequences, in the form of X."""
+    def _transformed(self, X):
         return to_step(self).transform(read_X(self, X, self.layout, fitted=self._form))
 
     def inverse_transform(self, X):
