@@ -16,6 +16,7 @@ from lstmx import losses, optim, storage, training
 from lstmx.data import panel
 from lstmx.estimators import _training
 from lstmx.estimators._input import read_X
+from lstmx.estimators._lbfgs import Minimizer
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
 from lstmx.functional.cell import Cell
@@ -98,6 +99,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
     """Base class: leaves say what their targets and scores are (`_problem`), and what a prediction is."""
 
     _uses_pooling = True
+    _solvers = tuple(optim.OPTIMIZERS)
     monitor = "score"  # a parameter of some
 
     def __init_subclass__(cls, **kwargs):
@@ -221,7 +223,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"learning_rate: got {self.learning_rate!r}, must be one of {schedules}; for the rate "
                              f"itself set learning_rate_init={self.learning_rate!r}")  # fmt: skip
         validate.choice("learning_rate", self.learning_rate, SCHEDULES)
-        validate.choice("solver", self.solver, optim.OPTIMIZERS)
+        validate.choice("solver", self.solver, self._solvers)
         validate.choice("layout", self.layout, panel.LAYOUTS)
         if self._uses_pooling:
             validate.choice("pooling", self.pooling, POOLINGS)
@@ -239,6 +241,8 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         weight = samples if problem.total_weight is None else problem.total_weight
         decay = self.alpha if self.solver == "adamw" else self.alpha * samples / (batch_size * weight)
         betas = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        if self.solver == "lbfgs":
+            return optim.SGD(weight_decay=decay)  # of which the weight_decay alone is read
         if self.solver == "sgd":
             nesterov = bool(self.nesterovs_momentum and self.momentum)
             more = {"momentum": self.momentum, "nesterov": nesterov}
@@ -284,15 +288,19 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
             self._check_network(model.layers[0])
         samples = len(problem.data.inputs.lengths)
         batch_size = min(32 if self.batch_size == "auto" else self.batch_size, samples)
+        kind, more = training.Trainer, {}
+        if self.solver == "lbfgs":
+            kind, batch_size, more = Minimizer, samples, {"tol": self.tol, "max_fun": self.max_fun}
+            model = model.astype("float64")
         watcher, optimizer = self._watcher(), self._optimizer(batch_size, problem)
         state = self._state(problem, model, seed, incremental, optimizer)
         callbacks, context = self._callbacks(problem, seed, given, incremental)
         epochs = 1 if incremental else self.max_iter
-        trainer = training.Trainer(
+        trainer = kind(
             model, problem.data, losses.get_loss(problem.loss, problem.activation), optimizer, batch_size=batch_size,
             shuffle=self.shuffle, validation=problem.validation, score=problem.score, clip_norm=self.clip_norm, rng=rng,
             early_stopping=watcher, callbacks=callbacks, state=state,
-            progress=training.Progress(bar=int(self.verbose) < 2, whole=True) if self.verbose else None,
+            progress=training.Progress(bar=int(self.verbose) < 2, whole=True) if self.verbose else None, **more,
         )  # fmt: skip
         if not first and (state is None or incremental):  # what goes on from a checkpoint brings its own memory
             self._remember(watcher, trainer.state, incremental)
@@ -312,6 +320,9 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         self._keep(problem, trainer, first)
         if context is not None:
             context.call_on_fit_task_end(estimator=self, **given, reconstruction_attributes=dict)
+        if self.solver == "lbfgs":
+            trainer.warn_unless_converged(self.max_iter)
+            return self
         exhausted = trainer.state.history.stopped is None and trainer.state.reason is None
         if exhausted and not incremental and done < epochs and not trainer.diverged:
             warn(
@@ -409,7 +420,9 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         model = trainer.model.copy()
         if trainer.state.best is not None:
             training.Parameters(model).freeze(trainer.state.best["values"].copy(), {})
-        return problem.finish(problem.kind(problem.config, problem.arrays, model)) | self._curves(trainer.state)
+        return problem.finish(problem.kind(problem.config, problem.arrays, model.astype(problem.dtype))) | self._curves(
+            trainer.state
+        )
 
     @staticmethod
     def _curves(state):
@@ -423,6 +436,8 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
     def _keep(self, problem, trainer, first):
         """Set the fitted attributes."""
         state, model = trainer.state, trainer.model
+        if model.dtype != problem.dtype:
+            model = model.astype(problem.dtype)
         found = problem.finish(problem.kind(problem.config, problem.arrays, model))
         history = state.history.history
         before = [] if first else self.loss_curve_

@@ -46,7 +46,12 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
         Scale each feature to mean 0 and deviation 1, as found in the training data, before the network.
     layout : {"NTC", "NCT"}
         Whether features come last or, as in aeon and sktime, before time.
-    solver : {"adam", "adamw", "rmsprop", "sgd"}
+    solver : {"adam", "adamw", "rmsprop", "sgd", "lbfgs"}
+        "lbfgs" (needs SciPy) follows the loss of all the data at once, in float64, and is good for small data: fewer
+        steps, of which each costs an epoch or more. Then `max_iter` counts its iterations, `tol` is the largest element
+        of the gradient at which it has converged, and batch_size, shuffle, clip_norm, n_iter_no_change and all that is
+        said of learning rates and moments has no meaning; there is no dropout, early stopping, checkpoint or
+        `partial_fit`.
     alpha : float
         Strength of the L2 penalty on weights; as in MLPClassifier it is divided by the sequences of a batch. With
         "adamw" it is the decoupled decay itself.
@@ -87,6 +92,8 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
         a plateau for long. Where training stops at a poor score, raise it.
     clip_norm : float or None
         Gradients longer than this are shortened to it.
+    max_fun : int
+        Of "lbfgs": evaluations of the loss at most.
     class_weight : None, "balanced", or dict of label to weight
         Times the sample weights. "balanced" makes the classes' sums of sample weights the same.
     checkpoint : str, path or None
@@ -147,8 +154,8 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
                  max_iter=200, shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False,
                  momentum=0.9, nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1,
                  validation_from="random", monitor="score", beta_1=0.9, beta_2=0.999, epsilon=1e-8,
-                 n_iter_no_change=30, clip_norm=1.0, class_weight=None, checkpoint=None, checkpoint_every=10,
-                 resume=False):  # fmt: skip
+                 n_iter_no_change=30, clip_norm=1.0, max_fun=15000, class_weight=None, checkpoint=None,
+                 checkpoint_every=10, resume=False):  # fmt: skip
         self._store(locals())
 
     def __sklearn_tags__(self):

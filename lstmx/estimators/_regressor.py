@@ -31,7 +31,7 @@ class LSTMRegressor(MultiOutputMixin, RegressorMixin, SupervisedEstimator):
     hidden_size, num_layers, bidirectional, cell, proj_size, init, pooling, dropout, layout, solver, alpha, \
 batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, \
 momentum, nesterovs_momentum, early_stopping, validation_fraction, validation_from, monitor, beta_1, beta_2, epsilon, \
-n_iter_no_change, clip_norm, checkpoint, checkpoint_every, resume
+n_iter_no_change, clip_norm, max_fun, checkpoint, checkpoint_every, resume
         As in `LSTMClassifier`. With early stopping the score is R².
 
     Attributes
@@ -61,7 +61,8 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
                  power_t=0.5, max_iter=200, shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False,
                  momentum=0.9, nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1,
                  validation_from="random", monitor="score", beta_1=0.9, beta_2=0.999, epsilon=1e-8,
-                 n_iter_no_change=30, clip_norm=1.0, checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
+                 n_iter_no_change=30, clip_norm=1.0, max_fun=15000, checkpoint=None, checkpoint_every=10,
+                 resume=False):  # fmt: skip
         self._store(locals())
 
     _several = "(n, O)"

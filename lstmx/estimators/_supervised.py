@@ -18,6 +18,8 @@ class SupervisedEstimator(LSTMEstimator):
     Inside, targets are rows: one per sequence, or of ``target="step"`` one per step, of one sequence after the other.
     """
 
+    _solvers = (*LSTMEstimator._solvers, "lbfgs")
+
     @property
     def n_layers_(self):
         """Layers of the network, those of its inputs and outputs among them, as MLPClassifier counts."""
@@ -62,6 +64,9 @@ class SupervisedEstimator(LSTMEstimator):
     @fitting
     def _partial_fit(self, X, y, sample_weight, classes=None):
         self._check_parameters()
+        if self.solver == "lbfgs":
+            raise ValueError("solver: 'lbfgs' needs all of the data at once, so there is no partial_fit; set it to "
+                             "'adam', or call fit")  # fmt: skip
         if self.early_stopping:
             raise ValueError("early_stopping: partial_fit sees one part of the data and does not stop; set it to False")
         seed, first = self._seed(), self._is_first(incremental=True)
@@ -105,12 +110,13 @@ class SupervisedEstimator(LSTMEstimator):
             part[rest] = 0
         arrays = self._standardise(data, target, part, config) if first else self._predictor.arrays
         dtype = data.dtype if first else self._predictor.model.dtype
-        whole = self._data(data, target, weight if each is None else each, config, arrays, dtype)
+        working = np.dtype(np.float64) if self.solver == "lbfgs" else dtype  # in which the loss is computed
+        whole = self._data(data, target, weight if each is None else each, config, arrays, working)
         validation, given = None if rest is None else batches.Subset(whole, rest), ()
         if held[0] is None and (held[1] is not None or held[2] is not None):
             raise ValueError("X_val: y_val or sample_weight_val is given without it; give all or none")
         if held[0] is not None:
-            validation, given = self._held_out(*held, config, arrays, dtype)
+            validation, given = self._held_out(*held, config, arrays, working)
         return Problem(
             self._kind, config, arrays, whole if rest is None else batches.Subset(whole, train), *self._head(config),
             per_step, dtype, validation, self._scorer(config), float(part.sum()),
@@ -213,6 +219,20 @@ class SupervisedEstimator(LSTMEstimator):
         validate.choice("target", self.target, ("sequence", "step"))
         validate.choice("validation_from", self.validation_from, ("random", "tail"))
         validate.choice("monitor", self.monitor, ("score", "loss"))
+        validate.count("max_fun", self.max_fun)
+        if self.solver == "lbfgs":
+            self._check_lbfgs()
+
+    def _check_lbfgs(self):
+        """Errors for what would make the loss another at every step, and for what needs epochs."""
+        if self.dropout or (self.cell is not None and self.cell.drops):
+            name = "dropout" if self.dropout else "cell"
+            raise ValueError(f"{name}: drops at random, but solver='lbfgs' needs a loss that stays the same; set it to "
+                             f"{0.0 if name == 'dropout' else 'one that does not'}, or take solver='adam'")  # fmt: skip
+        for name, off in (("early_stopping", False), ("checkpoint", None)):
+            if getattr(self, name):
+                raise ValueError(f"{name}: solver='lbfgs' has none, as its steps build on each other; set it to {off}, "
+                                 "or take solver='adam'")  # fmt: skip
 
 
 def _spread(values, lengths, per_step):
