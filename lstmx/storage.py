@@ -17,7 +17,8 @@ SHA-256, in hexadecimal digits, of the text of ``model`` and of each tensor in t
 of its name, type ("float32") and shape, then its numbers, little-endian and C-contiguous. Pipelines came after it:
 their arrays have the number of the step first ("1.model.0.weight_ih_l0"), and versions before them say that there is
 no such class. So they do of a StreamSnapshot, whose arrays are ``ids``, ``given`` and those of the state, named by
-their place in it ("state.0.1").
+their place in it ("state.0.1"). Files that estimators write have a ``note`` too, JSON of their parameters and of what
+they know of their training, and its digest; earlier versions read past it.
 """
 
 import contextlib
@@ -81,6 +82,7 @@ class Stored:
 
     _fixed = frozenset()  # names that nobody may set once the constructor is through
     _constructed = False
+    _note = None
 
     def __init_subclass__(cls):
         ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
@@ -132,7 +134,17 @@ class Stored:
             If there is no such folder, or something there that is not a file, such as a device.
         """
         config, arrays = self._contents()
-        write(path, {"class": type(self).__name__} | config, arrays)
+        write(path, {"class": type(self).__name__} | config, arrays, self._note)
+
+    @property
+    def note(self):
+        """A text that is saved and loaded along: what the estimator says of itself that this comes from; or None."""
+        return self._note
+
+    def with_note(self, note):
+        """This object, with another note."""
+        self._note = note
+        return self
 
     def __reduce__(self):
         return type(self).from_state, self._contents(), self._more()
@@ -143,7 +155,7 @@ class Stored:
 
     def _more(self):
         """What a copy takes along beside its state."""
-        return {}
+        return {} if self._note is None else {"_note": self._note}
 
 
 def _ends_construction(init):
@@ -158,10 +170,10 @@ def _ends_construction(init):
     return __init__
 
 
-def write(path, config, arrays):
-    """Write a configuration and arrays by name to a safetensors file, atomically."""
+def write(path, config, arrays, note=None):
+    """Write a configuration, arrays by name and a note, a text, to a safetensors file, atomically."""
     check_target(path)
-    write_bytes(path, *_serialise(config, arrays))
+    write_bytes(path, *_serialise(config, arrays, note))
 
 
 def write_bytes(path, *parts):
@@ -190,7 +202,7 @@ def write_bytes(path, *parts):
     _sync_folder(os.path.dirname(target))
 
 
-def _serialise(config, arrays):
+def _serialise(config, arrays, note):
     """What a file consists of. The same for the same model, always."""
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
     if len(text) > LARGEST_CONFIG:
@@ -199,6 +211,11 @@ def _serialise(config, arrays):
     arrays = {name: np.asarray(a, a.dtype.newbyteorder("="), order="C") for name, a in arrays.items()}
     metadata = {"digest": _digest(text, arrays), "format": "lstmx", "model": text, "schema": str(SCHEMA),
                 "version": __version__}  # fmt: skip
+    if note is not None:
+        if len(note) > LARGEST_CONFIG:
+            raise ValueError(f"path: the parameters and attributes of the estimator have {len(note)} characters of "
+                             f"JSON, more than {LARGEST_CONFIG}; lstmx.save saves what was learnt alone")  # fmt: skip
+        metadata = dict(sorted((metadata | {"note": note, "note_digest": _digest(note, {})}).items()))
     return tensors.parts(arrays, metadata)
 
 
@@ -350,12 +367,13 @@ def _sync_folder(folder):
 def load(path, allow_nonfinite):
     """What `Stored.save` wrote, of a class that is registered."""
     path = Path(_check_path(path))
-    (cls, config, needs), arrays = _read(path, _plan)
+    (cls, config, needs, note), arrays = _read(path, _plan)
     with _explained(path):
         if not allow_nonfinite:
             for name in (name for name, need in needs.items() if need == PARAMETER):
                 validate.finite(name, arrays[name], "load with allow_nonfinite=True to look at such a model")
-        return cls.from_state(config, {name: arrays[name] for name in needs})
+        found = cls.from_state(config, {name: arrays[name] for name in needs})
+        return found if note is None else found.with_note(note)
 
 
 def is_ours(path):
@@ -369,11 +387,11 @@ def is_ours(path):
 
 def read(path):
     """(configuration, arrays) of a file that `write` wrote; the numbers may be anything."""
-    return _read(Path(_check_path(path)), lambda path, config, entries: config)
+    return _read(Path(_check_path(path)), lambda path, config, entries, metadata: config)
 
 
 def _read(path, plan):
-    """What ``plan(path, config, entries)`` makes of the configuration and the header, and then the arrays by name."""
+    """What ``plan(path, config, entries, metadata)`` makes of the configuration and the header, and then the arrays by name."""
     if not path.is_file():
         try:
             found = os.stat(path).st_mode
@@ -387,7 +405,7 @@ def _read(path, plan):
         with open(path, "rb") as file:
             metadata, entries = tensors.read_header(file)
             config = _read_config(path, metadata)
-            planned = plan(path, config, entries)
+            planned = plan(path, config, entries, metadata)
             arrays = {name: tensors.read_array(file, entry) for name, entry in entries.items()}
     except tensors.FormatError as error:
         known = formats.identify(path)
@@ -439,7 +457,7 @@ def _read_config(path, metadata):
     return config
 
 
-def _plan(path, config, entries):
+def _plan(path, config, entries, metadata):
     """Check all but the numbers: (class, its configuration, what the numbers of each array must be)."""
     kind = config.pop("class", None)
     if kind == "Checkpoint":
@@ -451,7 +469,15 @@ def _plan(path, config, entries):
             _check_tensor(path, name, entries, names, shape, dtype)
     if names:
         raise ModelFileError(f"{path}: tensors that no layer has: {sorted(names)[:5]}")
-    return cls, config, needs
+    return cls, config, needs, _read_note(path, metadata)
+
+
+def _read_note(path, metadata):
+    note = metadata.get("note")
+    if note is not None and (len(note) > LARGEST_CONFIG or metadata.get("note_digest") != _digest(note, {})):
+        raise ModelFileError(f"{path}: damaged: the file does not hold what was written to it; take another copy of "
+                             "it, or make it again")  # fmt: skip
+    return note
 
 
 def _check_tensor(path, name, entries, names, shape, dtype):

@@ -17,6 +17,7 @@ from lstmx.data import panel
 from lstmx.estimators import _training
 from lstmx.estimators._input import read_X
 from lstmx.estimators._lbfgs import Minimizer
+from lstmx.estimators._notes import FileMixin
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
 from lstmx.functional.cell import Cell
@@ -95,7 +96,7 @@ class Problem:
     finish: object = _as_it_is
 
 
-class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
+class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
     """Base class: leaves say what their targets and scores are (`_problem`), and what a prediction is."""
 
     _uses_pooling = True
@@ -104,7 +105,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        for name in {"__init__", "fit", "partial_fit"} & vars(cls).keys():
+        for name in {"__init__", "fit"} & vars(cls).keys():
             setattr(cls, name, explained(vars(cls)[name]))
 
     def _store(self, arguments):
@@ -149,16 +150,13 @@ class LSTMEstimator(_training.CallbackSupportMixin, BaseEstimator):
         """The trained parameters by name, read-only arrays."""
         return self.model_.parameters()
 
-    def save(self, path):
-        """Write what predictions need to one safetensors file, atomically.
+    def _stored(self):
+        return self._fitted()
 
-        `lstmx.load` reads it and gives a predictor with the same methods and the same bits, without scikit-learn.
-
-        Parameters
-        ----------
-        path : str or path-like
-        """
-        self._fitted().save(path)
+    def _restore(self, stored, private):
+        if not isinstance(stored, self._kind):
+            raise TypeError(f"a {type(stored).__name__}")
+        self._predictor = stored
 
     def trace(self, X):
         """What the gates did on sequences X, by the layer's index in ``model_.layers``.

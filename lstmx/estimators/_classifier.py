@@ -4,13 +4,15 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d
 
 from lstmx import predictors
 from lstmx.estimators._base import delegated
-from lstmx.estimators._supervised import SupervisedEstimator
+from lstmx.estimators._supervised import SupervisedEstimator, takes_parts
 from lstmx.functional import validate
+from lstmx.functional.messages import explained
 
 
 class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
@@ -163,6 +165,8 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
         tags.classifier_tags.multi_label = True
         return tags
 
+    @available_if(takes_parts)
+    @explained
     def partial_fit(self, X, y, classes=None, sample_weight=None):
         """One epoch over one part of the data; the optimiser goes on where it was.
 

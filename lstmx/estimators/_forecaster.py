@@ -13,6 +13,7 @@ from lstmx.data.targets import RowWeights
 from lstmx.estimators._base import LSTMEstimator, Problem
 from lstmx.estimators._frames import Frames
 from lstmx.estimators._nextstep import minus_error
+from lstmx.estimators._notes import encode
 from lstmx.estimators._regressor import LOSSES
 from lstmx.estimators._training import fitting
 from lstmx.functional import validate
@@ -183,8 +184,8 @@ model_, parameters_
         that of the index or else the one that they show; periods; numbers by their even distance. Of an index that is
         not evenly spaced, with a warning, and of one of other labels the places of forecasts are those that rows to
         come would have, counted from 0. Dates must rise. Where y and X both have dates, in `fit`, `predict` or
-        `update`, these must agree. Files that `save` writes hold names and dates too, for `load`; what `lstmx.load`
-        gives forecasts arrays.
+        `update`, these must agree. Files that `save` writes hold dates, and names that are strings or numbers, for
+        `load`; what `lstmx.load` gives forecasts arrays.
 
         Examples
         --------
@@ -431,6 +432,17 @@ model_, parameters_
             raise ValueError("y: a series has no step without a missing value, so its forecast cannot be scored")
         pairs = [(a[t], f[t]) for (a, f), t in zip(pairs, there, strict=True)]
         return float(np.mean([r2_score(a, f) for a, f in pairs]))
+
+    def _private(self):
+        try:
+            return {"frames": self._frames.state()} if encode(self._frames.state(), "names") else {}
+        except TypeError:  # names that are neither strings nor numbers
+            return {}
+
+    def _restore(self, stored, private):
+        super()._restore(stored, private)
+        if "frames" in private:
+            self._frames = Frames.from_state(private["frames"])
 
     predict = _framed(predictors.Forecaster.predict)
     predict_interval = _framed(predictors.Forecaster.predict_interval)

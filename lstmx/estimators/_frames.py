@@ -166,6 +166,55 @@ class Frame:
             raise ValueError(f"{label}: has the columns {list(frame.columns)}, must have those of fit, in order: "
                              f"{self.names}")  # fmt: skip
 
+    def state(self):
+        """All there is as plain values."""
+        found = {name: getattr(self, name) for name in ("library", "names", "table", "rows")}
+        if self.step is not None:
+            offset = self.last if type(self.last).__name__ == "PeriodIndex" else self.step  # "M", where that is "ME"
+            found |= {"step": getattr(offset, "freqstr", self.step)} | _state_of(self.last)
+        return found
+
+    @classmethod
+    def from_state(cls, state):
+        """A frame from what `state` gave."""
+        own = {name: state[name] for name in ("library", "names", "table", "rows")}
+        if "step" not in state:
+            return cls(**own)
+        try:
+            from pandas.tseries.frequencies import to_offset
+        except ImportError as error:
+            raise ImportError("the series of fit were of pandas: pip install pandas, or read the file by lstmx.load, "
+                              "which forecasts arrays") from error  # fmt: skip
+        step, last = state["step"], _index_of(state)
+        if isinstance(step, str):
+            step = last.freq if state["kind"] == "PeriodIndex" else to_offset(step)
+        return cls(**own, step=step, last=last)
+
+
+def _state_of(last):
+    """One place of an index as plain values."""
+    kind, found = type(last).__name__, {"index_name": last.name}
+    if kind not in DATED:
+        return found | {"kind": "Index", "last": last[0].item() if hasattr(last[0], "item") else last[0]}
+    if kind == "PeriodIndex":
+        return found | {"kind": kind, "last": str(last[0])}
+    zone = getattr(last, "tz", None)
+    return found | {"kind": kind, "last": int(last.asi8[0]), "unit": last.unit, "zone": zone and str(zone)}
+
+
+def _index_of(state):
+    """The place that `_state_of` gave."""
+    import pandas
+
+    kind, last, name = state["kind"], state["last"], state["index_name"]
+    if kind == "Index":
+        return pandas.Index([last], name=name)
+    if kind == "PeriodIndex":
+        return pandas.PeriodIndex([last], freq=state["step"], name=name)
+    letter = "M8" if kind == "DatetimeIndex" else "m8"
+    found = getattr(pandas, kind)(np.array([last]).view(f"{letter}[{state['unit']}]"), name=name)
+    return found if state["zone"] is None else found.tz_localize("UTC").tz_convert(state["zone"])
+
 
 def check_same(index, wanted, label):
     """An error for an index of dates that are not those wanted."""
@@ -194,6 +243,18 @@ class Frames:
         self.each = [Frame.of(a, f"y[{n}]" if self.many else "y", first) for n, a in enumerate(each)]
         for n, a in enumerate(each if first is not None else ()):
             first.check_columns(a, f"y[{n}]" if self.many else "y")
+
+    def state(self):
+        """All there is as plain values."""
+        return {"keys": self.keys, "many": self.many, "each": [f and f.state() for f in self.each]}
+
+    @classmethod
+    def from_state(cls, state):
+        """Frames from what `state` gave."""
+        found = cls()
+        found.keys, found.many = state["keys"], state["many"]
+        found.each = [f and Frame.from_state(f) for f in state["each"]]
+        return found
 
     def values(self, data, name="y"):
         """Series or exogenous variables without the keys of a dict: a list in the order of the series."""

@@ -7,13 +7,14 @@ from sklearn.utils.validation import check_is_fitted
 from lstmx import predictors
 from lstmx.data import missing, panel
 from lstmx.estimators._input import is_table, learnt_means, read_X
+from lstmx.estimators._notes import FileMixin
 from lstmx.estimators._output import SequenceOutputMixin
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
 from lstmx.functional.messages import explained
 
 
-class SequenceImputer(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixin, BaseEstimator):
+class SequenceImputer(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixin, FileMixin, BaseEstimator):
     """Fill missing values (NaN) of sequences along time.
 
     scikit-learn's imputers and scalers refuse 3-D arrays and lists, and take the columns of a table (n, T) for features
@@ -113,16 +114,14 @@ class SequenceImputer(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixi
     def _transformed(self, X):
         return to_step(self).transform(read_X(self, X, self.layout, fitted=self._form, gaps=True))
 
-    def save(self, path):
-        """Write what `transform` needs to one safetensors file, atomically.
+    def _stored(self):
+        return to_step(self)
 
-        `lstmx.load` reads it and gives a predictor with ``transform`` and the same bits, without scikit-learn.
+    def _private(self):
+        return {"form": self._form}
 
-        Parameters
-        ----------
-        path : str or path-like
-        """
-        to_step(self).save(path)
+    def _restore(self, stored, private):
+        self._form = private["form"]
 
     def get_feature_names_out(self, input_features=None):
         """Names of features: those of X, then ``"missingindicator_"`` and the name of each that has an indicator.

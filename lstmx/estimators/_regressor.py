@@ -5,13 +5,15 @@ import warnings
 import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.metrics import r2_score
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_array, check_consistent_length, column_or_1d
 
 from lstmx import predictors
 from lstmx.data import panel
 from lstmx.estimators._base import delegated
-from lstmx.estimators._supervised import SupervisedEstimator
+from lstmx.estimators._supervised import SupervisedEstimator, takes_parts
 from lstmx.functional import validate
+from lstmx.functional.messages import explained
 
 LOSSES = {"squared_error": "mse", "absolute_error": "mae", "huber": "huber"}
 
@@ -71,6 +73,8 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
         super()._check_parameters()
         validate.choice("loss", self.loss, LOSSES)
 
+    @available_if(takes_parts)
+    @explained
     def partial_fit(self, X, y, sample_weight=None):
         """One epoch over one part of the data; the optimiser goes on where it was.
 

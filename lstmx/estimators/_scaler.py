@@ -6,13 +6,14 @@ from sklearn.utils.validation import check_is_fitted
 from lstmx import predictors
 from lstmx.data import panel
 from lstmx.estimators._input import is_table, read_weight, read_X, weighed
+from lstmx.estimators._notes import FileMixin
 from lstmx.estimators._output import SequenceOutputMixin
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
 from lstmx.functional.messages import explained
 
 
-class SequenceScaler(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixin, BaseEstimator):
+class SequenceScaler(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixin, FileMixin, BaseEstimator):
     """Scale every feature to mean 0 and deviation 1 over all steps of all sequences, whatever their lengths.
 
     Results have the form, layout and type of the input, or are frames after `set_output`; NaN at the end is padding and
@@ -92,16 +93,14 @@ class SequenceScaler(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixin
         """Sequences in the original units, in the form of X."""
         return to_step(self).inverse_transform(read_X(self, X, self.layout, fitted=self._form))
 
-    def save(self, path):
-        """Write what `transform` needs to one safetensors file, atomically.
+    def _stored(self):
+        return to_step(self)
 
-        `lstmx.load` reads it and gives a predictor with the same methods and the same bits, without scikit-learn.
+    def _private(self):
+        return {"form": self._form}
 
-        Parameters
-        ----------
-        path : str or path-like
-        """
-        to_step(self).save(path)
+    def _restore(self, stored, private):
+        self._form = private["form"]
 
 
 @to_step.register

@@ -12,6 +12,14 @@ from lstmx.functional import validate
 from lstmx.functional.messages import warn
 
 
+def takes_parts(estimator):
+    """What scikit-learn asks before it gives `partial_fit`."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError("solver: 'lbfgs' needs all of the data at once, so there is no partial_fit; set it to "
+                             "'adam', or call fit")  # fmt: skip
+    return True
+
+
 class SupervisedEstimator(LSTMEstimator):
     """Data with targets, a part of them held out, and incremental fits; leaves read, encode and score the targets.
 
@@ -64,9 +72,6 @@ class SupervisedEstimator(LSTMEstimator):
     @fitting
     def _partial_fit(self, X, y, sample_weight, classes=None):
         self._check_parameters()
-        if self.solver == "lbfgs":
-            raise ValueError("solver: 'lbfgs' needs all of the data at once, so there is no partial_fit; set it to "
-                             "'adam', or call fit")  # fmt: skip
         if self.early_stopping:
             raise ValueError("early_stopping: partial_fit sees one part of the data and does not stop; set it to False")
         seed, first = self._seed(), self._is_first(incremental=True)

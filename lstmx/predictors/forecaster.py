@@ -162,7 +162,7 @@ class Forecaster(Predictor):
         super().save(path)
 
     def _more(self):
-        return {} if self._functions is None else {"_functions": self._functions}
+        return super()._more() | ({} if self._functions is None else {"_functions": self._functions})
 
     @property
     def transform(self):
