@@ -80,7 +80,7 @@ class Stored:
     a class outside lstmx has added that its constructor does not take.
     """
 
-    _fixed = frozenset()  # names that nobody may set once the constructor is through
+    _fixed = frozenset({"note"})  # names that nobody may set once the constructor is through
     _constructed = False
     _note = None
 
@@ -391,7 +391,7 @@ def read(path):
 
 
 def _read(path, plan):
-    """What ``plan(path, config, entries, metadata)`` makes of the configuration and the header, and then the arrays by name."""
+    """What ``plan(path, config, entries, metadata)`` makes of configuration and header, and then the arrays by name."""
     if not path.is_file():
         try:
             found = os.stat(path).st_mode

@@ -38,6 +38,7 @@ LEAVES = {"datasets", "formats", "testing", "init", "plots", "reference", "refer
 # These import anything but _core; only they import each other, and inside functions.
 TOP = {"loading", "interop", "inspect", "bench", "cli", "demo", "lesson", "lesson_pictures", "__main__"}
 PEERS = {"torch", "keras", "tf_keras", "h5py", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "tf2onnx"}
+NEIGHBOURS = {"sktime", "aeon"}  # each for the adapter of its name alone
 PRODUCTS = {"matmul", "dot", "vdot", "inner", "tensordot", "matvec", "vecmat", "multi_dot"}
 
 
@@ -89,6 +90,8 @@ def violations(module, source, package=False):
     for name, top in imports(module, tree, package):
         root = name.split(".")[0]
         if root in PEERS and part not in ("interop", "bench"):
+            out.append(f"imports {root}")
+        if root in NEIGHBOURS and module != f"lstmx.interop.{root}":
             out.append(f"imports {root}")
         if root == "sklearn" and part != "estimators":
             out.append("imports sklearn")
@@ -222,6 +225,8 @@ BAD = {
     "plots that know layers": ("lstmx.plots", "def f():\n from lstmx.layers import Trace"),
     "torch": ("lstmx.layers.lstm", "def f():\n import torch.nn"),
     "sklearn": ("lstmx.model", "from sklearn.base import BaseEstimator"),
+    "sktime": ("lstmx.interop.aeon", "from sktime.base import BaseEstimator"),
+    "aeon in a function": ("lstmx.estimators", "def f():\n import aeon"),
     "scipy": ("lstmx.functional.engine", "def f():\n import scipy.linalg"),
     "scipy at module level": ("lstmx.cli", "import scipy.linalg"),
     "matmul": ("lstmx.layers.simple", "import numpy as np\nnp.matmul(1, 2)"),
@@ -250,6 +255,7 @@ GOOD = {
     "the top in the top": ("lstmx.cli", "def f():\n from lstmx.bench import command"),
     "loading registers": ("lstmx.loading", "import lstmx.model, lstmx.predictors"),
     "torch in interop": ("lstmx.interop.torch", "import torch"),
+    "sktime in its adapter": ("lstmx.interop.sktime", "from sktime.forecasting.base import BaseForecaster"),
     "sklearn in estimators": ("lstmx.estimators", "import sklearn"),
     "@ in the reference": ("lstmx.reference", "c = a @ b"),
     "a decorator": ("lstmx.model", "@property\ndef f(self): pass"),
