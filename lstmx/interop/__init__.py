@@ -1,8 +1,8 @@
 """Models from and for other libraries, each of which is needed only where its own code says so.
 
 `torch`, `keras`, `onnx` and `rtneural` read models and write them; `convert` does both by the names of files. `gates`
-has the orders of gates, `imported` what every importer gives. Adapters to neighbours of scikit-learn, which import these
-at once, are imported by name: ``from lstmx.interop.sktime import SktimeForecaster`` and `lstmx.interop.aeon`.
+has the orders of gates, `imported` what every importer gives. Adapters to neighbours of scikit-learn, which import
+these at once, are imported by name: ``from lstmx.interop.sktime import SktimeForecaster`` and `lstmx.interop.aeon`.
 """
 
 import importlib
