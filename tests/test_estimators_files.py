@@ -170,6 +170,12 @@ def test_files_of_something_else(tmp_path):
         (lambda note: note["attributes"].update(__class__=1), "cannot be read"),
         (lambda note: note["attributes"].update(_predictor=1), "cannot be read"),
         (lambda note: note["attributes"].update(a_={"evil": 1}), "cannot be read"),
+        (
+            lambda note: note["attributes"].update(a_={"array": ["a"], "dtype": "<U400000000", "shape": [1]}),
+            "an array of",
+        ),
+        (lambda note: note["attributes"].update(a_={"array": [1], "dtype": "V8", "shape": [1]}), "an array of"),
+        (lambda note: note["attributes"].update(a_={"array": [1], "dtype": "<i8", "shape": [2]}), "cannot be read"),
         (lambda note: note["parameters"].update(cell={"cell": {"x": 1}}), "cannot be read"),
         (lambda note: note.pop("attributes"), "cannot be read"),
     ],

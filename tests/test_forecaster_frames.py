@@ -3,10 +3,14 @@
 import pickle
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from forecasts import fit, generator, make, walk
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV, TimeSeriesSplit
 
 pandas = pytest.importorskip("pandas")
 
@@ -169,6 +173,19 @@ def test_dates_of_y_and_x_must_agree():
     assert forecaster.predict(3, x[70:]).equals(before)
     forecaster.update(pandas.Series([1.0, 2], x.index[70:72]), x[70:72])
     assert forecaster.predict(1, x[72:]).index[0] == x.index[72]
+
+
+def test_a_search_takes_dated_series():
+    y = pandas.Series(walk(120), pandas.date_range("2026-01-01", periods=120))
+    search = GridSearchCV(make(), {"window": [4, 6]}, cv=TimeSeriesSplit(2, test_size=10))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        plain = clone(search).fit(y.to_numpy())
+        search.fit(y)
+    np.testing.assert_array_equal(search.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"])
+    assert search.predict(2).index[0] == y.index[-1] + pandas.Timedelta("1D")
+    with pytest.raises(ValueError, match=r"^y: has 2026-05-02 .* where 2026-05-01 "):  # what a gap in the split gives
+        search.best_estimator_.score(pandas.Series(walk(3), pandas.date_range("2026-05-02", periods=3)))
 
 
 def test_columns_of_new_steps_must_be_those_of_fit():

@@ -434,10 +434,12 @@ model_, parameters_
         return float(np.mean([r2_score(a, f) for a, f in pairs]))
 
     def _private(self):
+        frames = self._frames.state()
         try:
-            return {"frames": self._frames.state()} if encode(self._frames.state(), "names") else {}
-        except TypeError:  # names that are neither strings nor numbers
+            encode(frames, "names")
+        except TypeError:  # they are neither strings nor numbers
             return {}
+        return {"frames": frames}
 
     def _restore(self, stored, private):
         super()._restore(stored, private)

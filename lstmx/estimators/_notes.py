@@ -11,6 +11,7 @@ from lstmx import storage
 from lstmx.functional.cell import Cell
 from lstmx.storage import ModelFileError
 
+_MOST_BYTES = 2**26  # of an array of a note; a file may ask for strings of a billion characters
 _ATTRIBUTE = re.compile(r"[a-z](\w*[a-z0-9])?_")  # names of what a fit has found
 
 
@@ -145,7 +146,10 @@ def decode(value):
     if not isinstance(value, dict):
         return value
     if set(value) == {"array", "dtype", "shape"}:
-        return np.array(decode(value["array"]), np.dtype(value["dtype"])).reshape(value["shape"])
+        own, dtype = np.array(decode(value["array"]), object), np.dtype(value["dtype"])
+        if dtype.kind not in "biufUO" or own.size * dtype.itemsize > _MOST_BYTES:
+            raise ValueError(f"an array of {own.size} x {dtype}")
+        return own.reshape(value["shape"]).astype(dtype)
     ((kind, own),) = value.items()
     kinds = {
         "float": float,
