@@ -87,7 +87,9 @@ def _child(name, first, seconds, limit, variables):
             finally:
                 process.kill()
         if process.returncode:
-            raise Failed(_told(name, note.read_text() or first, f"ended with {process.returncode}") + f"\n{errors[-3000:]}")
+            raise Failed(
+                _told(name, note.read_text() or first, f"ended with {process.returncode}") + f"\n{errors[-3000:]}"
+            )
         return json.loads(out.splitlines()[-1])
 
 
