@@ -45,6 +45,7 @@ except ImportError:  # Windows
 
 SCHEMA = 3
 LARGEST_CONFIG = 2**20  # characters of JSON
+LARGEST_NOTE = 2**25  # characters
 _DTYPES = {dtype.name: name for name, dtype in tensors.DTYPES.items()}
 _TEMPORARY = ".lstmx"  # how the names of the files end that `write` renames once they are whole
 PARAMETER = "finite, or anything with allow_nonfinite"  # what the numbers of an array must be
@@ -142,7 +143,7 @@ class Stored:
         return self._note
 
     def with_note(self, note):
-        """This object, with another note."""
+        """This object, with another note, of at most `LARGEST_NOTE` characters."""
         self._note = note
         return self
 
@@ -212,9 +213,6 @@ def _serialise(config, arrays, note):
     metadata = {"digest": _digest(text, arrays), "format": "lstmx", "model": text, "schema": str(SCHEMA),
                 "version": __version__}  # fmt: skip
     if note is not None:
-        if len(note) > LARGEST_CONFIG:
-            raise ValueError(f"path: the parameters and attributes of the estimator have {len(note)} characters of "
-                             f"JSON, more than {LARGEST_CONFIG}; lstmx.save saves what was learnt alone")  # fmt: skip
         metadata = dict(sorted((metadata | {"note": note, "note_digest": _digest(note, {})}).items()))
     return tensors.parts(arrays, metadata)
 
@@ -474,7 +472,7 @@ def _plan(path, config, entries, metadata):
 
 def _read_note(path, metadata):
     note = metadata.get("note")
-    if note is not None and (len(note) > LARGEST_CONFIG or metadata.get("note_digest") != _digest(note, {})):
+    if note is not None and (len(note) > LARGEST_NOTE or metadata.get("note_digest") != _digest(note, {})):
         raise ModelFileError(f"{path}: damaged: the file does not hold what was written to it; take another copy of "
                              "it, or make it again")  # fmt: skip
     return note

@@ -141,6 +141,29 @@ def test_a_generator_is_not_saved(tmp_path):
     assert LSTMClassifier.load(tmp_path / "model").random_state is None
 
 
+def test_a_note_that_is_too_long_is_left_out(tmp_path, monkeypatch):
+    estimator = fit(LSTMRegressor(**QUICK), X, Y)
+    monkeypatch.setattr(storage, "LARGEST_NOTE", 100)
+    with pytest.warns(UserWarning, match=r"characters, more than 100: the file holds what was learnt"):
+        estimator.save(tmp_path / "model")
+    assert lstmx.load(tmp_path / "model").predict(X).tobytes() == estimator.predict(X).tobytes()
+    with pytest.raises(ValueError, match="without the parameters of an estimator"):
+        LSTMRegressor.load(tmp_path / "model")
+
+
+def test_many_features_are_no_hindrance(tmp_path):
+    detector = fit(LSTMAnomalyDetector(hidden_size=2, max_iter=1, random_state=0), RNG.normal(size=(3, 4, 250)))
+    detector.save(tmp_path / "model")  # whose covariance takes more than the configuration of a model may
+    assert LSTMAnomalyDetector.load(tmp_path / "model").covariance_.tobytes() == detector.covariance_.tobytes()
+
+
+def test_lstmx_save_is_the_same(tmp_path):
+    estimator = fit(LSTMRegressor(**QUICK), X, Y)
+    estimator.save(tmp_path / "one")
+    lstmx.save(estimator, tmp_path / "other")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
 def test_what_cannot_be_saved_is_named(tmp_path):
     estimator = fit(LSTMClassifier(**QUICK), X, Y).set_params(verbose=object())
     with pytest.raises(TypeError, match=r"^verbose: <object .* cannot be saved"):
@@ -153,7 +176,7 @@ def test_files_of_something_else(tmp_path):
     with pytest.raises(ValueError, match=r"holds a LSTMRegressor, not a LSTMClassifier; LSTMRegressor\.load reads it"):
         LSTMClassifier.load(tmp_path / "regressor")
     lstmx.LSTM(1, 2).save(tmp_path / "layer")
-    lstmx.save(fit(LSTMRegressor(**QUICK), X, Y), tmp_path / "learnt")
+    lstmx.load(tmp_path / "regressor").with_note(None).save(tmp_path / "learnt")
     for name, kind in (("layer", "LSTM"), ("learnt", "Regressor")):
         with pytest.raises(ValueError, match=f"holds a {kind} without the parameters of an estimator"):
             LSTMRegressor.load(tmp_path / name)

@@ -9,6 +9,7 @@ import numpy as np
 
 from lstmx import storage
 from lstmx.functional.cell import Cell
+from lstmx.functional.messages import warn
 from lstmx.storage import ModelFileError
 
 _MOST_BYTES = 2**26  # of an array of a note; a file may ask for strings of a billion characters
@@ -28,7 +29,7 @@ class FileMixin:
         ----------
         path : str or path-like
         """
-        self._stored().with_note(_describe(self)).save(path)
+        self._stored().with_note(describe(self)).save(path)
 
     @classmethod
     def load(cls, path):
@@ -65,7 +66,7 @@ class FileMixin:
         stored = storage.load(path, False)
         if stored.note is None:
             raise ModelFileError(f"{path}: holds a {type(stored).__name__} without the parameters of an estimator, as "
-                                 "lstmx.save and earlier versions write it; lstmx.load reads it")  # fmt: skip
+                                 "earlier versions write it; lstmx.load reads it")  # fmt: skip
         try:
             return _restored(cls, stored, json.loads(stored.note), path)
         except ModelFileError:
@@ -82,7 +83,8 @@ class FileMixin:
         """Take what a file holds of a fitted estimator, and what `_private` gave."""
 
 
-def _describe(estimator):
+def describe(estimator):
+    """The note of an estimator; None, with a warning, if it is too long for a file."""
     parameters = estimator.get_params(deep=False)
     if not isinstance(parameters.get("random_state", 0), int | np.integer):
         parameters["random_state"] = None
@@ -96,7 +98,12 @@ def _describe(estimator):
             ("private", estimator._private()),
         )
     }
-    return json.dumps(note, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(note, sort_keys=True, separators=(",", ":"))
+    if len(text) > storage.LARGEST_NOTE:
+        warn(f"path: the attributes of the estimator take {len(text)} characters, more than {storage.LARGEST_NOTE}: "
+             "the file holds what was learnt, for lstmx.load alone; pickle the estimator to keep all")  # fmt: skip
+        return None
+    return text
 
 
 def _restored(cls, stored, note, path):

@@ -10,6 +10,7 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, Stan
 from sklearn.utils.validation import check_is_fitted
 
 from lstmx import predictors
+from lstmx.estimators._notes import FileMixin, describe
 
 # Of a scaler of scikit-learn: the arrays of a `predictors.ColumnScaler`, None for those it does not use, and bounds.
 _SCALERS = {
@@ -50,6 +51,8 @@ def to_stored(estimator):
     TypeError
         If a step of a Pipeline cannot be saved.
     """
+    if isinstance(estimator, FileMixin):
+        return to_step(estimator).with_note(describe(estimator))
     if type(estimator) is not Pipeline:
         return to_step(estimator)
     steps = list(_steps(estimator, ""))
