@@ -226,4 +226,5 @@ def dist(session):
     with session.chdir(tests_folder):
         session.run(str(python), "-c", "import lstmx, sys; lstmx.show_config(); sys.exit('source' in lstmx.__file__)",
                     env=env, external=True)  # fmt: skip
-        session.run(str(python), "-m", "pytest", *CORE, *MODELS, *INSTALLED, env=env, external=True)
+        chosen = session.posargs or [*CORE, *MODELS, "test_import.py"]
+        session.run(str(python), "-m", "pytest", *chosen, env=env, external=True)
