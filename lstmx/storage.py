@@ -46,7 +46,7 @@ except ImportError:  # Windows
 SCHEMA = 3
 LARGEST_CONFIG = 2**20  # characters of JSON
 LARGEST_NOTE = 2**25  # characters
-_DTYPES = {dtype.name: name for name, dtype in tensors.DTYPES.items()}
+_DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}
 _TEMPORARY = ".lstmx"  # how the names of the files end that `write` renames once they are whole
 PARAMETER = "finite, or anything with allow_nonfinite"  # what the numbers of an array must be
 REGISTRY = {}  # name in a file -> class

@@ -16,12 +16,13 @@ from typing import NamedTuple
 import numpy as np
 
 LARGEST_HEADER = 10**8  # bytes: what the format allows
-BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32,
-    "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64,
+# By name: the widest first, in which order they are written, as the format wants numbers aligned.
+DTYPES = {
+    "U64": np.dtype("<u8"), "I64": np.dtype("<i8"), "F64": np.dtype("<f8"), "F32": np.dtype("<f4"),
+    "U32": np.dtype("<u4"), "I32": np.dtype("<i4"), "F16": np.dtype("<f2"), "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
 }  # fmt: skip
-# Ours, and in this order: the widest first, as the format wants numbers aligned.
-DTYPES = {"I64": np.dtype("<i8"), "F64": np.dtype("<f8"), "F32": np.dtype("<f4")}
+WIDTHS = {name: dtype.itemsize for name, dtype in DTYPES.items()} | {"BF16": 2, "F8_E5M2": 1, "F8_E4M3": 1}  # bytes
 
 
 class FormatError(ValueError):
@@ -53,7 +54,7 @@ def parts(arrays, metadata):
     Parameters
     ----------
     arrays : dict of str to ndarray
-        Of float32, float64 or int64.
+        Of types in `DTYPES`.
     metadata : dict of str to str
 
     Returns
@@ -107,9 +108,9 @@ def read_header(file):
 def _entry(dtype, shape, data_offsets):
     """(Entry, (first, last)) of an entry of the header."""
     first, last = data_offsets
-    if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, first, last)) or dtype not in BITS:
+    if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, first, last)) or dtype not in WIDTHS:
         raise ValueError("a tensor has a type, a shape or a place that is none")
-    if 8 * (last - first) != math.prod(shape) * BITS[dtype]:
+    if last - first != math.prod(shape) * WIDTHS[dtype]:
         raise ValueError("a tensor is not as long as its shape")
     return Entry(dtype, tuple(shape), 0), (first, last)
 
