@@ -34,7 +34,7 @@ HEIGHT = {
     "estimators": 7,
 }
 # Leaves import nothing of lstmx but each other, and all may import them.
-LEAVES = {"datasets", "formats", "testing", "init", "plots", "reference", "reference_cells", "tensors", "_version"}
+LEAVES = {"datasets", "formats", "testing", "init", "plots", "reference", "reference_cells", "tensors", "_types", "_version"}
 # These import anything but _core; only they import each other, and inside functions.
 TOP = {"loading", "interop", "inspect", "bench", "cli", "demo", "lesson", "lesson_pictures", "__main__"}
 PEERS = {"torch", "keras", "tf_keras", "h5py", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "tf2onnx"}
@@ -74,7 +74,9 @@ def imports(module, tree, package=False):
                     parents = parents[: len(parents) - child.level + package]
                     base = ".".join([*parents, base]).rstrip(".")
                 found.extend((f"{base}.{alias.name}", top) for alias in child.names)
-            visit(child, top and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+            later = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            later = later or (isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING")  # never run
+            visit(child, top and not later)
 
     visit(tree, True)
     return found

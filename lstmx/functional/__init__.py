@@ -4,7 +4,9 @@
 `lstmx.reference` has the same functions in NumPy. The layers of `lstmx.LSTM` stand on the same compiled loop.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,28 +16,37 @@ from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
 from lstmx.functional.read import give_state, read_gradient, read_state, sequences
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Arrays, DType, Pair, PairLike, RandomState
+    from lstmx.functional.context import SequenceContext
+
+
 __all__ = ["Gradients", "Tape", "lstm_backward", "lstm_forward", "lstm_step"]
 
 
 class Gradients(NamedTuple):
     """Gradients of a scalar loss: with respect to x, to the initial state (dh0, dc0), and to the parameters by name."""
 
-    x: object
-    state: tuple
-    params: dict
+    x: Any
+    state: Any
+    params: Arrays
 
 
 class Tape:
     """What a forward pass in training keeps for its backward pass; used up by it unless that is told to retain."""
 
-    def __init__(self, owner, context, version=0, **parts):
+    def __init__(self, owner: object, context: Any, version: object = 0, **parts: Any) -> None:
         self.owner = owner
         self.context = context
         self.version = version
         self.parts = parts
         self.used = False
 
-    def use(self, retain, version=0):
+    def use(self, retain: bool | None, version: object = 0) -> dict[str, Any]:
         """The parts, once; again only after ``retain=True``. None: the owner's backward has no such argument."""
         if self.used:
             advice = "" if retain is None else "give that one retain=True, or "
@@ -46,7 +57,7 @@ class Tape:
         return self.parts
 
 
-def read_tape(tape, owner):
+def read_tape(tape: object, owner: object) -> Tape:
     """A tape, if `owner` made it."""
     wanted = "lstm_forward" if owner is lstm_forward else "this model's forward"
     if not isinstance(tape, Tape):
@@ -56,7 +67,9 @@ def read_tape(tape, owner):
     return tape
 
 
-def _weights(cell, weight_ih, weight_hh, bias, more, dtype, copy=False):
+def _weights(
+    cell: Cell | None, weight_ih: Any, weight_hh: Any, bias: Any, more: dict[str, Any], dtype: DType, copy: bool = False
+) -> Weights:
     cell = Cell() if cell is None else cell
     if not isinstance(cell, Cell):
         raise TypeError(f"cell: got {cell!r}, must be an lstmx.Cell, such as lstmx.Cell(clip=3.0)")
@@ -95,15 +108,26 @@ def _weights(cell, weight_ih, weight_hh, bias, more, dtype, copy=False):
     return Weights(cell, {n: take(given[n], order="C") for n in table})
 
 
-def _dtype_of(*arrays):
+def _dtype_of(*arrays: object) -> DType:
     dtypes = {a.dtype.newbyteorder("=") if isinstance(a, np.ndarray) else float for a in arrays if a is not None}
     return np.dtype(np.float32 if dtypes == {np.dtype(np.float32)} else np.float64)
 
 
 def lstm_forward(
-    x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, mask=None, reset=None, reverse=False, cell=None,
-    rng=None, **more,
-):  # fmt: skip
+    x: ArrayLike,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias: ArrayLike | None = None,
+    state: PairLike | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: Any = None,
+    reset: Any = None,
+    reverse: bool = False,
+    cell: Cell | None = None,
+    rng: RandomState = None,
+    **more: ArrayLike,
+) -> tuple[Any, Pair, Tape]:
     """One LSTM layer in one direction, keeping what the backward pass needs.
 
     Parameters
@@ -168,7 +192,9 @@ def lstm_forward(
     return context.unpack(y), give_state((h, c), context, (reverse,)), tape
 
 
-def lstm_backward(tape, dy, dstate=None, *, retain=False):
+def lstm_backward(
+    tape: Tape, dy: ArrayLike | None, dstate: PairLike | None = None, *, retain: bool = False
+) -> Gradients:
     """The derivative of `lstm_forward`: back-propagation through time.
 
     Parameters
@@ -198,13 +224,13 @@ def lstm_backward(tape, dy, dstate=None, *, retain=False):
     return Gradients(context.unpack(dx), give_state((dh, dc), context, directions, final=False), out)
 
 
-def _zeros(weights, context):
+def _zeros(weights: Weights, context: SequenceContext) -> Pair:
     """A state (h, c) to begin with, or its gradient."""
     dtype = weights.arrays["weight_ih"].dtype
     return tuple(allocate.zeros((context.batch, width), dtype) for width in weights.widths)
 
 
-def kept(slabs):
+def kept(slabs: Arrays) -> Arrays:
     """Slabs of which a backward pass may overwrite what it does."""
     copies = {}
     for name in ("gates", "extra"):
@@ -214,7 +240,16 @@ def kept(slabs):
     return slabs | copies
 
 
-def lstm_step(x_t, state, weight_ih, weight_hh, bias=None, *, cell=None, **more):
+def lstm_step(
+    x_t: ArrayLike,
+    state: PairLike | None,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    cell: Cell | None = None,
+    **more: ArrayLike,
+) -> tuple[Array, Pair]:
     """One step of one layer on a batch.
 
     Parameters

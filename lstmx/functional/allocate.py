@@ -1,19 +1,31 @@
 """Every array of a call's working memory comes from here: its size is known before the call, its failure is tested."""
 
+from __future__ import annotations
+
 import collections
 import math
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstmx._core.panels import to_line
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from numpy.typing import DTypeLike
+
+    from lstmx._types import Array, Shape
+
+
 DEBUG = os.environ.get("LSTMX_DEBUG") == "1"
 _allocations_left = None  # tests make the n-th allocation fail
 
 
-def _counted(allocate, *arguments):
+def _counted(allocate: Callable[..., Array], *arguments: Any) -> Array:
     """What `allocate` gives, unless a test wants this allocation to fail."""
     global _allocations_left
     if _allocations_left is not None:
@@ -23,7 +35,7 @@ def _counted(allocate, *arguments):
     return allocate(*arguments)
 
 
-def empty(shape, dtype):
+def empty(shape: Shape, dtype: DTypeLike) -> Array:
     """An uninitialised C-contiguous array; NaN in debug runs (``LSTMX_DEBUG=1``), so that nobody reads it unwritten."""
     array = _counted(np.empty, shape, dtype)
     if DEBUG and array.dtype.kind == "f":
@@ -31,7 +43,7 @@ def empty(shape, dtype):
     return array
 
 
-def zeros(shape, dtype):
+def zeros(shape: Shape, dtype: DTypeLike) -> Array:
     """As `empty`, filled with 0."""
     array = empty(shape, dtype)
     array.fill(0)
@@ -52,13 +64,13 @@ class Spare:
         Of blocks.
     """
 
-    def __init__(self, limit, smallest, count):
+    def __init__(self, limit: int, smallest: int, count: int) -> None:
         self.limit, self.smallest, self.count = limit, smallest, count
         self._blocks = collections.deque()
         block = object()
         self._alone = sys.getrefcount(block)
 
-    def take(self, nbytes):
+    def take(self, nbytes: int) -> Array:
         """At least so many bytes, as a 1-D array; and twice as many at most."""
         if not self.smallest <= nbytes <= self.limit // 4:
             return np.empty(nbytes, np.uint8)
@@ -77,7 +89,7 @@ class Spare:
             self._blocks.popleft()
         return block
 
-    def clear(self):
+    def clear(self) -> None:
         """Let go of all blocks."""
         self._blocks.clear()
 
@@ -85,7 +97,7 @@ class Spare:
 spare = Spare(limit=64 << 20, smallest=64 << 10, count=32)
 
 
-def aligned(shape, dtype, *, reuse=False):
+def aligned(shape: Shape, dtype: DTypeLike, *, reuse: bool = False) -> Array:
     """As `empty`, beginning at a cache line, which vectors then never straddle.
 
     If `reuse`, its memory may be that of an array which `spare` has kept. Kernels are faster for a cache line but take
@@ -100,13 +112,13 @@ def aligned(shape, dtype, *, reuse=False):
     return np.ndarray(shape, dtype, raw, to_line(raw))
 
 
-def padded_width(columns, dtype):
+def padded_width(columns: int, dtype: DTypeLike) -> int:
     """Row stride of `padded`, in elements."""
     line = 64 // np.dtype(dtype).itemsize
     return (-(-columns // line) | 1) * line
 
 
-def padded(rows, columns, dtype):
+def padded(rows: int, columns: int, dtype: DTypeLike) -> Array:
     """An uninitialised (rows, columns) array whose rows begin at odd multiples of 64 bytes from each other.
 
     Rows at a power of two would fall into few sets of the cache.

@@ -2,14 +2,25 @@
 importers read.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lstmx import init
 from lstmx.functional import validate
 
-ACTIVATIONS = {  # name -> default (alpha, beta); None: there is no default
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any, Literal
+
+    import numpy as np
+
+    from lstmx._types import Array, Config, Shape
+
+
+ACTIVATIONS: dict[str, tuple[Any, ...]] = {  # name -> default (alpha, beta); None: there is no default
     "sigmoid": (),
     "tanh": (),
     "relu": (),
@@ -44,8 +55,8 @@ class Parameter(NamedTuple):
     """
 
     name: str
-    shape: tuple
-    start: object
+    shape: Shape
+    start: Callable[[np.random.Generator, Shape], Array]
     decays: bool = True
     by_row: bool = False
 
@@ -113,9 +124,9 @@ class Cell:
     cifg: bool = False
     clip: float | None = None
     cell_clip: float | None = None
-    activations: tuple = STANDARD
-    layer_norm: str | None = None
-    zoneout: tuple = (0.0, 0.0)
+    activations: tuple[str | tuple[Any, ...], ...] = STANDARD
+    layer_norm: Literal["haste", "fastrnn", "tflite"] | None = None
+    zoneout: Any = (0.0, 0.0)  # given as float or (float, float), kept as the latter
     input_dropout: float = 0.0
     recurrent_dropout: float = 0.0
     dropout_per_gate: bool = False
@@ -124,8 +135,8 @@ class Cell:
     slstm: bool = False
     heads: int = 1
 
-    def __post_init__(self):
-        def put(name, value):
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
         for name in ("peephole", "cifg", "dropout_per_gate", "learn_state", "slstm"):
@@ -146,7 +157,7 @@ class Cell:
         put("heads", validate.count("heads", self.heads))
         self._refuse_nonsense()
 
-    def _refuse_nonsense(self):
+    def _refuse_nonsense(self) -> None:
         if self.dropout_per_gate and not self.input_dropout and not self.recurrent_dropout:
             raise ValueError(
                 "dropout_per_gate: nothing is dropped; give input_dropout or recurrent_dropout a rate above 0"
@@ -176,24 +187,24 @@ class Cell:
                 raise ValueError(f"{name}: an sLSTM has none, for {reason}; leave it out, or slstm")
 
     @cached_property
-    def special(self):
+    def special(self) -> bool:
         """Whether a kernel has to compute anything but the plain cell; what is dropped, and learned states, are no
         kernel's matter.
         """
         return bool(self.config().keys() - _BESIDE)
 
     @cached_property
-    def general(self):
+    def general(self) -> bool:
         """Whether it needs more than peepholes, coupled gates and clips, which are cheap."""
         return bool(self.slstm or self.layer_norm or self.activations != STANDARD or any(self.zoneout))
 
     @property
-    def epsilon(self):
+    def epsilon(self) -> float:
         """What a layer norm adds to the variance."""
         return LAYER_NORMS.get(self.layer_norm, 0.0)
 
     @property
-    def curves(self):
+    def curves(self) -> Iterator[list[Any]]:
         """The activations of gates, candidate and output, as (index in ACTIVATIONS, alpha, beta)."""
         for item in self.activations:
             name, *numbers = (item,) if isinstance(item, str) else item
@@ -201,32 +212,32 @@ class Cell:
             yield list(ACTIVATIONS).index(name), *numbers, *(0.0,) * (2 - len(numbers))
 
     @property
-    def gates(self):
+    def gates(self) -> int:
         """The blocks of a weight: 4, or 3 where the forget gate is the input gate's rest."""
         return 3 if self.cifg else 4
 
     @property
-    def masks(self):
+    def masks(self) -> tuple[int, ...]:
         """How many dropout masks training has on x and on h: 0, 1, or one for each gate."""
         each = self.gates if self.dropout_per_gate else 1
         return tuple(each if rate else 0 for rate in (self.input_dropout, self.recurrent_dropout))
 
     @property
-    def drops(self):
+    def drops(self) -> bool:
         """Whether training draws anything."""
         return bool(self.input_dropout or self.recurrent_dropout or self.weight_dropout or any(self.zoneout))
 
-    def config(self):
+    def config(self) -> Config:
         """The options that are not as they are by default, as plain JSON values."""
         found = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
         return {name: _listed(value) for name, value in found.items()}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         set_ = (f"{f.name}={value!r}" for f in fields(self) if (value := getattr(self, f.name)) != f.default)
         return f"Cell({', '.join(set_)})"
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Config) -> Cell:
         """The cell that gave this `config`."""
         if not isinstance(config, dict):
             raise TypeError(f"cell: got {config!r}, must be a dict of the options of a cell")
@@ -235,11 +246,11 @@ class Cell:
                 raise ValueError(f"cell: a cell has no option {name!r:.60}; a newer version of lstmx may know it")
         return cls(**config)
 
-    def widths(self, hidden, proj=0):
+    def widths(self, hidden: int, proj: int = 0) -> tuple[int, int]:
         """The widths of the state (h, c) of H units, projected to P if `proj`."""
         return proj or hidden, hidden * (3 if self.slstm else 1)
 
-    def check_sizes(self, hidden, proj=0):
+    def check_sizes(self, hidden: int, proj: int = 0) -> None:
         """An error where the cell cannot have so many units."""
         if hidden % self.heads:
             raise ValueError(f"heads: got {self.heads}, must divide hidden_size = {hidden}")
@@ -248,7 +259,7 @@ class Cell:
                 "proj_size: an sLSTM mixes its own units head by head, which a projection would undo; leave it out"
             )
 
-    def scheme(self, bias, start, forget_bias, chrono):
+    def scheme(self, bias: bool, start: str, forget_bias: float | None, chrono: float | None) -> init.Scheme:
         """The `init.Scheme` of these values, of a layer with a bias or without; an error where it cannot be."""
         validate.choice("init", start, init.SCHEMES)
         given = {"forget_bias": forget_bias, "chrono": chrono}
@@ -265,7 +276,9 @@ class Cell:
                 raise ValueError(f"{name}: got {value!r}, but there is no bias to begin so: {why}; leave {name} out")
         return init.Scheme(start, **given)
 
-    def parameters(self, inputs, hidden, bias, proj=0, scheme=init.DEFAULT):
+    def parameters(
+        self, inputs: int, hidden: int, bias: bool, proj: int = 0, scheme: init.Scheme = init.DEFAULT
+    ) -> Iterator[Parameter]:
         """The parameter table of one layer in one direction: I inputs, H units, projected to P if `proj`; as `scheme`
         says how they begin.
 
@@ -285,11 +298,11 @@ class Cell:
             for name, width in zip(INITIAL, self.widths(hidden, proj), strict=True):
                 yield Parameter(name, (width,), partial(init.constant, value=0.0), decays=False)
 
-    def computing(self, *sizes):
+    def computing(self, *sizes: Any) -> Iterator[Parameter]:
         """The part of `parameters` that an engine computes with: all but a learned initial state."""
         return (p for p in self.parameters(*sizes) if p.name not in INITIAL)
 
-    def vectors(self, hidden, bias):
+    def vectors(self, hidden: int, bias: bool) -> dict[str, tuple[int, float | None]]:
         """The parameters that are vectors: name -> (width, what its elements begin at), in the order of kernels."""
         H, gates = hidden, self.gates
         found = {}
@@ -310,13 +323,13 @@ class Cell:
         return found
 
 
-def _number(name, value, *limits, **kinds):
+def _number(name: str, value: Any, *limits: float | None, **kinds: bool) -> float:
     if isinstance(value, bool):
         raise TypeError(f"{name}: got {value!r}, must be a number")
     return validate.number(name, value, *limits, **kinds)
 
 
-def _activations(value):
+def _activations(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, tuple | list) or len(value) != 3:
         raise ValueError(
             f"activations: got {value!r}, must be three: of gates, candidate and output, such as {STANDARD}"
@@ -324,7 +337,7 @@ def _activations(value):
     return tuple(read_activation("activations", item, ACTIVATIONS) for item in value)
 
 
-def read_activation(argument, value, table):
+def read_activation(argument: str, value: Any, table: Mapping[str, tuple[Any, ...]]) -> str | tuple[Any, ...]:
     """A name of the table, or a tuple of it with its alpha and beta where these are not the default ones."""
     if not isinstance(value, str | tuple | list) or not value:
         raise TypeError(f'{argument}: got {value!r}, must be a name or as ("hard_sigmoid", 0.2, 0.5)')
@@ -343,10 +356,10 @@ def read_activation(argument, value, table):
     return (name, *found) if found and found != defaults else name
 
 
-def _listed(value):
+def _listed(value: Any) -> Any:
     return [_listed(item) for item in value] if isinstance(value, tuple) else value
 
 
-def suffix(layer, direction):
+def suffix(layer: int, direction: int) -> str:
     """What the names of a layer's parameters end with: "_l0", "_l0_reverse", "_l1"."""
     return f"_l{layer}" + "_reverse" * direction

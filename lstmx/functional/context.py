@@ -6,13 +6,22 @@ stand together: rows offsets[t] to offsets[t + 1] of an (S, features) array, S =
 content cannot matter. Nor do masked steps exist; and where a sequence begins anew, another packed sequence begins.
 """
 
+from __future__ import annotations
+
 import itertools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstmx._core import job
 from lstmx._core import rows as core_rows
 from lstmx.functional import allocate
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lstmx._types import Array, DType, Ints
+
 
 ROWS = 256  # of one block of gradients
 
@@ -44,7 +53,7 @@ class SequenceContext:
     mask = None
     start = 0  # the first step that is packed
 
-    def __init__(self, lengths, steps=None, form="array"):
+    def __init__(self, lengths: Ints, steps: int | None = None, form: str = "array") -> None:
         self.lengths = self.given = lengths
         self.batch = len(lengths)
         self.form = form
@@ -55,11 +64,11 @@ class SequenceContext:
         self._found, self._twin = {}, None  # what was asked for once, by name; the same after an LSTM
 
     @classmethod
-    def step(cls, batch):
+    def step(cls, batch: int) -> SequenceContext:
         """One step of so many sequences."""
         return cls(np.ones(batch, np.int64), 1)
 
-    def of(self, reversed):
+    def of(self, reversed: tuple[bool, ...]) -> SequenceContext:
         """The context of the outputs of an LSTM with these directions: the same batch."""
         if reversed == self.reversed:
             return self
@@ -70,17 +79,17 @@ class SequenceContext:
         return self._twin
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         """S, the number of packed rows."""
         return int(self.offsets[-1])
 
     @property
-    def widest(self):
+    def widest(self) -> int:
         """The most rows of one step."""
         return int(self.offsets[1]) if len(self.offsets) > 1 else 0
 
     @property
-    def places(self):
+    def places(self) -> tuple[Ints, Ints]:
         """(row, time), each (S,): the caller's sequence and the time step of every packed row."""
         if "places" not in self._found:
             row, time = self.sorted_places
@@ -88,25 +97,25 @@ class SequenceContext:
         return self._found["places"]
 
     @property
-    def blocks(self):
+    def blocks(self) -> Ints:
         """(count + 1,): the packed rows at which blocks of gradients begin and end, see `gradient_blocks`."""
         if "blocks" not in self._found:
             self._found["blocks"] = gradient_blocks(self.offsets, self.batch)
         return self._found["blocks"]
 
     @property
-    def owners(self):
+    def owners(self) -> Ints:
         """(N,): the caller's sequence that each sequence in sorted order belongs to."""
         return np.arange(self.batch, dtype=np.intp) if self.order is None else self.order.astype(np.intp)
 
     @property
-    def sorted_places(self):
+    def sorted_places(self) -> tuple[Ints, Ints]:
         """As `places`, with the sequence's index in sorted order."""
         running = np.diff(self.offsets)
         time = np.repeat(np.arange(len(running), dtype=np.intp), running)
         return np.arange(self.rows, dtype=np.intp) - self.offsets[time], time
 
-    def after(self, before, final, reverse):
+    def after(self, before: Array, final: Array, reverse: bool) -> Array:
         """State after each step (S, H), from the state `before` each step (S, H) and the `final` one (N, H), sorted."""
         if self.uniform and self.rows:
             out = allocate.empty(before.shape, before.dtype)
@@ -123,7 +132,7 @@ class SequenceContext:
         return out
 
     @property
-    def last_rows(self):
+    def last_rows(self) -> tuple[Ints, Ints]:
         """(rows, sequences): the packed row of each non-empty sequence's last step, and its index in sorted order."""
         if "last rows" not in self._found:
             lengths = self.sort(self.lengths)
@@ -131,16 +140,16 @@ class SequenceContext:
             self._found["last rows"] = self.offsets[lengths[sequences] - 1] + sequences, sequences
         return self._found["last rows"]
 
-    def backwards(self):
+    def backwards(self) -> tuple[SequenceContext, Ints]:
         """(context, order): each sequence's steps in reverse order, whose packed rows are rows[order] of these."""
         row, time = self.sorted_places
         return self.of((False,)), self.offsets[self.sort(self.lengths)[row] - 1 - time] + row
 
-    def sort(self, per_sequence):
+    def sort(self, per_sequence: Array) -> Array:
         """Rows of an (N, ...) array from the caller's order to ours."""
         return per_sequence if self.order is None else per_sequence[self.order]
 
-    def take_states(self, states, out, reversed, final):
+    def take_states(self, states: Array, out: Array, reversed: tuple[bool, ...], final: bool) -> None:
         """Write states of the caller's sequences to those of ours, in sorted order.
 
         Parameters
@@ -153,13 +162,13 @@ class SequenceContext:
         """
         out[...] = states if self.order is None else states[..., self.order, :]
 
-    def give_states(self, states, reversed, final):
+    def give_states(self, states: Array, reversed: tuple[bool, ...], final: bool) -> Array:
         """The way back, where `moves_states`: states in sorted order as the caller's."""
         out = np.empty_like(states)
         out[..., self.order, :] = states
         return out
 
-    def pack(self, x, own=False, dtype=None):
+    def pack(self, x: Any, own: bool = False, dtype: DType | None = None) -> Array:
         """Packed rows (S, ...) of sequences that have the form of this context.
 
         `own`: in memory of their own, else perhaps where x is. `dtype`: of the rows, by default that of x.
@@ -179,13 +188,13 @@ class SequenceContext:
         with np.errstate(over="ignore"):  # beyond float32: infinite, as in `gather`
             return rows.astype(dtype, "C")
 
-    def check(self, rows):
+    def check(self, rows: Any) -> Any:
         """`rows`, which must be as many as the packed rows: compiled code reads and writes by the offsets alone."""
         if len(rows) != self.offsets[-1]:
             raise ValueError(f"rows: got {len(rows)}, must be {self.rows}, the steps of all sequences of the batch")
         return rows
 
-    def _scatter(self, rows, sequence, start, out):
+    def _scatter(self, rows: Array, sequence: Ints | None, start: Ints | None, out: Array) -> None:
         """Packed rows (S, ...) to their places in out (N, T, ...)."""
         if sequence is None and start is None:
             sequence = np.arange(self.batch, dtype=np.intp)
@@ -201,7 +210,7 @@ class SequenceContext:
             row, time = self.sorted_places
             out[0 if sequence is None else sequence[row], time if start is None else start[row] + time] = rows
 
-    def unpack(self, rows):
+    def unpack(self, rows: Array) -> Any:
         """What the caller gets: (N, T, ...) with 0 past each end, a list, or (T, ...)."""
         self.check(rows)
         if self.form == "list":
@@ -217,7 +226,7 @@ class SequenceContext:
             self._scatter(rows, self.order, None, out)
         return out[0] if self.form == "single" else out
 
-    def _cut(self, joined):
+    def _cut(self, joined: Array) -> list[Array]:
         """The caller's list, from all of it in one array."""
         return [joined[a:b] for a, b in itertools.pairwise([0, *np.cumsum(self.given).tolist()])]
 
@@ -239,7 +248,7 @@ class EpisodeContext(SequenceContext):
         step that there is.
     """
 
-    def __init__(self, given, steps, form, mask, reset):
+    def __init__(self, given: Ints, steps: int | None, form: str, mask: Array | None, reset: Array | None) -> None:
         start = np.cumsum(given) - given
         row = np.repeat(np.arange(len(given), dtype=np.intp), given)
         time = np.arange(len(row), dtype=np.intp) - start[row]
@@ -268,16 +277,16 @@ class EpisodeContext(SequenceContext):
         self._first, self._last, self._continued = place[first], place[last], np.flatnonzero(~anew)
 
     @property
-    def _sorted_episodes(self):
+    def _sorted_episodes(self) -> Ints:
         return np.arange(self.batch, dtype=np.intp) if self.order is None else self.order
 
     @property
-    def owners(self):
+    def owners(self) -> Ints:
         """As of every context."""
         return self._owner[self._sorted_episodes]
 
     @property
-    def places(self):
+    def places(self) -> tuple[Ints, Ints]:
         """As of every context."""
         if "places" not in self._found:
             episode, step = self.sorted_places
@@ -285,23 +294,23 @@ class EpisodeContext(SequenceContext):
             self._found["places"] = self._row[at], self._time[at]
         return self._found["places"]
 
-    def _check_whole(self, layer):
+    def _check_whole(self, layer: str) -> None:
         if self._resets:
             raise ValueError(f"reset: {layer} takes sequences as a whole; give each episode as a sequence of its own")
 
-    def _numbers(self, other):
+    def _numbers(self, other: SequenceContext) -> Ints:
         """Which of the given steps, one sequence after the other, the packed rows of a context of the same are."""
         row, time = other.places
         return (np.cumsum(self.given) - self.given)[row] + time
 
     @property
-    def _packed(self):
+    def _packed(self) -> Ints:
         """The packed row of every given step; anything for those that are masked."""
         found = np.empty(len(self.mask), np.intp)
         found[self._numbers(self)] = np.arange(self.rows, dtype=np.intp)
         return found
 
-    def unmasked(self, repeat):
+    def unmasked(self, repeat: bool) -> tuple[SequenceContext, Ints]:
         """(context, rows): of all given steps; for each of its packed rows that of ours which is the same step, or with
         `repeat` the last one before it; -1 where there is none.
         """
@@ -313,7 +322,7 @@ class EpisodeContext(SequenceContext):
         last = np.maximum.accumulate(np.where(self.mask, np.arange(len(packed)), -1))[number]
         return whole, np.where(last >= number - whole.places[1], packed[last], -1)
 
-    def backwards(self):
+    def backwards(self) -> tuple[SequenceContext, Ints]:
         """As of every context: at the times of a reversed mask."""
         self._check_whole("Reversed")
         ends = np.repeat(np.cumsum(self.given), self.given)
@@ -322,19 +331,19 @@ class EpisodeContext(SequenceContext):
         after = EpisodeContext(self.given, self.steps, self.form, self.mask[turned], None)
         return after, self._packed[turned[after._numbers(after)]]
 
-    def _ends(self, reverse, final):
+    def _ends(self, reverse: bool, final: bool) -> tuple[Any, Any]:
         """(sequences in sorted order, the caller's sequences): which one reads first, or with `final` last."""
         if reverse:
             return (self._first if final else self._last), slice(None)
         return (self._last, slice(None)) if final else (self._first[self._continued], self._continued)
 
-    def take_states(self, states, out, reversed, final):
+    def take_states(self, states: Array, out: Array, reversed: tuple[bool, ...], final: bool) -> None:
         """As of every context; the states of other episodes stay as they are."""
         for direction, reverse in enumerate(reversed):
             ours, callers = self._ends(reverse, final)
             out[direction :: len(reversed)][..., ours, :] = states[direction :: len(reversed)][..., callers, :]
 
-    def give_states(self, states, reversed, final):
+    def give_states(self, states: Array, reversed: tuple[bool, ...], final: bool) -> Array:
         """As of every context; 0 where a sequence begins with a reset."""
         out = np.zeros((*states.shape[:-2], len(self.given), states.shape[-1]), states.dtype)
         for direction, reverse in enumerate(reversed):
@@ -342,21 +351,21 @@ class EpisodeContext(SequenceContext):
             out[direction :: len(reversed)][..., callers, :] = states[direction :: len(reversed)][..., ours, :]
         return out
 
-    def _indices(self, starts=None):
+    def _indices(self, starts: Ints | None = None) -> Any:
         """Where the packed rows are in an array of the caller's form, of a list in one that joins its sequences."""
         row, time = self.places
         if self.form == "list":
             return (np.cumsum(self.given) - self.given if starts is None else starts)[row] + time
         return time if self.form == "single" else (row, time)
 
-    def pack(self, x, own=False, dtype=None, starts=None):
+    def pack(self, x: Any, own: bool = False, dtype: DType | None = None, starts: Ints | None = None) -> Array:
         """As of every context, always in memory of their own; `starts`: of a list that has been joined."""
         if self.form == "list" and starts is None:
             x = np.concatenate(x)
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(x[self._indices(starts)], x.dtype if dtype is None else dtype)
 
-    def unpack(self, rows):
+    def unpack(self, rows: Array) -> Any:
         """As of every context, with 0 on masked steps too."""
         total = int(self.given.sum())
         lead = {"list": (total,), "single": (self.steps,), "array": (len(self.given), self.steps)}[self.form]
@@ -365,7 +374,7 @@ class EpisodeContext(SequenceContext):
         return self._cut(out) if self.form == "list" else out
 
 
-def gradient_blocks(offsets, batch):
+def gradient_blocks(offsets: Ints, batch: int) -> Ints:
     """Where the sums of gradients over packed rows have their joints: after ceil(256 / N) steps, as those of an LSTM,
     and after 256 rows within a longer step. They are the same for a batch in segments of as many steps.
     """
@@ -376,7 +385,13 @@ def gradient_blocks(offsets, batch):
     return np.ascontiguousarray(ends, np.intp)
 
 
-def gather(x, context, sequence=None, start=None, dtype=None):
+def gather(
+    x: Array,
+    context: SequenceContext,
+    sequence: Ints | None = None,
+    start: Ints | None = None,
+    dtype: DType | None = None,
+) -> Array:
     """Packed rows of the batch whose k-th longest sequence is x[sequence[k], start[k]:], by default 0 for all.
 
     Parameters
@@ -407,26 +422,26 @@ def gather(x, context, sequence=None, start=None, dtype=None):
 class PooledContext:
     """The shape of a batch after pooling: one row per sequence, in the order of the sequence context it came from."""
 
-    def __init__(self, sequences):
+    def __init__(self, sequences: SequenceContext) -> None:
         self.sequences = sequences
         self.batch = self.rows = sequences.batch
 
     @property
-    def blocks(self):
+    def blocks(self) -> Ints:
         """As for sequences, of one step."""
         return np.array([*range(0, max(self.batch, 1), ROWS), self.batch], np.intp)
 
     @property
-    def places(self):
+    def places(self) -> tuple[Ints, Ints]:
         """(row, time), each (N,), as for sequences; the time is 0."""
         return self.sequences.owners, np.zeros(self.batch, np.intp)
 
-    def pack(self, per_sequence, own=False):
+    def pack(self, per_sequence: Array, own: bool = False) -> Array:
         """Rows in our order of an (N, ...) array in the caller's, or of (...) for one sequence; `own` as elsewhere."""
         x = per_sequence[None] if self.sequences.form == "single" else per_sequence
         return self.sequences.sort(x).astype(x.dtype, "C", copy=own)
 
-    def unpack(self, rows):
+    def unpack(self, rows: Array) -> Array:
         """(N, ...) in the caller's order, a copy; without N if the caller gave one sequence."""
         out = np.empty_like(rows)
         out[slice(None) if self.sequences.order is None else self.sequences.order] = rows
@@ -445,16 +460,16 @@ class Windows:
         N, T.
     """
 
-    def __init__(self, series, batch, steps):
+    def __init__(self, series: Array, batch: int, steps: int) -> None:
         self.series = series
         self.dtype, self.itemsize = series.dtype, series.itemsize
         self.shape = batch * steps, series.shape[1]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
     @classmethod
-    def of(cls, x, dtype):
+    def of(cls, x: Array, dtype: DType) -> Windows | None:
         """The windows of which x (N, T, I) is a view, in `dtype`; None if it is something else."""
         if x.ndim != 3 or x.dtype.kind != "f" or not x.dtype.isnative or 0 in x.shape or not x.flags.aligned:
             return None

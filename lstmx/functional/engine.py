@@ -5,9 +5,12 @@ same time loop. ``reference`` is lstmx.reference, for checking. An engine has `f
 `outer`; all else is shared.
 """
 
+from __future__ import annotations
+
 import functools
 import os
 import types
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +20,15 @@ from lstmx.functional import allocate, threads
 from lstmx.functional.context import Windows
 from lstmx.functional.panels import Derived, bias_panels, column_panels, gate_panels, matrix
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from lstmx._types import Array, Arrays, DType, Ints, Pair
+    from lstmx.functional.cell import Cell
+    from lstmx.functional.context import SequenceContext
+    from lstmx.functional.panels import Weights
+
 
 class _Compiled:
     """What the engines on the compiled time loop share: they differ in their products, and the form of the weights."""
@@ -25,18 +37,20 @@ class _Compiled:
     products = None  # a capsule of the products; None for the tile's
     slab = staticmethod(allocate.padded)  # an array (rows, columns) in the form that the tape's have
 
-    def _fused(self, cell, proj, masks):
+    def _fused(self, cell: Cell, proj: bool, masks: tuple[int, int]) -> bool:
         """Whether the plain cell's own kernels compute it."""
         return False
 
-    def _forward(self, weights, masks=(0, 0)):
+    def _forward(self, weights: Weights, masks: tuple[int, int] = (0, 0)) -> job.Direction:
         """The compiled `Direction` of some `Weights` for a forward pass with so many dropout masks on x and h."""
         return weights.get(("forward", masks), self._direction, weights, masks)
 
-    def _backward(self, weights, masks, need_dx):
+    def _backward(self, weights: Weights, masks: tuple[int, int], need_dx: bool) -> job.Direction:
         return weights.get(("backward", masks, need_dx), self._direction, weights, masks, True, need_dx)
 
-    def _direction(self, weights, masks, backward=False, need_dx=True):
+    def _direction(
+        self, weights: Weights, masks: tuple[int, int], backward: bool = False, need_dx: bool = True
+    ) -> job.Direction:
         cell, arrays = weights.cell, weights.arrays
         ih, hh, hr = arrays["weight_ih"], arrays["weight_hh"], arrays.get("weight_hr")
         vectors = {name: a for name, a in arrays.items() if a.ndim == 1}
@@ -53,13 +67,26 @@ class _Compiled:
             self.products, fused, backward,
         )  # fmt: skip
 
-    def _parts(self, weight, heads, blocks, transposed):
+    def _parts(self, weight: Array, heads: int, blocks: int, transposed: bool) -> list[panels.Panels]:
         """The right-hand sides of a weight's products: one, or one for each block of the gates and head."""
         if heads == blocks == 1:
             return [self.right_side(weight, transposed)]
         return [self.right_side(part, transposed) for part in np.split(weight, heads * blocks)]
 
-    def memory(self, rows, batch, steps, inputs, hidden, cell, dtype, *, proj=0, bias=True, training):
+    def memory(
+        self,
+        rows: int,
+        batch: int,
+        steps: int,
+        inputs: int,
+        hidden: int,
+        cell: Cell,
+        dtype: DType,
+        *,
+        proj: int = 0,
+        bias: bool = True,
+        training: bool,
+    ) -> tuple[int, int]:
         """What one direction of one layer allocates beside its results: (bytes of scratch, bytes of the tape).
 
         Parameters
@@ -91,10 +118,21 @@ class _Compiled:
         tape += rows * sum(n for n, rate in zip((width[0], hidden), cell.zoneout, strict=True) if rate)
         return scratch * size, tape * size
 
-    def _threads(self, work):
+    def _threads(self, work: int) -> int:
         return 1 if self.products is not None else _threads_for(work)
 
-    def forward(self, x, weights, context, reverse, h, c, y, keep, masks=None):
+    def forward(
+        self,
+        x: Any,
+        weights: Weights,
+        context: SequenceContext,
+        reverse: bool,
+        h: Array,
+        c: Array,
+        y: Array,
+        keep: bool,
+        masks: Any = None,
+    ) -> Arrays | None:
         """One layer, one direction, over packed rows; h and c go from the initial to the final state, y is written.
 
         Returns the slabs of the tape if they are to be kept. `masks` are those that lstmx.functional.masks draws.
@@ -120,8 +158,21 @@ class _Compiled:
         return slabs if keep else None
 
     def backward(
-        self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None), add=False
-    ):  # fmt: skip
+        self,
+        x: Any,
+        weights: Weights,
+        context: SequenceContext,
+        reverse: bool,
+        slabs: Arrays,
+        dy: Array | None,
+        dh: Array,
+        dc: Array,
+        dx: Array | None,
+        add_to_dx: bool,
+        out: Arrays,
+        flow: tuple[Array | None, Array | None] = (None, None),
+        add: bool = False,
+    ) -> None:
         """The derivative of `forward`: dh and dc go from the gradients of the final to those of the initial state, dx
         and the arrays of `out` by name are written, and dL/dh_t, dL/dc_t of every step to `flow`. With `add`, `out`
         holds the gradients of later steps of the same sequences and is added to.
@@ -147,43 +198,45 @@ class _Compiled:
             out[name][...] = d_vectors[at : at + width]
             at += width
 
-    def stack(self, parts, layers, directions):
+    def stack(self, parts: Sequence[Weights], layers: int, directions: int) -> Callable[..., Any]:
         """A compiled call for inference on plain arrays, from the `Weights` of all layers and directions of an LSTM."""
         dtype = parts[0].arrays["weight_ih"].dtype
         made = [self._forward(weights) for weights in parts]
         return stream.Stack(made, layers, directions, dtype.num, threads.get_num_threads).run
 
-    def linear(self, weight, bias, activation, derived):
+    def linear(self, weight: Array, bias: Array | None, activation: int, derived: Derived) -> Callable[[Any], Any]:
         """A compiled call for activation(x W^T + b) on plain arrays; `derived` keeps what is made of W (O, I)."""
         right = derived.get("right side True", self.right_side, weight, True)
         count = None if self.products is not None else threads.get_num_threads
         return dense.Linear(self.products, right, *weight.shape[::-1], bias, activation, count).run
 
-    def recurrent_part(self, parts, start):
+    def recurrent_part(self, parts: Sequence[Weights], start: Pair | None) -> tuple[Any, ...]:
         """The part of a program that the layers of an LSTM are, from their `Weights`, and (h, c) that they begin with,
         each (L, 1, width), or None for 0.
         """
         return "recurrent", [self._forward(weights) for weights in parts], start
 
-    def dense_part(self, weight, bias, activation, derived):
+    def dense_part(self, weight: Array, bias: Array | None, activation: int, derived: Derived) -> tuple[Any, ...]:
         """The part of a program that activation(x W^T + b) is; arguments as of `linear`."""
         right = derived.get("right side True", self.right_side, weight, True)
         return "dense", self.products, right, *weight.shape[::-1], bias, activation
 
-    def program(self, parts, dtype):
+    def program(self, parts: list[tuple[Any, ...]], dtype: DType) -> program.Program:
         """The compiled `Program` of a model, from the parts that its layers are."""
         return program.Program(parts, dtype.num, threads.get_num_threads)
 
     rollout = staticmethod(rollout.run)
     sessions = staticmethod(sessions.Sessions)
 
-    def product(self, a, b, out, transpose_b=False, derived=None):
+    def product(
+        self, a: Array, b: Array, out: Array, transpose_b: bool = False, derived: Derived | None = None
+    ) -> None:
         """out := a op(b). `derived` keeps what is made of b."""
         derived = Derived() if derived is None else derived
         b = derived.get(f"right side {transpose_b}", self.right_side, b, transpose_b)
         dense.product(self.products, a, b, out, self._threads(a.size * out.shape[1] // 4))
 
-    def outer(self, a, b, out, blocks, sums=None, add=False):
+    def outer(self, a: Array, b: Array, out: Array, blocks: Ints, sums: Array | None = None, add: bool = False) -> None:
         """out := a^T b, or with `add` out + a^T b, and in the same way `sums` := the sums of the columns of a, in
         `blocks` of rows as a context has them, last to first.
         """
@@ -193,20 +246,20 @@ class _Compiled:
         dense.outer(self.products, a, b, out, sums, blocks, add, strips)
 
 
-def _counts(slabs):
+def _counts(slabs: Arrays) -> tuple[int, int]:
     """The dropout masks on x and on h."""
     if "drop_x" not in slabs and "drop_h" not in slabs:
         return 0, 0
     return len(slabs.get("drop_x", ())), len(slabs.get("drop_h", ()))
 
 
-def _threads_for(work):
+def _threads_for(work: int) -> int:
     """The threads that a call may have; asking is not free, so a small one (`work` in 8 operations) does not."""
     return 1 if work < 750_000 else threads.get_num_threads()
 
 
 @functools.cache
-def _allocator(dtype):
+def _allocator(dtype: DType) -> Callable[[int], Array]:
     """Room for values of a type."""
     return lambda count: allocate.aligned((count,), dtype, reuse=True)
 
@@ -217,7 +270,7 @@ class TileEngine(_Compiled):
     name = "tile"
     right_side = staticmethod(column_panels)
 
-    def _fused(self, cell, proj, masks):
+    def _fused(self, cell: Cell, proj: bool, masks: tuple[int, int]) -> bool:
         return not (cell.special or proj or any(masks))
 
 
@@ -227,7 +280,7 @@ class BlasEngine(_Compiled):
     name = "blas"
     right_side = staticmethod(matrix)
 
-    def __init__(self):
+    def __init__(self) -> None:
         try:
             from lstmx._core import blas
         except ImportError as error:
@@ -235,21 +288,34 @@ class BlasEngine(_Compiled):
         self.products = blas.product_table()
         self.largest = blas.LARGEST
 
-    def _check(self, *sizes):
+    def _check(self, *sizes: int) -> None:
         if max(sizes) > self.largest:
             raise ValueError(f"a matrix side of {max(sizes)} is beyond this BLAS ({self.largest}): use smaller batches")
 
-    def forward(self, x, weights, context, reverse, h, c, y, keep, masks=None):
+    def forward(
+        self,
+        x: Any,
+        weights: Weights,
+        context: SequenceContext,
+        reverse: bool,
+        h: Array,
+        c: Array,
+        y: Array,
+        keep: bool,
+        masks: Any = None,
+    ) -> Arrays | None:
         """As of every engine."""
         self._check(*x.shape, 40 * weights.hidden + 64, y.strides[0] // y.itemsize)  # rows of extra are the longest
         return super().forward(x, weights, context, reverse, h, c, y, keep, masks)
 
-    def product(self, a, b, out, transpose_b=False, derived=None):
+    def product(
+        self, a: Array, b: Array, out: Array, transpose_b: bool = False, derived: Derived | None = None
+    ) -> None:
         """As of every engine."""
         self._check(*a.shape, *b.shape)
         super().product(a, b, out, transpose_b, derived)
 
-    def outer(self, a, b, out, blocks, sums=None, add=False):
+    def outer(self, a: Array, b: Array, out: Array, blocks: Ints, sums: Array | None = None, add: bool = False) -> None:
         """As of every engine."""
         self._check(*a.shape, *b.shape)
         super().outer(a, b, out, blocks, sums, add)
@@ -263,7 +329,19 @@ class ReferenceEngine:
     slab = staticmethod(allocate.padded)
 
     @staticmethod
-    def memory(rows, batch, steps, inputs, hidden, cell, dtype, *, proj=0, bias=True, training):
+    def memory(
+        rows: int,
+        batch: int,
+        steps: int,
+        inputs: int,
+        hidden: int,
+        cell: Cell,
+        dtype: DType,
+        *,
+        proj: int = 0,
+        bias: bool = True,
+        training: bool,
+    ) -> tuple[int, int]:
         """As `_Compiled.memory`: of the slabs, which are made in inference too, and of some arrays of one step."""
         size = np.dtype(dtype).itemsize
         slabs = rows * (cell.gates * hidden + sum(cell.widths(hidden, proj))) * size
@@ -271,18 +349,29 @@ class ReferenceEngine:
         return (step, slabs) if training else (step + slabs, 0)
 
     @staticmethod
-    def stack(parts, layers, directions):
+    def stack(parts: Sequence[Weights], layers: int, directions: int) -> Callable[..., None]:
         """None of its own: the call gives None for everything."""
         return lambda x, state, step, out=None: None
 
     @staticmethod
-    def _padded(rows, context):
+    def _padded(rows: Array, context: SequenceContext) -> Array:
         row, time = context.sorted_places
         out = np.zeros((context.batch, len(context.offsets) - 1, *rows.shape[1:]), rows.dtype)
         out[row, time] = rows
         return out
 
-    def forward(self, x, weights, context, reverse, h, c, y, keep, masks=None):
+    def forward(
+        self,
+        x: Any,
+        weights: Weights,
+        context: SequenceContext,
+        reverse: bool,
+        h: Array,
+        c: Array,
+        y: Array,
+        keep: bool,
+        masks: Any = None,
+    ) -> Arrays | None:
         """As of every engine."""
         place = context.sorted_places
         out, (h[:], c[:]), tape = reference_cells.lstm_forward(
@@ -293,7 +382,7 @@ class ReferenceEngine:
         slabs = {name: getattr(tape, name)[place] for name in ("gates", "h_prev", "c_prev")}
         return slabs | (masks or {}) if keep else None
 
-    def _masks(self, slabs, context):
+    def _masks(self, slabs: Arrays | None, context: SequenceContext) -> types.SimpleNamespace:
         """The masks in the form of the reference: of every row and step."""
         found = types.SimpleNamespace(input=None, recurrent=None, zoneout_h=None, zoneout_c=None)
         if slabs:
@@ -303,8 +392,21 @@ class ReferenceEngine:
         return found
 
     def backward(
-        self, x, weights, context, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, flow=(None, None), add=False
-    ):  # fmt: skip
+        self,
+        x: Any,
+        weights: Weights,
+        context: SequenceContext,
+        reverse: bool,
+        slabs: Arrays,
+        dy: Array | None,
+        dh: Array,
+        dc: Array,
+        dx: Array | None,
+        add_to_dx: bool,
+        out: Arrays,
+        flow: tuple[Array | None, Array | None] = (None, None),
+        add: bool = False,
+    ) -> None:
         """As of every engine."""
         place = context.sorted_places
         running = np.arange(len(context.offsets) - 1) < context.sort(context.lengths)[:, None]
@@ -322,11 +424,13 @@ class ReferenceEngine:
         if dx is not None:
             dx[:] = grads.x[place] + (dx if add_to_dx else 0)
 
-    def product(self, a, b, out, transpose_b=False, derived=None):
+    def product(
+        self, a: Array, b: Array, out: Array, transpose_b: bool = False, derived: Derived | None = None
+    ) -> None:
         """out := a op(b)."""
         reference.product(a, b.T if transpose_b else b, out)
 
-    def outer(self, a, b, out, blocks, sums=None, add=False):
+    def outer(self, a: Array, b: Array, out: Array, blocks: Ints, sums: Array | None = None, add: bool = False) -> None:
         """out := a^T b, or with `add` out + a^T b; `sums` := the sums of the columns of a."""
         before = out.copy() if add else 0
         reference.product(a.T, b, out)
@@ -342,12 +446,12 @@ if NAME not in ENGINES:
 
 
 @functools.cache
-def get_engine():
+def get_engine() -> Any:
     """The engine in use, made on first use."""
     return ENGINES[NAME]()
 
 
-def describe():
+def describe() -> dict[str, Any]:
     """What runs here: engine, instruction sets, OpenMP.
 
     Returns

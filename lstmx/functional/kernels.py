@@ -1,6 +1,9 @@
 """Compiled kernels on packed rows, for layers, losses and optimisers."""
 
+from __future__ import annotations
+
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,10 +12,20 @@ from lstmx._core import rows as core_rows
 from lstmx.functional import allocate
 from lstmx.functional.engine import get_engine
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import DTypeLike
+
+    from lstmx._types import Array, Ints
+    from lstmx.functional.context import SequenceContext
+    from lstmx.functional.panels import Derived
+
+
 ACTIVATIONS = tuple(kernels.ACTIVATIONS)
 
 
-def linear(x, weight, bias, activation, derived=None):
+def linear(x: Array, weight: Array, bias: Array | None, activation: str, derived: Derived | None = None) -> Array:
     """activation(x W^T + b) for rows x (S, I), W (O, I), b (O,) or None."""
     y = allocate.empty((len(x), len(weight)), x.dtype)
     get_engine().product(x, weight, y, transpose_b=True, derived=derived)
@@ -20,26 +33,37 @@ def linear(x, weight, bias, activation, derived=None):
     return y
 
 
-def linear_call(weight, bias, activation, derived):
+def linear_call(weight: Array, bias: Array | None, activation: str, derived: Derived | None) -> Any:
     """`linear` as a compiled call for plain arrays; None where the engine has none."""
     engine = get_engine()
     return engine.linear(weight, bias, kernels.ACTIVATIONS[activation], derived) if engine.compiled else None
 
 
-def linear_part(weight, bias, activation, derived):
+def linear_part(weight: Array, bias: Array | None, activation: str, derived: Derived | None) -> tuple[Any, ...] | None:
     """`linear` as part of a compiled program; None where the engine has none."""
     engine = get_engine()
     return engine.dense_part(weight, bias, kernels.ACTIVATIONS[activation], derived) if engine.compiled else None
 
 
-def activation_part(name, numbers, features):
+def activation_part(name: str, numbers: tuple[float, ...], features: int) -> tuple[Any, ...] | None:
     """An activation of a layer `Activation` as part of a compiled program; None where that has none."""
     if name in ("sigmoid", "tanh", "softmax"):
         return "activation", kernels.ACTIVATIONS[name], features
     return ("curve", name, *numbers, features) if name in program.CURVES else None
 
 
-def linear_backward(x, weight, y, dy, activation, out, need_dx, blocks, derived=None, add=False):
+def linear_backward(
+    x: Array,
+    weight: Array,
+    y: Array,
+    dy: Array,
+    activation: str,
+    out: tuple[Array, Array | None],
+    need_dx: bool,
+    blocks: Ints,
+    derived: Derived | None = None,
+    add: bool = False,
+) -> Array | None:
     """Gradients of `linear`; `out` is (dW, db or None), written, or with `add` added to; `dy` is overwritten. Sums over
     rows have joints at `blocks`, those of the rows' context. Returns dx (S, I) or None.
     """
@@ -54,17 +78,17 @@ def linear_backward(x, weight, y, dy, activation, out, need_dx, blocks, derived=
     return dx
 
 
-def activate(y, activation):
+def activate(y: Array, activation: str) -> None:
     """y (S, O) := activation(y), in place."""
     kernels.activate(kernels.ACTIVATIONS[activation], y, None)
 
 
-def activate_backward(y, dy, activation):
+def activate_backward(y: Array, dy: Array, activation: str) -> None:
     """dy := dy * the derivative of the activation, from its outputs y (S, O)."""
     kernels.activate_backward(kernels.ACTIVATIONS[activation], y, dy)
 
 
-def each(name, x):
+def each(name: str, x: Array) -> Array:
     """A function of every element, "sigmoid", "tanh", "exp", "expm1" (of x <= 0) or "softplus": its bits depend on
     nothing else.
     """
@@ -74,7 +98,7 @@ def each(name, x):
     return out
 
 
-def dropout(x, rate, key, context=None, out=None):
+def dropout(x: Array, rate: float, key: int, context: Any = None, out: Array | None = None) -> Array:
     """Inverted dropout: the mask depends on (key, the caller's row, time, unit) alone, that of a weight, which has no
     context, on (key, row, column).
     """
@@ -84,17 +108,25 @@ def dropout(x, rate, key, context=None, out=None):
     return out
 
 
-def total(x):
+def total(x: Array) -> float:
     """The sum of all elements in float64, over fixed blocks."""
     return kernels.sum(np.ascontiguousarray(x).reshape(-1))
 
 
-def sum_of_squares(x):
+def sum_of_squares(x: Array) -> float:
     """The sum of all squares in float64, over fixed blocks."""
     return kernels.sum_of_squares(x.reshape(-1))
 
 
-def loss(name, prediction, target, weight, divisor=1.0, into=None, first=0):
+def loss(
+    name: str,
+    prediction: Array,
+    target: Array,
+    weight: Array,
+    divisor: float = 1.0,
+    into: Sum | None = None,
+    first: int = 0,
+) -> tuple[float, Array]:
     """A loss by name and its gradient, in one pass.
 
     Parameters
@@ -142,11 +174,13 @@ class Sum:
 
     BLOCK = 4096  # as in the kernels: these are added first
 
-    def __init__(self, count):
+    def __init__(self, count: int) -> None:
         self.count, self._blocks = count, [0.0] * -(-count // self.BLOCK)
-        self._parts = {}  # of a block that is not complete: its numbers, and how many there are
+        self._parts: dict[
+            int, tuple[Array, int]
+        ] = {}  # of a block that is not complete: its numbers, and how many there are
 
-    def add(self, first, values):
+    def add(self, first: int, values: Array) -> None:
         """The numbers from `first` on."""
         end = first + len(values)
         for k in range(first // self.BLOCK, -(-end // self.BLOCK)):
@@ -163,7 +197,7 @@ class Sum:
                 part = whole
             self._blocks[k] = kernels.sum(part)
 
-    def total(self):
+    def total(self) -> float:
         """The sum of all."""
         found = 0.0
         for block in self._blocks:
@@ -171,19 +205,19 @@ class Sum:
         return found
 
 
-def sum_rows(x, out):
+def sum_rows(x: Array, out: Array) -> None:
     """out (n,) := the sum of x (rows, n) over its rows, in fixed blocks."""
     kernels.column_sum(x, out)
 
 
-def sum_steps(rows, context, before=None):
+def sum_steps(rows: Array, context: SequenceContext, before: Array | None = None) -> Array:
     """(N, F): the sum of each sequence's rows (S, F), in the order of time, after that of earlier steps `before`."""
     out = allocate.empty((context.batch, rows.shape[1]), rows.dtype) if before is None else before.copy()
     core_rows.sum_steps(context.check(rows), context.offsets, out, before is not None)
     return out
 
 
-def sum_whole(x):
+def sum_whole(x: Array) -> Array:
     """(N, F): the same sums of an array (N, T, F), all of whose sequences have T steps."""
     out = allocate.empty(x.shape[::2], x.dtype)
     rows = np.ascontiguousarray(x.swapaxes(0, 1)).reshape(-1, x.shape[2])
@@ -191,7 +225,7 @@ def sum_whole(x):
     return out
 
 
-def spread_steps(per_sequence, context):
+def spread_steps(per_sequence: Array, context: SequenceContext) -> Array:
     """(S, F): at every step the row of its sequence in (N, F)."""
     out = allocate.empty((context.rows, per_sequence.shape[1]), per_sequence.dtype)
     core_rows.spread_steps(per_sequence, context.offsets, out)
@@ -201,7 +235,7 @@ def spread_steps(per_sequence, context):
 sgd, rmsprop, adam = kernels.sgd, kernels.rmsprop, kernels.adam
 
 
-def fma_rate(dtype, seconds=0.01):
+def fma_rate(dtype: DTypeLike, seconds: float = 0.01) -> float:
     """Floating-point operations per second of one thread that multiplies and adds in registers alone: the peak."""
     rounds, taken, operations = 1000, 0.0, 0.0
     while taken < seconds:  # the last and longest of the runs counts

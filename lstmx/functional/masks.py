@@ -3,15 +3,27 @@
 A mask depends on (key, the caller's row, time, unit) alone, so neither sorting nor threads change it.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx._core import kernels
 from lstmx.functional import allocate
 
+if TYPE_CHECKING:
+    from lstmx._types import Array, Arrays, DType, Ints
+    from lstmx.functional.cell import Cell
+    from lstmx.functional.context import SequenceContext
+
+
 _APART = 0xD1B54A32D192ED03  # between the keys of masks: odd, so that no two of a few are equal
 
 
-def draw(cell, key, context, inputs, outputs, hidden, dtype):
+def draw(
+    cell: Cell, key: int, context: SequenceContext, inputs: int, outputs: int, hidden: int, dtype: DType
+) -> Arrays:
     """The masks of one layer and direction, by the names that engines know; empty where the cell drops nothing.
 
     Parameters
@@ -42,7 +54,7 @@ def draw(cell, key, context, inputs, outputs, hidden, dtype):
     return found
 
 
-def _mask(key, row, time, rate, width, dtype):
+def _mask(key: int, row: Ints, time: Ints, rate: float, width: int, dtype: DType) -> Array:
     """0, or 1 / (1 - rate), for every row and unit."""
     ones = np.ones((len(row), width), dtype)
     mask = allocate.empty(ones.shape, dtype)

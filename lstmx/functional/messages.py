@@ -1,10 +1,20 @@
 """What users are told: warnings that name their own line, and arguments that do not exist with the word that does."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import re
 import sys
 import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, TypeVar
+
+    F = TypeVar("F", bound=Callable[..., Any])
+
 
 # Words of other libraries, or of fewer letters -> what it is here: the first of these that there is. "a b" means both.
 WORDS = {
@@ -61,7 +71,7 @@ _RAGGED = "sequences of different lengths are a list of (T_i, F) arrays, or an a
 HINTS = {"lengths": _RAGGED, "mask": _RAGGED}
 
 
-def of_others(name):
+def of_others(name: str) -> str:
     """A remedy for a parameter's name that is of another library, as the end of a sentence; "" for all others."""
     if re.search(r"(bias_[ih]h|weight_[ih]h|weight_hr)(_l\d+)?(_reverse)?$", name):
         return (
@@ -72,7 +82,7 @@ def of_others(name):
     return ""
 
 
-def warn(message, category=UserWarning):
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """A warning that names the caller's line, outside of lstmx and scikit-learn."""
     frame, level = sys._getframe(1), 2
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] in ("lstmx", "sklearn"):
@@ -80,7 +90,7 @@ def warn(message, category=UserWarning):
     warnings.warn(message, category, stacklevel=level)
 
 
-def near(word, names):
+def near(word: str, names: Iterable[str]) -> list[str]:
     """Those of `names` that somebody may mean who writes `word`; the surest first."""
     for wanted in WORDS.get(word, ()):
         found = [name for name in wanted.split() if name in names]
@@ -91,7 +101,7 @@ def near(word, names):
     return difflib.get_close_matches(word, names, n=1, cutoff=0.75)
 
 
-def explained(method):
+def explained(method: F) -> F:
     """Makes a method, or a constructor, say for an argument that it does not have what is meant instead.
 
     What a method lacks may be an argument of the constructor: then the error says so.
@@ -100,7 +110,7 @@ def explained(method):
     known = frozenset(names)
 
     @functools.wraps(method)
-    def call(self, *args, **kwargs):
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not known.issuperset(kwargs):
             word = next(name for name in kwargs if name not in known)
             owner, building = type(self).__name__, method.__name__ == "__init__"
@@ -112,7 +122,7 @@ def explained(method):
     return call
 
 
-def _remedy(word, cls, names, building):
+def _remedy(word: str, cls: type, names: list[str], building: bool) -> str:
     found = near(word, names)
     if not found and not building:
         others = [name for name in inspect.signature(cls).parameters if name not in names]

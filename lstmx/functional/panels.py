@@ -4,6 +4,10 @@ Packed weights are built on first use and never changed: a call holds what it wo
 `Weights`. A fit changes parameters where they lie; it says so by `ParameterStore.changed`, which drops them.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx._core import panels as core
@@ -11,16 +15,24 @@ from lstmx._core.panels import Panels
 from lstmx.functional import allocate
 from lstmx.functional.threads import Section
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from typing import Any
+
+    from lstmx._types import Array, Arrays
+    from lstmx.functional.cell import Cell
+
+
 _building = Section()
 
 
 class Derived:
     """What is made of a layer's arrays, each part built once, by name."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._parts = {}
 
-    def get(self, name, build, *arguments):
+    def get(self, name: Hashable, build: Callable[..., Any], *arguments: Any) -> Any:
         """The part of that name, built by ``build(*arguments)`` if it is not there."""
         part = self._parts.get(name)
         if part is None:
@@ -31,14 +43,14 @@ class Derived:
         return part
 
 
-def gate_panels(weight):
+def gate_panels(weight: Array) -> Panels:
     """Gate panels of (4H, K)."""
     panels = allocate.aligned((weight.shape[1] * core.gate_width(weight),), weight.dtype)
     core.pack_gates(weight, panels)
     return Panels(panels)
 
 
-def column_panels(weight, transposed=False):
+def column_panels(weight: Array, transposed: bool = False) -> Panels:
     """Column panels of B (K, n) = weight, or its transpose."""
     depth = weight.shape[transposed]
     panels = allocate.aligned((depth * core.column_width(weight, transposed),), weight.dtype)
@@ -46,12 +58,12 @@ def column_panels(weight, transposed=False):
     return Panels(panels)
 
 
-def matrix(weight, transposed=False):
+def matrix(weight: Array, transposed: bool = False) -> Panels:
     """The same as BLAS takes it: where it lies."""
     return Panels(weight, True, transposed)
 
 
-def bias_panels(weight_ih, bias):
+def bias_panels(weight_ih: Array, bias: Array | None) -> Array | None:
     """Gate panels of a bias (4H,), or of zeros for None."""
     return gate_panels(np.zeros((len(weight_ih), 1), weight_ih.dtype) if bias is None else bias[:, None]).array
 
@@ -66,7 +78,7 @@ class Weights(Derived):
         All of one type, C-contiguous.
     """
 
-    def __init__(self, cell, arrays):
+    def __init__(self, cell: Cell, arrays: Arrays) -> None:
         super().__init__()
         self.cell, self.arrays = cell, arrays
         rows, self.inputs = arrays["weight_ih"].shape

@@ -1,10 +1,20 @@
 """Reads x, states and gradients in every form that users give them, and gives them back in that form."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx.functional import validate
 from lstmx.functional.context import EpisodeContext, PooledContext, SequenceContext, Windows, gather
 from lstmx.functional.segments import Segment, Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from lstmx._types import Array, Arrays, Context, DType, Ints, Pair, PairLike, Shape
 
 
 class Sequences:
@@ -31,8 +41,17 @@ class Sequences:
     """
 
     def __init__(
-        self, x, lengths=None, dtype=None, *, form="array", starts=None, affine=None, mask=None, reset=None
-    ):  # fmt: skip
+        self,
+        x: Array,
+        lengths: Ints | None = None,
+        dtype: DType | None = None,
+        *,
+        form: str = "array",
+        starts: Ints | None = None,
+        affine: Pair | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
+    ) -> None:
         if lengths is None:
             lengths = np.full(*((1, len(x)) if form == "single" else x.shape[:2]), np.int64)
         self.x, self.lengths, self.form, self.starts, self.affine = x, lengths, form, starts, affine
@@ -42,22 +61,22 @@ class Sequences:
         self._alike = self._context = self._are_steps = None
 
     @classmethod
-    def joined(cls, arrays, dtype=None, tail=(), **flags):
+    def joined(cls, arrays: list[Array], dtype: DType | None = None, tail: Shape = (), **flags: Array) -> Sequences:
         """Those of a list of arrays (T_n, *tail), which are copied; `flags` are mask and reset, joined."""
         with np.errstate(over="ignore"):  # beyond float32: infinite, as where rows of an array are converted
             rows = np.concatenate(arrays or [np.empty((0, *tail))], dtype=dtype, casting="unsafe")
         lengths = np.array([len(a) for a in arrays], np.int64)
         return cls(rows, lengths, form="list", starts=np.cumsum(lengths) - lengths, **flags)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths)
 
     @property
-    def ragged(self):
+    def ragged(self) -> bool:
         """Whether they are a list."""
         return self.form == "list"
 
-    def all(self, own=False, windows=False):
+    def all(self, own: bool = False, windows: bool = False) -> tuple[Any, SequenceContext]:
         """(rows, context) of all sequences.
 
         Parameters
@@ -81,7 +100,7 @@ class Sequences:
             return self.rows_of(np.arange(len(self)), context), context
         return self._scaled(context.pack(self.x, own or self.affine is not None, self.dtype)), context
 
-    def masked(self, are_steps):
+    def masked(self, are_steps: Callable[[Array, DType], Array]) -> Sequences:
         """These, but for the steps that ``are_steps(x, dtype)`` says are none."""
         self._are_steps = are_steps
         if self.form != "array":
@@ -89,18 +108,18 @@ class Sequences:
         return self
 
     @property
-    def is_masked(self):
+    def is_masked(self) -> bool:
         """Whether some of the steps may be none."""
         return self.mask is not None or self._are_steps is not None
 
-    def _there(self):
+    def _there(self) -> Array | None:
         """Which steps there are; None: all."""
         if self._are_steps is None:
             return self.mask
         found = self._are_steps(self.x, self.dtype)
         return found if self.mask is None else self.mask & found
 
-    def _episodes(self, chosen):
+    def _episodes(self, chosen: Ints) -> EpisodeContext:
         """The context of the batch of these sequences, where there are masked steps."""
         part = object.__new__(Sequences)
         part.__dict__.update(self.__dict__, lengths=self.lengths[chosen])
@@ -113,10 +132,10 @@ class Sequences:
         return EpisodeContext(part.lengths, part.steps, part.form, *flags)
 
     @property
-    def _has_episodes(self):
+    def _has_episodes(self) -> bool:
         return self.is_masked or self.reset is not None
 
-    def _joined(self, flags):
+    def _joined(self, flags: Array | None) -> Array | None:
         """A mask or resets, one sequence after the other."""
         if flags is None or self.form == "single":
             return flags
@@ -125,7 +144,7 @@ class Sequences:
             return flags[np.arange(self.lengths.sum()) + np.repeat(self.starts + self.lengths - ends, self.lengths)]
         return flags[np.arange(self.steps) < self.lengths[:, None]]
 
-    def array(self):
+    def array(self) -> Array | None:
         """All of them as (N, T, ...), of the type of packed rows and scaled as those; None for a list, or if
         not all steps of all are there.
         """
@@ -137,7 +156,7 @@ class Sequences:
                 x = x.astype(self.dtype)
         return x if self.affine is None else (x - self.affine[0]) * self.affine[1]
 
-    def parts(self, size):
+    def parts(self, size: int) -> Iterator[Sequences]:
         """These sequences, `size` at a time; a single one, whose first axis is time, whole."""
         if self.form == "single":
             yield self
@@ -154,14 +173,14 @@ class Sequences:
                     setattr(part, name, None if whole is None else whole[first : first + size])
             yield part
 
-    def as_batch(self):
+    def as_batch(self) -> Sequences:
         """These sequences; of a single one a batch of it, (1, T, ...)."""
         if self.form != "single":
             return self
         x, mask, reset = (None if a is None else a[None] for a in (self.x, self.mask, self.reset))
         return Sequences(x, None, self.dtype, affine=self.affine, mask=mask, reset=reset)
 
-    def context(self, chosen):
+    def context(self, chosen: Ints) -> SequenceContext:
         """The context of the batch of these sequences; where all have one length, batches of one size share it."""
         if self._has_episodes:
             return self._episodes(chosen)
@@ -174,11 +193,11 @@ class Sequences:
             self._context = context
         return context
 
-    def timeline(self, chosen):
+    def timeline(self, chosen: Ints) -> Timeline:
         """The batch of these sequences, to be cut into segments."""
         return Timeline(self.lengths[chosen], self._episodes(chosen) if self._has_episodes else None)
 
-    def rows_of(self, chosen, context):
+    def rows_of(self, chosen: Ints, context: SequenceContext) -> Array:
         """Packed rows of the batch of these sequences, or of a `Segment` of it."""
         if isinstance(context, Segment):
             return self._scaled(self._segment(chosen, context))
@@ -190,7 +209,7 @@ class Sequences:
             return self._scaled(gather(self.x[None], context, start=self.starts[chosen], dtype=self.dtype))
         return self._scaled(gather(self.x, context, chosen, dtype=self.dtype))
 
-    def _segment(self, chosen, context):
+    def _segment(self, chosen: Ints, context: Segment) -> Array:
         if context.episodes is not None:
             row, time = context.places
             at = self.starts[chosen][row] + time if self.form == "list" else (chosen[row], time)
@@ -201,7 +220,7 @@ class Sequences:
             return gather(self.x[None], context, start=self.starts[chosen] + context.start, dtype=self.dtype)
         return gather(self.x, context, chosen, np.full(len(chosen), context.start, np.intp), self.dtype)
 
-    def _scaled(self, rows):
+    def _scaled(self, rows: Array) -> Array:
         if self.affine is not None:
             rows -= self.affine[0]
             rows *= self.affine[1]
@@ -209,9 +228,18 @@ class Sequences:
 
 
 def sequences(
-    x, features, dtype, *, lengths=None, mask=None, reset=None, single=False, tokens=None, name="x",
-    lengths_name="lengths",
-):  # fmt: skip
+    x: Any,
+    features: int | None,
+    dtype: DType,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    reset: Any = None,
+    single: bool = False,
+    tokens: Callable[[str, Any], Array] | None = None,
+    name: str = "x",
+    lengths_name: str = "lengths",
+) -> Sequences:
     """`Sequences` of x in any of its forms: the one reader, whose values need no other check or conversion.
 
     Parameters
@@ -248,7 +276,7 @@ def sequences(
         )
     flags = {flag: value for flag, value in (("mask", mask), ("reset", reset)) if value is not None}
 
-    def fits(array, lead):
+    def fits(array: Array, lead: int) -> bool:
         return array.ndim == lead + len(tail) and array.shape[lead:] == tail
 
     if isinstance(x, list | tuple) and not (single and not tokens and _is_written_out(x)):
@@ -283,7 +311,7 @@ def sequences(
     raise ValueError(f"{name}: got shape {array.shape}, must be {forms}{hint}")
 
 
-def _read_flags(flags, form, shape, x):
+def _read_flags(flags: dict[str, Any], form: str, shape: Any, x: str) -> Arrays:
     """A mask and resets by name, as `Sequences` takes them; `shape` of a list: that of each sequence."""
     found = {}
     for name, value in flags.items():
@@ -304,7 +332,7 @@ def _read_flags(flags, form, shape, x):
     return found
 
 
-def _is_written_out(x):
+def _is_written_out(x: Any) -> bool:
     """Whether a list is an array written out, not a list of sequences."""
     many = list | tuple
     return (
@@ -312,7 +340,7 @@ def _is_written_out(x):
     )
 
 
-def _hint(array, features, name, single):
+def _hint(array: Array, features: int | None, name: str, single: bool) -> str:
     """What to do about an array of another shape."""
     if array.ndim == 3 and array.shape[1] == features:
         return f"; features come last: write {name}.swapaxes(1, 2)"
@@ -327,7 +355,15 @@ def _hint(array, features, name, single):
     return f"; for one series write {name}[None, :, None]" if array.ndim == 1 and features == 1 else takes
 
 
-def read_state(name, state, start, context, meaning, reversed, final=False):
+def read_state(
+    name: str,
+    state: PairLike | None,
+    start: Pair,
+    context: Context,
+    meaning: str | tuple[str, str],
+    reversed: tuple[bool, ...],
+    final: bool = False,
+) -> Pair:
     """(h, c) for a pass over packed rows to change: a caller's state, in sorted order.
 
     Parameters
@@ -356,7 +392,9 @@ def read_state(name, state, start, context, meaning, reversed, final=False):
     return start
 
 
-def read_state_array(name, value, start, context, meaning, reversed, final=False):
+def read_state_array(
+    name: str, value: Any, start: Array, context: Context, meaning: str, reversed: tuple[bool, ...], final: bool = False
+) -> Array:
     """As `read_state`, for a state that is one array (L*D, N, W) and given."""
     single = context.form == "single"
     lead, width = start.shape[:-2], start.shape[-1]
@@ -366,26 +404,26 @@ def read_state_array(name, value, start, context, meaning, reversed, final=False
     return start
 
 
-def give_state(pair, context, reversed, final=True):
+def give_state(pair: Pair, context: Context, reversed: tuple[bool, ...], final: bool = True) -> Pair:
     """What a caller gets of two arrays (L*D, N, W) in sorted order; arguments as of `read_state`."""
     h, c = pair
     return give_state_array(h, context, reversed, final), give_state_array(c, context, reversed, final)
 
 
-def give_state_array(state, context, reversed, final=True):
+def give_state_array(state: Array, context: Context, reversed: tuple[bool, ...], final: bool = True) -> Array:
     """As `give_state`, for a state that is one array."""
     if context.moves_states:
         state = context.give_states(state, reversed, final)
     return state[..., 0, :] if context.form == "single" else state
 
 
-def read_gradient(dy, context, width, dtype, name="dy"):
+def read_gradient(dy: Any, context: Context, width: int, dtype: DType, name: str = "dy") -> Array | None:
     """Packed rows (S, width) of a gradient in the form of the output, the caller's to change; None stays None."""
     dy = check_gradient(dy, context, width, dtype, name)
     return None if dy is None else context.pack(dy, own=True)
 
 
-def check_gradient(dy, context, width, dtype, name="dy"):
+def check_gradient(dy: Any, context: Context, width: int, dtype: DType, name: str = "dy") -> Any:
     """A gradient in the form of the output, an array or a list of arrays of that type; None stays None."""
     if dy is None:
         return None

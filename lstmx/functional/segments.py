@@ -5,7 +5,9 @@ long, in the sorted order of the whole batch, and a sequence that has ended pass
 segment are a range of the packed rows of the whole, so that segments give the bits of the whole.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -13,6 +15,14 @@ from lstmx._core import job
 from lstmx._core import rows as core_rows
 from lstmx.functional import allocate, validate
 from lstmx.functional.context import SequenceContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lstmx._types import Array, DType, Ints
+    from lstmx.functional.context import EpisodeContext
+
 
 UNITS = {"": 1, "b": 1}
 UNITS |= {f"{letter}b": 1000**k for k, letter in enumerate("kmgt", 1)}
@@ -54,7 +64,7 @@ class Segment(SequenceContext):
         Of the whole batch, where there are masked steps or resets.
     """
 
-    def __init__(self, timeline, start, stop):
+    def __init__(self, timeline: Timeline, start: int, stop: int) -> None:
         self.start, self.stop, self.episodes = start, stop, timeline.episodes
         self.batch, self.order, self.form = timeline.batch, timeline.order, "array"
         self.lengths, self.offsets = timeline.cut_lengths(start, stop)
@@ -64,7 +74,7 @@ class Segment(SequenceContext):
         self._found, self._twin = {}, None
 
     @property
-    def places(self):
+    def places(self) -> tuple[Ints, Ints]:
         """As of every context."""
         if "places" not in self._found:
             if self.episodes is None:
@@ -76,7 +86,7 @@ class Segment(SequenceContext):
         return self._found["places"]
 
     @property
-    def owners(self):
+    def owners(self) -> Ints:
         """As of every context."""
         return super().owners if self.episodes is None else self.episodes.owners
 
@@ -99,7 +109,7 @@ class Timeline:
         As of a context.
     """
 
-    def __init__(self, lengths, episodes=None):
+    def __init__(self, lengths: Ints, episodes: EpisodeContext | None = None) -> None:
         self.episodes = episodes
         self.lengths = lengths if episodes is None else episodes.lengths
         self.batch, self.longest = len(self.lengths), int(self.lengths.max(initial=0))
@@ -112,15 +122,15 @@ class Timeline:
         self._alike = None, None  # (lengths, offsets) of a segment of so many steps that all sequences have
 
     @property
-    def sorted(self):
+    def sorted(self) -> Ints:
         """The lengths (N,), longest first."""
         return self.lengths if self.order is None else self.lengths[self.order]
 
-    def rows_before(self, step):
+    def rows_before(self, step: int) -> int:
         """Packed rows of the steps before this one."""
         return int(np.minimum(self.lengths, step).sum())
 
-    def cut_lengths(self, start, stop):
+    def cut_lengths(self, start: int, stop: int) -> tuple[Ints, Ints]:
         """(lengths, offsets) of the steps start to stop - 1."""
         steps, found = self._alike
         if stop <= self._shortest and steps == stop - start:
@@ -131,11 +141,11 @@ class Timeline:
             self._alike = stop - start, found
         return found
 
-    def segment(self, start, stop):
+    def segment(self, start: int, stop: int) -> Segment:
         """The `Segment` of the steps start to stop - 1."""
         return Segment(self, start, min(stop, self.longest))
 
-    def cut(self, steps):
+    def cut(self, steps: int) -> list[tuple[int, int]]:
         """(start, stop) of all segments of so many steps, the last perhaps shorter; one where there are no steps."""
         return [(t, min(t + steps, self.longest)) for t in range(0, max(self.longest, 1), steps)]
 
@@ -149,48 +159,48 @@ class Form:
         Of the whole batch.
     """
 
-    def __init__(self, context):
+    def __init__(self, context: SequenceContext) -> None:
         self.context = context
         ends = np.cumsum(context.given)
         self._starts = (ends - context.given).astype(np.intp)
 
-    def zeros(self, width, dtype):
+    def zeros(self, width: int, dtype: DType) -> Array:
         """A joined array: (N, T, width), or of a list (S, width)."""
         given = self.context.given
         lead = (int(given.sum()),) if self.context.form == "list" else (len(given), self.context.steps)
         return allocate.zeros((*lead, width), dtype)
 
-    def joined(self, array):
+    def joined(self, array: Any) -> Array:
         """What the caller gave, validated, as such an array."""
         if self.context.form == "list":
             return np.concatenate(array)
         return array[None] if self.context.form == "single" else array
 
-    def _at(self, segment):
+    def _at(self, segment: Segment) -> Any:
         row, time = segment.places
         return (self._starts[row] + time,) if self.context.form == "list" else (row, time)
 
-    def write(self, segment, rows, out):
+    def write(self, segment: Segment, rows: Array, out: Array) -> None:
         """The packed rows of a segment to their places."""
         out[self._at(segment)] = rows
 
-    def read(self, segment, joined):
+    def read(self, segment: Segment, joined: Array) -> Array:
         """The packed rows of a segment."""
         return np.ascontiguousarray(joined[self._at(segment)])
 
-    def give(self, joined):
+    def give(self, joined: Array) -> Any:
         """What the caller gets."""
         if self.context.form == "list":
             return np.split(joined, np.cumsum(self.context.given)[:-1]) if len(self.context.given) else []
         return joined[0] if self.context.form == "single" else joined
 
 
-def pieces(timeline, cut):
+def pieces(timeline: Timeline, cut: Any) -> Any:
     """The packed rows of the whole that those of a segment are."""
     return slice(*map(timeline.rows_before, cut))
 
 
-def plan(batch, longest, budget, whole, part):
+def plan(batch: int, longest: int, budget: int, whole: int, part: Callable[[int], int]) -> tuple[Plan | None, Plan]:
     """The longest segments with which a call keeps to a budget.
 
     Parameters
@@ -226,14 +236,14 @@ def plan(batch, longest, budget, whole, part):
     return None, least
 
 
-def block(batch):
+def block(batch: int) -> int:
     """Steps at whose multiples the sums of gradients over time have their joints: segments that begin and end there
     give the bits of the whole, where the engine is the tile's.
     """
     return job.gradient_block(batch, False)
 
 
-def read_memory(name, value):
+def read_memory(name: str, value: Any) -> int:
     """Bytes from an integer, or from a string such as "1.5GB", "200 MB" or "64MiB"."""
     if isinstance(value, str):
         text = value.strip().lower()

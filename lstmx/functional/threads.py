@@ -1,15 +1,24 @@
 """How many threads a call may use."""
 
+from __future__ import annotations
+
 import contextlib
 import contextvars
 import os
 import threading
 import time
 import weakref
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from lstmx._core import loop
 from lstmx.functional import validate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, TypeVar
+
+    R = TypeVar("R")
+
 
 MOST = max(64, 8 * (os.cpu_count() or 1))  # each has scratch memory, and beyond the CPUs they wait for each other
 _setting = None  # set_num_threads
@@ -24,29 +33,29 @@ class Lock:
     _all: ClassVar = weakref.WeakSet()
     _make = staticmethod(threading.Lock)
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock, self._holder = self._make(), None
         self._all.add(self)
 
     @classmethod
-    def _renew_all(cls):
+    def _renew_all(cls) -> None:
         for lock in list(cls._all):
             if lock._holder != threading.get_ident():
                 lock._lock, lock._holder = lock._make(), None
 
-    def acquire(self, blocking=True):
+    def acquire(self, blocking: bool = True) -> bool:
         """As `threading.Lock.acquire`."""
         taken = self._lock.acquire(blocking)
         if taken:
             self._holder = threading.get_ident()
         return taken
 
-    def release(self):
+    def release(self) -> None:
         """As `threading.Lock.release`."""
         self._holder = None
         self._lock.release()
 
-    def locked(self):
+    def locked(self) -> bool:
         """As `threading.Lock.locked`."""
         return self._lock.locked()
 
@@ -57,7 +66,7 @@ class Section(Lock):
     _make = staticmethod(threading.RLock)
 
     @property
-    def turn(self):
+    def turn(self) -> Any:
         """For ``with``. The same thread may be in it again, in a signal handler, which must not wait for itself.
 
         It is a lock of C: Ctrl-C comes before it is taken or after, not between that and the ``with``, which would
@@ -65,7 +74,7 @@ class Section(Lock):
         """
         return self._lock
 
-    def run(self, call, *arguments):
+    def run(self, call: Callable[..., R], *arguments: Any) -> R:
         """What ``call(*arguments)`` gives.
 
         Raises
@@ -84,7 +93,7 @@ class Section(Lock):
                 self._holder = None
 
 
-def _cgroup_quota():
+def _cgroup_quota() -> int | None:
     """CPUs that the control group grants, rounded up; None without a limit."""
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:
@@ -97,12 +106,12 @@ def _cgroup_quota():
 _QUOTA = _cgroup_quota()
 
 
-def _cpus():
+def _cpus() -> int:
     """CPUs that affinity leaves, where the core does not know them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else MOST
 
 
-def _after_fork():
+def _after_fork() -> None:
     # The OpenMP runtime of the child believes in threads that only the parent has, and waits for them for ever.
     global _serial
     _serial = _serial or _used_threads
@@ -113,7 +122,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=Lock._renew_all)
 
 
-def set_num_threads(n):
+def set_num_threads(n: int | None) -> None:
     """Set how many threads calls may use together in this process; None goes back to the default.
 
     The default is what OpenMP gives (``OMP_NUM_THREADS``), at most the CPUs that affinity and control group leave. A
@@ -138,14 +147,14 @@ def set_num_threads(n):
     _setting = None if n is None else _count(n)
 
 
-def _count(n):
+def _count(n: int) -> int:
     n = validate.count("n", n)
     if n > MOST:
         raise ValueError(f"n: got {n}, must be at most {MOST}, which is 64 or 8 for each CPU; more only wait for a CPU")
     return n
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """The number of threads that a call made here and now may use."""
     global _used_threads
     if _serial:
@@ -162,7 +171,7 @@ def get_num_threads():
     return wanted
 
 
-def waiting(call, calls, threads):
+def waiting(call: Callable[[], Any], calls: int, threads: int) -> list[float]:
     """The part of the time of so many calls that each of `threads` threads does not work in, the calling thread first.
 
     For benchmarks: no other call of the library may run meanwhile.
@@ -180,7 +189,7 @@ def waiting(call, calls, threads):
 
 
 @contextlib.contextmanager
-def num_threads(n):
+def num_threads(n: int) -> Iterator[None]:
     """Within the block, calls from this thread or task use at most `n` threads.
 
     Parameters

@@ -3,14 +3,24 @@
 An error names the argument, says what it is, what it must be, and what to do.
 """
 
+from __future__ import annotations
+
 import operator
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from typing import Any
+
+    from lstmx._types import Array, Config, DType, Ints, Pair, RandomState, Shape
+
 
 DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
-def dtype(value):
+def dtype(value: Any) -> DType:
     """The floating-point type of a model: float32 or float64."""
     try:
         found = value if isinstance(value, str) or value is None else np.dtype(value).name
@@ -21,7 +31,7 @@ def dtype(value):
     return DTYPES[found]
 
 
-def count(name, value, least=1):
+def count(name: str, value: Any, least: int = 1) -> int:
     """An integer of at least `least`."""
     try:
         number = operator.index(value)
@@ -34,7 +44,7 @@ def count(name, value, least=1):
     return number
 
 
-def extent(name, value):
+def extent(name: str, value: Any) -> int:
     """An integer from 0 up to what any memory holds."""
     number = count(name, value, 0)
     if number > 2**40:
@@ -42,7 +52,7 @@ def extent(name, value):
     return number
 
 
-def whole(name, value, meaning="an integer"):
+def whole(name: str, value: Any, meaning: str = "an integer") -> int:
     """An integer of any sign."""
     try:
         if isinstance(value, bool | np.bool_):
@@ -52,7 +62,7 @@ def whole(name, value, meaning="an integer"):
         raise TypeError(f"{name}: got {value!r}, must be {meaning}") from None
 
 
-def place(name, value, count, what):
+def place(name: str, value: Any, count: int, what: str) -> int:
     """An index of one of `count` things, `what` in the plural; negative ones count from the end."""
     found = whole(name, value)
     if not -count <= found < count:
@@ -61,7 +71,15 @@ def place(name, value, count, what):
     return found % count
 
 
-def number(name, value, low=None, high=None, *, open_low=False, open_high=False):
+def number(
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
     """A finite real number within [low, high]; an end is excluded where `open_` says so."""
     try:
         if isinstance(value, str | bytes) or np.ndim(value):
@@ -80,21 +98,21 @@ def number(name, value, low=None, high=None, *, open_low=False, open_high=False)
     return found
 
 
-def flag(name, value):
+def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: got {value!r}, must be True or False")
     return bool(value)
 
 
-def choice(name, value, choices):
+def choice(name: str, value: Any, choices: Collection[str]) -> Any:
     """One of `choices`."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}: got {value!r}, must be one of {', '.join(map(repr, choices))}")
     return value
 
 
-def keys(name, value, names):
+def keys(name: str, value: Any, names: Collection[str]) -> Config:
     """A dict that has exactly the keys `names`."""
     if not isinstance(value, dict):
         raise TypeError(f"{name}: got {type(value).__name__}, must be a dict with the keys {', '.join(names)}")
@@ -107,7 +125,7 @@ def keys(name, value, names):
     return value
 
 
-def rectangular(name, value):
+def rectangular(name: str, value: Any) -> Array:
     """Any array or nested sequence as an array."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
@@ -120,7 +138,7 @@ def rectangular(name, value):
         raise ValueError(f"{name}: not a rectangular array ({error}); ragged data are a list of arrays") from None
 
 
-def real_array(name, value, dtype=None):
+def real_array(name: str, value: Any, dtype: Any = None) -> Array:
     """Any real array or nested sequence as a native, aligned array of `dtype`; the input itself where it is one.
 
     Without a `dtype` it is checked but not converted.
@@ -133,11 +151,11 @@ def real_array(name, value, dtype=None):
     return array if dtype is None else array.astype(dtype, copy=not array.flags.aligned)
 
 
-def _object_hint(name, array):
+def _object_hint(name: str, array: Array) -> str:
     return f"; a list of sequences is list({name})" if array.dtype.kind == "O" else "; convert it to floats"
 
 
-def shaped(name, value, shape, dtype, meaning):
+def shaped(name: str, value: Any, shape: Shape, dtype: DType, meaning: str) -> Array:
     """A real array of exactly `shape`, described by `meaning` such as "(L*D, N, H)"."""
     array = real_array(name, value, dtype)
     if array.shape != tuple(shape):
@@ -145,7 +163,7 @@ def shaped(name, value, shape, dtype, meaning):
     return array
 
 
-def finite(name, array, remedy):
+def finite(name: str, array: Array, remedy: str) -> Array:
     """An array of floats that are neither NaN nor infinite."""
     good = np.isfinite(array)
     if not good.all():
@@ -155,7 +173,7 @@ def finite(name, array, remedy):
     return array
 
 
-def parameter(name, value, shape, dtype, allow_nonfinite):
+def parameter(name: str, value: Any, shape: Shape, dtype: DType, allow_nonfinite: bool) -> Array:
     """A real array of exactly `shape`, and of finite numbers unless others are allowed."""
     with np.errstate(over="ignore"):  # in the conversion
         array = shaped(name, value, shape, dtype, "the shape of the parameter")
@@ -171,12 +189,12 @@ def parameter(name, value, shape, dtype, allow_nonfinite):
     return finite(name, array, "set finite values, or say allow_nonfinite=True")
 
 
-def _first(where):
+def _first(where: Array) -> tuple[int, ...]:
     """The index of the first True."""
     return tuple(int(k) for k in np.unravel_index(where.argmax(), where.shape))
 
 
-def integers(name, value, convert=True):
+def integers(name: str, value: Any, convert: bool = True) -> Array:
     """An array of integers as aligned int64; if not to `convert`, as it is."""
     array = rectangular(name, value)
     if array.size == 0 and array.dtype.kind == "f":
@@ -190,7 +208,7 @@ def integers(name, value, convert=True):
     return array.astype(np.int64, copy=not array.flags.aligned) if convert else array
 
 
-def flags(name, value, shape, meaning):
+def flags(name: str, value: Any, shape: Shape, meaning: str) -> Array:
     """Booleans of exactly `shape`, described by `meaning`; a copy, which tapes and traces may keep."""
     array = rectangular(name, value)
     if array.dtype.kind != "b" and array.size:
@@ -201,7 +219,7 @@ def flags(name, value, shape, meaning):
     return array.astype(bool)
 
 
-def lengths(value, batch, steps, name="lengths"):
+def lengths(value: Any, batch: int, steps: int, name: str = "lengths") -> Ints:
     """(N,) integers between 0 and T; a copy, which tapes and traces may keep."""
     array = integers(name, value)
     if array.shape != (batch,):
@@ -212,7 +230,7 @@ def lengths(value, batch, steps, name="lengths"):
     return array.copy()
 
 
-def random_generator(name, value):
+def random_generator(name: str, value: Any) -> np.random.Generator:
     """A numpy Generator from None, an integer, a SeedSequence or a Generator."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
     if value is None or whole or isinstance(value, np.random.SeedSequence | np.random.Generator):
@@ -220,7 +238,7 @@ def random_generator(name, value):
     raise TypeError(f"{name}: got {value!r}, must be None, a non-negative integer, a numpy SeedSequence or Generator")
 
 
-def random_children(random_state, count):
+def random_children(random_state: RandomState, count: int) -> list[Any] | None:
     """Independent children of a random_state, or None."""
     if random_state is None:
         return None
@@ -232,7 +250,7 @@ def random_children(random_state, count):
     return np.random.SeedSequence(random_state.entropy, spawn_key=random_state.spawn_key).spawn(count)
 
 
-def writable(name, array, shape, dtype):
+def writable(name: str, array: Any, shape: Shape, dtype: DType) -> Array:
     """A plain array that results of this shape and type are written to."""
     if type(array) is not np.ndarray:
         raise TypeError(f"{name}: got {type(array).__name__}, must be an ndarray")
@@ -250,7 +268,9 @@ def writable(name, array, shape, dtype):
     return array
 
 
-def output(name, out, y_shape, state_shapes, dtype, inputs, state):
+def output(
+    name: str, out: Any, y_shape: Shape, state_shapes: tuple[Shape, Shape], dtype: DType, inputs: list[Any], state: Any
+) -> tuple[Array, Pair]:
     """Check (y, (h, c)) that results are written to: plain arrays that share no memory, but h and c with `state`."""
     if not isinstance(out, tuple | list) or len(out) != 2 or not isinstance(out[1], tuple | list) or len(out[1]) != 2:
         raise TypeError(
@@ -269,7 +289,7 @@ def output(name, out, y_shape, state_shapes, dtype, inputs, state):
     return y, (h, c)
 
 
-def fill(name, out, results, x, state):
+def fill(name: str, out: Any, results: Any, x: Any, state: Any) -> Any:
     """Copy results (y, states) to `out`, arrays in tuples of the same structure, which share no memory but with the
     arrays of `state` that they take the place of.
     """
@@ -289,7 +309,7 @@ def fill(name, out, results, x, state):
     return out
 
 
-def _pairs(label, out, results):
+def _pairs(label: str, out: Any, results: Any) -> Iterator[tuple[str, Any, Array]]:
     """(label, array of `out`, result) of all results."""
     if isinstance(results, np.ndarray):
         yield label, out, results
@@ -302,7 +322,7 @@ def _pairs(label, out, results):
             yield from _pairs(f"{label}[{k}]", part, result)
 
 
-def _arrays(value):
+def _arrays(value: Any) -> Iterator[Array]:
     """All arrays in tuples."""
     if isinstance(value, tuple | list):
         for part in value:
@@ -311,7 +331,7 @@ def _arrays(value):
         yield value
 
 
-def present(name, labels, lengths=None):
+def present(name: str, labels: Any, lengths: Ints | None = None) -> Any:
     """Labels none of which is missing: None, NaN or pandas.NA. With `lengths`, labels of the steps of sequences, one
     sequence after the other.
     """
@@ -334,11 +354,11 @@ def present(name, labels, lengths=None):
     return given
 
 
-def _is_missing(value):
+def _is_missing(value: Any) -> bool:
     return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
 
 
-def step_of(row, lengths):
+def step_of(row: int, lengths: Ints) -> tuple[int, int]:
     """(sequence, step) of a row, where the rows of sequences stand one after the other."""
     ends = np.cumsum(lengths)
     n = int(np.searchsorted(ends, row, "right"))
