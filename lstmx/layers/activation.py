@@ -1,6 +1,9 @@
 """Activation: a function of every element, or softmax of every row."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,6 +11,14 @@ from lstmx.functional import kernels
 from lstmx.functional.cell import ACTIVATIONS as OF_CELLS
 from lstmx.functional.cell import read_activation
 from lstmx.layers.simple import _Plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lstmx._types import Array, Config, Context, State
+    from lstmx.layers.base import Run
+
 
 _SELU = 1.6732632423543772, 1.0507009873554805  # alpha and scale of Klambauer et al. 2017
 _GELU = math.sqrt(2 / math.pi), 0.044715  # of Hendrycks and Gimpel 2016, the approximation by tanh
@@ -47,7 +58,7 @@ class Activation(_Plain):
     1
     """
 
-    def __init__(self, activation):
+    def __init__(self, activation: str | tuple[str | float, ...]) -> None:
         self.activation = read_activation("activation", activation, ACTIVATIONS)
         super().__init__()
         name, *numbers = (self.activation,) if isinstance(self.activation, str) else self.activation
@@ -55,23 +66,23 @@ class Activation(_Plain):
         self._name, (self._function, self._slope) = name, _FUNCTIONS[name]
         self._numbers = {np.dtype(kind): tuple(map(kind, numbers)) for kind in (np.float32, np.float64)}
 
-    def config(self):
+    def config(self) -> Config:
         """The constructor arguments, as plain JSON values."""
         return {"activation": self.activation if isinstance(self.activation, str) else list(self.activation)}
 
-    def room(self, batch, rows, steps, features, itemsize):
+    def room(self, batch: int, rows: int, steps: int, features: int, itemsize: int) -> int:
         """The layer protocol: what formulas in NumPy have in between."""
         return rows * features * (64 if self.activation == "gelu" else 6 * itemsize)
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol."""
         y = self._function(rows, *self._numbers[rows.dtype])
         return y, context, None, (rows, y) if run.keep else None
 
-    def compiled(self, parameters, directions):
+    def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
 
-        def call(x):
+        def call(x: Array) -> Array:
             numbers = self._numbers.get(x.dtype)  # none of another byte order
             if numbers is None or not x.flags.aligned:
                 return None
@@ -79,11 +90,21 @@ class Activation(_Plain):
 
         return call
 
-    def program_part(self, parameters, features):
+    def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """The layer protocol."""
         return kernels.activation_part(self._name, self._numbers[np.dtype(np.float64)], features)
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+    ) -> tuple[Array | None, State]:
         """The layer protocol; dy is overwritten."""
         if need_dx:
             x, y = tape
@@ -93,27 +114,27 @@ class Activation(_Plain):
         return None, None
 
 
-def _softmax(x, *_):
+def _softmax(x: Array, *_: float) -> Array:
     y = x.copy()
     kernels.activate(y, "softmax")
     return y
 
 
-def _leaky(x, a, b):
+def _leaky(x: Array, a: float, b: float) -> Array:
     with np.errstate(invalid="ignore"):
         return np.where(x < 0, x * a, x)
 
 
-def _between(x):
+def _between(x: Array) -> Array:
     """x cut to 0..1: 0 and not -0, on every machine."""
     return np.where(x <= 0, 0, np.where(x >= 1, 1, x)).astype(x.dtype)
 
 
-def _elu(x, a, b):
+def _elu(x: Array, a: float, b: float) -> Array:
     return np.where(x < 0, kernels.each("expm1", np.minimum(x, 0)) * a, x)
 
 
-def normal_distribution(x):
+def normal_distribution(x: Array) -> Array:
     """Phi(x), the probability of a standard normal number below x; computed in float64, in the type of x."""
     with np.errstate(over="ignore", invalid="ignore"):
         z = np.abs(x.astype(np.float64)) * math.sqrt(0.5)
@@ -125,12 +146,12 @@ def normal_distribution(x):
         return np.where(x < 0, half, 1 - half).astype(x.dtype)
 
 
-def _normal_gelu_slope(x):
+def _normal_gelu_slope(x: Array) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         return normal_distribution(x) + x * kernels.each("exp", -x * x / 2) * x.dtype.type(1 / math.sqrt(2 * math.pi))
 
 
-def _gelu(x):
+def _gelu(x: Array) -> Array:
     """(1 + tanh(a (x + b x**3))) / 2, which GELU multiplies x with, and its derivative."""
     a, b = map(x.dtype.type, _GELU)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -138,21 +159,21 @@ def _gelu(x):
         return (1 + t) / 2, (1 - t * t) * a * (1 + 3 * b * x * x) / 2
 
 
-def _silu_slope(x):
+def _silu_slope(x: Array) -> Array:
     s = kernels.each("sigmoid", x)
     return s + x * s * (1 - s)
 
 
-def _by(slope):
+def _by(slope: Callable[..., Any]) -> Callable[..., Array]:
     """A derivative as what multiplies a gradient by it, in place."""
 
-    def multiply(dy, x, y, a, b):
+    def multiply(dy: Array, x: Array, y: Array, a: float, b: float) -> Array:
         dy *= slope(x, y, a, b)
 
     return multiply
 
 
-def _kernel(name):
+def _kernel(name: str) -> Callable[..., Array]:
     return lambda x, a, b: kernels.each(name, x)
 
 

@@ -1,9 +1,11 @@
 """What every layer has: parameters, configuration, and two methods on packed rows."""
 
+from __future__ import annotations
+
 import copy
 import math
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,21 +13,32 @@ from lstmx import storage
 from lstmx.functional import messages, validate
 from lstmx.functional.threads import Section
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Self
+
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from lstmx._types import Array, Arrays, ArrayShape, Config, DType, Precision, State
+    from lstmx.functional.cell import Parameter
+
+
 LARGEST, MOST_ARRAYS = 2**40, 100_000  # of parameters, in a layer
 MERGES = ("concat", "sum", "mul", "average")  # what the outputs of two directions become
 UNFILLED = object()  # as random_state: leave the parameters to `ParameterStore.fill`
 _setting = Section()  # held for microseconds: while the parameters of several layers are replaced or picked up
 
 
-class Snapshot(dict):
+class Snapshot(dict[Any, Any]):
     """The parameters of a layer at one moment, `arrays`, and by key what was derived from them.
 
     A call takes one and keeps it: parameters set meanwhile change nothing of it.
     """
 
     __slots__ = ("arrays",)
+    arrays: Arrays
 
-    def __init__(self, arrays):
+    def __init__(self, arrays: Arrays) -> None:
         self.arrays = arrays
 
 
@@ -47,8 +60,8 @@ class Run(NamedTuple):
     """
 
     keep: bool = False
-    key: object = None
-    parameters: object = None
+    key: Any = None
+    parameters: Any = None
     activation: str | None = None
     own_steps: bool = False
 
@@ -68,7 +81,7 @@ class ParameterStore:
         Whether the initial parameters are those that somebody chose, by a seed or one by one.
     """
 
-    def __init__(self, dtype):
+    def __init__(self, dtype: DType) -> None:
         self.dtype = dtype
         self.snapshot = Snapshot({})
         self.version = 0
@@ -76,32 +89,32 @@ class ParameterStore:
         self.seeded = True
 
     @property
-    def arrays(self):
+    def arrays(self) -> Arrays:
         """The parameters by name; while a fit runs, views of memory that it changes."""
         return self.snapshot.arrays
 
-    def draw(self, table, rng):
+    def draw(self, table: Iterable[Parameter], rng: np.random.Generator) -> None:
         """Initial parameters, from a table of `Parameter`."""
         self.bind({p.name: frozen(p.start(rng, p.shape), self.dtype) for p in table})
 
-    def fill(self, arrays):
+    def fill(self, arrays: Arrays) -> None:
         """Copy parameters that are known to fit."""
         self.bind({name: frozen(p, self.dtype) for name, p in arrays.items()})
 
-    def bind(self, arrays):
+    def bind(self, arrays: Arrays) -> None:
         """Take these arrays themselves, of some or all names."""
         self.snapshot = Snapshot(self.arrays | arrays)
 
-    def changed(self):
+    def changed(self) -> None:
         """The numbers in the arrays are others: drop what was derived from them. Running calls keep what they hold."""
         self.snapshot = Snapshot(self.arrays)
 
-    def replace(self, arrays):
+    def replace(self, arrays: Arrays) -> None:
         """Set some or all parameters to frozen arrays; the tapes of before become invalid."""
         self.bind(arrays)
         self.version += 1
 
-    def check(self, parameters, allow_nonfinite, prefix=""):
+    def check(self, parameters: Any, allow_nonfinite: bool, prefix: str = "") -> Arrays:
         """Frozen copies of what `set_parameters` is given, or an error."""
         if self.owner is not None and self.owner.fitting:
             raise RuntimeError("parameters: a fit is changing them; set them before or after it")
@@ -119,14 +132,14 @@ class ParameterStore:
         return checked
 
 
-def replace_together(pairs):
+def replace_together(pairs: Iterable[tuple[ParameterStore, Arrays]]) -> None:
     """Set the parameters of several layers, (ParameterStore, arrays) each: `snapshots` sees all of it or nothing."""
     with _setting.turn:
         for store, arrays in pairs:
             store.replace(arrays)
 
 
-def snapshots(layers):
+def snapshots(layers: Iterable[Layer]) -> list[Snapshot]:
     """The `Snapshot` of every layer, all of the same moment."""
     with _setting.turn:
         return [layer.store.snapshot for layer in layers]
@@ -156,20 +169,20 @@ class Layer(storage.Stored):
 
     dtype: np.dtype
     store: ParameterStore
-    input_size = None  # features it takes; None: any
+    input_size: int | None = None  # features it takes; None: any
     per_sequence = False  # whether it pools time away
     reads_windows = False  # whether in inference its rows may be `Windows`, where they gain by it
     masks = False  # whether, as the first layer, it says by ``are_steps(x, dtype)`` which steps there are
     causal = True  # whether no step's output depends on a later step, so that chunks can follow each other
 
-    def __init_subclass__(cls):
+    def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         for name in ("compiled", "program_part"):
             if "forward_rows" in vars(cls) and name not in vars(cls):
                 setattr(cls, name, getattr(Layer, name))  # an inherited one would not do what this forward_rows does
         storage.register(cls)
 
-    def _setup(self, dtype, random_state):
+    def _setup(self, dtype: Precision, random_state: Any) -> None:
         self.dtype = validate.dtype(dtype)
         self.store = ParameterStore(self.dtype)
         if random_state is not UNFILLED:
@@ -178,7 +191,7 @@ class Layer(storage.Stored):
             self.store.draw(self.parameter_table(self.config()), rng)
             self.store.seeded = random_state is not None
 
-    def _check_size(self):
+    def _check_size(self) -> None:
         total = 0
         for arrays, parameter in enumerate(self.parameter_table(self.config())):
             total += math.prod(parameter.shape)
@@ -187,7 +200,7 @@ class Layer(storage.Stored):
                     f"{self!r} would have more than {LARGEST} parameters, or {MOST_ARRAYS} arrays of them"
                 )
 
-    def compiled(self, parameters, directions):
+    def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """What `forward_rows` is on whole plain arrays in inference: a ``call(x) -> y``, or None.
 
         Parameters
@@ -204,7 +217,7 @@ class Layer(storage.Stored):
         """
         return None
 
-    def program_part(self, parameters, features):
+    def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """What `forward_rows` is in a compiled `Program`, which has state: a tuple as that takes it, () where it does
         nothing in inference; None where it cannot be part of one.
 
@@ -216,7 +229,7 @@ class Layer(storage.Stored):
         """
         return None
 
-    def start_state(self, batch, features, parameters=None, dtype=None):
+    def start_state(self, batch: int, features: int, parameters: Any = None, dtype: DType | None = None) -> State:
         """The state before the first step: with it `forward_rows` gives the bits that it gives with None.
 
         Parameters
@@ -237,15 +250,15 @@ class Layer(storage.Stored):
         """
         return None
 
-    def _parameters(self, run):
+    def _parameters(self, run: Run) -> Snapshot:
         """The `Snapshot` that a call works with."""
         return self.store.snapshot if run.parameters is None else run.parameters
 
-    def state_width(self, features):
+    def state_width(self, features: int) -> int:
         """Numbers of the state of one sequence, for `features` inputs."""
         return 0
 
-    def room(self, batch, rows, steps, features, itemsize):
+    def room(self, batch: int, rows: int, steps: int, features: int, itemsize: int) -> int:
         """What training allocates beside the outputs and the gradients of inputs and outputs.
 
         Parameters
@@ -263,24 +276,24 @@ class Layer(storage.Stored):
         return 0
 
     @staticmethod
-    def parameter_table(config):
+    def parameter_table(config: Config) -> Iterator[Parameter]:
         """A `Parameter` for every array of a layer with this configuration, one at a time."""
         return iter(())
 
-    def config(self):
+    def config(self) -> Config:
         """The constructor arguments that `load` needs, as plain JSON values."""
         return {}
 
-    def output_size(self, input_size):
+    def output_size(self, input_size: int | None) -> int:
         """Features that it gives for `input_size` features."""
         return input_size
 
     @property
-    def size(self):
+    def size(self) -> int:
         """The number of parameters."""
         return sum(p.size for p in self.store.arrays.values())
 
-    def parameters(self):
+    def parameters(self) -> Arrays:
         """The parameters by name, read-only.
 
         Returns
@@ -290,7 +303,7 @@ class Layer(storage.Stored):
         arrays = self.store.arrays.items()  # during a fit what they look into is writable
         return {name: frozen(p, self.dtype) if p.base.flags.writeable else p for name, p in arrays}
 
-    def set_parameters(self, parameters, *, allow_nonfinite=False):
+    def set_parameters(self, parameters: Mapping[str, ArrayLike], *, allow_nonfinite: bool = False) -> None:
         """Replace some or all parameters.
 
         Parameters
@@ -309,11 +322,11 @@ class Layer(storage.Stored):
         """
         self.store.replace(self.store.check(parameters, allow_nonfinite))
 
-    def copy(self):
+    def copy(self) -> Self:
         """An independent layer with the same configuration and parameters."""
         return self.astype(self.dtype)
 
-    def astype(self, dtype):
+    def astype(self, dtype: Precision) -> Self:
         """A copy that computes in `dtype`, "float32" or "float64"."""
         dtype = validate.dtype(dtype)
         layer = type(self).from_state(self.config() | {"dtype": dtype.name}, self.store.arrays)
@@ -321,12 +334,12 @@ class Layer(storage.Stored):
         return layer
 
     @classmethod
-    def without_parameters(cls, config):
+    def without_parameters(cls, config: Config) -> Self:
         """A validated layer of a configuration; `store.fill` must follow."""
         return cls(**config, random_state=UNFILLED)
 
     @classmethod
-    def array_shapes(cls, config):
+    def array_shapes(cls, config: Config) -> Iterator[ArrayShape]:
         """(name, shape, dtype, what its numbers must be) of every parameter; an error for a wrong configuration."""
         try:
             layer = cls.without_parameters(config)
@@ -336,18 +349,18 @@ class Layer(storage.Stored):
         for p in cls.parameter_table(layer.config()):
             yield p.name, p.shape, layer.dtype.name, storage.PARAMETER
 
-    def state(self):
+    def state(self) -> tuple[Config, Arrays]:
         """(configuration, parameters): what `from_state` takes."""
         return self.config(), self.parameters()
 
     @classmethod
-    def from_state(cls, config, arrays):
+    def from_state(cls, config: Config, arrays: Arrays) -> Self:
         """A layer from what `state` gave."""
         layer = cls.without_parameters(config)
         layer.store.fill(arrays)
         return layer
 
-    def _remedy(self, name):
+    def _remedy(self, name: str) -> str:
         there = list(self.store.arrays)
         if name in there:
             return f'parameters are set by set_parameters({{"{name}": ...}})'
@@ -356,14 +369,14 @@ class Layer(storage.Stored):
             return f'no such parameter; there are {names}, which set_parameters({{"{there[0]}": ...}}) sets'
         return super()._remedy(name)
 
-    def _shown(self):
+    def _shown(self) -> Config:
         return self.config()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._shown().items())})"
 
 
-def frozen(value, dtype):
+def frozen(value: ArrayLike, dtype: DTypeLike) -> Array:
     """A C-contiguous copy that nobody can write to, not even through its base."""
     owner = np.array(value, dtype, order="C", copy=True)
     owner.flags.writeable = False

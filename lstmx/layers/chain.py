@@ -1,12 +1,21 @@
 """Which layers can follow each other in a model."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from lstmx.layers.lstm import LSTM
 from lstmx.layers.masking import Masking, Reversed, Unmask
 from lstmx.layers.rnn import RNN
 from lstmx.layers.simple import Dropout, Embedding, FinalState
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def check_chain(layers):
+    from lstmx.layers.base import Layer
+
+
+def check_chain(layers: Sequence[Layer]) -> None:
     """Raise ValueError where a layer cannot follow the one before it."""
     size, pooled, dtype = None, None, None
     for k, layer in enumerate(layers):

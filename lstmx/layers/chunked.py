@@ -1,16 +1,28 @@
 """Streams through a network that also reads from the end: chunks, each with some steps of lookahead."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import get_engine
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, State
+
 
 class Chunked:
     """What an LSTM does with chunks and lookahead."""
 
-    def chunked(self, x, chunk, lookahead):
+    def chunked(self, x: ArrayLike | Iterator[ArrayLike], chunk: int, lookahead: int) -> Iterator[Array]:
         """The outputs of a stream in chunks, each as soon as so many later steps are there: for two directions.
 
         Parameters
@@ -50,13 +62,13 @@ class Chunked:
         blocks = [self._block(x)] if whole else (self._block(block).copy() for block in x)  # which may be one buffer
         return self._chunks(blocks, chunk, lookahead)
 
-    def _block(self, x):
+    def _block(self, x: Any) -> Array:
         array = validate.real_array("x", x, self.dtype)
         if array.ndim not in (2, 3) or array.shape[-1] != self.input_size:
             raise ValueError(f"x: got shape {array.shape}, must be (N, T, {self.input_size}) or (T, {self.input_size})")
         return array
 
-    def _chunks(self, blocks, chunk, lookahead):
+    def _chunks(self, blocks: Iterable[Array], chunk: int, lookahead: int) -> Iterator[Array]:
         parameters, held, state, I = self.store.snapshot, None, None, self.input_size
         for block in blocks:
             if held is None:
@@ -72,7 +84,7 @@ class Chunked:
             yield self._chunk(held[..., : chunk + lookahead, :], min(chunk, held.shape[-2]), state, parameters)
             held = held[..., chunk:, :]
 
-    def _chunk(self, x, steps, state, parameters):
+    def _chunk(self, x: Any, steps: int, state: State, parameters: Any) -> Array:
         """The outputs of the first `steps` of x, to which `state` is carried; those that follow are the lookahead."""
         form = "single" if x.ndim == 2 else "array"
         batch, most = (1 if x.ndim == 2 else len(x)), x.shape[-2]

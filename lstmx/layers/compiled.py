@@ -1,9 +1,19 @@
 """A model on plain arrays in inference: its layers compiled, for whole sequences and for streams."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 from lstmx.functional.engine import get_engine
 from lstmx.layers.base import snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from lstmx._types import State
+    from lstmx.layers.base import Layer
 
 
 class CompiledLayers:
@@ -16,7 +26,7 @@ class CompiledLayers:
         What each layer is on whole arrays (see `Layer.compiled`); None if one has no such call.
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers: Sequence[Layer]) -> None:
         self.parameters, calls, directions = snapshots(layers), [], 1
         for layer, parameters in zip(layers, self.parameters, strict=True):
             calls.append(layer.compiled(parameters, directions))
@@ -24,14 +34,14 @@ class CompiledLayers:
         self.calls = None if None in calls else calls
         self._layers = [(layer, layer.store, own) for layer, own in zip(layers, self.parameters, strict=True)]
 
-    def are_current(self):
+    def are_current(self) -> bool:
         """Whether no layer has had other parameters since."""
         for _, store, parameters in self._layers:  # noqa: SIM110 - in a step of microseconds a generator would count
             if store.snapshot is not parameters:
                 return False
         return True
 
-    def run(self, x):
+    def run(self, x: Any) -> Any:
         """Outputs for whole sequences (N, T, F); None where a call takes other arguments."""
         if self.calls is None or 0 in x.shape:
             return None
@@ -42,16 +52,16 @@ class CompiledLayers:
         return x
 
     @functools.cached_property
-    def program(self):
+    def program(self) -> Any:
         """The compiled `Program` of all layers, for streams; None where a layer cannot be part of one."""
         return self._program(False)
 
     @functools.cached_property
-    def program_of_last(self):
+    def program_of_last(self) -> Any:
         """As `program`, with the outputs of the last step that it is given alone."""
         return self._program(True)
 
-    def _program(self, last):
+    def _program(self, last: bool) -> Any:
         parts, dtype, end = [], None, 0
         features = ends = next((layer.input_size for layer, *_ in self._layers if layer.input_size is not None), None)
         for layer, _, parameters in self._layers:
@@ -67,6 +77,6 @@ class CompiledLayers:
             parts.insert(end, ("last", ends))
         return get_engine().program(parts, dtype) if get_engine().compiled else None
 
-    def stream(self, x, states, step, out=None):
+    def stream(self, x: Any, states: State, step: bool, out: Any = None) -> Any:
         """(outputs, states) for a step or more of streams, as `Program.run`; None where it takes other arguments."""
         return None if self.program is None else self.program.run(x, states, step, out)

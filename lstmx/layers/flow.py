@@ -1,14 +1,23 @@
 """How the gradient of a loss flows back through recurrent layers."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstmx.functional import allocate, validate
 from lstmx.layers.trace import PerStep
 
+if TYPE_CHECKING:
+    from typing import Any, Literal
 
-def room(layer, context):
+    from lstmx._types import Array, Context
+    from lstmx.layers.base import Layer
+
+
+def room(layer: Any, context: Context) -> dict[tuple[int, int], tuple[Array, Array | None]]:
     """Where ``backward_rows(flow=..)`` of a recurrent layer writes dL/dh_t and, of an LSTM, dL/dc_t.
 
     Returns
@@ -25,12 +34,12 @@ def room(layer, context):
     }
 
 
-def is_recurrent(layer):
+def is_recurrent(layer: Layer) -> bool:
     """Whether it is a layer with a state h: an LSTM or RNN."""
     return hasattr(layer, "hidden_size")
 
 
-def norms(rows):
+def norms(rows: Array) -> Array:
     """The Euclidean norms (S,) of packed rows, in float64."""
     return np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))
 
@@ -46,7 +55,7 @@ class GradientFlow:
         none.
     """
 
-    def __init__(self, flows):
+    def __init__(self, flows: dict[tuple[int, ...], tuple[Any, int, tuple[Array, Array | None]]]) -> None:
         """Of a dict of key to (context, H, (dh, dc)), packed rows."""
         self._hidden = {key: H for key, (_, H, _) in flows.items()}
         self.dh, self.dc = (
@@ -57,7 +66,9 @@ class GradientFlow:
             for k in (0, 1)
         )  # fmt: skip
 
-    def norms(self, quantity=None, *, align="start"):
+    def norms(
+        self, quantity: Literal["c", "h"] | None = None, *, align: Literal["start", "end"] = "start"
+    ) -> dict[tuple[int, ...], Array]:
         """The norm of the gradient at every step: Euclidean over the units, then the mean over the sequences.
 
         Parameters
@@ -89,9 +100,9 @@ class GradientFlow:
                 found[key] = np.bincount(step, norms(rows), T) / count
         return found
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"GradientFlow({list(self.dh)})"
 
 
-def _itself(rows):
+def _itself(rows: Array) -> Array:
     return rows

@@ -1,11 +1,22 @@
 """How much memory a model takes, told before it is run: whole, and in segments of time."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from lstmx.functional import segments
 from lstmx.functional.segments import PYTHON
 from lstmx.layers.simple import Embedding
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
-def widths(layers, features):
+    from lstmx.functional.segments import Plan
+    from lstmx.layers.base import Layer
+
+
+def widths(layers: Sequence[Layer], features: int | None) -> list[int | None]:
     """Features before the first layer and after each of them; None before an Embedding."""
     found = [features]
     for layer in layers:
@@ -14,7 +25,7 @@ def widths(layers, features):
     return found
 
 
-def training(model, batch, steps):
+def training(model: Any, batch: int, steps: int) -> int:
     """Bytes that an update takes on N sequences of T steps, beside the parameters, their gradient and their moments."""
     size, rows = model.dtype.itemsize, batch * steps
     features = widths(model.layers, model.input_size)
@@ -29,7 +40,7 @@ def training(model, batch, steps):
     return total + last * (2 * features[-1] + 2) * size + (64 * rows if model.layers[0].masks else 0)  # of the loss
 
 
-def inference(model, batch, steps):
+def inference(model: Any, batch: int, steps: int) -> int:
     """Bytes that a prediction takes on N sequences of T steps."""
     size, rows = model.dtype.itemsize, batch * steps
     features = widths(model.layers, model.input_size)
@@ -42,7 +53,7 @@ def inference(model, batch, steps):
     return PYTHON + max(found) + (64 * rows if model.layers[0].masks else 0)
 
 
-def segmented(model, batch, longest, steps):
+def segmented(model: Any, batch: int, longest: int, steps: int) -> int:
     """As `training`, in segments of so many steps: one of them, the states between, and what is kept of all."""
     size, rows = model.dtype.itemsize, batch * longest
     features = widths(model.layers, model.input_size)
@@ -53,14 +64,14 @@ def segmented(model, batch, longest, steps):
     return training(model, batch, min(steps, longest)) + kept + (64 * rows if model.layers[0].masks else 0)
 
 
-def plan(model, batch, longest, budget):
+def plan(model: Any, batch: int, longest: int, budget: int) -> tuple[Plan | None, Plan]:
     """The longest segments with which an update keeps to a budget of bytes, as `segments.plan` gives them."""
     return segments.plan(
         batch, longest, budget, training(model, batch, longest), lambda steps: segmented(model, batch, longest, steps)
     )
 
 
-def message(batch, longest, budget, least):
+def message(batch: int, longest: int, budget: int, least: Plan) -> str:
     """Why a budget cannot be kept."""
     return (
         f"memory: got {budget:,} bytes, but a batch of {batch} sequences of {longest} steps takes at least "

@@ -1,5 +1,9 @@
 """The LSTM layer: stacked, bidirectional, ragged, with masks and resets."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx.functional import (
@@ -23,6 +27,30 @@ from lstmx.layers.chunked import Chunked
 from lstmx.layers.recompute import Recompute
 from lstmx.layers.stack import Stack, pair
 from lstmx.layers.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Self
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import (
+        Array,
+        Config,
+        Context,
+        Initial,
+        Memory,
+        Merge,
+        Pair,
+        PairLike,
+        Precision,
+        RandomState,
+        State,
+    )
+    from lstmx.functional.cell import Parameter
+    from lstmx.functional.context import SequenceContext
+    from lstmx.functional.segments import Plan
+
 
 BACKWARD_STREAM = (
     "step, stream: a bidirectional layer, as an LSTM with reverse=True, reads from the end, which a stream does not "
@@ -94,10 +122,24 @@ class LSTM(Stack, Chunked, Recompute, Layer):
     """
 
     def __init__(
-        self, input_size, hidden_size, num_layers=1, *, bias=True, bidirectional=False, dropout=0.0, proj_size=0,
-        cell=None, reverse=False, merge="concat", init="glorot", forget_bias=None, chrono=None, dtype="float32",
-        random_state=None,
-    ):  # fmt: skip
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        proj_size: int = 0,
+        cell: Cell | None = None,
+        reverse: bool = False,
+        merge: Merge = "concat",
+        init: Initial = "glorot",
+        forget_bias: float | None = None,
+        chrono: float | None = None,
+        dtype: Precision = "float32",
+        random_state: RandomState = None,
+    ) -> None:
         self.input_size = validate.count("input_size", input_size)
         self.hidden_size = validate.count("hidden_size", hidden_size)
         self.num_layers = validate.count("num_layers", num_layers)
@@ -124,7 +166,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         self._setup(dtype, random_state)
         self._seed = random_state
 
-    def config(self):
+    def config(self) -> Config:
         """The constructor arguments, as plain JSON values."""
         names = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout")
         more = {"proj_size": self.proj_size} if self.proj_size else {}
@@ -133,17 +175,17 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         more |= {} if self.merge == "concat" else {"merge": self.merge}
         return {name: getattr(self, name) for name in names} | more | self._scheme.config() | {"dtype": self.dtype.name}
 
-    def _shown(self):
+    def _shown(self) -> Config:
         config = self.config()
         return config | ({"cell": self.cell} if "cell" in config else {})
 
     @classmethod
-    def without_parameters(cls, config):
+    def without_parameters(cls, config: Config) -> Self:
         """A validated layer of a configuration; `store.fill` must follow."""
         return super().without_parameters(config | {"cell": Cell.from_config(config.get("cell", {}))})
 
     @staticmethod
-    def parameter_table(config):
+    def parameter_table(config: Config) -> Iterator[Parameter]:
         """A `Parameter` for every array of a layer with this configuration."""
         hidden, inputs, cell = config["hidden_size"], config["input_size"], Cell.from_config(config.get("cell", {}))
         proj, directions = config.get("proj_size", 0), 2 if config["bidirectional"] else 1
@@ -155,7 +197,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):
             inputs = (1 if config.get("merge", "concat") != "concat" else directions) * cell.widths(hidden, proj)[0]
 
     @property
-    def _rng(self):
+    def _rng(self) -> np.random.Generator:
         """The layer's own generator, made when it is first asked for: a program that only predicts never imports
         numpy.random, which takes as long as lstmx.
         """
@@ -163,42 +205,53 @@ class LSTM(Stack, Chunked, Recompute, Layer):
             self.__dict__.setdefault("_generator", _dropout_rng(self._seed))
         return self._generator
 
-    def _more(self):
+    def _more(self) -> dict[str, Any]:
         return {"_generator": self._rng}
 
     @property
-    def directions(self):
+    def directions(self) -> int:
         """D: 2 if bidirectional, else 1."""
         return self._directions
 
     @property
-    def reversed(self):
+    def reversed(self) -> tuple[bool, ...]:
         """For each direction, whether it reads from the end."""
         return self._reversed
 
-    def output_size(self, input_size=None):
+    def output_size(self, input_size: int | None = None) -> int:
         """Features of y: D*H, or H where directions are merged."""
         return (self._directions if self.merge == "concat" else 1) * self._outputs
 
     @property
-    def causal(self):
+    def causal(self) -> bool:
         """Whether chunks of a sequence can follow each other: no direction reads from the end."""
         return not any(self._reversed)
 
     # What users call.
 
-    def _meanings(self):
+    def _meanings(self) -> tuple[str, str]:
         """The shapes of h and c in words."""
         return f"(L*D, N, {'P' if self.proj_size else 'H'})", f"(L*D, N, {'3H' if self.cell.slstm else 'H'})"
 
-    def _read(self, x, state, parameters, own=False, **given):
+    def _read(
+        self, x: Any, state: State, parameters: Any, own: bool = False, **given: Any
+    ) -> tuple[Any, SequenceContext, Array, Array]:
         """(rows, context, h, c) of x, a state, and what was `given` of lengths, mask and reset."""
         rows, context = sequences(x, self.input_size, self.dtype, single=True, **given).all(own)
         start = self.start_state(context.batch, self.input_size, parameters)
         h, c = read_state("state", state, start, context, self._meanings(), self._reversed)
         return rows, context, h, c
 
-    def __call__(self, x, state=None, *, lengths=None, mask=None, reset=None, return_layers=False):
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: PairLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: Any = None,
+        reset: Any = None,
+        return_layers: bool = False,
+    ) -> tuple[Any, Pair]:
         """Inference.
 
         Parameters
@@ -249,8 +302,17 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         return y, give_state((h, c), context, self._reversed)
 
     def forward(
-        self, x, state=None, *, lengths=None, mask=None, reset=None, rng=None, return_layers=False, memory=None
-    ):  # fmt: skip
+        self,
+        x: ArrayLike,
+        state: PairLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: Any = None,
+        reset: Any = None,
+        rng: RandomState = None,
+        return_layers: bool = False,
+        memory: Memory | None = None,
+    ) -> tuple[Any, Pair, Tape]:
         """Training: as a call, with what is dropped at random, and with a tape for `backward`.
 
         Parameters
@@ -287,7 +349,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         tape = Tape(self, context, version, layers=layers, given=state is not None, every=outputs is not None)
         return y, give_state((h, c), context, self._reversed), tape
 
-    def backward(self, tape, dy, dstate=None, *, retain=False):
+    def backward(self, tape: Tape, dy: Any, dstate: PairLike | None = None, *, retain: bool = False) -> Gradients:
         """Back-propagation through time.
 
         Parameters
@@ -330,13 +392,13 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         self._initial_backward(parts["given"], dh, dc, context, out)
         return Gradients(dx, give_state((dh, dc), context, self._reversed, final=False), out)
 
-    def _steps(self, context, memory):
+    def _steps(self, context: Context, memory: Memory) -> int | None:
         """The steps of a segment with which a batch keeps to a budget; None: all of it does."""
         longest = len(context.offsets) - 1
         steps = self._found(context.batch, longest, context.rows, read_memory("memory", memory)).steps
         return steps if steps < longest else None
 
-    def _found(self, batch, longest, rows, budget):
+    def _found(self, batch: int, longest: int, rows: int, budget: int) -> Plan:
         """The `Plan` of a budget, or an error."""
         found, least = self._plan(batch, longest, rows, budget)
         if found is None:
@@ -344,7 +406,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):
                              f"{least.size:,}; give as much, or fewer sequences")  # fmt: skip
         return found
 
-    def _read_gradients(self, dy, context, read):
+    def _read_gradients(self, dy: Any, context: Context, read: Callable[..., Any]) -> list[Any]:
         """What `read` gives of dL/dy of every layer."""
         dy = [None] * self.num_layers if dy is None else dy
         if not isinstance(dy, list | tuple) or len(dy) != self.num_layers:
@@ -353,7 +415,9 @@ class LSTM(Stack, Chunked, Recompute, Layer):
             )
         return [read(a, context, self.output_size(), self.dtype, f"dy[{k}]") for k, a in enumerate(dy)]
 
-    def step(self, x_t, state=None, *, out=None):
+    def step(
+        self, x_t: ArrayLike, state: PairLike | None = None, *, out: tuple[Array, Pair] | None = None
+    ) -> tuple[Array, Pair]:
         """One time step, for streams.
 
         Parameters
@@ -386,7 +450,9 @@ class LSTM(Stack, Chunked, Recompute, Layer):
             found = self._step(x_t, state) if out is None else self._into(out, x_t, state, True)
         return found
 
-    def stream(self, x, state=None, *, out=None):
+    def stream(
+        self, x: ArrayLike, state: PairLike | None = None, *, out: tuple[Array, Pair] | None = None
+    ) -> tuple[Array, Pair]:
         """A block of a stream: as a call, for blocks that follow each other; `out` saves the allocation.
 
         Parameters
@@ -421,7 +487,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):
             found = self(x, state) if out is None else self._into(out, x, state, False)
         return found
 
-    def _step(self, x_t, state):
+    def _step(self, x_t: ArrayLike, state: State) -> tuple[Array, Pair]:
         """`step` for whatever is not a plain array."""
         x_t = validate.real_array("x_t", x_t, self.dtype)
         if x_t.ndim not in (1, 2) or x_t.shape[-1] != self.input_size:
@@ -429,7 +495,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         y, state = self(x_t[..., None, :], state)
         return y[..., 0, :], state
 
-    def _into(self, out, x, state, step):
+    def _into(self, out: Any, x: Any, state: State, step: bool) -> tuple[Array, Pair]:
         """`step` or `stream` into `out` where not all arguments are plain arrays, by way of fresh ones."""
         x = validate.real_array("x_t" if step else "x", x, self.dtype)
         lead = x.shape[:-1]
@@ -440,7 +506,15 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         y[...], h[...], c[...] = results[0], *results[1]
         return y, (h, c)
 
-    def trace(self, x, state=None, *, lengths=None, mask=None, reset=None):
+    def trace(
+        self,
+        x: ArrayLike,
+        state: PairLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: Any = None,
+        reset: Any = None,
+    ) -> Trace:
         """Run the network and keep everything that it did.
 
         Parameters
@@ -464,7 +538,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         _, tape = self._run(rows, context, h, c, run)
         return Trace(self, tape, context, (h, c))
 
-    def memory(self, N, T, training=False, memory=None):
+    def memory(self, N: int, T: int, training: bool = False, memory: Memory | None = None) -> int:
         """Bytes of working memory that a call on N sequences of T steps takes at its peak, parameters and x aside.
 
         The outputs count. Training includes what the backward pass adds. Up to 64 MiB of it,
@@ -492,7 +566,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):
             return self._whole_size(N, T, N * T)
         return self._found(N, T, N * T, read_memory("memory", memory)).size
 
-    def _inference_size(self, N, T):
+    def _inference_size(self, N: int, T: int) -> int:
         rows, size, wide, layers = N * T, self.dtype.itemsize, self.output_size(), self.num_layers
         scratch, _ = self._sizes(N, rows, T, False)
         states = N * self.state_width(self.input_size)
@@ -502,14 +576,14 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         below += wide if self.merge == "mul" else 0
         return (rows * (self.input_size + below + 2 * wide) + 2 * states) * size + scratch
 
-    def summary(self):
+    def summary(self) -> str:
         """One line per parameter: name, shape, count."""
         lines = [f"{self!r}: {self.size:,} parameters"]
         lines += [f"  {name:24s}{p.shape!s:>16s}{p.size:>12,}" for name, p in self.store.arrays.items()]
         return "\n".join(lines)
 
 
-def _dropout_rng(random_state):
+def _dropout_rng(random_state: RandomState) -> np.random.Generator:
     """The layer's own generator: a stream beside that of the initial parameters."""
     if isinstance(random_state, np.random.Generator):
         return random_state

@@ -1,9 +1,20 @@
 """Layers about time itself: which steps there are, what masked ones give, and the order of all."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx.functional import allocate, validate
 from lstmx.layers.simple import _Plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Literal
+
+    from lstmx._types import Array, Config, Context, DType, State
+    from lstmx.layers.base import Run
 
 
 class Masking(_Plain):
@@ -32,27 +43,37 @@ class Masking(_Plain):
 
     masks = True
 
-    def __init__(self, value=0.0):
+    def __init__(self, value: float = 0.0) -> None:
         self.value = validate.number("value", value)
         super().__init__()
 
-    def config(self):
+    def config(self) -> Config:
         """The constructor arguments, as plain JSON values."""
         return {"value": self.value}
 
-    def are_steps(self, x, dtype):
+    def are_steps(self, x: Array, dtype: DType) -> Array:
         """The layer protocol."""
         with np.errstate(over="ignore"):
             return (x.astype(dtype, copy=False) != dtype.type(self.value)).any(axis=-1)
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol."""
         if not self.are_steps(rows, rows.dtype).all():
             raise ValueError(f"x_t: a masked step, all of whose features are {self.value}; give a stream only steps "
                              "that there are")  # fmt: skip
         return rows, context, None, None
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+    ) -> tuple[Array | None, State]:
         """The layer protocol."""
         return dy, None
 
@@ -69,15 +90,15 @@ class Unmask(_Plain):
         The output of the step before, 0 before the first one; or 0.
     """
 
-    def __init__(self, fill="repeat"):
+    def __init__(self, fill: Literal["repeat", "zero"] = "repeat") -> None:
         self.fill = validate.choice("fill", fill, ("repeat", "zero"))
         super().__init__()
 
-    def config(self):
+    def config(self) -> Config:
         """The constructor arguments, as plain JSON values."""
         return {"fill": self.fill}
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol."""
         if run.own_steps or context.mask is None:
             return rows, context, None, None
@@ -88,15 +109,25 @@ class Unmask(_Plain):
         y[at] = rows[source]
         return y, whole, None, (len(rows), at, source)
 
-    def compiled(self, parameters, directions):
+    def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol: plain arrays have no masked steps."""
         return lambda x: x
 
-    def program_part(self, parameters, features):
+    def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """The layer protocol."""
         return ()
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+    ) -> tuple[Array | None, State]:
         """The layer protocol."""
         if tape is None or dy is None:
             return dy, None
@@ -111,16 +142,26 @@ class Reversed(_Plain):
 
     causal = False
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol."""
         after, order = context.backwards()
         return rows[order], after, None, order
 
-    def compiled(self, parameters, directions):
+    def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
         return lambda x: x[:, ::-1] if x.ndim == 3 else None
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+    ) -> tuple[Array | None, State]:
         """The layer protocol."""
         if dy is None:
             return None, None

@@ -1,9 +1,22 @@
 """An LSTM's training in a memory budget: no tape is kept, the backward pass runs again what it needs, in segments."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from lstmx.functional import allocate, kernels, segments
 from lstmx.functional.context import EpisodeContext
 from lstmx.functional.engine import get_engine
 from lstmx.functional.segments import Form, Timeline, pieces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from lstmx._types import Array
+    from lstmx.functional.context import SequenceContext
+    from lstmx.functional.segments import Plan
+    from lstmx.layers.base import Run
 
 
 class Recompute:
@@ -14,7 +27,7 @@ class Recompute:
     of all layers are kept, and each direction of a layer has segments of its own, from where it begins.
     """
 
-    def _whole_size(self, batch, longest, rows):
+    def _whole_size(self, batch: int, longest: int, rows: int) -> int:
         """Bytes that forward and backward take at their peak, on a batch of N sequences and so many rows."""
         layers, size, wide = self.num_layers, self.dtype.itemsize, self.output_size()
         scratch, tape = self._sizes(batch, rows, longest, True)
@@ -26,12 +39,12 @@ class Recompute:
         gradients = self.size + rows * 2 * (self.input_size + wide)
         return (dropped + masked + outputs + states + gradients) * size + tape + scratch
 
-    def _parts_kept(self):
+    def _parts_kept(self) -> int:
         """Arrays (rows, wide) beside the merged outputs; of a product all outputs are kept, and gradients overlap."""
         layers = self.num_layers
         return {"concat": 0, "mul": 2 * layers + 3 * (layers > 1)}.get(self.merge, 1)
 
-    def _segmented_size(self, batch, longest, rows, steps):
+    def _segmented_size(self, batch: int, longest: int, rows: int, steps: int) -> int:
         """The same in segments of so many steps."""
         size, wide, steps = self.dtype.itemsize, self.output_size(), min(steps, longest)
         part = min(batch * steps, rows)
@@ -48,14 +61,16 @@ class Recompute:
         numbers += rows * wide * kept + part * self._outputs * (1 + 3 * any(self.cell.zoneout)) + 5 * self.size
         return numbers * size + scratch + 2 * tape + places + segments.PYTHON
 
-    def _plan(self, batch, longest, rows, budget):
+    def _plan(self, batch: int, longest: int, rows: int, budget: int) -> tuple[Plan | None, Plan]:
         """(the longest segments that keep to a budget, or None; the smallest there are), each a `Plan`."""
         whole = self._whole_size(batch, longest, rows)
         return segments.plan(
             batch, longest, budget, whole, lambda steps: self._segmented_size(batch, longest, rows, steps)
         )  # fmt: skip
 
-    def _forward_in(self, rows, context, h, c, run, steps, every):
+    def _forward_in(
+        self, rows: Any, context: SequenceContext, h: Array, c: Array, run: Run, steps: int, every: bool
+    ) -> tuple[Any, Any]:
         """(y, or of every layer, in the caller's form; what `_backward_in` needs). h and c become the final state."""
         timeline = Timeline(context.lengths, context if isinstance(context, EpisodeContext) else None)
         cuts = timeline.cut(steps)
@@ -72,7 +87,16 @@ class Recompute:
         found = [form.give(y) for y in found]
         return (found if every else found[0]), (rows, timeline, cuts, states, run)
 
-    def _backward_in(self, kept, context, dy, dh, dc, out, below):
+    def _backward_in(
+        self,
+        kept: dict[str, Any],
+        context: SequenceContext,
+        dy: Any,
+        dh: Array,
+        dc: Array,
+        out: Any,
+        below: list[Any] | None,
+    ) -> Any:
         """dx in the caller's form; `dy` and `below` are arrays in it, too, or None. Else as `_run_backward`."""
         if not self.causal:
             return self._backward_sides(kept, context, dy, dh, dc, out, below)
@@ -96,14 +120,24 @@ class Recompute:
             del tape, own, under, part
         return form.give(dx)
 
-    def _sides(self, timeline, cuts, reverse):
+    def _sides(self, timeline: Timeline, cuts: list[tuple[int, int]], reverse: bool) -> Iterator[Any]:
         """The segments of a direction in its own order: counted from its first step."""
         longest = timeline.longest
         for start, stop in cuts:
             cut = (longest - stop, longest - start) if reverse else (start, stop)
             yield timeline.segment(*cut), pieces(timeline, cut)
 
-    def _forward_sides(self, rows, context, timeline, cuts, h, c, run, every):
+    def _forward_sides(
+        self,
+        rows: Any,
+        context: SequenceContext,
+        timeline: Timeline,
+        cuts: list[tuple[int, int]],
+        h: Array,
+        c: Array,
+        run: Run,
+        every: bool,
+    ) -> tuple[Any, Any]:
         kept, outputs = [], []
         for layer in range(self.num_layers):
             drop = self._dropped(layer, run.key)
@@ -127,7 +161,16 @@ class Recompute:
                 outputs.append(context.unpack(y))
         return (outputs if every else context.unpack(rows)), (kept, timeline, cuts, run)
 
-    def _backward_sides(self, kept, context, dy, dh, dc, out, below):
+    def _backward_sides(
+        self,
+        kept: dict[str, Any],
+        context: SequenceContext,
+        dy: Any,
+        dh: Array,
+        dc: Array,
+        out: Any,
+        below: list[Any] | None,
+    ) -> Any:
         layers, timeline, cuts, run = kept
         dy = None if dy is None else context.pack(dy, own=True)
         for layer in reversed(range(self.num_layers)):
@@ -145,7 +188,20 @@ class Recompute:
                 dy += context.pack(below[layer - 1])
         return context.unpack(dy)
 
-    def _backward_side(self, rows, timeline, cuts, run, place, states, dy, dh, dc, dx, out):
+    def _backward_side(
+        self,
+        rows: Any,
+        timeline: Timeline,
+        cuts: list[tuple[int, int]],
+        run: Run,
+        place: Any,
+        states: Any,
+        dy: Any,
+        dh: Array,
+        dc: Array,
+        dx: Array,
+        out: Any,
+    ) -> None:
         """One direction of one layer: each segment again, from the last that it reads to the first."""
         layer, direction = place
         k, reverse, engine = layer * self.directions + direction, self.reversed[direction], get_engine()

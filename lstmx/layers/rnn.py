@@ -1,6 +1,9 @@
 """The plain recurrent network, which an LSTM is measured against."""
 
+from __future__ import annotations
+
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +25,16 @@ from lstmx.functional.panels import Derived
 from lstmx.functional.read import give_state_array, read_state_array
 from lstmx.layers.base import Layer, Run
 from lstmx.layers.lstm import BACKWARD_STREAM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Literal, NoReturn
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Config, Context, DType, Initial, Precision, RandomState, State
+    from lstmx.functional.context import SequenceContext
+
 
 ACTIVATIONS = ("tanh", "relu")
 _STATE = "(L*D, N, H)"
@@ -70,9 +83,18 @@ class RNN(Layer):
 
     @explained
     def __init__(
-        self, input_size, hidden_size, num_layers=1, *, bias=True, bidirectional=False, activation="tanh",
-        init="glorot", dtype="float32", random_state=None,
-    ):  # fmt: skip
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        bidirectional: bool = False,
+        activation: Literal["tanh", "relu"] = "tanh",
+        init: Initial = "glorot",
+        dtype: Precision = "float32",
+        random_state: RandomState = None,
+    ) -> None:
         self.input_size = validate.count("input_size", input_size)
         self.hidden_size = validate.count("hidden_size", hidden_size)
         self.num_layers = validate.count("num_layers", num_layers)
@@ -83,19 +105,19 @@ class RNN(Layer):
         self._reversed = (False, True) if self.bidirectional else (False,)  # whether each direction reads from the end
         self._setup(dtype, random_state)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> NoReturn:
         remedy = (
             "; only an LSTM has gates and a memory to trace, of an RNN y holds all states" if name == "trace" else ""
         )
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{remedy}", name=name, obj=self)
 
-    def config(self):
+    def config(self) -> Config:
         """The constructor arguments, as plain JSON values."""
         names = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "activation", "init")
         return {name: getattr(self, name) for name in names} | {"dtype": self.dtype.name}
 
     @staticmethod
-    def parameter_table(config):
+    def parameter_table(config: Config) -> Iterator[Parameter]:
         """A `Parameter` for every array of a layer with this configuration."""
         hidden, inputs, directions = config["hidden_size"], config["input_size"], 1 + config["bidirectional"]
         scheme = start.Scheme(config["init"])
@@ -108,49 +130,57 @@ class RNN(Layer):
                     yield Parameter("bias" + end, (hidden,), partial(scheme.bias, gates=1), decays=False)
             inputs = directions * hidden
 
-    def state_width(self, features):
+    def state_width(self, features: int) -> int:
         """The layer protocol."""
         return self.num_layers * self.directions * self.hidden_size
 
-    def room(self, batch, rows, steps, features, itemsize):
+    def room(self, batch: int, rows: int, steps: int, features: int, itemsize: int) -> int:
         """The layer protocol: states before each step, outputs and gradients of the layers within."""
         wide = self.directions * self.hidden_size
         parts = self.num_layers * (2 + self.bidirectional) + 4  # before, y, y of each direction; backward da and dx
         return (rows * wide * parts + 4 * batch * wide + 4 * self.size) * itemsize
 
     @property
-    def directions(self):
+    def directions(self) -> int:
         """D: 2 if bidirectional, else 1."""
         return len(self._reversed)
 
     @property
-    def reversed(self):
+    def reversed(self) -> tuple[bool, ...]:
         """For each direction, whether it reads from the end."""
         return self._reversed
 
     @property
-    def causal(self):
+    def causal(self) -> bool:
         """Whether chunks of a sequence can follow each other: no direction reads from the end."""
         return not self.bidirectional
 
-    def output_size(self, input_size=None):
+    def output_size(self, input_size: int | None = None) -> int:
         """Features of y, D*H."""
         return self.directions * self.hidden_size
 
     # What users call.
 
-    def _read(self, x, state, own=False, **given):
+    def _read(self, x: Any, state: State, own: bool = False, **given: Any) -> tuple[Array, SequenceContext, Array]:
         rows, context = sequences(x, self.input_size, self.dtype, single=True, **given).all(own)
         return rows, context, self._read_state("state", state, context)
 
-    def _read_state(self, name, value, context, final=False):
+    def _read_state(self, name: str, value: Any, context: Context, final: bool = False) -> Array:
         """A caller's state, or its gradient, in the order of the packed rows; zeros for None."""
         zeros = self.start_state(context.batch, self.input_size)
         if value is None:
             return zeros
         return read_state_array(name, value, zeros, context, _STATE, self._reversed, final)
 
-    def __call__(self, x, state=None, *, lengths=None, mask=None, reset=None):
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: Any = None,
+        reset: Any = None,
+    ) -> tuple[Any, Array]:
         """Inference.
 
         Parameters
@@ -172,7 +202,15 @@ class RNN(Layer):
         y, _ = self._run(rows, context, h, run)
         return context.unpack(y), give_state_array(h, context, self._reversed)
 
-    def forward(self, x, state=None, *, lengths=None, mask=None, reset=None):
+    def forward(
+        self,
+        x: ArrayLike,
+        state: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: Any = None,
+        reset: Any = None,
+    ) -> tuple[Any, Array, Tape]:
         """Training: as a call, with a tape for `backward`.
 
         Returns
@@ -185,7 +223,7 @@ class RNN(Layer):
         tape = Tape(self, context, version, layers=layers)
         return context.unpack(y), give_state_array(h, context, self._reversed), tape
 
-    def backward(self, tape, dy, dstate=None, *, retain=False):
+    def backward(self, tape: Tape, dy: Any, dstate: ArrayLike | None = None, *, retain: bool = False) -> Gradients:
         """Back-propagation through time.
 
         Parameters
@@ -212,7 +250,7 @@ class RNN(Layer):
         dx = self._run_backward(layers, context, dy, dh, out)
         return Gradients(context.unpack(dx), give_state_array(dh, context, self._reversed, final=False), out)
 
-    def step(self, x_t, state=None):
+    def step(self, x_t: ArrayLike, state: ArrayLike | None = None) -> tuple[Array, Array]:
         """One time step, for streams.
 
         Parameters
@@ -242,7 +280,7 @@ class RNN(Layer):
         y, state = self(x_t[..., None, :], state)
         return y[..., 0, :], state
 
-    def stream(self, x, state=None):
+    def stream(self, x: ArrayLike, state: ArrayLike | None = None) -> tuple[Array, Array]:
         """A block of a stream: as a call, for blocks that follow each other.
 
         Parameters
@@ -263,13 +301,13 @@ class RNN(Layer):
 
     # On packed rows.
 
-    def _weights(self, parameters, layer, direction):
+    def _weights(self, parameters: Any, layer: int, direction: int) -> tuple[Array, Array, Array | None]:
         """weight_ih, weight_hh, the bias or None; and what the engine makes of the two weights."""
         end = suffix(layer, direction)
         arrays = [parameters.arrays.get(name + end) for name in ("weight_ih", "weight_hh", "bias")]
         return *arrays, parameters.setdefault((layer, direction), (Derived(), Derived()))
 
-    def _run(self, rows, context, h, run):
+    def _run(self, rows: Any, context: Context, h: Array, run: Run) -> tuple[Array, Any]:
         """All layers and directions; h (L*D, N, H) goes from the initial to the final state.
 
         Returns y (S, D*H) and, to keep, a tape: for each layer its inputs, and of each direction the weights, the
@@ -288,12 +326,12 @@ class RNN(Layer):
             rows = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
         return rows, tape
 
-    def _steps(self, context, last_first):
+    def _steps(self, context: Context, last_first: bool) -> Any:
         """The packed rows of every step."""
         steps = [slice(int(a), int(b)) for a, b in zip(context.offsets, context.offsets[1:], strict=False)]
         return steps[::-1] if last_first else steps
 
-    def _forward(self, rows, context, weights, h, reverse, keep):
+    def _forward(self, rows: Any, context: Context, weights: Any, h: Array, reverse: bool, keep: bool) -> Any:
         """One layer in one direction; h (N, H) becomes the final state. Returns the states before, or None, and y."""
         weight_ih, weight_hh, bias, (made_ih, made_hh) = weights
         product = get_engine().product
@@ -310,7 +348,17 @@ class RNN(Layer):
             h[:running] = y[now]
         return before, y
 
-    def _run_backward(self, tape, context, dy, dh, out, need_dx=True, flow=None, add=False):
+    def _run_backward(
+        self,
+        tape: Any,
+        context: Context,
+        dy: Any,
+        dh: Array,
+        out: Any,
+        need_dx: bool = True,
+        flow: Any = None,
+        add: bool = False,
+    ) -> Any:
         """Back-propagation through all layers; dh goes from the gradient of the final to that of the initial state.
 
         `out[name]` are written, or with `add` added to, and dL/dh_t (S, H) to ``flow[layer, direction][0]``, if given.
@@ -332,7 +380,19 @@ class RNN(Layer):
             dy = dx
         return dy
 
-    def _backward(self, rows, context, part, dy, dh, reverse, out, need_dx, flow, add):
+    def _backward(
+        self,
+        rows: Any,
+        context: Context,
+        part: Any,
+        dy: Any,
+        dh: Array,
+        reverse: bool,
+        out: Any,
+        need_dx: bool,
+        flow: Any,
+        add: bool,
+    ) -> Any:
         """The derivative of `_forward`."""
         (weight_ih, weight_hh, _, (made_ih, made_hh)), before, y = part
         engine = get_engine()
@@ -353,11 +413,11 @@ class RNN(Layer):
             rows, weight_ih, y, da, "linear", (d_ih, d_bias), need_dx, blocks, made_ih, add
         )  # fmt: skip
 
-    def start_state(self, batch, features, parameters=None, dtype=None):
+    def start_state(self, batch: int, features: int, parameters: Any = None, dtype: DType | None = None) -> State:
         """The layer protocol: zeros (L*D, N, H)."""
         return allocate.zeros((self.num_layers * self.directions, batch, self.hidden_size), self.dtype)
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol; the state is h (L*D, N, H)."""
         run = run._replace(parameters=self._parameters(run))
         h = self.start_state(context.batch, self.input_size)
@@ -366,7 +426,18 @@ class RNN(Layer):
         y, tape = self._run(rows, context, h, run)
         return y, context.of(self._reversed), h, (tape, context) if run.keep else None
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False, flow=None):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+        flow: Any = None,
+    ) -> tuple[Array | None, State]:
         """The layer protocol; ``flow[layer, direction]``, if given, is a pair as of an LSTM, of which the array (S, H)
         for dL/dh_t is written.
         """

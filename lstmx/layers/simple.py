@@ -1,6 +1,8 @@
 """The layers without a recurrence: Embedding, Dense, Dropout, and the poolings Last, FinalState and MeanPool."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -11,6 +13,13 @@ from lstmx.functional.context import PooledContext
 from lstmx.functional.panels import Derived
 from lstmx.functional.threads import get_num_threads
 from lstmx.layers.base import MERGES, UNFILLED, Layer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Literal, Self
+
+    from lstmx._types import Array, Config, Context, DType, Ints, Merge, Precision, RandomState, Shape, State
+    from lstmx.layers.base import Run
 
 
 class Dense(Layer):
@@ -27,7 +36,15 @@ class Dense(Layer):
 
     units: int  # what `output_size` gives
 
-    def __init__(self, input_size, output_size, activation=None, *, dtype="float32", random_state=None):
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        activation: Literal["linear", "sigmoid", "tanh", "relu", "softmax"] | None = None,
+        *,
+        dtype: Precision = "float32",
+        random_state: RandomState = None,
+    ) -> None:
         self.input_size = validate.count("input_size", input_size)
         self.units = validate.count("output_size", output_size)
         self.activation = validate.choice(
@@ -35,27 +52,27 @@ class Dense(Layer):
         )
         self._setup(dtype, random_state)
 
-    def config(self):
+    def config(self) -> Config:
         """The constructor arguments, as plain JSON values."""
         sizes = {"input_size": self.input_size, "output_size": self.units}
         return sizes | {"activation": self.activation, "dtype": self.dtype.name}
 
     @staticmethod
-    def parameter_table(config):
+    def parameter_table(config: Config) -> Iterator[Parameter]:
         """A `Parameter` for every array of a layer with this configuration."""
         yield Parameter("weight", (config["output_size"], config["input_size"]), init.glorot)
         yield Parameter("bias", (config["output_size"],), lambda rng, shape: np.zeros(shape), decays=False)
 
-    def output_size(self, input_size=None):
+    def output_size(self, input_size: int | None = None) -> int:
         """Features of the output."""
         return self.units
 
-    def room(self, batch, rows, steps, features, itemsize):
+    def room(self, batch: int, rows: int, steps: int, features: int, itemsize: int) -> int:
         """The layer protocol: strips of the outer product."""
         strips = min(rows, 2 * 256) * 4 * 64 * min(get_num_threads(), self.units)
         return strips + 2 * self.size * itemsize  # and packed weights
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol."""
         activation = self.activation if run.activation is None else run.activation
         parameters = self._parameters(run)
@@ -63,17 +80,27 @@ class Dense(Layer):
         y = kernels.linear(rows, weight, parameters.arrays["bias"], activation, made)
         return y, context, None, (rows, y, activation, weight, made, context) if run.keep else None
 
-    def compiled(self, parameters, directions):
+    def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
         weight, made = parameters.arrays["weight"], parameters.setdefault("weight", Derived())
         return kernels.linear_call(weight, parameters.arrays["bias"], self.activation, made)
 
-    def program_part(self, parameters, features):
+    def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """The layer protocol."""
         weight, made = parameters.arrays["weight"], parameters.setdefault("weight", Derived())
         return kernels.linear_part(weight, parameters.arrays["bias"], self.activation, made)
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+    ) -> tuple[Array | None, State]:
         """The layer protocol; dy is overwritten."""
         rows, y, activation, weight, made, context = tape
         gradients = out["weight"], out["bias"]
@@ -90,8 +117,8 @@ class RowGradient(NamedTuple):
     values : ndarray (K, size)
     """
 
-    rows: np.ndarray
-    values: np.ndarray
+    rows: Ints
+    values: Array
 
 
 class Embedding(Layer):
@@ -117,8 +144,15 @@ class Embedding(Layer):
     features: int  # what `output_size` gives
 
     def __init__(
-        self, num_embeddings, size, padding_idx=None, *, mask_padding=False, dtype="float32", random_state=None
-    ):
+        self,
+        num_embeddings: int,
+        size: int,
+        padding_idx: int | None = None,
+        *,
+        mask_padding: bool = False,
+        dtype: Precision = "float32",
+        random_state: RandomState = None,
+    ) -> None:
         self.num_embeddings = validate.count("num_embeddings", num_embeddings)
         self.features = validate.count("size", size)
         self.padding_idx = None if padding_idx is None else validate.count("padding_idx", padding_idx, 0)
@@ -129,17 +163,17 @@ class Embedding(Layer):
             raise ValueError("mask_padding: needs padding_idx, the integer that masked steps have")
         self._setup(dtype, random_state)
 
-    def config(self):
+    def config(self) -> Config:
         """The constructor arguments, as plain JSON values."""
         sizes = {"num_embeddings": self.num_embeddings, "size": self.features}
         masking = {"mask_padding": True} if self.mask_padding else {}
         return sizes | {"padding_idx": self.padding_idx} | masking | {"dtype": self.dtype.name}
 
     @staticmethod
-    def parameter_table(config):
+    def parameter_table(config: Config) -> Iterator[Parameter]:
         """A `Parameter` for every array of a layer with this configuration."""
 
-        def start(rng, shape):
+        def start(rng: np.random.Generator, shape: Shape) -> Array:
             weight = rng.normal(size=shape)
             if config["padding_idx"] is not None:
                 weight[config["padding_idx"]] = 0
@@ -147,15 +181,15 @@ class Embedding(Layer):
 
         yield Parameter("weight", (config["num_embeddings"], config["size"]), start, by_row=True)
 
-    def output_size(self, input_size=None):
+    def output_size(self, input_size: int | None = None) -> int:
         """Features of the output."""
         return self.features
 
-    def room(self, batch, rows, steps, features, itemsize):
+    def room(self, batch: int, rows: int, steps: int, features: int, itemsize: int) -> int:
         """The layer protocol: integers and their order, and the gradients in that order."""
         return rows * (6 * 8 + self.features * itemsize)
 
-    def check_tokens(self, name, tokens):
+    def check_tokens(self, name: str, tokens: Any) -> Array:
         """Integers within range, of any integer type, or an error."""
         tokens = validate.integers(name, tokens, convert=False)
         if tokens.size and (tokens.min() < 0 or tokens.max() >= self.num_embeddings):
@@ -164,11 +198,11 @@ class Embedding(Layer):
                              f"{self.num_embeddings - 1}")  # fmt: skip
         return tokens
 
-    def are_steps(self, x, dtype):
+    def are_steps(self, x: Array, dtype: Any) -> Array:
         """The layer protocol."""
         return x != self.padding_idx
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol, for rows of integers (S,)."""
         if self.mask_padding and (rows == self.padding_idx).any():
             raise ValueError(
@@ -176,18 +210,28 @@ class Embedding(Layer):
             )
         return self._parameters(run).arrays["weight"][rows], context, None, rows
 
-    def compiled(self, parameters, directions):
+    def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol, for integers within range."""
         if self.mask_padding:
             return None
         weight = parameters.arrays["weight"]
         return lambda x: weight[x]
 
-    def program_part(self, parameters, features):
+    def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """The layer protocol."""
         return None if self.mask_padding else ("lookup", parameters.arrays["weight"])
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+    ) -> tuple[Array | None, State]:
         """The layer protocol: out["weight"] is an array to fill, or None to be replaced by a RowGradient.
 
         What its rows get is added up at once: of later chunks `dstate` holds (rows, dy), and the first one adds.
@@ -213,7 +257,7 @@ class Embedding(Layer):
         return None, None
 
 
-def _taken(parts, order):
+def _taken(parts: Any, order: Any) -> Any:
     """Rows of the dy of all parts (rows, dy), joined, in this order; each part is let go of when it is read."""
     if len(parts) == 1:
         return parts[0][1][order]
@@ -232,15 +276,15 @@ def _taken(parts, order):
 class _Plain(Layer):
     """A layer without parameters: it computes in whatever type it is given."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._setup("float32", UNFILLED)
 
     @classmethod
-    def without_parameters(cls, config):
+    def without_parameters(cls, config: Config) -> Self:
         """A layer of a configuration."""
         return cls(**config)
 
-    def astype(self, dtype):
+    def astype(self, dtype: Precision) -> Self:
         """A copy; there is nothing to convert."""
         validate.dtype(dtype)
         return type(self)(**self.config())
@@ -254,33 +298,43 @@ class Dropout(_Plain):
     p : float in [0, 1)
     """
 
-    def __init__(self, p):
+    def __init__(self, p: float) -> None:
         self.p = validate.number("p", p, 0, 1, open_high=True)
         super().__init__()
 
-    def config(self):
+    def config(self) -> Config:
         """The constructor arguments, as plain JSON values."""
         return {"p": self.p}
 
-    def room(self, batch, rows, steps, features, itemsize):
+    def room(self, batch: int, rows: int, steps: int, features: int, itemsize: int) -> int:
         """The layer protocol: sequence and time of every row."""
         return rows * 5 * 8 if self.p else 0
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol."""
         if run.key is None or not self.p:
             return rows, context, None, None
         return kernels.dropout(rows, self.p, run.key, context), context, None, (run.key, context)
 
-    def compiled(self, parameters, directions):
+    def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
         return lambda x: x
 
-    def program_part(self, parameters, features):
+    def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """The layer protocol."""
         return ()
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+    ) -> tuple[Array | None, State]:
         """The layer protocol: the same mask, drawn again."""
         if tape is None or dy is None:
             return dy, None
@@ -297,13 +351,13 @@ class Last(_Plain):
 
     per_sequence = True
 
-    def state_width(self, features):
+    def state_width(self, features: int) -> int:
         """The layer protocol."""
         return features
 
     _both_ends = False  # whether a second direction is read where it ends, at the first step
 
-    def _places(self, context, width):
+    def _places(self, context: Context, width: int) -> Any:
         """(packed rows of the last steps, of the first steps, their sequences, features of the forward direction)."""
         half = width
         if self._both_ends:
@@ -313,11 +367,11 @@ class Last(_Plain):
         last, sequences = context.last_rows
         return last, sequences, sequences, half  # packed rows begin with step 0, longest sequence first
 
-    def start_state(self, batch, features, parameters=None, dtype=None):
+    def start_state(self, batch: int, features: int, parameters: Any = None, dtype: DType | None = None) -> State:
         """The layer protocol: zeros (N, F)."""
         return allocate.zeros((batch, features), self.dtype if dtype is None else dtype)
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol; the state is the output so far (N, F)."""
         last, first, sequences, half = self._places(context, rows.shape[1])
         if state is None and isinstance(sequences, slice):
@@ -329,10 +383,10 @@ class Last(_Plain):
             y[sequences, half:] = rows[first, half:]
         return y, PooledContext(context), y, (context, rows.shape)
 
-    def compiled(self, parameters, directions):
+    def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
 
-        def call(x):
+        def call(x: Array) -> Array:
             y = x[:, -1].copy()
             if self._both_ends and directions == 2:
                 half = y.shape[1] // 2
@@ -341,11 +395,21 @@ class Last(_Plain):
 
         return call
 
-    def program_part(self, parameters, features):
+    def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """The layer protocol."""
         return "last", features
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+    ) -> tuple[Array | None, State]:
         """The layer protocol; the state before has the gradient of sequences without a step here."""
         context, shape = tape
         if dy is None:
@@ -376,41 +440,51 @@ class FinalState(Last):
 
     _both_ends = True
 
-    def __init__(self, merge="concat"):
+    def __init__(self, merge: Merge = "concat") -> None:
         self.merge = validate.choice("merge", merge, MERGES)
         super().__init__()
 
-    def config(self):
+    def config(self) -> Config:
         """The constructor arguments, as plain JSON values."""
         return {} if self.merge == "concat" else {"merge": self.merge}
 
-    def output_size(self, input_size):
+    def output_size(self, input_size: int | None) -> int:
         """Features that it gives for `input_size` features."""
         return input_size if self.merge == "concat" else input_size // 2
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol."""
         y, after, state, tape = super().forward_rows(rows, context, state, run)
         if self.merge == "concat":
             return y, after, state, tape
         return self._merged(y), after, state, (y, tape)
 
-    def _merged(self, y):
+    def _merged(self, y: Array) -> Array:
         parts = y[:, : y.shape[1] // 2], y[:, y.shape[1] // 2 :]
         if self.merge == "mul":
             return np.multiply(*parts)
         return np.add(*parts) if self.merge == "sum" else np.add(*parts) / 2
 
-    def compiled(self, parameters, directions):
+    def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
         pool = super().compiled(parameters, directions)
         return pool if self.merge == "concat" else lambda x: self._merged(pool(x))
 
-    def program_part(self, parameters, features):
+    def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """The layer protocol."""
         return super().program_part(parameters, features) if self.merge == "concat" else None
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+    ) -> tuple[Array | None, State]:
         """The layer protocol."""
         if self.merge == "concat":
             return super().backward_rows(tape, dy, out, need_dx, dstate)
@@ -431,16 +505,16 @@ class MeanPool(_Plain):
 
     per_sequence = True
 
-    def start_state(self, batch, features, parameters=None, dtype=None):
+    def start_state(self, batch: int, features: int, parameters: Any = None, dtype: DType | None = None) -> State:
         """The layer protocol: zeros (N, F), and of int64 (N, 1)."""
         total = allocate.zeros((batch, features), self.dtype if dtype is None else dtype)
         return total, allocate.zeros((batch, 1), np.int64)
 
-    def state_width(self, features):
+    def state_width(self, features: int) -> int:
         """The layer protocol."""
         return features + 2
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol; the state is the sum so far (N, F) and its steps, int64 (N, 1)."""
         steps = context.sort(context.lengths)[:, None]
         if state is None:
@@ -454,21 +528,31 @@ class MeanPool(_Plain):
         count = np.maximum(steps, 1).astype(rows.dtype)
         return total / count, PooledContext(context), (total, steps), (context, count)
 
-    def compiled(self, parameters, directions):
+    def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
 
-        def call(x):
+        def call(x: Array) -> Array:
             if x.dtype not in _KERNEL_TYPES or not x.flags.aligned:
                 return None
             return kernels.sum_whole(x) / x.dtype.type(x.shape[1])
 
         return call
 
-    def program_part(self, parameters, features):
+    def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """The layer protocol."""
         return "mean", features
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+    ) -> tuple[Array | None, State]:
         """The layer protocol; dstate is the gradient of the sum so far."""
         context, count = tape
         total = dstate if dy is None else dy / count
@@ -477,7 +561,7 @@ class MeanPool(_Plain):
         return kernels.spread_steps(total, context), total
 
 
-def _so_far(state, rows, context):
+def _so_far(state: State, rows: Any, context: Context) -> Any:
     """What a pooling begins with, one row a sequence: 0, or a copy of a state."""
     shape = context.batch, rows.shape[1]
     if state is None:

@@ -1,11 +1,22 @@
 """Snapshots of the sessions of a `StreamPool`, which files can hold."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx import storage
 from lstmx.functional import validate
 from lstmx.layers.base import frozen
 from lstmx.layers.state import leaves, nested, structure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from lstmx._types import Arrays, ArrayShape, Config, Ints, State
+
 
 SLOTS = 2**32  # an id is generation * SLOTS + slot
 MOST = 2**31  # slots of a pool; generations of a slot
@@ -23,11 +34,11 @@ class StreamSnapshot(storage.Stored):
         How many ids each slot of the pool has given, so that a pool that is restored gives none of them again.
     """
 
-    ids: np.ndarray
-    state: object
-    given: np.ndarray
+    ids: Ints
+    state: Any
+    given: Ints
 
-    def __init__(self, ids, state, given):
+    def __init__(self, ids: Ints, state: State, given: Ints) -> None:
         slots, generations = ids % SLOTS, ids // SLOTS
         if ids.min(initial=0) < 0 or given.min(initial=0) < 0 or given.max(initial=0) > MOST:
             raise ValueError("ids, given: must be at least 0, and no slot has given more than 2**31 ids")
@@ -38,10 +49,10 @@ class StreamSnapshot(storage.Stored):
         self.ids, self.given = frozen(ids, np.int64), frozen(given, np.int64)
         self.state = nested(state, [frozen(array, array.dtype) for array in leaves(state)])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ids)
 
-    def _contents(self):
+    def _contents(self) -> tuple[Config, Arrays]:
         arrays = {"ids": self.ids, "given": self.given}
         form = structure(self.state)
         names = (name for name, _ in _named("state", form))
@@ -49,14 +60,14 @@ class StreamSnapshot(storage.Stored):
         return {"sessions": len(self.ids), "slots": len(self.given), "state": form}, arrays
 
     @classmethod
-    def from_state(cls, config, arrays):
+    def from_state(cls, config: Config, arrays: Arrays) -> StreamSnapshot:
         """A snapshot from what a file holds."""
         form = config["state"]
         state = nested(form, [arrays[name] for name, _ in _named("state", form)])
         return cls(arrays["ids"], state, arrays["given"])
 
     @classmethod
-    def array_shapes(cls, config):
+    def array_shapes(cls, config: Config) -> Iterator[ArrayShape]:
         """(name, shape, dtype, what its numbers must be) of each array; an error for a wrong configuration."""
         validate.keys("the configuration of StreamSnapshot", config, ("sessions", "slots", "state"))
         n = validate.count("sessions", config["sessions"], 0)
@@ -70,11 +81,11 @@ class StreamSnapshot(storage.Stored):
             *lead, width = (validate.count(f"{name} shape", size, 0) for size in array["shape"])
             yield name, (*lead, n, width), dtype, "anything"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<StreamSnapshot: {len(self)} sessions>"
 
 
-def _named(name, form):
+def _named(name: str, form: Any) -> Iterator[tuple[str, Any]]:
     """(name, what it is) of each array of a state of this `structure`."""
     if isinstance(form, list):
         for k, part in enumerate(form):

@@ -1,5 +1,9 @@
 """The layers and directions of an LSTM on packed rows: the layer protocol, and the arithmetic around the engines."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx.functional import allocate, kept, kernels, masks, validate
@@ -7,16 +11,24 @@ from lstmx.functional.cell import INITIAL, suffix
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from lstmx._types import Array, Arrays, Context, DType, Pair, Shape, State
+    from lstmx.functional.context import SequenceContext
+    from lstmx.layers.base import Run
+
 
 class Stack:
     """What `lstmx.LSTM` does with packed rows."""
 
     @property
-    def _stacks(self):
+    def _stacks(self) -> bool:
         """Whether the engines' compiled calls for plain arrays know what the directions do."""
         return not self.reverse and self.merge == "concat"
 
-    def _weights(self, layer, direction, derived=None, key=None):
+    def _weights(self, layer: int, direction: int, derived: Any = None, key: Any = None) -> Weights:
         """The `Weights` of one layer and direction; `derived` is the `Snapshot` that a call began with, `key` that of
         its masks.
         """
@@ -31,20 +43,22 @@ class Stack:
             weights = Weights(self.cell, weights.arrays | {"weight_hh": dropped})
         return weights
 
-    def _drop_weight(self, array, key, layer, direction, out=None):
+    def _drop_weight(self, array: Array, key: Any, layer: int, direction: int, out: Any = None) -> Array:
         """weight_hh, or its gradient, by the mask of a call."""
         number = _WEIGHTS + layer * self._directions + direction
         return kernels.dropout(array, self.cell.weight_dropout, _mask_key(key, number), out=out)
 
     @property
-    def reads_windows(self):
+    def reads_windows(self) -> bool:
         """With few features, a sum that windows share would save nothing."""
         return self.input_size >= 16 and get_engine().compiled
 
-    def _each(self):
+    def _each(self) -> Iterator[tuple[int, int]]:
         return ((layer, direction) for layer in range(self.num_layers) for direction in range(self._directions))
 
-    def _run(self, rows, context, h, c, run, outputs=None):
+    def _run(
+        self, rows: Any, context: SequenceContext, h: Array, c: Array, run: Run, outputs: list[Array] | None = None
+    ) -> tuple[Array, Any]:
         """All layers and directions. h and c (L*D, N, H) go from the initial to the final state.
 
         Returns y (S, D*H) and, to keep, a tape with one entry per layer. The outputs of every layer are appended to the
@@ -77,28 +91,28 @@ class Stack:
                 outputs.append(rows)
         return rows, tape
 
-    def _dropped(self, layer, key):
+    def _dropped(self, layer: int, key: Any) -> Any:
         """The key of what is dropped of a layer's inputs, or None."""
         return _mask_key(key, layer) if layer and self.dropout and key is not None else None
 
-    def _drawn(self, key, k, weights, context):
+    def _drawn(self, key: Any, k: int, weights: Any, context: SequenceContext) -> Any:
         """What the cell of layer * D + direction = k drops, as engines take it, or None."""
         if key is None or not self.cell.drops:
             return None
         own = _mask_key(key, _CELLS + k)
         return masks.draw(self.cell, own, context, weights.inputs, self._outputs, weights.hidden, self.dtype)
 
-    def _gradients(self, out, layer, direction):
+    def _gradients(self, out: Any, layer: int, direction: int) -> Arrays:
         """The arrays of `out` of one layer and direction, by the names that engines know."""
         return {name: out[name + suffix(layer, direction)] for name in self._names}
 
-    def _drop_gradient(self, gradients, key, layer, direction):
+    def _drop_gradient(self, gradients: Arrays, key: Any, layer: int, direction: int) -> None:
         """The gradient of weight_hh, by the mask that it was multiplied with."""
         if self.cell.weight_dropout and key is not None:
             gradient = gradients["weight_hh"]
             self._drop_weight(gradient, key, layer, direction, out=gradient)
 
-    def _room(self, rows):
+    def _room(self, rows: int) -> tuple[Array | None, list[Array]]:
         """(y, where each direction writes its outputs): in y side by side, or if they are merged y is None."""
         if self.merge != "concat":
             return None, [allocate.aligned((rows, self._outputs), self.dtype, reuse=True) for _ in self._reversed]
@@ -107,7 +121,7 @@ class Stack:
             y[:, k * self._outputs :][:, : self._outputs] for k in range(self._directions)
         ]
 
-    def _merged(self, parts):
+    def _merged(self, parts: Any) -> Array:
         """What the outputs of two directions become; they are kept only for the gradient of a product."""
         if self.merge == "mul":
             return np.multiply(*parts, out=allocate.aligned(parts[0].shape, self.dtype, reuse=True))
@@ -116,7 +130,7 @@ class Stack:
             y *= 0.5
         return y
 
-    def _parted(self, dy, columns):
+    def _parted(self, dy: Any, columns: Any) -> Any:
         """The gradients of the outputs of each direction."""
         if dy is None or self._directions == 1:
             return [dy] * self._directions
@@ -127,9 +141,21 @@ class Stack:
         return [dy * 0.5 if self.merge == "average" else dy] * 2
 
     def _run_backward(
-        self, tape, context, dy, dh, dc, out, *, need_dx=True, retain=False, flow=None, below=None, add=False,
-        more=False,
-    ):  # fmt: skip
+        self,
+        tape: Any,
+        context: SequenceContext,
+        dy: Any,
+        dh: Array,
+        dc: Array,
+        out: Any,
+        *,
+        need_dx: bool = True,
+        retain: bool = False,
+        flow: Any = None,
+        below: list[Any] | None = None,
+        add: bool = False,
+        more: bool = False,
+    ) -> Array | None:
         """Back-propagation through all layers. dh and dc go from the gradients of the final to those of the initial
         state.
 
@@ -159,7 +185,7 @@ class Stack:
                 dy += below[layer - 1]
         return dy
 
-    def _sizes(self, batch, rows, steps, training):
+    def _sizes(self, batch: int, rows: int, steps: int, training: bool) -> tuple[int, int]:
         """Bytes of the scratch of the layer that needs most, and of the tapes of all."""
         scratch = tape = 0
         for inputs in [self.input_size] + [self.output_size()] * (self.num_layers - 1):
@@ -170,11 +196,11 @@ class Stack:
             scratch, tape = max(scratch, sizes[0]), tape + self._directions * sizes[1]
         return scratch, tape
 
-    def state_width(self, features):
+    def state_width(self, features: int) -> int:
         """The layer protocol."""
         return self.num_layers * self._directions * (self._outputs + self._memory)
 
-    def room(self, batch, rows, steps, features, itemsize):
+    def room(self, batch: int, rows: int, steps: int, features: int, itemsize: int) -> int:
         """The layer protocol."""
         wide, layers, cell = self.output_size(), self.num_layers, self.cell
         scratch, tape = self._sizes(batch, rows, steps, True)
@@ -186,11 +212,11 @@ class Stack:
         states = 4 * batch * self.state_width(features)
         return tape + layers * scratch + (rows * wide * within + weights + states) * itemsize + places
 
-    def _zeros(self, context):
+    def _zeros(self, context: SequenceContext) -> Pair:
         """Two arrays of the shapes of a state on packed rows."""
         return tuple(allocate.zeros(shape, self.dtype) for shape in self._state_shapes(context.batch))
 
-    def start_state(self, batch, features, parameters=None, dtype=None):
+    def start_state(self, batch: int, features: int, parameters: Any = None, dtype: DType | None = None) -> State:
         """The layer protocol: fresh (h, c), each (L*D, N, H), zeros or what is learned."""
         pair = tuple(allocate.zeros(shape, self.dtype) for shape in self._state_shapes(batch))
         if self.cell.learn_state:
@@ -199,13 +225,15 @@ class Stack:
                 array[:] = learned
         return pair
 
-    def _learned(self, parameters):
+    def _learned(self, parameters: Any) -> Pair:
         """The initial state (h, c) that is learned, each (L*D, 1, width)."""
         return tuple(
             np.stack([parameters.arrays[name + suffix(*place)] for place in self._each()])[:, None] for name in INITIAL
         )
 
-    def _initial_backward(self, given, dh, dc, context, out, add=False):
+    def _initial_backward(
+        self, given: Any, dh: Array, dc: Array, context: SequenceContext, out: Any, add: bool = False
+    ) -> None:
         """Write the gradients of the learned initial state, or with `add` add to them; no share of sequences for which
         a state was `given`.
         """
@@ -222,7 +250,7 @@ class Stack:
                 kernels.sum_rows(gradient[k], target)
                 target += later
 
-    def _start(self, state, context, parameters):
+    def _start(self, state: State, context: SequenceContext, parameters: Any) -> Pair:
         """(h, c) for `_run` to change, in the order of the packed rows: fresh, or copies."""
         if state is None:
             return self.start_state(context.batch, self.input_size, parameters)
@@ -231,7 +259,9 @@ class Stack:
             for name, a, shape in zip("hc", pair(state), self._state_shapes(context.batch), strict=True)
         )
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(
+        self, rows: Any, context: SequenceContext, state: State, run: Run
+    ) -> tuple[Array, Context, State, Any]:
         """The layer protocol; the state is (h, c), each (L*D, N, H)."""
         run = run._replace(parameters=self._parameters(run))
         h, c = self._start(state, context, run.parameters)
@@ -239,12 +269,12 @@ class Stack:
         tape = (tape, context, state is not None) if run.keep else None
         return y, context.of(self._reversed), (h, c), tape
 
-    def compiled(self, parameters, directions):
+    def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
         call = self._call(parameters)
         return None if call is None else lambda x: (call(x, None, False) or (None,))[0]
 
-    def _call(self, parameters):
+    def _call(self, parameters: Any) -> Any:
         """A ``call(x, state, step, out=None) -> (y, (h, c))`` for plain arrays with the bits of `forward_rows`, or None
         where it does not take its arguments. None where the engine has none.
         """
@@ -259,7 +289,7 @@ class Stack:
             parameters["compiled"] = call
         return call
 
-    def program_part(self, parameters, features):
+    def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """The layer protocol."""
         if any(self._reversed) or not get_engine().compiled:
             return None
@@ -267,7 +297,18 @@ class Stack:
         start = tuple(map(np.ascontiguousarray, self._learned(parameters))) if self.cell.learn_state else None
         return get_engine().recurrent_part(weights, start)
 
-    def backward_rows(self, tape, dy, out, need_dx, dstate=None, *, add=False, more=False, flow=None):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+        flow: Any = None,
+    ) -> tuple[Array | None, State]:
         """The layer protocol; `flow` as `_run_backward` takes it."""
         tape, context, given = tape
         dh, dc = self._zeros(context) if dstate is None else dstate
@@ -275,16 +316,16 @@ class Stack:
         self._initial_backward(given, dh, dc, context, out, add)
         return dx, (dh, dc)
 
-    def _state_shapes(self, *batch):
+    def _state_shapes(self, *batch: int) -> tuple[Shape, Shape]:
         """The shapes of h and c, (L*D, N, H), or without N."""
         parts = self.num_layers * self._directions
         return (parts, *batch, self._outputs), (parts, *batch, self._memory)
 
 
-def _from_learned(call, learned):
+def _from_learned(call: Callable[..., Any], learned: Any) -> Callable[..., Any]:
     """A compiled call that begins at `learned`, (h, c) each (L*D, 1, width), where it is given no state."""
 
-    def begin(x, state, step, out=None):
+    def begin(x: Any, state: State, step: bool, out: Any = None) -> Any:
         if state is None and type(x) is np.ndarray and x.ndim + step in (2, 3):
             state = tuple(a[:, 0] if x.ndim + step == 2 else np.repeat(a, len(x), axis=1) for a in learned)
         return call(x, state, step, out)
@@ -295,12 +336,12 @@ def _from_learned(call, learned):
 _WEIGHTS, _CELLS = 2**32, 2**33  # numbers of the first mask of a weight, of a cell; between layers that of the layer
 
 
-def _mask_key(key, number):
+def _mask_key(key: Any, number: int) -> int:
     """The key of the masks of that number, of those of a call."""
     return (int(key) + number * 0x9E3779B97F4A7C15) % 2**64
 
 
-def pair(state):
+def pair(state: State) -> Any:
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise TypeError(f"state: got {type(state).__name__}, must be a pair of arrays (h, c)")
     return state

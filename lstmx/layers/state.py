@@ -1,11 +1,21 @@
 """States of layers and models, None, arrays and tuples of such, as a list of arrays and back."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx.functional import validate
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
-def leaves(state):
+    from lstmx._types import Array, State
+
+
+def leaves(state: State) -> list[Array]:
     """The arrays of a state, in their order."""
     if state is None:
         return []
@@ -14,11 +24,11 @@ def leaves(state):
     return [state]
 
 
-def nested(form, arrays):
+def nested(form: Any, arrays: Iterable[Array]) -> State:
     """A state of these arrays, as `leaves` gives them, in the form of the state `form`."""
     left = iter(arrays)
 
-    def build(part):
+    def build(part: Any) -> State:
         if isinstance(part, tuple | list):
             return tuple(build(own) for own in part)
         return None if part is None else next(left)
@@ -26,7 +36,7 @@ def nested(form, arrays):
     return build(form)
 
 
-def structure(state):
+def structure(state: State) -> Any:
     """The form of a state as a JSON value: null, a list, or of an array its type, and its shape without N."""
     if isinstance(state, tuple | list):
         return [structure(part) for part in state]
@@ -36,7 +46,7 @@ def structure(state):
     return {"dtype": state.dtype.name, "shape": [*lead, width]}
 
 
-def read_states(name, given, start):
+def read_states(name: str, given: Any, start: State) -> list[Array]:
     """The arrays of a caller's state for N sequences, or of one for all of them.
 
     Parameters

@@ -1,8 +1,10 @@
 """What `LSTM.trace` gives: every gate, the memory and the output at every step, and what they tell."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -10,10 +12,18 @@ from lstmx import reference_cells
 from lstmx.functional import kernels, validate
 from lstmx.layers.trace_tables import to_pandas, to_xarray
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, KeysView
+    from typing import NoReturn
+
+    from lstmx._types import Array, Pair, Path, Shape
+    from lstmx.functional.context import SequenceContext
+
+
 QUANTITIES = ("i", "f", "g", "o", "c", "h")
 
 
-class PerStep(Mapping):
+class PerStep(Mapping[Any, Any]):
     """Packed rows by key, each given in the form of the caller's input when it is first asked for.
 
     Parameters
@@ -22,28 +32,28 @@ class PerStep(Mapping):
         The callable gives the packed rows (S, ..).
     """
 
-    def __init__(self, sources):
+    def __init__(self, sources: Mapping[Any, tuple[Any, Callable[[], Array]]]) -> None:
         self._sources, self._packed, self._given = sources, {}, {}
 
-    def packed(self, key):
+    def packed(self, key: Any) -> Array:
         """The packed rows."""
         if key not in self._packed:
             self._packed[key] = self._sources[key][1]()
         return self._packed[key]
 
-    def context(self, key):
+    def context(self, key: Any) -> SequenceContext:
         """The shape of the batch that the rows are of."""
         return self._sources[key][0]
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         if key not in self._given:
             self._given[key] = self.context(key).unpack(self.packed(key))
         return self._given[key]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return iter(self._sources)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._sources)
 
 
@@ -54,56 +64,56 @@ class PerLayer:
     array.
     """
 
-    def __init__(self, values):
+    def __init__(self, values: PerStep) -> None:
         self._values = values
 
-    def _only(self):
+    def _only(self) -> Any:
         if len(self._values) > 1:
             raise ValueError(
                 f"trace: say which layer and direction, as in trace.f[0, 0]; there are {list(self._values)}"
             )
         return self._values[0, 0]
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         if isinstance(key, tuple) and len(key) == 2 and all(isinstance(k, int | np.integer) for k in key):
             if key not in self._values:
                 raise IndexError(f"trace: no layer and direction {key}; there are {list(self._values)}")
             return self._values[key]
         return self._only()[key]
 
-    def packed(self, layer, direction):
+    def packed(self, layer: int, direction: int) -> Array:
         """The packed rows (S, H)."""
         return self._values.packed((layer, direction))
 
-    def _array(self):
+    def _array(self) -> Any:
         only = self._only()
         if isinstance(only, list):
             raise ValueError(f"trace: of a list of sequences there is no one array but a list of {len(only)}; take "
                              "one, as in trace.f[0, 0][n]")  # fmt: skip
         return only
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self._array(), dtype=dtype, copy=copy)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
             f"trace: this has no {name!r}; the array of a layer and direction has what NumPy's have: trace.f[0, 0]",
             name=name, obj=self,
         )  # fmt: skip
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._only())
 
     @property
-    def shape(self):
+    def shape(self) -> Shape:
         """The shape of the array, for a single layer and direction."""
         return self._array().shape
 
-    def keys(self):
+    def keys(self) -> KeysView[Any]:
         """The (layer, direction) pairs."""
         return self._values.keys()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"PerLayer({ {k: 'list' if isinstance(v, list) else v.shape for k, v in self._values.items()} })"
 
 
@@ -116,8 +126,8 @@ class Saturation(NamedTuple):
         The share of the steps at which it is below the threshold, and above 1 minus the threshold.
     """
 
-    low: np.ndarray
-    high: np.ndarray
+    low: Array
+    high: Array
 
 
 class NonFinite(NamedTuple):
@@ -134,7 +144,7 @@ class NonFinite(NamedTuple):
 class _Source:
     """Where the packed rows of a trace come from: the slabs that an engine has written."""
 
-    def __init__(self, lstm, tape, context, state):
+    def __init__(self, lstm: Any, tape: Any, context: SequenceContext, state: Pair) -> None:
         self.cell, self.hidden, self.reversed, self.context = lstm.cell, lstm.hidden_size, lstm.reversed, context
         self.runs = {}
         for layer, (_, all_slabs, *_) in enumerate(tape):
@@ -142,7 +152,7 @@ class _Source:
                 k = layer * len(all_slabs) + direction
                 self.runs[layer, direction] = slabs, *(part[k] for part in state)
 
-    def rows(self, name, pair):
+    def rows(self, name: str, pair: Any) -> Any:
         """The packed rows (S, ..) of a quantity."""
         slabs, h, c = self.runs[pair]
         reverse = self.reversed[pair[1]]
@@ -162,7 +172,7 @@ class _Source:
             return _exponential(*blocks, *np.split(slabs["c_prev"], 3, axis=1)[1:])[k]
         return slabs["gates"][:, k * self.hidden : (k + 1) * self.hidden]
 
-    def _shown(self, c):
+    def _shown(self, c: Array) -> Array:
         """What the output gate is multiplied by (S, H)."""
         if self.cell.slstm:
             memory, n, _ = np.split(c, 3, axis=1)
@@ -177,10 +187,10 @@ class _Source:
         return kernels.each("tanh", c) if curve == "tanh" else reference_cells.activate(curve, c)
 
 
-def _quantity(name):
+def _quantity(name: str) -> Callable[[Trace], PerLayer]:
     """A method of `Trace` that gives a `PerLayer`."""
 
-    def make(trace):
+    def make(trace: Trace) -> PerLayer:
         source = trace._source
         return PerLayer(PerStep({p: (source.context, functools.partial(source.rows, name, p)) for p in source.runs}))
 
@@ -221,7 +231,7 @@ class Trace:
     (4,)
     """
 
-    def __init__(self, lstm, tape, context, state):
+    def __init__(self, lstm: Any, tape: Any, context: SequenceContext, state: Pair) -> None:
         """Of the tape of an LSTM on packed rows, and its final state (h, c)."""
         self.cell, self.hidden_size, self.reversed = lstm.cell, lstm.hidden_size, lstm.reversed
         self.projected = lstm.proj_size > 0  # whether h has been projected
@@ -233,18 +243,18 @@ class Trace:
     )
 
     @functools.cached_property
-    def mask(self):
+    def mask(self) -> Any:
         """Which steps there are: bool (N, T), a list of (T_n,) or (T,), as the input was."""
         there = self._context.unpack(np.ones((self._context.rows, 1), np.float32))
         return [a[:, 0] > 0 for a in there] if isinstance(there, list) else there[..., 0] > 0
 
-    def _pair(self, layer, direction):
+    def _pair(self, layer: int, direction: int) -> tuple[int, int]:
         pair = layer, direction
         if pair not in self._source.runs:
             raise IndexError(f"trace: no layer and direction {pair}; there are {list(self._source.runs)}")
         return pair
 
-    def _memory(self, what, layer, direction):
+    def _memory(self, what: str, layer: int, direction: int) -> tuple[Array, Array, Array]:
         """(kept, added, before), each (S, H): ``c_t = kept * before + added`` at every step."""
         pair, cell = self._pair(layer, direction), self.cell
         if cell.layer_norm == "fastrnn":
@@ -256,7 +266,7 @@ class Trace:
             kept, added = z + (1 - z) * kept, (1 - z) * added
         return kept, added, self._source.runs[pair][0]["c_prev"][:, : self.hidden_size]
 
-    def _sequence(self, what, sequence):
+    def _sequence(self, what: str, sequence: int | None) -> int:
         """The index of a sequence of the caller."""
         count = len(self._context.given)
         if sequence is None:
@@ -265,7 +275,7 @@ class Trace:
             sequence = 0
         return validate.place("sequence", sequence, count, "sequences")
 
-    def _read(self, sequence, direction):
+    def _read(self, sequence: int, direction: int) -> list[list[tuple[int, int]]]:
         """(packed row, step) of what is read of a sequence, in the order of reading, one list for each episode."""
         context = self._context
         lengths, time = context.sort(context.lengths), context.places[1]
@@ -278,7 +288,7 @@ class Trace:
 
     # What they tell.
 
-    def contributions(self, layer=0, direction=0, sequence=None):
+    def contributions(self, layer: int = 0, direction: int = 0, sequence: int | None = None) -> Array:
         """What every step adds to the memory of every later one.
 
         Step s adds ``i_s * g_s`` to c_s, and the forget gates after it keep a share of that: ``f_{s+1} * .. * f_t`` at
@@ -315,7 +325,7 @@ class Trace:
                 out[t] = share
         return out
 
-    def initial_contribution(self, layer=0, direction=0, sequence=None):
+    def initial_contribution(self, layer: int = 0, direction: int = 0, sequence: int | None = None) -> Array:
         """What is left of the initial memory at every step: c_0 times the product of the forget gates since.
 
         Parameters and errors are those of `contributions`, which sum to c_t together with this.
@@ -334,12 +344,12 @@ class Trace:
                 left = out[t] = left * kept[row]
         return out
 
-    def _refuse_cut(self, what):
+    def _refuse_cut(self, what: str) -> None:
         if self.cell.cell_clip is not None:
             raise ValueError(f"{what}: cell_clip={self.cell.cell_clip:g} cuts the memory, and what is cut belongs to "
                              "no step")  # fmt: skip
 
-    def half_lives(self, layer=0, direction=0):
+    def half_lives(self, layer: int = 0, direction: int = 0) -> Array:
         """After how many steps half of a unit's memory is left.
 
         ``log(1/2) / mean(log |f|)``, the mean over all steps of all sequences; with a zoneout of c of what is kept on
@@ -364,7 +374,7 @@ class Trace:
             lost = -np.log(np.abs(kept.astype(np.float64))).mean(axis=0)
             return np.where(lost > 0, np.log(2) / lost, np.inf)
 
-    def saturated(self, layer=0, direction=0, threshold=0.05):
+    def saturated(self, layer: int = 0, direction: int = 0, threshold: float = 0.05) -> dict[str, Saturation]:
         """How often the gates i, f and o are almost shut or open, where hardly a gradient passes through them.
 
         Parameters
@@ -396,7 +406,7 @@ class Trace:
             found[gate] = Saturation((rows < threshold).mean(axis=0), (rows > 1 - threshold).mean(axis=0))
         return found
 
-    def dead_units(self, layer=0, direction=0, tolerance=1e-3):
+    def dead_units(self, layer: int = 0, direction: int = 0, tolerance: float = 1e-3) -> Array:
         """Units whose output is the same at every step: they tell the layers above nothing.
 
         Parameters
@@ -412,7 +422,7 @@ class Trace:
         rows = self._outputs("dead_units", layer, direction, tolerance)
         return np.flatnonzero(np.ptp(rows, axis=0) <= tolerance)
 
-    def duplicate_units(self, layer=0, direction=0, tolerance=1e-3):
+    def duplicate_units(self, layer: int = 0, direction: int = 0, tolerance: float = 1e-3) -> Array:
         """Pairs of units with the same output, or its negative, at every step: one of the two would do.
 
         Dead units are in no pair.
@@ -438,17 +448,17 @@ class Trace:
             found += [(alive[k], alive[k + 1 + j]) for j in np.flatnonzero(same | mirrored)]
         return np.array(found, np.intp).reshape(-1, 2)
 
-    def _outputs(self, what, layer, direction, tolerance):
+    def _outputs(self, what: str, layer: int, direction: int, tolerance: float) -> Array:
         pair = self._pair(layer, direction)
         validate.number("tolerance", tolerance, 0)
         self._refuse_nothing(what)
         return self.h.packed(*pair)
 
-    def _refuse_nothing(self, what):
+    def _refuse_nothing(self, what: str) -> None:
         if not self._context.rows:
             raise ValueError(f"{what}: the trace holds no steps")
 
-    def first_nonfinite(self):
+    def first_nonfinite(self) -> NonFinite | None:
         """The first NaN or infinite value: of the lowest layer, there the one that was computed first.
 
         Returns
@@ -478,13 +488,13 @@ class Trace:
 
     # As tables and pages.
 
-    def report(self, path, **options):
+    def report(self, path: Path, **options: Any) -> None:
         """Write an interactive page of it, one HTML file: see `lstmx.inspect.report`, which has the options."""
         from lstmx.plots.report import report
 
         return report(self, path, **options)
 
-    def to_pandas(self, layer=0, direction=0):
+    def to_pandas(self, layer: int = 0, direction: int = 0) -> Any:
         """A frame with a row for each step that there is, and a column for each quantity and unit (needs pandas).
 
         Returns
@@ -496,7 +506,7 @@ class Trace:
         pair = self._pair(layer, direction)
         return to_pandas(dict(self._columns(pair)), self._context)
 
-    def to_xarray(self):
+    def to_xarray(self) -> Any:
         """All of it as a data set with named axes (needs xarray).
 
         Returns
@@ -509,7 +519,7 @@ class Trace:
         rows = {pair: dict(self._columns(pair)) for pair in self._source.runs}
         return to_xarray(rows, self._context, self.hidden_size)
 
-    def _columns(self, pair):
+    def _columns(self, pair: Any) -> Any:
         for name in QUANTITIES:
             rows = getattr(self, name).packed(*pair)
             if name == "c" and self.cell.slstm:
@@ -517,11 +527,11 @@ class Trace:
             else:
                 yield name, rows
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Trace(i, f, g, o, c, h: {self.i!r})"
 
 
-def _exponential(a_i, a_f, n, m):
+def _exponential(a_i: Array, a_f: Array, n: Array, m: Array) -> tuple[Array, Array]:
     """The stabilised gates i and f of an sLSTM, from what enters them and the state before."""
     kept = m + np.minimum(a_f, 0) - np.log1p(np.exp(-np.abs(a_f)))
     top = np.where(n == 0, a_i, np.maximum(a_i, kept))

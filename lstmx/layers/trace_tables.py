@@ -1,9 +1,18 @@
 """Packed rows of many quantities as tables with named axes, of pandas or xarray."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def to_pandas(rows, context):
+    from lstmx._types import Context
+
+
+def to_pandas(rows: Any, context: Context) -> Any:
     """A DataFrame of packed rows (S, W) by quantity: one row a step, in the order of sequences and steps."""
     try:
         import pandas as pd
@@ -19,7 +28,7 @@ def to_pandas(rows, context):
     )
 
 
-def to_xarray(rows, context, hidden_size):
+def to_xarray(rows: Any, context: Context, hidden_size: int) -> Any:
     """A Dataset of packed rows (S, W) by (layer, direction) and quantity."""
     try:
         import xarray as xr
