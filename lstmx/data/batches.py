@@ -1,13 +1,24 @@
 """Batches: the order of a pass, what a batch holds, and what a model gives for successive batches."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstmx.functional import allocate
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
 
-def collect(parts, count):
+    from lstmx._types import Array, Ints
+    from lstmx.functional.context import SequenceContext
+    from lstmx.functional.segments import Segment, Timeline
+
+
+def collect(parts: Iterable[Any], count: int) -> Any:
     """One array (count, ...), or one list, of what a model gives for successive parts of `count` sequences."""
     found, first = None, 0
     for part in parts:
@@ -22,7 +33,7 @@ def collect(parts, count):
     return found
 
 
-def plan(lengths, batch_size, shuffle, rng):
+def plan(lengths: Ints, batch_size: int, shuffle: Any, rng: np.random.Generator) -> list[Ints]:
     """The batches of one pass, each an array of indices.
 
     Ragged sequences are shuffled, sorted by length within groups of 50 batches, cut into batches, and those shuffled
@@ -41,7 +52,7 @@ def plan(lengths, batch_size, shuffle, rng):
     return [batches[k] for k in rng.permutation(len(batches))] if similar else batches
 
 
-def split(count, fraction, where, rng):
+def split(count: int, fraction: float, where: str, rng: np.random.Generator) -> tuple[Ints, Ints]:
     """(training, validation) indices: a random share, or the tail."""
     held = round(count * fraction)
     if not 0 < held < count:
@@ -56,44 +67,44 @@ def split(count, fraction, where, rng):
 class Data:
     """Inputs, targets and weights that give batches."""
 
-    inputs: object
-    targets: object
-    weights: object
+    inputs: Any
+    targets: Any
+    weights: Any
 
     exhausted = False  # an epoch has all its batches
 
     @property
-    def count(self):
+    def count(self) -> int:
         """Sequences of an epoch."""
         return len(self.inputs.lengths)
 
-    def batches(self, batch_size, shuffle, rng):
+    def batches(self, batch_size: int, shuffle: Any, rng: np.random.Generator) -> Iterator[tuple[Data, Ints]]:
         """(data, indices) of every batch of an epoch: ``data.batch(indices)`` gives it."""
         return ((self, chosen) for chosen in plan(self.inputs.lengths, batch_size, shuffle, rng))
 
-    def close(self, early):
+    def close(self, early: bool) -> None:
         """Training has ended: there is nothing to close."""
 
-    def original(self, chosen):
+    def original(self, chosen: Ints) -> Ints:
         """The caller's indices of these sequences."""
         return chosen
 
-    def batch(self, chosen):
+    def batch(self, chosen: Ints) -> tuple[Array, SequenceContext, Array, Array]:
         """(rows, context, target rows, weight rows) of a batch."""
         context = self.inputs.context(chosen)
         rows = self.inputs.rows_of(chosen, context)
         target = self.targets.rows_of(chosen, context)
         return rows, context, target, self.weights.rows_of(chosen, context, target, self.targets.per_step)
 
-    def timeline(self, chosen):
+    def timeline(self, chosen: Ints) -> Timeline:
         """The batch of these sequences, to be cut into segments."""
         return self.inputs.timeline(chosen)
 
-    def read(self, chosen, segment):
+    def read(self, chosen: Ints, segment: Segment) -> Array:
         """The packed rows of X of a segment of a batch."""
         return self.inputs.rows_of(chosen, segment)
 
-    def judge(self, chosen, segment):
+    def judge(self, chosen: Ints, segment: Segment) -> tuple[Array, Array]:
         """(target rows, weight rows) beside what a model gives for a segment of a batch."""
         target = self.targets.rows_of(chosen, segment)
         return target, self.weights.rows_of(chosen, segment, target, self.targets.per_step)
@@ -102,27 +113,27 @@ class Data:
 class Subset(Data):
     """Some of the sequences of `Data`."""
 
-    def __init__(self, data, chosen):
+    def __init__(self, data: Data, chosen: Ints) -> None:
         super().__init__(self, data.targets, data.weights)  # of the inputs only the lengths are asked for
         self.data, self.chosen = data, chosen
         self.lengths = data.inputs.lengths[chosen]
 
-    def original(self, chosen):
+    def original(self, chosen: Ints) -> Ints:
         """The caller's indices of these sequences."""
         return self.chosen[chosen]
 
-    def batch(self, chosen):
+    def batch(self, chosen: Ints) -> tuple[Array, SequenceContext, Array, Array]:
         """As `Data.batch`, by the index within the subset."""
         return self.data.batch(self.chosen[chosen])
 
-    def timeline(self, chosen):
+    def timeline(self, chosen: Ints) -> Timeline:
         """As `Data.timeline`."""
         return self.data.timeline(self.chosen[chosen])
 
-    def read(self, chosen, segment):
+    def read(self, chosen: Ints, segment: Segment) -> Array:
         """As `Data.read`."""
         return self.data.read(self.chosen[chosen], segment)
 
-    def judge(self, chosen, segment):
+    def judge(self, chosen: Ints, segment: Segment) -> tuple[Array, Array]:
         """As `Data.judge`."""
         return self.data.judge(self.chosen[chosen], segment)

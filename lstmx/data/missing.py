@@ -4,15 +4,25 @@ What is padding and what is missing, `lstmx.data.panel` tells (``read(.., gaps=T
 all features is padding; in a list nothing is.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx.data import panel
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array
+
 
 STRATEGIES = ("forward", "linear", "mean", "constant")
 MISSING = ("error", "impute")  # what models do with values that are missing
 
 
-def fill(x, strategy, values):
+def fill(x: Array, strategy: str, values: ArrayLike) -> Array:
     """A sequence without NaN: x itself where it has none, else a copy of its type.
 
     Parameters
@@ -58,7 +68,7 @@ def fill(x, strategy, values):
     return filled
 
 
-def means(data, name="X"):
+def means(data: panel.Panel, name: str = "X") -> Array:
     """The mean (F,) of every feature over all values of a panel that are there, in float64; NaN where none are."""
     total, count = np.zeros(data.features), np.zeros(data.features, np.int64)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -72,7 +82,7 @@ def means(data, name="X"):
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def fill_panel(data, strategy, values):
+def fill_panel(data: panel.Panel, strategy: str, values: ArrayLike) -> panel.Panel:
     """A panel without missing values, whose ``missing`` says where they were.
 
     Parameters

@@ -4,12 +4,24 @@ Accepted are arrays (n, T, F); lists of arrays (T_i, F); object arrays of such; 
 one feature; and arrays whose tails are NaN, which is padding. What comes out is an array with lengths, or a list.
 """
 
+from __future__ import annotations
+
 from numbers import Real
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstmx.functional import validate
 from lstmx.functional.read import Sequences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from numpy.typing import DTypeLike
+
+    from lstmx._types import Array, DType, Ints, Pair, Shape
+
 
 LAYOUTS = ("NTC", "NCT")
 _BLOCK = 2**20  # elements looked at together: windows of a series are views, many times larger than the series
@@ -32,47 +44,55 @@ class Panel:
         Which values were missing, once they are filled (`lstmx.data.missing`).
     """
 
-    def __init__(self, x, lengths, flat, layout, joined=None, missing=None):
+    def __init__(
+        self,
+        x: Any,
+        lengths: Ints,
+        flat: bool,
+        layout: str,
+        joined: tuple[Array, Ints] | None = None,
+        missing: Any = None,
+    ) -> None:
         self.x, self.lengths, self.flat, self.layout, self.joined = x, lengths, flat, layout, joined
         self.missing = missing
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.lengths)
 
     @property
-    def ragged(self):
+    def ragged(self) -> bool:
         """Whether it is a list."""
         return isinstance(self.x, list)
 
     @property
-    def features(self):
+    def features(self) -> int:
         """F."""
         return self.x[0].shape[1] if self.ragged else self.x.shape[2]
 
     @property
-    def dtype(self):
+    def dtype(self) -> DType:
         """float32 if all of it is, else float64."""
         sizes = {a.dtype.itemsize for a in self.x} if self.ragged else {self.x.dtype.itemsize}
         return np.dtype(np.float32) if sizes == {4} else np.dtype(np.float64)
 
-    def sequences(self, dtype, affine=None):
+    def sequences(self, dtype: DType, affine: Pair | None = None) -> Sequences:
         """`Sequences` of a type, scaled on the way."""
         if not self.ragged:
             return Sequences(self.x, self.lengths, dtype, affine=affine)
         rows, starts = self.joined
         return Sequences(rows, self.lengths, dtype, form="list", starts=starts, affine=affine)
 
-    def each(self):
+    def each(self) -> Iterator[Array]:
         """The sequences one by one, without padding: (T_i, F)."""
         return (x[:n] for x, n in zip(self.x, self.lengths.tolist(), strict=True))
 
-    def each_missing(self):
+    def each_missing(self) -> Iterator[Array | None]:
         """Which values of each sequence were missing, (T_i, F) of bool; None for each where nothing is filled."""
         if self.missing is None:
             return (None for _ in self.lengths)
         return (gaps[:n] for gaps, n in zip(self.missing, self.lengths.tolist(), strict=True))
 
-    def select(self, chosen):
+    def select(self, chosen: Ints) -> Panel:
         """The panel of some of the sequences."""
         if not self.ragged:
             gaps = None if self.missing is None else self.missing[chosen]
@@ -82,14 +102,14 @@ class Panel:
         gaps = None if self.missing is None else [self.missing[k] for k in chosen]
         return Panel(x, self.lengths[chosen], self.flat, self.layout, (rows, starts[chosen]), gaps)
 
-    def padded(self, arrays):
+    def padded(self, arrays: list[Array]) -> Array:
         """(n, T, ..) of arrays (T_i, ..), one per sequence, with NaN behind each; of a panel that is no list."""
         out = np.full((*self.x.shape[:2], *arrays[0].shape[1:]), np.nan, arrays[0].dtype)
         for row, a in zip(out, arrays, strict=True):
             row[: len(a)] = a
         return out
 
-    def give(self, arrays):
+    def give(self, arrays: list[Array]) -> Any:
         """Results (T_i, F), one per sequence, in the form that the panel came in, with NaN where its padding was."""
         if self.ragged:
             if self.flat and arrays[0].shape[1] == 1:
@@ -101,7 +121,7 @@ class Panel:
         return np.ascontiguousarray(out.swapaxes(1, 2)) if self.layout == "NCT" else out
 
 
-def as_list(X):
+def as_list(X: Any) -> list[Array] | None:
     """A list of arrays if X is a list, tuple or object array of sequences; None if it is an array or an array written
     out.
     """
@@ -119,7 +139,7 @@ def as_list(X):
     return [validate.rectangular(f"X[{n}]", a) for n, a in enumerate(X)]
 
 
-def read(X, layout="NTC", name="X", features=None, gaps=False):
+def read(X: Any, layout: str = "NTC", name: str = "X", features: int | None = None, gaps: bool = False) -> Panel:
     """A `Panel` of X.
 
     Parameters
@@ -151,12 +171,12 @@ def read(X, layout="NTC", name="X", features=None, gaps=False):
     return panel
 
 
-def _swapped(shape, features, layout):
+def _swapped(shape: Shape, features: int | None, layout: str) -> str:
     other = "NCT" if layout == "NTC" else "NTC"
     return f'; if features stand before time, set layout="{other}"' if features in shape[:-1] else ""
 
 
-def refuse_nested(X, name):
+def refuse_nested(X: Any, name: str) -> None:
     """An error for a table whose cells are series, as sktime nests them."""
     if not hasattr(X, "columns") and getattr(getattr(X, "dtype", None), "kind", None) != "O":
         return
@@ -168,7 +188,7 @@ def refuse_nested(X, name):
         )
 
 
-def _numbers(array):
+def _numbers(array: Any) -> Array:
     """An object array of nothing but numbers in float64, any other as it is: np.array(list, dtype=object) is such where
     all sequences have one shape.
     """
@@ -180,7 +200,7 @@ def _numbers(array):
         return array
 
 
-def _real(name, array):
+def _real(name: str, array: Any) -> Array:
     array = _numbers(array) if array.dtype.kind == "O" else array
     if array.dtype.kind not in "fiub":
         array = validate.real_array(name, array)
@@ -190,7 +210,7 @@ def _real(name, array):
         return array.astype(np.float64)
 
 
-def _read_list(arrays, layout, name, gaps):
+def _read_list(arrays: list[Array], layout: str, name: str, gaps: bool) -> Panel:
     flat = all(a.ndim == 1 for a in arrays)
     found = []
     for n, a in enumerate(arrays):
@@ -221,7 +241,7 @@ def _read_list(arrays, layout, name, gaps):
     return Panel(found, lengths, flat, layout, joined)
 
 
-def _read_array(X, layout, name, features, gaps):
+def _read_array(X: Any, layout: str, name: str, features: int | None, gaps: bool) -> Panel:
     x = _real(name, validate.rectangular(name, X))
     if x.ndim not in (2, 3):
         raise ValueError(f"{name}: got shape {x.shape}, {_dimensions(x, name, features)}")
@@ -235,7 +255,7 @@ def _read_array(X, layout, name, features, gaps):
     return Panel(x, _lengths(x, name, layout, gaps), flat, layout)
 
 
-def _dimensions(x, name, features):
+def _dimensions(x: Array, name: str, features: int | None) -> Any:
     if x.ndim == 1:
         return (
             f"expected (n, T, F), (n, T) or a list of (T_i, F) arrays. Reshape your data: one sequence of {len(x)} "
@@ -244,7 +264,7 @@ def _dimensions(x, name, features):
     return "expected at most 3 dimensions: (n, T, F), sequences by time by features"
 
 
-def _two_readings(x, name, features):
+def _two_readings(x: Array, name: str, features: int | None) -> Any:
     one = f"one sequence of {x.shape[0]} steps and {x.shape[1]} features, {name}[None]"
     many = f"{x.shape[0]} sequences of {x.shape[1]} steps and one feature, {name}[:, :, None]"
     return (
@@ -253,7 +273,7 @@ def _two_readings(x, name, features):
     )
 
 
-def _lengths(x, name, layout, gaps, first=None):
+def _lengths(x: Array, name: str, layout: str, gaps: bool, first: Any = None) -> Ints:
     """Steps of each sequence of x (n, T, F) without trailing NaN; NaN elsewhere unless gaps are allowed, infinite
     values and empty sequences are errors.
     """
@@ -285,31 +305,31 @@ def _lengths(x, name, layout, gaps, first=None):
     return lengths
 
 
-def _ends(missing):
+def _ends(missing: Array) -> Any:
     """Steps (n,) before the padding, of missing values (n, T, F)."""
     there = ~missing.all(axis=2)
     return np.where(there.any(axis=1), there.shape[1] - there[:, ::-1].argmax(axis=1), 0)
 
 
-def _inside(missing, ends):
+def _inside(missing: Array, ends: Any) -> Any:
     """Those of the missing values (n, T, F) that are not padding."""
     return missing & (np.arange(missing.shape[1]) < ends[:, None])[:, :, None]
 
 
-def _is_padded_elsewhere(missing):
+def _is_padded_elsewhere(missing: Array) -> Any:
     """Whether missing values (n, T, F) would all be padding if the last two axes were swapped, and are not now."""
     swapped = missing.swapaxes(1, 2)
     return bool(_inside(missing, _ends(missing)).any() and not _inside(swapped, _ends(swapped)).any())
 
 
-def _padded_elsewhere(missing, layout):
+def _padded_elsewhere(missing: Array, layout: str) -> Any:
     if not _is_padded_elsewhere(missing):
         return ""
     other = "NCT" if layout == "NTC" else "NTC"
     return f' (with layout="{other}" all of it would be padding)'
 
 
-def seems_swapped(data):
+def seems_swapped(data: Panel) -> bool:
     """Whether a panel read as "NTC" is more likely "NCT".
 
     Features outnumber the steps four times and yet, as steps do and features seldom do, each resembles its neighbour
@@ -335,7 +355,7 @@ def seems_swapped(data):
     return bool(along < 2 / 3 and (np.isnan(across) or 2 * along < across))
 
 
-def _roughness(arrays, axis):
+def _roughness(arrays: Any, axis: int) -> float:
     """von Neumann's ratio: mean squares of differences between neighbours, over twice the variance; 1 for noise."""
     changes, around = [], []
     for a in arrays:
@@ -346,12 +366,12 @@ def _roughness(arrays, axis):
     return changes.mean() / (2 * around.mean()) if changes.size and around.size else np.nan
 
 
-def _where(bad, start, first):
+def _where(bad: Array, start: Any, first: Any) -> Any:
     n, t, k = (int(i[0]) for i in np.nonzero(bad))
     return f"{start + n if first is None else first}, step {t}, feature {k}"
 
 
-def statistics(panel, weight=None, name="X"):
+def statistics(panel: Panel, weight: Any = None, name: str = "X") -> tuple[Array, Array]:
     """Mean and standard deviation of every feature over all steps, each sequence with its weight.
 
     Sums run in float64, in two passes. A feature that does not vary gets the deviation 1.
@@ -381,7 +401,7 @@ def statistics(panel, weight=None, name="X"):
     return mean, usable(np.sqrt(variance), mean)
 
 
-def rows_of(panel, weight):
+def rows_of(panel: Panel, weight: Any) -> Iterator[tuple[Array, Array]]:
     """(rows (S, F) in float64, weights (S, 1)) of all steps, some sequences at a time."""
     widest = max(1, int(panel.lengths.max()) * panel.features)
     step = max(1, _BLOCK // widest)
@@ -391,13 +411,13 @@ def rows_of(panel, weight):
         yield np.ascontiguousarray(rows, np.float64), np.repeat(weight[start : start + step], lengths)[:, None]
 
 
-def affine(arrays, dtype):
+def affine(arrays: Any, dtype: DTypeLike) -> Any:
     """What `Sequences` scale by, from the arrays of a fitted predictor; None where those have no statistics of x."""
     if "x_scale" not in arrays:
         return None
     return arrays["x_mean"].astype(dtype), (1 / arrays["x_scale"]).astype(dtype)
 
 
-def usable(deviation, mean):
+def usable(deviation: Array, mean: Array) -> Any:
     """1 in place of deviations that are nothing but the rounding of the mean."""
     return np.where(deviation > 10 * np.finfo(np.float64).eps * np.abs(mean), deviation, 1.0)

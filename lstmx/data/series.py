@@ -1,12 +1,21 @@
 """Series to forecast, in every form that users have them: one or several, of one variable or of more."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx.data import missing
 from lstmx.functional import validate
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def are_several(y):
+    from lstmx._types import Array
+
+
+def are_several(y: Any) -> bool:
     """Whether y is several series, not one."""
     if isinstance(y, np.ndarray) and y.dtype == object and y.ndim == 1:
         y = list(y)
@@ -15,14 +24,14 @@ def are_several(y):
     return getattr(y, "ndim", 0) == 3
 
 
-def columns_of(X):
+def columns_of(X: Any) -> Any:
     """The names of a frame's columns, or of those of the first of several frames; None if they are not strings."""
     X = X[0] if are_several(X) and len(X) else X
     names = list(getattr(X, "columns", ()))
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
-def bridged(a, label):
+def bridged(a: Array, label: Any) -> Array:
     """A series (T, F) whose gaps are straight lines, and repeat what is beside them at its ends."""
     filled = missing.fill(a, "linear", np.nan)
     lost = np.isnan(filled).any(axis=0)
@@ -32,7 +41,9 @@ def bridged(a, label):
     return filled
 
 
-def as_series(y, name, many=None, count=None, columns=None, gaps=False):
+def as_series(
+    y: Any, name: str, many: Any = None, count: int | None = None, columns: Any = None, gaps: bool = False
+) -> Any:
     """A list of (T_i, O) arrays of float64 from one series, (T,) or (T, O), or from several: a list, or (n, T, O).
 
     Frames must have the `columns` named, if any are. With `gaps` values may be NaN.

@@ -1,12 +1,22 @@
 """Batches that the caller makes, one after the other: data that do not fit in memory, or have no end."""
 
+from __future__ import annotations
+
 import itertools
 from types import GeneratorType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstmx.functional import validate
 from lstmx.functional.messages import warn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from lstmx._types import Ints
+
 
 _RAGGED = "sequences of different lengths are a list of arrays (T_n, I) in each batch"
 _REMEDIES = {
@@ -20,7 +30,7 @@ _REMEDIES = {
 }
 
 
-def is_source(X):
+def is_source(X: Any) -> bool:
     """Whether X, to which no y is given, is batches: a callable, what can be iterated but is no array, or a list of
     tuples.
     """
@@ -31,7 +41,7 @@ def is_source(X):
     return callable(X) or hasattr(X, "__iter__") or (hasattr(X, "__len__") and hasattr(X, "__getitem__"))
 
 
-def refuse_mistaken(X, y, steps_per_epoch):
+def refuse_mistaken(X: Any, y: Any, steps_per_epoch: Any) -> None:
     """An error if X and y, which are read as arrays, are meant as batches."""
     if y is None:
         many = "; of a list of batches each is a tuple (X, y)" if isinstance(X, list) else ""
@@ -45,7 +55,7 @@ def refuse_mistaken(X, y, steps_per_epoch):
         )
 
 
-def refuse_options(**given):
+def refuse_options(**given: Any) -> None:
     """An error for what does not go with batches, if it is given."""
     for name, value in given.items():
         if value is None or value is False or (name == "class_weight" and not isinstance(value, str)):
@@ -78,7 +88,7 @@ class Source:
         Whether there are no more batches, and none can be made.
     """
 
-    def __init__(self, name, given, read, epochs, steps=None):
+    def __init__(self, name: str, given: Any, read: Callable[..., Any], epochs: int, steps: Any = None) -> None:
         self.name, self.given, self.read = name, given, read
         self.steps = None if steps is None else validate.count("steps_per_epoch", steps)
         self.count, self.exhausted = None, False
@@ -91,7 +101,9 @@ class Source:
                 f"function that makes a new one for each (batches, not batches()), {remedy}epochs=1"
             )
 
-    def batches(self, batch_size=None, shuffle=False, rng=None):
+    def batches(
+        self, batch_size: int | None = None, shuffle: Any = False, rng: Any = None
+    ) -> Iterator[tuple[Any, Ints]]:
         """(data, indices) of every batch of an epoch; what arrays take has no effect."""
         self._epoch += 1
         number = count = 0
@@ -113,13 +125,13 @@ class Source:
                  f"steps_per_epoch is {self.steps}; training ends, and what is learnt stays. Give more batches, or a "
                  "function that makes a new iterator whenever one is used up")  # fmt: skip
 
-    def close(self, early):
+    def close(self, early: bool) -> None:
         """Training has ended: close the generator, but one that was given only if that is `early`."""
         iterator, self._iterator = self._iterator, None
         if isinstance(iterator, GeneratorType) and (early or not self._once):
             iterator.close()
 
-    def _items(self):
+    def _items(self) -> Iterator[Any]:
         """What is left of a pass; where epochs have a number of batches, also of passes after it."""
         if self.steps is None:
             self._iterator = None
@@ -134,7 +146,7 @@ class Source:
             if self.steps is None or self._once or (fresh and empty):
                 return
 
-    def _begin(self):
+    def _begin(self) -> Any:
         """The iterator of a pass."""
         given = self.given
         if not hasattr(given, "__iter__") and callable(given):
@@ -145,7 +157,7 @@ class Source:
             return (given[k] for k in range(len(given)))
         raise TypeError(f"{self.name}: calling it gave {type(given).__name__}, must be an iterable of batches (X, y)")
 
-    def _read(self, item, prefix):
+    def _read(self, item: Any, prefix: str) -> Any:
         if not isinstance(item, tuple | list) or len(item) not in (2, 3):
             got = f"{type(item).__name__} of {len(item)}" if isinstance(item, tuple | list) else type(item).__name__
             raise TypeError(f"{prefix.rstrip(', ')}: got {got}, must be (X, y) or (X, y, sample_weight)")

@@ -4,17 +4,27 @@ Arrays stay what they are: they are checked some elements at a time, and convert
 is never in memory as a whole.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstmx.functional import validate
 from lstmx.functional.read import Sequences
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from lstmx._types import Array, Context, DType, Ints
+
+
 BLOCK = 2**18  # elements checked at once
 
 
-def blocks(array, lengths=None):
+def blocks(array: Any, lengths: Any = None) -> Iterator[Any]:
     """An array (N, ...) some elements at a time; with `lengths`, of (N, T, ...) the steps alone that there are."""
     if lengths is None:
         size = max(1, BLOCK // max(math.prod(array.shape[1:]), 1))
@@ -43,7 +53,7 @@ class Targets:
         Of the rows; by default that of the values. Integers are labels.
     """
 
-    def __init__(self, values, per_step, lengths=None, dtype=None):
+    def __init__(self, values: Any, per_step: bool, lengths: Any = None, dtype: DType | None = None) -> None:
         self.per_step = per_step
         self.values = self.steps = None
         if not per_step:
@@ -56,28 +66,30 @@ class Targets:
             self.steps = Sequences.joined(values, dtype)
         self.dtype = self.steps.dtype if per_step else values.dtype if dtype is None else dtype
 
-    def blocks(self):
+    def blocks(self) -> Iterator[Any]:
         """All values but those of padding, of the type of the rows, some at a time."""
         padded = self.per_step and not self.steps.ragged
         for part in blocks(self.steps.x if self.per_step else self.values, self.steps.lengths if padded else None):
             with np.errstate(over="ignore"):
                 yield part.astype(self.dtype, copy=False)
 
-    def are_classes(self):
+    def are_classes(self) -> bool:
         """Whether they are labels, or nothing but 0 and 1."""
         return self.dtype.kind == "i" or all(np.isin(part, (0, 1)).all() for part in self.blocks())
 
-    def of(self, chosen):
+    def of(self, chosen: Ints) -> Any:
         """The values of these sequences (n, ...), of the type of the rows."""
         with np.errstate(over="ignore"):  # beyond float32: infinite, which training reports
             return np.ascontiguousarray(self.values[chosen], self.dtype)
 
-    def rows_of(self, chosen, context):
+    def rows_of(self, chosen: Ints, context: Context) -> Array:
         """Rows of the batch, in the order of the model's output."""
         return self.steps.rows_of(chosen, context) if self.per_step else self.of(context.sort(chosen))
 
 
-def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
+def read_targets(
+    y: Any, inputs: Sequences, outputs: int, loss: str, per_step: bool, dtype: DType, name: str = "y"
+) -> Targets:
     """Validated `Targets` (rows, O), or (rows,) of labels for the categorical loss."""
     if y is None:
         raise TypeError(f"{name}: got None, must be the targets")
@@ -123,7 +135,7 @@ def read_targets(y, inputs, outputs, loss, per_step, dtype, name="y"):
     return Targets(Sequences(checked[0], inputs.lengths, kind), True)
 
 
-def _check_range(name, array, lengths):
+def _check_range(name: str, array: Any, lengths: Any) -> None:
     low, high = np.inf, -np.inf
     for part in blocks(array, lengths):
         if part.size:
@@ -134,11 +146,11 @@ def _check_range(name, array, lengths):
         raise ValueError(f"{name}: got values from {low} to {high}, must be between 0 and 1{hint}")
 
 
-def _labels(name, arrays, many):
+def _labels(name: str, arrays: Any, many: Any) -> Any:
     return [f"{name}[{n}]" for n in range(len(arrays))] if many else [name]
 
 
-def _target_arrays(name, y, inputs, per_step):
+def _target_arrays(name: str, y: Any, inputs: Sequences, per_step: bool) -> Any:
     """The arrays of a target, and the leading shape that each must have."""
     if per_step and inputs.ragged:
         if not isinstance(y, list | tuple) or len(y) != len(inputs):
@@ -151,7 +163,7 @@ def _target_arrays(name, y, inputs, per_step):
     return [array], [inputs.x.shape[:2] if per_step else (len(inputs),)]
 
 
-def _check_labels(name, parts, outputs):
+def _check_labels(name: str, parts: Any, outputs: int) -> None:
     for part in parts:
         whole = part.astype(np.int64) if part.dtype.kind != "f" or np.isfinite(part).all() else None
         if whole is None or (whole != part).any():
@@ -163,7 +175,15 @@ def _check_labels(name, parts, outputs):
             )
 
 
-def read_weights(sample_weight, class_weight, targets, inputs, outputs, dtype, prefix=""):
+def read_weights(
+    sample_weight: Any,
+    class_weight: Any,
+    targets: Targets,
+    inputs: Sequences,
+    outputs: int,
+    dtype: DType,
+    prefix: str = "",
+) -> RowWeights:
     """`RowWeights` from what fit was given."""
     weights = None
     if sample_weight is not None:
@@ -171,7 +191,7 @@ def read_weights(sample_weight, class_weight, targets, inputs, outputs, dtype, p
     return RowWeights(weights, read_class_weight(class_weight, targets, outputs), dtype)
 
 
-def _read_sample_weight(name, value, targets, inputs, dtype):
+def _read_sample_weight(name: str, value: Any, targets: Any, inputs: Sequences, dtype: DType) -> Any:
     count = len(inputs)
     ragged = targets.per_step and inputs.ragged and isinstance(value, list | tuple) and any(np.ndim(w) for w in value)
     if ragged:
@@ -191,7 +211,7 @@ def _read_sample_weight(name, value, targets, inputs, dtype):
     return weights
 
 
-def read_class_weight(class_weight, targets, outputs):
+def read_class_weight(class_weight: Any, targets: Any, outputs: int) -> Any:
     """An array of one weight per class, from a dict or "balanced": N / (classes * count of the class)."""
     if class_weight is None:
         return None
@@ -219,16 +239,16 @@ def read_class_weight(class_weight, targets, outputs):
 class RowWeights:
     """One weight per row of a batch: the sample's times its class's."""
 
-    def __init__(self, sample, per_class, dtype):
+    def __init__(self, sample: Any, per_class: Any, dtype: DType) -> None:
         self.sample, self.per_class, self.dtype = sample, per_class, dtype
         self._ones = np.ones(0, dtype)
 
     @property
-    def are_ones(self):
+    def are_ones(self) -> bool:
         """Whether every row weighs 1."""
         return self.sample is None and self.per_class is None
 
-    def rows_of(self, chosen, context, targets, per_step):
+    def rows_of(self, chosen: Ints, context: Context, targets: Any, per_step: bool) -> Array:
         """Weights (rows,) in the order of the model's output."""
         if self.are_ones:
             if len(self._ones) != len(targets):
