@@ -1,5 +1,9 @@
 """Watches whether gradients reach the first steps of sequences while a model is trained."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx.functional import kernels
@@ -7,6 +11,13 @@ from lstmx.functional.cell import suffix
 from lstmx.functional.messages import warn
 from lstmx.layers import Run
 from lstmx.layers.flow import GradientFlow, is_recurrent, norms, room
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lstmx._types import Array, Context
+    from lstmx.training.trainer import Trainer
+
 
 SMALLEST = 1e-45  # below it there is no float32
 
@@ -33,14 +44,14 @@ class GradientMonitor:
     EVERY = 50
     VANISHED, EXPLODED = 1e-6, 1e3
 
-    def __init__(self, model):
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.recurrent = [k for k, layer in enumerate(model.layers) if is_recurrent(layer)]
         if not self.recurrent:
             raise ValueError('monitor: "gradients" are those of recurrent layers, but the model has none')
         self._epoch, self._last, self._warned = [], {}, set()
 
-    def see(self, trainer, rows, context, target, weight):
+    def see(self, trainer: Trainer, rows: Array, context: Context, target: Array, weight: Array) -> None:
         """Measure, if it is time, on a batch that training is about to use."""
         total = kernels.total(weight)
         if trainer.state.updates % self.EVERY or not total:
@@ -69,7 +80,7 @@ class GradientMonitor:
             self._epoch.append(found)
 
     @staticmethod
-    def _measure(layer, context, pair, slabs, sent):
+    def _measure(layer: Any, context: Context, pair: Any, slabs: Any, sent: float) -> tuple[float, float]:
         """(first, largest) of one layer and direction."""
         quantity = "h" if slabs[1] is None else "c"
         flow = GradientFlow({pair: (context, layer.hidden_size, slabs)})
@@ -79,7 +90,7 @@ class GradientMonitor:
             first = np.exp(np.log(np.maximum(norms(rows[starts]), SMALLEST)).mean())
             return first / sent, np.nanmax(flow.norms(quantity)[pair]) / sent
 
-    def end_epoch(self, trainer, epoch):
+    def end_epoch(self, trainer: Trainer, epoch: int) -> dict[str, float]:
         """The numbers of an epoch, by the names that they have in the history; warns, once of each kind, if it must.
 
         Means are geometric. An epoch without a measurement has the numbers of the one before.
@@ -105,7 +116,7 @@ class GradientMonitor:
             for what, value in zip(("first", "largest"), pair, strict=True)
         }
 
-    def _warn(self, kind, key, trainer, epoch):
+    def _warn(self, kind: str, key: Any, trainer: Trainer, epoch: int) -> None:
         k, layer, direction = key
         (first, largest), of = self._last[key], self.model.layers[k]
         where = f"on their way back through layers[{k}] ({type(of).__name__} {suffix(layer, direction)[1:]})"
@@ -122,11 +133,11 @@ class GradientMonitor:
                  "weights", trainer.warning)  # fmt: skip
 
 
-def _pairs(layer):
+def _pairs(layer: Any) -> list[tuple[int, int]]:
     return [(k, direction) for k in range(layer.num_layers) for direction in range(layer.directions)]
 
 
-def _columns(dy, layer):
+def _columns(dy: Array, layer: Any) -> list[slice]:
     """The columns of dL/dy (S, D*H) of each direction; all of it where they are merged."""
     if getattr(layer, "merge", "concat") != "concat":
         return [slice(None)] * layer.directions
@@ -134,12 +145,12 @@ def _columns(dy, layer):
     return [slice(d * width, (d + 1) * width) for d in range(layer.directions)]
 
 
-def without_gradient(dy, layer):
+def without_gradient(dy: Array, layer: Any) -> list[int]:
     """The directions that a loss does not ask: of two, `Last` reads the second where it has read one step alone."""
     return [d for d, columns in enumerate(_columns(dy, layer)) if not dy[:, columns].any()]
 
 
-def where_all_is_read(dy, context, layer):
+def where_all_is_read(dy: Array, context: Context, layer: Any) -> Array:
     """dL/dy (S, D*H) of a recurrent layer, but 0 at all steps except those where a direction has read its sequence."""
     kept = np.zeros_like(dy)
     for reverse, columns in zip(layer.reversed, _columns(dy, layer), strict=True):

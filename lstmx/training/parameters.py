@@ -1,14 +1,24 @@
 """The parameters of a net while it is trained: one flat buffer, one flat gradient, a table of segments."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from lstmx._types import Array, Arrays
+    from lstmx.layers.base import ParameterStore
 
 
 class Parameters:
     """The parameters of a net as one flat buffer, its gradient, and a table of segments; embeddings apart."""
 
-    def __init__(self, net):
+    def __init__(self, net: Any) -> None:
         self.segments = []  # (layer index, name, slice, shape, decays)
         self.embeddings = []  # (layer index, name)
         start = 0
@@ -25,31 +35,31 @@ class Parameters:
         self.stores = [layer.store for layer in net.layers if layer.store.arrays]
         self.gradient = np.zeros(start, net.dtype)
 
-    def read(self):
+    def read(self) -> tuple[Array, Arrays]:
         """(flat values, tables): copies of what the layers hold."""
         layers = self.net.layers
         parts = [layers[k].store.arrays[name].reshape(-1) for k, name, *_ in self.segments]
         values = np.concatenate(parts) if parts else np.zeros(0, self.net.dtype)
         return values, {f"{k}.{name}": layers[k].store.arrays[name].copy() for k, name in self.embeddings}
 
-    def bind(self, values, tables):
+    def bind(self, values: Array, tables: Arrays) -> None:
         """Let the layers look into these arrays."""
         for store, views in self._views(values, tables):
             store.bind(views)
 
-    def changed(self):
+    def changed(self) -> None:
         """The numbers in the buffers have changed: layers drop what they derived from them."""
         for store in self.stores:
             store.changed()
 
-    def freeze(self, values, tables):
+    def freeze(self, values: Array, tables: Arrays) -> None:
         """End of training: the layers get these arrays for good, read-only, and old tapes become invalid."""
         for array in (values, *tables.values()):
             array.flags.writeable = False
         for store, views in self._views(values, tables):
             store.replace(views)
 
-    def _views(self, values, tables):
+    def _views(self, values: Array, tables: Arrays) -> Iterator[tuple[ParameterStore, Arrays]]:
         """(store, read-only views by name) of every layer that has parameters."""
         views = [{} for _ in self.net.layers]
         for k, name, place, shape, _ in self.segments:
@@ -62,7 +72,7 @@ class Parameters:
             if own:
                 yield layer.store, own
 
-    def outputs(self):
+    def outputs(self) -> list[dict[str, Any]]:
         """For every layer, where its gradients go: views of the flat gradient, and None for a RowGradient to come.
 
         Made once: before another pass, the entries of embeddings must be None again.
@@ -74,7 +84,7 @@ class Parameters:
             out[k][name] = None
         return out
 
-    def spans(self, optimizer):
+    def spans(self, optimizer: Any) -> list[tuple[slice, bool]]:
         """(slice, decays) of the flat buffer: all of it if nothing decays, else neighbours that decay alike."""
         if not optimizer.weight_decay:
             return [(slice(0, self.size), False)] if self.size else []
@@ -87,7 +97,7 @@ class Parameters:
         return spans
 
 
-def draw_keys(rng, count):
+def draw_keys(rng: np.random.Generator, count: int) -> Array:
     """Random 64-bit numbers, the same as ``rng.integers(2**64, size=count, dtype=np.uint64)``, but faster."""
     generator = rng.bit_generator
     if isinstance(generator, np.random.PCG64 | np.random.PCG64DXSM | np.random.Philox | np.random.SFC64):

@@ -1,7 +1,13 @@
 """What training shows while it runs."""
 
+from __future__ import annotations
+
 import sys
 from time import perf_counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Progress:
@@ -18,7 +24,7 @@ class Progress:
 
     SHOW_EVERY = 0.1  # seconds; a bar costs more to draw than a small batch to train on
 
-    def __init__(self, bar=True, whole=False):
+    def __init__(self, bar: bool = True, whole: bool = False) -> None:
         notebook = "ipykernel" in sys.modules
         self.whole, self._tqdm, self._bar = whole, None, None
         if bar and (notebook or sys.stderr.isatty()):
@@ -29,7 +35,7 @@ class Progress:
             except ImportError:
                 pass
 
-    def begin(self, epoch, epochs, sequences):
+    def begin(self, epoch: int, epochs: int, sequences: int) -> None:
         """An epoch starts, of so many sequences; None: nobody knows."""
         self._epoch, self._title = epoch, f"epoch {epoch + 1}/{epochs}"
         self._done, self._shown, self._start = 0, 0.0, perf_counter()
@@ -37,7 +43,7 @@ class Progress:
             what = {"total": epochs, "unit": "epoch"} if self.whole else {"total": sequences, "unit": "seq"}
             self._bar = self._tqdm(**what, desc=None if self.whole else self._title)
 
-    def advance(self, sequences, loss):
+    def advance(self, sequences: int, loss: float) -> None:
         """A batch is done."""
         self._done += sequences
         if self._bar is not None and not self.whole and perf_counter() - self._shown > self.SHOW_EVERY:
@@ -45,7 +51,7 @@ class Progress:
             self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             self._bar.update(self._done - self._bar.n)
 
-    def end(self, logs):
+    def end(self, logs: dict[str, Any]) -> None:
         """An epoch is done."""
         digits = ".6g" if self.whole else ".4g"
         numbers = {name: f"{value:{digits}}" for name, value in logs.items() if name != "learning_rate"}
@@ -62,7 +68,7 @@ class Progress:
             text = ", ".join(f"{name} {value}" for name, value in numbers.items())
             print(f"{self._title}: {text}, {speed:.0f} seq/s", file=sys.stderr, flush=True)
 
-    def close(self, reason=None):
+    def close(self, reason: str | None = None) -> None:
         """The end of training, for a reason or after an error: leave the terminal in order."""
         file = sys.stdout if self._bar is None else sys.stderr
         if self._bar is not None:

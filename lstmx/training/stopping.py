@@ -1,10 +1,18 @@
 """What watches training: when it ends before its last epoch, which weights are kept, and how the rate falls."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstmx.functional import validate
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lstmx.training.trainer import TrainerState
 
 
 @dataclass(frozen=True)
@@ -28,12 +36,12 @@ class EarlyStopping:
     min_delta: float = 0.0
     restore_best: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validate.count("patience", self.patience)
         validate.number("min_delta", self.min_delta, 0)
         validate.flag("restore_best", self.restore_best)
 
-    def watcher(self, validated):
+    def watcher(self, validated: bool) -> Watcher:
         """The `Watcher` with these rules, with or without validation data."""
         monitor = "loss" if self.monitor == "val_loss" and not validated else self.monitor
         sign = -1 if "accuracy" in self.monitor else 1
@@ -77,14 +85,14 @@ class Watcher:
     rate: float | None = None
     power_t: float = 0.5
 
-    def start(self, seen=0):
+    def start(self, seen: int = 0) -> dict[str, Any]:
         """The memory before the first epoch: plain numbers."""
         return {"mark": np.inf, "count": 0, "seen": seen, "rate": self._scheduled(self.rate, seen)}
 
-    def _scheduled(self, rate, seen):
+    def _scheduled(self, rate: float | None, seen: int) -> float | None:
         return self.rate / (seen + 1) ** self.power_t if self.schedule == "invscaling" else rate
 
-    def judge(self, state, logs, sequences):
+    def judge(self, state: TrainerState, logs: dict[str, Any], sequences: int) -> bool:
         """Whether to go on after an epoch that has trained on so many sequences."""
         memory, score = state.memory, self.sign * logs[self.monitor]
         if self.sklearn:
@@ -110,7 +118,7 @@ class Watcher:
         return False
 
 
-def get_early_stopping(value):
+def get_early_stopping(value: Any) -> EarlyStopping | None:
     """An `EarlyStopping` from None, False, True, a patience or itself."""
     if value is None or value is False:
         return None

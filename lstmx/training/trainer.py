@@ -7,9 +7,12 @@ passes; the layers see views. Everything that changes during training is in `Tra
 goes on from it to the same bits.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,24 +25,32 @@ from lstmx.training.callbacks import History
 from lstmx.training.parameters import Parameters, draw_keys
 from lstmx.training.stopping import EarlyStopping
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
+
+    from lstmx._types import Array, Arrays, Ints
+    from lstmx.training.callbacks import Callback
+    from lstmx.training.progress import Progress
+
 
 @dataclass
 class TrainerState:
     """All that changes during training. Arrays, numbers and a generator: it pickles."""
 
-    values: np.ndarray  # the flat dense parameters
-    tables: dict  # embeddings, by parameter name
-    moments: dict  # of the flat parameters, by name
-    table_moments: dict  # of the embeddings: parameter name -> name -> array
+    values: Array  # the flat dense parameters
+    tables: Arrays  # embeddings, by parameter name
+    moments: Arrays  # of the flat parameters, by name
+    table_moments: dict[str, Arrays]  # of the embeddings: parameter name -> name -> array
     rng: np.random.Generator
     epoch: int = 0
     updates: int = 0
-    best: dict | None = None  # "values" and "tables" of the best epoch
+    best: dict[str, Any] | None = None  # "values" and "tables" of the best epoch
     history: History = field(default_factory=History)
-    memory: dict = field(default_factory=dict)  # plain numbers of a `Watcher`
+    memory: dict[str, Any] = field(default_factory=dict)  # plain numbers of a `Watcher`
     reason: str | None = None  # why it has ended training
 
-    def keep(self):
+    def keep(self) -> None:
         """Keep the present weights as the best."""
         self.best = {"values": self.values.copy(), "tables": {name: t.copy() for name, t in self.tables.items()}}
 
@@ -55,9 +66,28 @@ class Trainer:
     # a loss may well become where the first is next to nothing; the first loss, where targets are next to nothing.
     GROWTH = 1000
 
-    def __init__(self, model, data, loss, optimizer, *, batch_size, shuffle=True, validation=None, metrics=None,
-                 score=None, clip_norm=None, clip_value=None, early_stopping=None, callbacks=(), progress=None,
-                 monitor=None, segments=None, rng=None, state=None):  # fmt: skip
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        loss: tuple[Any, str | None],
+        optimizer: Any,
+        *,
+        batch_size: int,
+        shuffle: Any = True,
+        validation: Any = None,
+        metrics: Any = None,
+        score: Any = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        early_stopping: Any = None,
+        callbacks: Sequence[Callback] = (),
+        progress: Progress | None = None,
+        monitor: Any = None,
+        segments: Any = None,
+        rng: Any = None,
+        state: TrainerState | None = None,
+    ) -> None:
         self.model, self.data, self.validation = model, data, validation
         self.loss, self.activation = loss
         self.optimizer, self.batch_size, self.shuffle = optimizer, batch_size, shuffle
@@ -81,7 +111,7 @@ class Trainer:
         self._first = self._limit = None
         self._zero_loss = 0.0  # the sum over the first epoch if all outputs were 0
 
-    def _fresh_state(self, rng):
+    def _fresh_state(self, rng: Any) -> TrainerState:
         values, tables = self.parameters.read()
         return TrainerState(
             values, tables,
@@ -90,7 +120,7 @@ class Trainer:
             rng,
         )  # fmt: skip
 
-    def _cut(self):
+    def _cut(self) -> list[tuple[Array, Array, Arrays, bool]]:
         """(parameters, gradient, moments, decays) of every span of the flat buffers that decays alike."""
         values, moments, gradient = self.state.values, self.state.moments, self.parameters.gradient
         return [
@@ -98,11 +128,11 @@ class Trainer:
             for place, decays in self.parameters.spans(self.optimizer)
         ]
 
-    def stop(self):
+    def stop(self) -> None:
         """End training after this epoch."""
         self._stop = True
 
-    def run(self, epochs):
+    def run(self, epochs: int) -> History:
         """Train up to `epochs` epochs in all. Returns the history."""
         state, history = self.state, self.state.history
         self._check_monitor()
@@ -125,7 +155,7 @@ class Trainer:
             self._finish()
         return history
 
-    def _one_epoch(self, epochs):
+    def _one_epoch(self, epochs: int) -> None:
         state, history = self.state, self.state.history
         epoch = state.epoch
         self._call("on_epoch_begin", epoch)
@@ -144,7 +174,7 @@ class Trainer:
         elif self.data.exhausted:
             history.stopped = "exhausted"
 
-    def _finish(self):
+    def _finish(self) -> None:
         self.settle()
         try:
             if self.progress is not None:
@@ -154,17 +184,17 @@ class Trainer:
             for data in filter(None, (self.data, self.validation)):
                 data.close(self.state.history.stopped is not None)
 
-    def settle(self):
+    def settle(self) -> None:
         """The layers get copies: of the best weights if those are kept, else of the last. The state stays as it is."""
         last = {"values": self.state.values, "tables": self.state.tables}
         chosen = self.state.best or last
         self.parameters.freeze(chosen["values"].copy(), {name: t.copy() for name, t in chosen["tables"].items()})
 
-    def _call(self, event, *args):
+    def _call(self, event: str, *args: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self, *args)
 
-    def _epoch(self, epoch, epochs):
+    def _epoch(self, epoch: int, epochs: int) -> dict[str, float]:
         """(what it has measured, on how many sequences); (None, 0) if there was no batch any more."""
         if self.progress is not None:
             self.progress.begin(epoch, epochs, self.data.count)
@@ -197,15 +227,15 @@ class Trainer:
         return (logs if self.monitor is None else logs | self.monitor.end_epoch(self, epoch)), sequences
 
     @property
-    def compares_zeros(self):
+    def compares_zeros(self) -> bool:
         """Whether the loss is wanted that there would be if all outputs were 0: in the first epoch."""
         return self._limit is None
 
-    def add_zeros(self, loss):
+    def add_zeros(self, loss: float) -> None:
         """That loss, of some more rows."""
         self._zero_loss += loss
 
-    def _watch_growth(self, loss, weight, epoch):
+    def _watch_growth(self, loss: float, weight: float, epoch: int) -> None:
         """Warn, once, if the loss has grown by orders of magnitude."""
         if self._limit is None:
             self._zero_loss /= weight
@@ -218,35 +248,35 @@ class Trainer:
                  f"{self._zero_loss:.3g} where all outputs are 0: training diverges. Lower the learning rate "
                  f"({self.rate:g}){clip}", self.warning)  # fmt: skip
 
-    def _learning_rate(self):
+    def _learning_rate(self) -> float:
         if self.watcher is not None and self.watcher.schedule != "constant":
             return float(self.state.memory["rate"])
         return self.optimizer.rate(self.state.updates) if self._rate is None else self._rate
 
-    def _batch(self, part, place, outputs):
+    def _batch(self, part: Any, place: tuple[Any, ...], outputs: Any) -> tuple[float, float]:
         """The updates of a batch, as data give them, one or more; returns (sum of weighted losses, sum of weights)."""
         train = self.train_whole if self.segments is None else functools.partial(self.segments.train, self)
         return train(*part, place, outputs)
 
-    def updated(self, total, weight):
+    def updated(self, total: float, weight: float) -> None:
         """There will be more updates of this batch: the mean loss of those so far."""
         if self.progress is not None:
             self.progress.advance(0, total / weight if weight else 0.0)
 
-    def fresh_outputs(self):
+    def fresh_outputs(self) -> list[dict[str, Any]]:
         """Where the gradients of an update go."""
         for k, name in self.parameters.embeddings:
             self._out[k][name] = None
         return self._out
 
-    def step(self, out, place, batch):
+    def step(self, out: list[dict[str, Any]], place: tuple[Any, ...], batch: Callable[[], Any]) -> None:
         """An update with these gradients."""
         tables = {f"{k}.{name}": out[k][name] for k, name in self.parameters.embeddings}
         self.rate = self._learning_rate()
         self._update(tables, place, batch)
         self.state.updates += 1
 
-    def train_whole(self, data, chosen, place, outputs):
+    def train_whole(self, data: Any, chosen: Ints, place: tuple[Any, ...], outputs: Any) -> tuple[float, float]:
         """One update; returns (sum of weighted losses, sum of weights)."""
         keys = draw_keys(self.state.rng, len(self.model.layers))
         rows, context, target, weight = data.batch(chosen)
@@ -271,7 +301,7 @@ class Trainer:
         self.step(out, place, batch)
         return loss, weights
 
-    def fail(self, what, value, place, batch):
+    def fail(self, what: str, value: float, place: tuple[Any, ...], batch: Any) -> NoReturn:
         data, chosen, context, rows, target = batch() if callable(batch) else batch
         per_step = data.targets.per_step
         cause = "training diverged; lower the learning rate, set clip_norm, or scale the data"
@@ -290,7 +320,7 @@ class Trainer:
         where += f", steps {place[2]} to {place[3] - 1}" if len(place) > 2 else ""
         raise FloatingPointError(f"{what} is {value} in {where}: {cause}. {self.after_failure}")
 
-    def _update(self, tables, where, batch):
+    def _update(self, tables: Arrays, where: Any, batch: Any) -> None:
         """Clip, and step. Weights that would not be finite are not kept."""
         state, optimizer, rate = self.state, self.optimizer, self.rate
         gradients = [self.parameters.gradient, *(g.values for g in tables.values())]
@@ -322,7 +352,7 @@ class Trainer:
             for m, a in buffers.items():
                 state.table_moments[name][m][tables[name].rows] = a
 
-    def _measure(self, outputs):
+    def _measure(self, outputs: Any) -> dict[str, float]:
         if not self.metrics or not outputs:
             return {}
         target = np.concatenate([t for t, _ in outputs])
@@ -333,7 +363,7 @@ class Trainer:
                 raise TypeError(f"metrics: {name} returned an array of shape {np.shape(value)}, must be one number")
         return {name: float(value) for name, value in found.items()}
 
-    def evaluate(self, data):
+    def evaluate(self, data: Any) -> Any:
         """Loss, metrics and score on `data`, without dropout."""
         loss, outputs = self.outputs(data, bool(self.metrics) or self.score is not None)
         found = {"loss": loss} | self._measure([(target, prediction) for target, prediction, _ in outputs])
@@ -341,7 +371,7 @@ class Trainer:
             found["score"] = self.score(*(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
         return found
 
-    def outputs(self, data, keep=True):
+    def outputs(self, data: Any, keep: bool = True) -> tuple[float, list[Any]]:
         """(loss, [(targets, predictions, weights) of every batch]) on `data`, without dropout."""
         total, weight, outputs = 0.0, 0.0, []
         for part, chosen in data.batches(max(self.batch_size, 64), False, None):
@@ -359,7 +389,7 @@ class Trainer:
                 outputs.append((target, self.model.finish(prediction, self.activation), w))
         return (total / weight if weight else 0.0), outputs
 
-    def _check_monitor(self):
+    def _check_monitor(self) -> None:
         names = ["loss", *self.metrics]
         if self.validation is not None:
             names += [f"val_{name}" for name in names] + ["val_score"] * (self.score is not None)

@@ -1,7 +1,10 @@
 """Training on long sequences in segments of time: truncated back-propagation, and exact one in a memory budget."""
 
+from __future__ import annotations
+
 import itertools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,10 +12,18 @@ from lstmx.functional import allocate, kernels, validate
 from lstmx.layers import Run, layout
 from lstmx.training.parameters import draw_keys
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lstmx._types import Array, Ints, State
+    from lstmx.functional.segments import Segment
+    from lstmx.training.trainer import Trainer
+
+
 ROWS = 4096  # of a segment of validation data
 
 
-def read_truncation(value):
+def read_truncation(value: Any) -> tuple[int, int]:
     """(k1, k2) of `tbptt`, from itself or one integer for both."""
     pair = value if isinstance(value, tuple | list) else (value, value)
     if len(pair) != 2:
@@ -26,7 +37,7 @@ def read_truncation(value):
     return k1, k2
 
 
-def refuse(model, name, monitor):
+def refuse(model: Any, name: str, monitor: str | None) -> None:
     """An error where a model cannot be trained in segments, or what is to be measured needs whole sequences."""
     if not model.causal:
         raise ValueError(
@@ -40,17 +51,17 @@ def refuse(model, name, monitor):
 class Batch:
     """A batch that is read in segments, and what a pass over one of them does."""
 
-    def __init__(self, trainer, data, chosen):
+    def __init__(self, trainer: Trainer, data: Any, chosen: Ints) -> None:
         self.trainer, self.data, self.chosen = trainer, data, chosen
         self.model, self.per_step = trainer.model, trainer.model.per_step
         self.timeline = data.timeline(chosen)
         self.pooled = None if self.per_step else data.judge(chosen, self.timeline.segment(0, 1))
 
-    def judge(self, segment):
+    def judge(self, segment: Segment) -> tuple[Array, Array]:
         """(target rows, weight rows) of a segment; of a model with pooling those of all sequences."""
         return self.data.judge(self.chosen, segment) if self.per_step else self.pooled
 
-    def forward(self, segment, state, keys=None, keep=False):
+    def forward(self, segment: Segment, state: State, keys: Any = None, keep: bool = False) -> tuple[Array, State, Any]:
         """(predictions, state, tape) of a segment after a state."""
         parameters = [layer.store.snapshot for layer in self.model.layers]  # nobody else may set them now
         run = Run(keep, keys, parameters, self.trainer.activation, own_steps=True)
@@ -58,11 +69,11 @@ class Batch:
         prediction, _, state, tape = self.model.forward_rows(rows, segment, state, run)
         return prediction, state, tape
 
-    def where(self, place, segment):
+    def where(self, place: tuple[Any, ...], segment: Segment) -> tuple[Any, ...]:
         """What errors say of a segment."""
         return *place, segment.start, segment.stop
 
-    def blame(self, what, value, place, cuts):
+    def blame(self, what: str, value: float, place: tuple[Any, ...], cuts: Any) -> None:
         """Raise the error of a number that is not finite, for the first segment whose data are not."""
         for cut in cuts:
             segment = self.timeline.segment(*cut)
@@ -70,22 +81,22 @@ class Batch:
             if cut == cuts[-1] or not all(map(_finite, seen[3:])):
                 self.trainer.fail(what, value, self.where(place, segment), seen)
 
-    def seen(self, segment):
+    def seen(self, segment: Segment) -> tuple[Any, ...]:
         """(data, indices of the sequences, context, rows, target rows) of a segment, for an error."""
         return self.data, self.chosen, segment, self.data.read(self.chosen, segment), self.judge(segment)[0]
 
-    def watch_zeros(self, prediction, target, weight):
+    def watch_zeros(self, prediction: Array, target: Array, weight: Array) -> None:
         """In the first epoch, what the loss would be if all outputs were 0."""
         if self.trainer.compares_zeros:
             zeros = np.zeros_like(prediction)
             self.trainer.add_zeros(self.trainer.loss.total(zeros, target, weight)[0])
 
-    def finished(self, prediction):
+    def finished(self, prediction: Array) -> Array:
         """Outputs of the model from predictions."""
         return self.model.finish(prediction, self.trainer.activation)
 
 
-def _finite(array):
+def _finite(array: Array) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
@@ -100,10 +111,12 @@ class Truncated:
     k1, k2 : int
     """
 
-    def __init__(self, k1, k2):
+    def __init__(self, k1: int, k2: int) -> None:
         self.k1, self.k2 = k1, k2
 
-    def train(self, trainer, data, chosen, place, outputs):
+    def train(
+        self, trainer: Trainer, data: Any, chosen: Ints, place: tuple[Any, ...], outputs: Any
+    ) -> tuple[float, float]:
         """All updates of a batch; returns (sum of weighted losses, sum of weights)."""
         batch, keys = Batch(trainer, data, chosen), draw_keys(trainer.state.rng, len(trainer.model.layers))
         total = weights = 0.0
@@ -116,7 +129,17 @@ class Truncated:
                 trainer.updated(total, weights)
         return total, weights
 
-    def _window(self, batch, state, begin, start, stop, keys, place, outputs):
+    def _window(
+        self,
+        batch: Batch,
+        state: State,
+        begin: int,
+        start: int,
+        stop: int,
+        keys: Any,
+        place: tuple[Any, ...],
+        outputs: Any,
+    ) -> tuple[float, float, State, int]:
         """The update for the loss of the steps start to stop - 1, from the state before the step `begin`.
 
         Returns (sum of weighted losses, sum of weights), and the state and the step at which the next window begins.
@@ -149,7 +172,7 @@ class Truncated:
             self._update(batch, segments, tapes, dy, last, place)
         return loss * (weights > 0), weights, state, following
 
-    def _judged(self, batch, segment):
+    def _judged(self, batch: Batch, segment: Segment) -> tuple[Array, Array, Any]:
         """(target rows, weight rows, their rows among the predictions) of the loss of a segment; with a pooling layer
         it is that of the sequences that end there.
         """
@@ -161,7 +184,9 @@ class Truncated:
         rows = np.flatnonzero(ends | (lengths == 0) if segment.start == 0 else ends)
         return target[rows], weight[rows], rows
 
-    def _update(self, batch, segments, tapes, dy, last, place):
+    def _update(
+        self, batch: Batch, segments: list[Segment], tapes: list[Any], dy: Any, last: Segment, place: tuple[Any, ...]
+    ) -> None:
         trainer = batch.trainer
         out, dstate = trainer.fresh_outputs(), None
         for k in reversed(range(len(segments))):
@@ -171,7 +196,7 @@ class Truncated:
             dy = None
         trainer.step(out, batch.where(place, last), lambda: batch.seen(last))
 
-    def steps(self, batch, longest):
+    def steps(self, batch: int, longest: int) -> int:
         """Of a segment in which N sequences are evaluated."""
         return max(1, ROWS // max(batch, 1))
 
@@ -186,16 +211,16 @@ class Recomputed:
         Bytes.
     """
 
-    def __init__(self, model, budget):
+    def __init__(self, model: Any, budget: int) -> None:
         self.model, self.budget = model, budget
         self._planned = self._steps = None  # (N, T) of the batch before, and what was found
 
-    def check(self, lengths, batch_size):
+    def check(self, lengths: Ints, batch_size: int) -> None:
         """An error if the batches of these sequences cannot keep to the budget."""
         for batch in {min(batch_size, len(lengths)), len(lengths) % batch_size} - {0}:
             self.plan(batch, int(lengths.max(initial=0)))
 
-    def plan(self, batch, longest):
+    def plan(self, batch: int, longest: int) -> int:
         """The steps of a segment of N sequences, the longest of which has so many."""
         if self._planned != (batch, longest):
             found, least = layout.plan(self.model, batch, longest, self.budget)
@@ -204,7 +229,9 @@ class Recomputed:
             self._planned, self._steps = (batch, longest), found.steps
         return self._steps
 
-    def train(self, trainer, data, chosen, place, outputs):
+    def train(
+        self, trainer: Trainer, data: Any, chosen: Ints, place: tuple[Any, ...], outputs: Any
+    ) -> tuple[float, float]:
         """The update of a batch; returns (sum of weighted losses, sum of weights)."""
         batch = Batch(trainer, data, chosen)
         steps = self.plan(batch.timeline.batch, batch.timeline.longest)
@@ -224,7 +251,7 @@ class Recomputed:
         return loss, weights
 
     @staticmethod
-    def _weights(batch, cuts):
+    def _weights(batch: Batch, cuts: Any) -> float:
         """The sum of the weights of all rows."""
         if not batch.per_step:
             return kernels.total(batch.pooled[1])
@@ -237,7 +264,9 @@ class Recomputed:
         return found.total()
 
     @staticmethod
-    def _backward(batch, cuts, states, keys, weights, outputs):
+    def _backward(
+        batch: Batch, cuts: Any, states: list[State], keys: Any, weights: float, outputs: Any
+    ) -> tuple[float, list[dict[str, Any]]]:
         """(the loss, gradients): from the last segment to the first."""
         trainer, model, timeline = batch.trainer, batch.model, batch.timeline
         rows = timeline.rows_before(timeline.longest) if batch.per_step else timeline.batch
@@ -269,7 +298,7 @@ class Recomputed:
         outputs += reversed(seen)
         return total.total(), out
 
-    def steps(self, batch, longest):
+    def steps(self, batch: int, longest: int) -> int:
         """Of a segment in which N sequences are evaluated."""
         size, joint = self.budget, max(longest, 1)
         while joint > 1 and layout.inference(self.model, batch, joint) > size:
@@ -277,7 +306,7 @@ class Recomputed:
         return joint
 
 
-def evaluate(trainer, data, chosen, steps, outputs):
+def evaluate(trainer: Trainer, data: Any, chosen: Ints, steps: int, outputs: Any) -> tuple[float, float]:
     """(sum of weighted losses, sum of weights) of a batch in segments of so many steps, without dropout; (targets,
     predictions, weights) of each are appended to `outputs`, if that is a list.
     """
