@@ -1,8 +1,11 @@
 """Many independent streams of one model, advanced together: `StreamPool`, and snapshots of its sessions."""
 
+from __future__ import annotations
+
 import collections
 import itertools
 import operator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +20,14 @@ from lstmx.layers.compiled import CompiledLayers
 from lstmx.layers.snapshot import MOST, SLOTS, StreamSnapshot
 from lstmx.layers.state import leaves, nested, read_states, structure
 from lstmx.model import Sequential
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Ints, RandomState, State
+
 
 _NEAR = {"float32": 1e-3, "float64": 1e-9}  # how far engines may be off that do not promise the same bits
 
@@ -64,7 +75,7 @@ class StreamPool:
     2
     """
 
-    def __init__(self, model, capacity):
+    def __init__(self, model: LSTM | RNN | Sequential, capacity: int) -> None:
         if not isinstance(model, LSTM | RNN | Sequential):
             held = " (what it holds is its .model)" if isinstance(getattr(model, "model", None), Sequential) else ""
             raise TypeError(f"model: got {type(model).__name__}, must be an LSTM, RNN or Sequential{held}")
@@ -97,25 +108,25 @@ class StreamPool:
     # What there is.
 
     @property
-    def model(self):
+    def model(self) -> LSTM | RNN | Sequential:
         """The model whose sessions these are."""
         return self._model
 
     @property
-    def capacity(self):
+    def capacity(self) -> int:
         """Sessions that can be open at once."""
         return self._capacity
 
     @property
-    def ids(self):
+    def ids(self) -> Ints:
         """The open sessions, int64 (len(pool),), by slot."""
         ids = self._ids.copy()
         return ids[ids >= 0]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(np.count_nonzero(self._ids >= 0))
 
-    def __contains__(self, value):
+    def __contains__(self, value: object) -> bool:
         try:
             number = -1 if isinstance(value, bool | np.bool_) else operator.index(value)
         except TypeError:
@@ -123,12 +134,12 @@ class StreamPool:
         slot = number % SLOTS
         return number >= 0 and slot < self._capacity and int(self._ids[slot]) == number
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<StreamPool: {len(self)} of {self._capacity} sessions open, {self._model!r}>"
 
     # What users call: each takes its turn.
 
-    def open(self, n=None, state=None):
+    def open(self, n: int | None = None, state: State = None) -> Any:
         """Open sessions.
 
         Parameters
@@ -150,7 +161,7 @@ class StreamPool:
         """
         return self._turns.run(self._open, n, state)
 
-    def push(self, ids, frames, *, out=None):
+    def push(self, ids: ArrayLike, frames: ArrayLike, *, out: Array | None = None) -> Array:
         """Advance sessions by one step, or by k.
 
         Parameters
@@ -176,15 +187,15 @@ class StreamPool:
         """
         return self._turns.run(self._push, ids, frames, out)
 
-    def reset(self, ids):
+    def reset(self, ids: ArrayLike) -> None:
         """Let sessions begin anew, under the same ids: array of int (n,), or a single one."""
         self._turns.run(self._reset, ids)
 
-    def close(self, ids):
+    def close(self, ids: ArrayLike) -> None:
         """Close sessions: array of int (n,), or a single one. Their ids are never given again."""
         self._turns.run(self._close, ids)
 
-    def state(self, ids):
+    def state(self, ids: ArrayLike) -> State:
         """What the model's ``step`` would have returned as the state of these sessions, in arrays of its own.
 
         Parameters
@@ -193,7 +204,7 @@ class StreamPool:
         """
         return self._turns.run(self._state, ids)
 
-    def snapshot(self, ids=None):
+    def snapshot(self, ids: ArrayLike | None = None) -> StreamSnapshot:
         """The states of sessions at this moment, to keep in a file or to go back to.
 
         Parameters
@@ -221,7 +232,7 @@ class StreamPool:
         """
         return self._turns.run(self._snapshot, ids)
 
-    def restore(self, snapshot):
+    def restore(self, snapshot: StreamSnapshot) -> None:
         """Give the sessions of a snapshot their states of then, under their ids of then.
 
         Those that are open are set back, others are opened again; sessions that are not in it stay as they are.
@@ -238,7 +249,7 @@ class StreamPool:
         """
         self._turns.run(self._restore, snapshot)
 
-    def check(self, X, random_state=0):
+    def check(self, X: ArrayLike, random_state: RandomState = 0) -> float:
         """Push sequences in random chunks and company, in a pool of their own, and compare with whole calls.
 
         Parameters
@@ -262,7 +273,7 @@ class StreamPool:
 
     # The same, in their turn.
 
-    def _open(self, n, state):
+    def _open(self, n: int | None, state: State) -> Any:
         count = 1 if n is None else validate.count("n", n, 0)
         slots = np.flatnonzero((self._ids < 0) & (self._given < MOST))[:count]
         if len(slots) < count:
@@ -274,7 +285,7 @@ class StreamPool:
         _change([*states, (self._ids, slots, ids), (self._given, slots, given + 1)])
         return int(ids[0]) if n is None else ids
 
-    def _push(self, ids, frames, out):
+    def _push(self, ids: Any, frames: Any, out: Any) -> Array:
         if not self._compiled.are_current():
             self._compile()
         if self._sessions is not None:
@@ -297,7 +308,7 @@ class StreamPool:
         y = self._advance(slots, frames, view)
         return y.reshape(shape) if out is None else out
 
-    def _compile(self):
+    def _compile(self) -> None:
         """Take the parameters of the moment, for `_sessions`: a push as a compiled call, for plain arrays that fit. It
         is None where a layer cannot be part of one.
         """
@@ -306,7 +317,7 @@ class StreamPool:
             sessions = get_engine().sessions(compiled.program, self._ids, self._arrays)
         self._compiled, self._sessions = compiled, sessions  # both or, after an error, none
 
-    def _advance(self, slots, frames, out):
+    def _advance(self, slots: Ints, frames: Array, out: Array | None) -> Array:
         """Advance the sessions of these slots by the steps of `frames` (n, k, ..): all of it or nothing.
 
         Returns the outputs (n, k, O), with a pooling (n, O); they are written to `out`, if given.
@@ -321,27 +332,27 @@ class StreamPool:
         _change([*self._states(slots, leaves(after)), *([] if out is None else [(out, ..., y)])])
         return y
 
-    def _reset(self, ids):
+    def _reset(self, ids: Any) -> None:
         slots, _ = self._find(ids)
         _change(self._states(slots, leaves(self._start(len(slots)))))
 
-    def _close(self, ids):
+    def _close(self, ids: Any) -> None:
         slots, _ = self._find(ids)
         _change([(self._ids, slots, -1)])
 
-    def _state(self, ids):
+    def _state(self, ids: Any) -> State:
         slots, single = self._find(ids)
         arrays = self._gathered(slots)
         if single and not isinstance(self._model, Sequential):  # whose step gives N of one frame too
             arrays = [a[..., 0, :] for a in arrays]
         return nested(self._form, arrays)
 
-    def _snapshot(self, ids):
+    def _snapshot(self, ids: Any) -> StreamSnapshot:
         slots = np.flatnonzero(self._ids >= 0) if ids is None else self._find(ids)[0]
         used = self._given[: np.flatnonzero(self._given).max(initial=-1) + 1]
         return StreamSnapshot(self._ids[slots], nested(self._form, self._gathered(slots)), used)
 
-    def _restore(self, snapshot):
+    def _restore(self, snapshot: object) -> None:
         if not isinstance(snapshot, StreamSnapshot):
             raise TypeError(f"snapshot: got {type(snapshot).__name__}, must be what StreamPool.snapshot returns")
         if structure(snapshot.state) != self._form:
@@ -364,20 +375,20 @@ class StreamPool:
 
     # What they share.
 
-    def _start(self, count):
+    def _start(self, count: int) -> State:
         """The state of so many sessions that begin."""
         return self._model.start_state(count, self._model.input_size, dtype=self._model.dtype)
 
-    def _gathered(self, slots):
+    def _gathered(self, slots: Ints) -> list[Array]:
         """Copies (.., n, W) of the states of these slots."""
         return [array[..., slots, :] for array in self._arrays]
 
-    def _states(self, slots, arrays):
+    def _states(self, slots: Ints, arrays: list[Array]) -> list[Any]:
         """The changes, as `_change` takes them, that give these slots states (.., n, W)."""
         at = ..., slots, slice(None)
         return [(array, at, value) for array, value in zip(self._arrays, arrays, strict=True)]
 
-    def _find(self, ids):
+    def _find(self, ids: Any) -> tuple[Ints, bool]:
         """(slots (n,) of open sessions, whether it is a single one), or an error."""
         array = validate.rectangular("ids", ids)
         if array.dtype.kind not in "iu" and (array.size or array.dtype.kind != "f"):
@@ -403,7 +414,7 @@ class StreamPool:
                              "several steps as (n, k, ..)")  # fmt: skip
         return slots, single
 
-    def _read(self, frames, n, single):
+    def _read(self, frames: Any, n: int, single: bool) -> tuple[Array, bool]:
         """(frames (n, k, ..), whether it was one step without the axis of steps), validated."""
         dtype = self._model.dtype
         if self._tokens is not None:
@@ -430,17 +441,17 @@ class StreamPool:
                              f"ids[{np.argwhere(~there)[0][0]}]; push only steps that there are")  # fmt: skip
         return array, one
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self._model, self._capacity, self.snapshot())
 
 
-def _rebuilt(cls, model, capacity, snapshot):
+def _rebuilt(cls: type[StreamPool], model: Any, capacity: int, snapshot: StreamSnapshot) -> StreamPool:
     pool = cls(model, capacity)
     pool.restore(snapshot)
     return pool
 
 
-def _change(changes):
+def _change(changes: list[Any]) -> None:
     """Write to arrays, (array, place, value) each: all of it, or with an error nothing, whatever signal arrives."""
     before = [(array, place, np.array(array[place])) for array, place, _ in changes]
     try:
@@ -450,18 +461,18 @@ def _change(changes):
         raise
 
 
-def _write(changes):
+def _write(changes: list[Any]) -> None:
     # Of operations of C alone, so that Python handles no signal in between.
     collections.deque(itertools.starmap(operator.setitem, changes), maxlen=0)
 
 
-def _check(model, X, rng):
+def _check(model: Any, X: Any, rng: Any) -> float:
     """`StreamPool.check`."""
     sequential = isinstance(model, Sequential)
     read = model.read(X) if sequential else sequences(X, model.input_size, model.dtype, single=True)
     each = [_sequence(read, n) for n in range(len(read))]
 
-    def whole(many):
+    def whole(many: Any) -> Any:
         return model.predict(many) if sequential else model(many)[0]
 
     per_step = getattr(model, "per_step", True)
@@ -486,14 +497,14 @@ def _check(model, X, rng):
     return largest
 
 
-def _sequence(read, n):
+def _sequence(read: Any, n: int) -> Array:
     """The n-th of some `Sequences`, (T_n, ..)."""
     if read.form == "single":
         return read.x
     return read.x[n] if read.form == "array" else read.x[read.starts[n] :][: read.lengths[n]]
 
 
-def _compared(found, wanted, n, first):
+def _compared(found: Array, wanted: Array, n: int, first: int) -> float:
     """The largest difference of outputs, (O,) or (k, O) from step `first` on, or an error."""
     with np.errstate(invalid="ignore"):
         same = (found == wanted) | (np.isnan(found) & np.isnan(wanted))

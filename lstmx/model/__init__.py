@@ -1,8 +1,11 @@
 """Sequential, layers in a row: what it is and predicts. `fitting` trains it, `streaming` runs it step by step."""
 
+from __future__ import annotations
+
 import copy
 import functools
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +21,16 @@ from lstmx.layers.chain import check_chain
 from lstmx.layers.compiled import CompiledLayers
 from lstmx.model.fitting import Fitting
 from lstmx.model.streaming import Streaming
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any, Self
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Arrays, ArrayShape, Config, Context, DType, Memory, Precision, RandomState, State
+    from lstmx.functional.read import Sequences
+    from lstmx.training import History
 
 MOST_LAYERS = 1000  # a file of so many is still read at once
 BATCH = 256  # sequences that predict runs at once
@@ -58,7 +71,7 @@ class Sequential(Fitting, Streaming, storage.Stored):
     True
     """
 
-    def __init__(self, layers, *more, random_state=None):
+    def __init__(self, layers: Iterable[Layer], *more: Layer, random_state: RandomState = None) -> None:
         if more or isinstance(layers, Layer):
             given = ", ".join(type(layer).__name__ for layer in (layers, *more))
             remedy = f"put them in brackets: Sequential([{given}])" if isinstance(layers, Layer) else "join them"
@@ -93,17 +106,17 @@ class Sequential(Fitting, Streaming, storage.Stored):
     # What the model is.
 
     @functools.cached_property
-    def embedding(self):
+    def embedding(self) -> Embedding | None:
         """The first layer, if it is an Embedding; then inputs are integers."""
         return self.layers[0] if isinstance(self.layers[0], Embedding) else None
 
     @functools.cached_property
-    def input_size(self):
+    def input_size(self) -> int | None:
         """Features of the input: what the first layer that cares takes."""
         return next((layer.input_size for layer in self.layers if layer.input_size is not None), None)
 
     @functools.cached_property
-    def output_size(self):
+    def output_size(self) -> int:
         """Features of the output."""
         size = self.input_size
         for layer in self.layers:
@@ -111,37 +124,39 @@ class Sequential(Fitting, Streaming, storage.Stored):
         return size
 
     @functools.cached_property
-    def per_step(self):
+    def per_step(self) -> bool:
         """Whether the model gives one output per step (no pooling layer)."""
         return not any(layer.per_sequence for layer in self.layers)
 
     @property
-    def causal(self):
+    def causal(self) -> bool:
         """Whether no output depends on a later step, so that sequences can be read in segments."""
         return self._causal
 
     @functools.cached_property
-    def dtype(self):
+    def dtype(self) -> DType:
         """The type the model computes in."""
         return next((layer.dtype for layer in self.layers if layer.store.arrays), np.dtype(np.float32))
 
     @property
-    def history_(self):
+    def history_(self) -> History | None:
         """What the last fit measured; None before the first."""
         return self._history
 
     @property
-    def size(self):
+    def size(self) -> int:
         """The number of parameters."""
         return sum(layer.size for layer in self.layers)
 
     @property
-    def _final_activation(self):
+    def _final_activation(self) -> str | None:
         return self.layers[-1].activation if isinstance(self.layers[-1], Dense) else None
 
     # On packed rows: what training needs.
 
-    def start_state(self, batch, features=None, parameters=None, dtype=None):
+    def start_state(
+        self, batch: int, features: int | None = None, parameters: Any = None, dtype: DType | None = None
+    ) -> tuple[State, ...]:
         """The protocol of a layer, with a tuple of states; what is None is the model's own."""
         parameters = snapshots(self.layers) if parameters is None else parameters
         features, states = self.input_size if features is None else features, []
@@ -150,7 +165,9 @@ class Sequential(Fitting, Streaming, storage.Stored):
             features = layer.output_size(features)
         return tuple(states)
 
-    def forward_rows(self, rows, context, state, run):
+    def forward_rows(
+        self, rows: Any, context: Context, state: State, run: Run
+    ) -> tuple[Array, Context, tuple[State, ...], Any]:
         """All layers on packed rows: the protocol of a layer, with a tuple of states and a list of tapes."""
         parameters = snapshots(self.layers) if run.parameters is None else run.parameters
         nothing, last = (None,) * len(self.layers), self.layers[-1]
@@ -163,7 +180,18 @@ class Sequential(Fitting, Streaming, storage.Stored):
             tape.append(entry)
         return rows, context, tuple(after), tape
 
-    def backward_rows(self, tape, dy, out, need_dx=False, dstate=None, *, add=False, more=False, flow=None):
+    def backward_rows(
+        self,
+        tape: Any,
+        dy: Any,
+        out: Any,
+        need_dx: bool = False,
+        dstate: State = None,
+        *,
+        add: bool = False,
+        more: bool = False,
+        flow: Any = None,
+    ) -> tuple[Array | None, tuple[State, ...]]:
         """Back-propagation: the protocol of a layer, with a tuple of `dstate`. Gradients go to ``out[layer][name]``, of
         recurrent layers by step to ``flow[layer]``, if given, as `layers.flow.room` makes it.
         """
@@ -181,11 +209,11 @@ class Sequential(Fitting, Streaming, storage.Stored):
             )
         return dy, tuple(before)
 
-    def _outputs(self):
+    def _outputs(self) -> list[Arrays]:
         """Where gradients go, for every layer."""
         return [{n: allocate.empty(p.shape, p.dtype) for n, p in layer.store.arrays.items()} for layer in self.layers]
 
-    def finish(self, rows, activation):
+    def finish(self, rows: Array, activation: str | None) -> Array:
         """Outputs from rows that `forward_rows` gave with `activation` in place of the model's own."""
         if activation != self._final_activation:
             rows = rows.copy()
@@ -194,11 +222,13 @@ class Sequential(Fitting, Streaming, storage.Stored):
 
     # What users call.
 
-    def read(self, X, *, lengths=None, mask=None, reset=None):
+    def read(self, X: Any, *, lengths: Any = None, mask: Any = None, reset: Any = None) -> Sequences:
         """`Sequences` of X as `predict` takes it: ``.all()`` gives what `forward_rows` takes."""
         return self._read(X, lengths, mask=mask, reset=reset)
 
-    def _read(self, X, lengths, single=True, prefix="", mask=None, reset=None):
+    def _read(
+        self, X: Any, lengths: Any, single: bool = True, prefix: str = "", mask: Any = None, reset: Any = None
+    ) -> Sequences:
         """`Sequences` of X; `single`: X may be one sequence without a batch axis."""
         embedding = self.embedding
         if reset is not None and not self.per_step:
@@ -210,7 +240,9 @@ class Sequential(Fitting, Streaming, storage.Stored):
                           lengths_name="validation_lengths" if prefix else "lengths")  # fmt: skip
         return found.masked(self.layers[0].are_steps) if self.layers[0].masks else found
 
-    def predict(self, X, *, lengths=None, mask=None, reset=None, batch_size=None):
+    def predict(
+        self, X: ArrayLike, *, lengths: Any = None, mask: Any = None, reset: Any = None, batch_size: int | None = None
+    ) -> Any:
         """Outputs in inference.
 
         Parameters
@@ -234,12 +266,12 @@ class Sequential(Fitting, Streaming, storage.Stored):
         batch_size = BATCH if batch_size is None else validate.count("batch_size", batch_size)
         return self.predict_sequences(self._read(X, lengths, mask=mask, reset=reset), batch_size)
 
-    def predict_sequences(self, inputs, batch_size=BATCH):
+    def predict_sequences(self, inputs: Sequences, batch_size: int = BATCH) -> Any:
         """`predict` for validated `Sequences`."""
         compiled = self._compiled_layers()
         how = Run(parameters=compiled.parameters)
 
-        def run(part):
+        def run(part: Sequences) -> Any:
             array = part.array() if self._reads(part.x) else None
             found = None if array is None else compiled.run(array)
             if found is not None:
@@ -252,17 +284,19 @@ class Sequential(Fitting, Streaming, storage.Stored):
             return run(inputs)
         return batches.collect(map(run, inputs.parts(batch_size)), len(inputs))
 
-    def _reads(self, x):
+    def _reads(self, x: Array) -> bool:
         """Whether compiled calls read x as well as packed rows do: of windows, these may share what is summed."""
         return x.flags.c_contiguous or not self.layers[0].reads_windows
 
-    def _compiled_layers(self):
+    def _compiled_layers(self) -> CompiledLayers:
         found = self._compiled
         if found is None or not found.are_current():
             found = self._compiled = CompiledLayers(self.layers)
         return found
 
-    def forward(self, X, *, lengths=None, mask=None, reset=None, rng=None):
+    def forward(
+        self, X: ArrayLike, *, lengths: Any = None, mask: Any = None, reset: Any = None, rng: RandomState = None
+    ) -> tuple[Any, Tape]:
         """Training: outputs with dropout, and a tape for `backward`.
 
         Parameters
@@ -281,7 +315,7 @@ class Sequential(Fitting, Streaming, storage.Stored):
         y, after, _, tape = self.forward_rows(rows, context, None, Run(keep=True, key=keys))
         return after.unpack(y), Tape(self, context, self._versions(), model=tape, after=after, shape=y.shape)
 
-    def backward(self, tape, dy):
+    def backward(self, tape: Tape, dy: ArrayLike) -> Gradients:
         """Back-propagation.
 
         Parameters
@@ -304,10 +338,10 @@ class Sequential(Fitting, Streaming, storage.Stored):
         params = {f"{k}.{name}": g for k, grads in enumerate(out) for name, g in grads.items()}
         return Gradients(None if self.embedding else context.unpack(dx), None, params)
 
-    def _versions(self):
+    def _versions(self) -> tuple[int, ...]:
         return tuple(layer.store.version for layer in self.layers)
 
-    def memory(self, N, T, *, training=False, memory=None):
+    def memory(self, N: int, T: int, *, training: bool = False, memory: Memory | None = None) -> int:
         """Bytes of working memory that a batch of N sequences of T steps takes at most, parameters and X aside.
 
         Parameters
@@ -349,7 +383,7 @@ class Sequential(Fitting, Streaming, storage.Stored):
             raise ValueError(layout.message(N, T, budget, least))
         return found.size
 
-    def trace(self, X, *, lengths=None, mask=None, reset=None):
+    def trace(self, X: ArrayLike, *, lengths: Any = None, mask: Any = None, reset: Any = None) -> dict[int, Trace]:
         """Run the model and keep what its LSTM layers did.
 
         Parameters
@@ -368,7 +402,7 @@ class Sequential(Fitting, Streaming, storage.Stored):
         """
         return self.trace_rows(*self._read(X, lengths, mask=mask, reset=reset).all())
 
-    def trace_rows(self, rows, context):
+    def trace_rows(self, rows: Array, context: Context) -> dict[int, Trace]:
         """`trace` on packed rows."""
         if not any(isinstance(layer, LSTM) for layer in self.layers):
             raise ValueError(
@@ -379,11 +413,11 @@ class Sequential(Fitting, Streaming, storage.Stored):
             k: Trace(layer, *tape[k][:2], state[k]) for k, layer in enumerate(self.layers) if isinstance(layer, LSTM)
         }
 
-    def parameters(self):
+    def parameters(self) -> Arrays:
         """The parameters by name ("0.weight_ih_l0": layer index, then the layer's name), read-only."""
         return {f"{k}.{name}": p for k, layer in enumerate(self.layers) for name, p in layer.parameters().items()}
 
-    def set_parameters(self, parameters, *, allow_nonfinite=False):
+    def set_parameters(self, parameters: Mapping[str, ArrayLike], *, allow_nonfinite: bool = False) -> None:
         """Replace some or all parameters; all are checked before the first is set.
 
         Parameters
@@ -410,12 +444,12 @@ class Sequential(Fitting, Streaming, storage.Stored):
         checked = {k: self.layers[k].store.check(group, allow_nonfinite, f"{k}.") for k, group in groups.items()}
         replace_together((self.layers[k].store, group) for k, group in checked.items())
 
-    def config(self):
+    def config(self) -> Config:
         """What `load` needs to build the model again, as plain JSON values."""
         return {"layers": [{"class": type(layer).__name__} | layer.config() for layer in self.layers]}
 
     @classmethod
-    def array_shapes(cls, config):
+    def array_shapes(cls, config: Config) -> Iterator[ArrayShape]:
         """(name, shape, dtype, what its numbers must be) of every parameter; an error for a wrong configuration."""
         layers = validate.keys("the configuration of Sequential", config, ("layers",))["layers"]
         if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
@@ -427,12 +461,12 @@ class Sequential(Fitting, Streaming, storage.Stored):
             for name, *rest in kind.array_shapes(own):
                 yield f"{k}.{name}", *rest
 
-    def state(self):
+    def state(self) -> tuple[Config, Arrays]:
         """(configuration, parameters): what `from_state` takes."""
         return self.config(), self.parameters()
 
     @classmethod
-    def from_state(cls, config, arrays):
+    def from_state(cls, config: Config, arrays: Arrays) -> Self:
         """A model from what `state` gave."""
         groups = [{} for _ in config["layers"]]
         for name, value in arrays.items():
@@ -441,25 +475,25 @@ class Sequential(Fitting, Streaming, storage.Stored):
         layers = (_split(layer) for layer in config["layers"])
         return cls([kind.from_state(own, group) for (kind, own), group in zip(layers, groups, strict=True)])
 
-    def copy(self):
+    def copy(self) -> Sequential:
         """An independent model with the same layers and parameters."""
         return _rebuild([layer.copy() for layer in self.layers], self.history_, self._rng)
 
-    def astype(self, dtype):
+    def astype(self, dtype: Precision) -> Sequential:
         """A copy that computes in `dtype`, "float32" or "float64"."""
         return _rebuild([layer.astype(dtype) for layer in self.layers], self.history_, self._rng)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, ([layer.copy() for layer in self.layers], self.history_, self._rng)
 
-    def _remedy(self, name):
+    def _remedy(self, name: str) -> str:
         if name == "layers":
             return "fixed since this Sequential was made; make another: Sequential([..., layer.copy(), ...])"
         if name in self.parameters():
             return f'parameters are set by set_parameters({{"{name}": ...}})'
         return super()._remedy(name)
 
-    def summary(self):
+    def summary(self) -> str:
         """One line per layer: its configuration, what it gives, its parameters."""
         size, lines, per_step = self.input_size, [], True
         for k, layer in enumerate(self.layers):
@@ -470,17 +504,17 @@ class Sequential(Fitting, Streaming, storage.Stored):
             lines.append(f"{k:2d}  {shown:90s}{shape:>16s}{layer.size:>12,}")
         return "\n".join([*lines, f"{self.size:,} parameters, {self.dtype}"])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Sequential({list(self.layers)!r})"
 
 
-def _split(config):
+def _split(config: Config) -> tuple[type[Layer], Config]:
     """(class, its configuration) of a layer in the configuration of a model."""
     own = {name: value for name, value in config.items() if name != "class"}
     return storage.registered(config.get("class"), Layer), own
 
 
-def _rebuild(layers, history, rng):
+def _rebuild(layers: list[Layer], history: History | None, rng: Any) -> Sequential:
     model = Sequential(layers)
     model._history, model._rng = copy.deepcopy(history), copy.deepcopy(rng)
     return model

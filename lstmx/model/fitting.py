@@ -1,6 +1,9 @@
 """Training a model: what `Sequential.fit` takes, reads and starts; and the gradient of a loss at every step."""
 
+from __future__ import annotations
+
 import contextlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,16 +14,55 @@ from lstmx.functional.segments import read_memory
 from lstmx.layers import Reversed, Run
 from lstmx.layers.flow import GradientFlow, is_recurrent, room
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from typing import Any, Literal
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import LossName, Memory, Metric, MetricName, RandomState
+    from lstmx.optim import _Optimizer
+    from lstmx.training import Callback, EarlyStopping, History
+
+    OptimizerLike = Literal["adam", "adamw", "rmsprop", "sgd"] | _Optimizer
+    MetricsLike = MetricName | Metric | Iterable[MetricName | Metric] | None
+    Watching = Callback | Callable[[int, dict[str, Any]], object]
+    CallbacksLike = Watching | Iterable[Watching] | None
+
 
 class Fitting:
     """The part of `Sequential` that trains."""
 
     @explained
-    def fit(self, X, y=None, *, loss="mse", optimizer="adam", epochs=10, steps_per_epoch=None, batch_size=None,
-            lengths=None, sample_weight=None, class_weight=None, shuffle=None, validation_data=None,
-            validation_lengths=None, validation_split=0.0, validation_from="random", metrics=(), clip_norm=None,
-            clip_value=None, early_stopping=None, callbacks=(), monitor=None, tbptt=None,
-            memory=None, verbose=1, random_state=None):  # fmt: skip
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike | None = None,
+        *,
+        loss: LossName = "mse",
+        optimizer: OptimizerLike = "adam",
+        epochs: int = 10,
+        steps_per_epoch: int | None = None,
+        batch_size: int | None = None,
+        lengths: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        shuffle: bool | Literal["exact"] | None = None,
+        validation_data: Any = None,
+        validation_lengths: ArrayLike | None = None,
+        validation_split: float = 0.0,
+        validation_from: Literal["random", "tail"] = "random",
+        metrics: MetricsLike = (),
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        early_stopping: EarlyStopping | int | None = None,
+        callbacks: CallbacksLike = (),
+        monitor: Literal["gradients"] | None = None,
+        tbptt: int | tuple[int, int] | None = None,
+        memory: Memory | None = None,
+        verbose: Literal[0, 1, 2] = 1,
+        random_state: RandomState = None,
+    ) -> History:
         """Train.
 
         Parameters
@@ -216,7 +258,9 @@ class Fitting:
             self._history = trainer.state.history
             return trainer.run(epochs)
 
-    def _segments(self, training, tbptt, memory, monitor, data, batch_size):
+    def _segments(
+        self, training: Any, tbptt: Any, memory: Memory | None, monitor: str | None, data: Any, batch_size: int
+    ) -> Any:
         """How batches are cut in time, or None; `data` are None where they come batch by batch."""
         if tbptt is not None and memory is not None:
             raise ValueError(
@@ -236,12 +280,12 @@ class Fitting:
         return found
 
     @property
-    def fitting(self):
+    def fitting(self) -> bool:
         """Whether a fit of this model is running."""
         return self._fitting.locked()
 
     @contextlib.contextmanager
-    def only_fit(self):
+    def only_fit(self) -> Iterator[None]:
         """One fit at a time: an error where another is running."""
         if not self._fitting.acquire(blocking=False):
             raise RuntimeError("fit: this model is already being trained by another call; train a copy (.copy())")
@@ -250,10 +294,10 @@ class Fitting:
         finally:
             self._fitting.release()
 
-    def _reader(self, loss, class_weight=None, accuracy=False):
+    def _reader(self, loss: str, class_weight: Any = None, accuracy: bool = False) -> Callable[..., batches.Data]:
         """What reads arrays as `Data`; errors begin with its first argument."""
 
-        def read(prefix, X, y, sample_weight=None, lengths=None):
+        def read(prefix: str, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> batches.Data:
             data = self._data(X, y, loss, lengths, sample_weight, class_weight, prefix)
             if accuracy and not data.targets.are_classes():
                 raise ValueError(
@@ -263,7 +307,7 @@ class Fitting:
 
         return read
 
-    def _read_validation(self, given, lengths, loss, epochs):
+    def _read_validation(self, given: Any, lengths: Any, loss: str, epochs: int) -> Any:
         if given is None:
             if lengths is not None:
                 raise ValueError("validation_lengths: given without validation_data")
@@ -277,7 +321,17 @@ class Fitting:
         X, y, *weight = given
         return read("validation_data ", X, y, *(weight or [None]), lengths)
 
-    def _data(self, X, y, loss, lengths, sample_weight, class_weight, prefix="", mask=None):
+    def _data(
+        self,
+        X: Any,
+        y: Any,
+        loss: str,
+        lengths: Any,
+        sample_weight: Any,
+        class_weight: Any,
+        prefix: str = "",
+        mask: Any = None,
+    ) -> batches.Data:
         inputs = self._read(X, lengths, False, prefix, mask)
         if len(inputs) == 0:
             raise ValueError(f"{prefix}X: holds no sequence")
@@ -291,7 +345,16 @@ class Fitting:
         )
         return batches.Data(inputs, wanted, weights)
 
-    def gradient_flow(self, X, y, *, loss="mse", lengths=None, mask=None, sample_weight=None):
+    def gradient_flow(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        *,
+        loss: LossName = "mse",
+        lengths: ArrayLike | None = None,
+        mask: Any = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> GradientFlow:
         """The gradient of a loss at every step of the recurrent layers, without dropout, from one backward pass.
 
         Parameters

@@ -5,7 +5,10 @@ are the paths of the first sequence, then those of the second and so on. So the 
 of a window of steps too. Results and noise are float64; what is fed back is rounded to the model's type.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,13 +19,31 @@ from lstmx.functional.read import Sequences, sequences
 from lstmx.layers import Activation, Dense, Dropout, FinalState, Last, MeanPool, Run, Unmask
 from lstmx.layers.compiled import CompiledLayers
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lstmx._types import Array, Context, RandomState, Shape, State
+
+
 AT_ONCE = 256  # sequences or windows that are read at once
 
 
 def run(
-    model, x, steps, *, feedback=None, exog=None, noise=None, paths=None, state=None, window=None, temperature=1.0,
-    random_state=None, return_state=False,
-):  # fmt: skip
+    model: Any,
+    x: Any,
+    steps: int,
+    *,
+    feedback: Any = None,
+    exog: Any = None,
+    noise: Any = None,
+    paths: int | None = None,
+    state: State = None,
+    window: int | None = None,
+    temperature: float = 1.0,
+    random_state: RandomState = None,
+    return_state: bool = False,
+) -> tuple[Array, State]:
     """What `Sequential.rollout` gives, with numbers in float64: (results, state). The state of a window is None."""
     steps = validate.count("steps", steps, 0)
     paths = None if paths is None else validate.count("paths", paths)
@@ -58,7 +79,16 @@ def run(
     return np.ascontiguousarray(results.swapaxes(0, 1)).reshape(*shape, *feed.width), state
 
 
-def _loop(reader, feed, y, state, inputs, results, drawn, window):
+def _loop(
+    reader: _Reader,
+    feed: Any,
+    y: Array,
+    state: State,
+    inputs: Array,
+    results: Array,
+    drawn: Array | None,
+    window: int | None,
+) -> State:
     """The steps, one after the other: fills `results`, and of `inputs` the columns that are fed back.
 
     Parameters
@@ -94,13 +124,13 @@ def _loop(reader, feed, y, state, inputs, results, drawn, window):
 class _Reader:
     """A model as it is at one moment, and what it gives after the last step of what it reads."""
 
-    def __init__(self, model):
+    def __init__(self, model: Any) -> None:
         self._model, self._first = model, model.layers[0]
         self._compiled = CompiledLayers(model.layers)
         self._run = Run(parameters=self._compiled.parameters, own_steps=True)
         self._context = None
 
-    def whole(self, inputs, state):
+    def whole(self, inputs: Any, state: State) -> tuple[Array, State]:
         """(outputs (N, O), state) of `Sequences`, each of one step or more."""
         inputs, found, first = self._masked(inputs), [], 0
         for part in [inputs] if len(inputs) <= AT_ONCE else inputs.parts(AT_ONCE):
@@ -115,7 +145,7 @@ class _Reader:
         y, states = zip(*found, strict=True)
         return np.concatenate(y), _joined(states)
 
-    def window(self, x):
+    def window(self, x: Array) -> Array:
         """Outputs (R, O) of windows (W, R, ...), without a state."""
         found = []
         for first in range(0, max(x.shape[1], 1), AT_ONCE):
@@ -127,10 +157,12 @@ class _Reader:
             found.append(self._after(*self._masked(Sequences(part)).all(), None)[0])
         return np.concatenate(found)
 
-    def _masked(self, inputs):
+    def _masked(self, inputs: Any) -> Sequences:
         return inputs.masked(self._first.are_steps) if self._first.masks else inputs
 
-    def loop(self, feed, y, state, inputs, results, drawn, window):
+    def loop(
+        self, feed: Any, y: Array, state: State, inputs: Array, results: Array, drawn: Array | None, window: int | None
+    ) -> tuple[State] | None:
         """`_loop` in one compiled call: (state,), or None where it cannot do it."""
         program = self._compiled.program if window is None else self._compiled.program_of_last
         if program is None or self._first.masks or feed.mode is None:
@@ -145,7 +177,7 @@ class _Reader:
             feed.result(y[r : r + 1], None if drawn is None else drawn[j, r : r + 1], results[j, r : r + 1])
         return (state,)
 
-    def step(self, rows, state, y):
+    def step(self, rows: Array, state: State, y: Any) -> tuple[Array, State]:
         """(outputs (R, O), state) after one more step; y are those before, which masked steps leave as they are."""
         if self._first.masks:
             there = np.flatnonzero(self._first.are_steps(rows, rows.dtype))
@@ -157,7 +189,7 @@ class _Reader:
                 return y, state
         return self._step(rows, state)
 
-    def _step(self, rows, state):
+    def _step(self, rows: Array, state: State) -> tuple[Array, State]:
         found = self._compiled.stream(rows, state, True)
         if found is not None:
             return found
@@ -166,7 +198,7 @@ class _Reader:
         y, _, state, _ = self._model.forward_rows(rows, self._context, state, self._run)
         return y, state
 
-    def _after(self, rows, context, state):
+    def _after(self, rows: Array, context: Context, state: State) -> tuple[Array, State]:
         """(outputs, state) of a batch, each in the caller's order."""
         owners = context.owners
         rows, after, state, _ = self._model.forward_rows(rows, context, _taken(state, owners), self._run)
@@ -184,7 +216,7 @@ class _Columns:
 
     dtype, mode, temperature = np.dtype(np.float64), "columns", 1.0
 
-    def __init__(self, model, feedback, temperature):
+    def __init__(self, model: Any, feedback: Any, temperature: float) -> None:
         if temperature != 1:
             raise ValueError(f"temperature: got {temperature!r}, but this model gives numbers, which are not sampled; "
                              "leave it out")  # fmt: skip
@@ -200,7 +232,7 @@ class _Columns:
         )
         self.others = np.setdiff1d(np.arange(self.I), self.to_column)
 
-    def _read(self, feedback):
+    def _read(self, feedback: Any) -> list[int | None]:
         want = f"must be None or a list of {self.O}: for each output a column of the {self.I} of the input, or None"
         if isinstance(feedback, str):
             raise ValueError(f"feedback: got {feedback!r}, {want}; tokens are fed back by a model that begins with an "
@@ -215,7 +247,7 @@ class _Columns:
             raise ValueError(f"feedback: got {feedback!r}, in which two outputs go to one column; give each its own")
         return found
 
-    def draw(self, noise, rng, shape):
+    def draw(self, noise: Any, rng: Any, shape: Shape) -> Array | None:
         """What is added to the results, (steps, R, O), or None; `shape` is theirs without O."""
         if noise is None:
             return None
@@ -237,13 +269,13 @@ class _Columns:
                              f"{full}, what is added to the results")  # fmt: skip
         return _time_first(found, shape)
 
-    def result(self, y, drawn, out):
+    def result(self, y: Array, drawn: Array | None, out: Array) -> None:
         """The results of a step: outputs and their noise."""
         out[...] = y
         if drawn is not None:
             out += drawn
 
-    def back(self, result, inputs):
+    def back(self, result: Array, inputs: Array) -> None:
         """Results become inputs of the next step."""
         inputs[:, self.to_column] = result[:, self.from_output]
 
@@ -254,7 +286,7 @@ class _Tokens:
     dtype, width, others = np.dtype(np.int64), (), np.empty(0, np.intp)
     from_output = to_column = np.empty(0, np.intp)
 
-    def __init__(self, model, feedback, temperature):
+    def __init__(self, model: Any, feedback: Any, temperature: float) -> None:
         self._sample = validate.choice(
             "feedback", "argmax" if feedback is None else feedback, ("argmax", "sample")
         ) == "sample"  # fmt: skip
@@ -278,14 +310,14 @@ class _Tokens:
         else:  # the compiled loop has no logarithm
             self.mode = "probabilities" if self.temperature == 1 else None
 
-    def draw(self, noise, rng, shape):
+    def draw(self, noise: Any, rng: Any, shape: Shape) -> Array | None:
         """A number in [0, 1) for each token, (steps, R), or None."""
         if noise is not None:
             raise ValueError('noise: got some, but this model gives tokens; draw them by feedback="sample", with a '
                              "temperature above 1 for more variety")  # fmt: skip
         return _time_first(rng.random(shape), shape) if self._sample else None
 
-    def result(self, y, drawn, out):
+    def result(self, y: Array, drawn: Array | None, out: Array) -> None:
         """The tokens of a step."""
         y = y.astype(np.float64)
         if drawn is None:
@@ -298,12 +330,12 @@ class _Tokens:
             out[...] = (sums <= (drawn * total)[:, None]).sum(axis=1)
 
     @staticmethod
-    def _check(y, good):
+    def _check(y: Array, good: Array) -> None:
         if not good.all():
             raise FloatingPointError(f"rollout: of the outputs {y[good.argmin()]} no token can be chosen; look for NaN "
                                      "or infinity in the parameters, or the state")  # fmt: skip
 
-    def _weights(self, y):
+    def _weights(self, y: Array) -> Array:
         """What the probabilities are proportional to."""
         if self._activation == "softmax":
             if self.temperature == 1:
@@ -312,7 +344,7 @@ class _Tokens:
                 y = np.log(y)
         return kernels.each("exp", (y - y.max(axis=1, keepdims=True)) / self.temperature)
 
-    def back(self, result, inputs):
+    def back(self, result: Array, inputs: Array) -> None:
         """Results become inputs of the next step."""
         inputs[...] = result
 
@@ -320,13 +352,13 @@ class _Tokens:
 _AFTER_OUTPUTS = Dropout, FinalState, Last, MeanPool, Unmask  # layers that leave classes what they are
 
 
-def _time_first(a, shape):
+def _time_first(a: Array, shape: Shape) -> Array:
     """(steps, R, ...) of an array of the shape (.., steps) of results, and what follows."""
     tail = a.shape[len(shape) :]
     return np.ascontiguousarray(a.reshape(math.prod(shape[:-1]), shape[-1], *tail).swapaxes(0, 1))
 
 
-def _ends(past, window):
+def _ends(past: Sequences, window: int) -> Array:
     """(W, N, ...): the last steps of `Sequences`, which must have so many."""
     shortest = past.lengths.min(initial=window)
     if shortest < window:
@@ -340,7 +372,7 @@ def _ends(past, window):
     return np.ascontiguousarray(found, past.dtype)
 
 
-def _read_exog(exog, count, batch, feed, model):
+def _read_exog(exog: Any, count: int, batch: int, feed: Any, model: Any) -> Array | None:
     """Exogenous inputs (count, N, E) of the model's type, for the columns that no output fills; or None."""
     E, need = len(feed.others), f"{count} step{'s' * (count != 1)} or more: one less than the results"
     if exog is None:
@@ -368,7 +400,7 @@ def _read_exog(exog, count, batch, feed, model):
     return a[:, :count].swapaxes(0, 1)
 
 
-def _read_state(model, state, batch, window, return_state):
+def _read_state(model: Any, state: State, batch: int, window: int | None, return_state: bool) -> State:
     """A state of N sequences, or None, checked as far as all layers have it in common."""
     if window is not None:
         if state is not None or return_state:
@@ -387,7 +419,7 @@ def _read_state(model, state, batch, window, return_state):
     return _each(state, lambda a: _of_rows(a, batch))
 
 
-def _of_rows(a, batch):
+def _of_rows(a: Array, batch: int) -> bool:
     if not isinstance(a, np.ndarray) or a.ndim < 2 or a.shape[-2] != batch:
         got = f"an array {a.shape}" if isinstance(a, np.ndarray) else type(a).__name__
         raise ValueError(f"state: has {got}, must have arrays of {batch} rows (.., {batch}, width), one for each "
@@ -395,7 +427,7 @@ def _of_rows(a, batch):
     return a
 
 
-def _each(state, function):
+def _each(state: State, function: Callable[[Array], Array]) -> State:
     """A state whose arrays, (.., N, W), are what `function` makes of them."""
     if state is None:
         return None
@@ -404,12 +436,12 @@ def _each(state, function):
     return function(state)
 
 
-def _taken(state, rows):
+def _taken(state: State, rows: Any) -> State:
     """The state of some rows."""
     return _each(state, lambda a: a[..., rows, :])
 
 
-def _put(state, rows, part):
+def _put(state: State, rows: Any, part: State) -> State:
     """A state, but of some rows that of `part`."""
     if state is None:
         return None
@@ -420,7 +452,7 @@ def _put(state, rows, part):
     return found
 
 
-def _joined(states):
+def _joined(states: Any) -> State:
     """One state of several, of the rows of each in turn."""
     if len(states) == 1 or states[0] is None:
         return states[0]

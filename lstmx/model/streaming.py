@@ -1,5 +1,9 @@
 """A model step by step: streams, and the closed loop in which its outputs are its next inputs."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx.functional import validate
@@ -8,11 +12,21 @@ from lstmx.layers import Run
 from lstmx.layers.lstm import BACKWARD_STREAM
 from lstmx.model import rollout
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, Literal
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, RandomState, State
+
 
 class Streaming:
     """The part of `Sequential` that runs step by step."""
 
-    def step(self, x_t, state=None, *, out=None):
+    def step(
+        self, x_t: ArrayLike, state: State = None, *, out: tuple[Array, State] | None = None
+    ) -> tuple[Array, tuple[State, ...]]:
         """One time step of a stream through the whole model.
 
         Parameters
@@ -34,7 +48,9 @@ class Streaming:
         """
         return self._stream("x_t", x_t, state, out, True)
 
-    def stream(self, x, state=None, *, out=None):
+    def stream(
+        self, x: ArrayLike, state: State = None, *, out: tuple[Array, State] | None = None
+    ) -> tuple[Array, tuple[State, ...]]:
         """A block of a stream through the whole model.
 
         Parameters
@@ -59,7 +75,7 @@ class Streaming:
         """
         return self._stream("x", x, state, out, False)
 
-    def _stream(self, name, x, state, out, step):
+    def _stream(self, name: str, x: Any, state: State, out: Any, step: bool) -> Any:
         if not self._causal:
             raise ValueError(BACKWARD_STREAM)
         found = self._compiled_layers().stream(x, state, step, out)
@@ -91,9 +107,20 @@ class Streaming:
         return results if out is None else validate.fill("out", out, results, x, state)
 
     def rollout(
-        self, x, steps, *, feedback=None, exog=None, noise=None, paths=None, state=None, window=None, temperature=1.0,
-        random_state=None, return_state=False,
-    ):  # fmt: skip
+        self,
+        x: ArrayLike,
+        steps: int,
+        *,
+        feedback: Literal["argmax", "sample"] | Sequence[int | None] | None = None,
+        exog: ArrayLike | None = None,
+        noise: ArrayLike | None = None,
+        paths: int | None = None,
+        state: State = None,
+        window: int | None = None,
+        temperature: float = 1.0,
+        random_state: RandomState = None,
+        return_state: bool = False,
+    ) -> Any:
         """The closed loop: what the model gives after x is what it reads next, and so on.
 
         Parameters
