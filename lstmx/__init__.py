@@ -5,7 +5,10 @@ in the manner of scikit-learn (`lstmx.LSTMClassifier`, `LSTMRegressor`, `LSTMFor
 `lstmx.estimators`), or `lstmx.reference` (what an LSTM is, on one page).
 """
 
+from __future__ import annotations
+
 import importlib.util
+from typing import TYPE_CHECKING
 
 from lstmx import functional, reference
 from lstmx._version import __version__
@@ -28,13 +31,56 @@ from lstmx.layers import (
 )
 from lstmx.model import Sequential
 
+if TYPE_CHECKING:  # what `_LAZY` loads, for type checkers and editors
+    from typing import Any
+
+    from lstmx import datasets as datasets
+    from lstmx import estimators as estimators
+    from lstmx import init as init
+    from lstmx import inspect as inspect
+    from lstmx import interop as interop
+    from lstmx import lesson as lesson
+    from lstmx import predictors as predictors
+    from lstmx import testing as testing
+    from lstmx.cli import show_config as show_config
+    from lstmx.estimators import LossCurveDisplay as LossCurveDisplay
+    from lstmx.estimators import LSTMAnomalyDetector as LSTMAnomalyDetector
+    from lstmx.estimators import LSTMClassifier as LSTMClassifier
+    from lstmx.estimators import LSTMForecaster as LSTMForecaster
+    from lstmx.estimators import LSTMRegressor as LSTMRegressor
+    from lstmx.estimators import LSTMTransformer as LSTMTransformer
+    from lstmx.estimators import SequenceImputer as SequenceImputer
+    from lstmx.estimators import SequenceScaler as SequenceScaler
+    from lstmx.interop.keras import from_keras as from_keras
+    from lstmx.interop.keras import to_keras_weights as to_keras_weights
+    from lstmx.interop.onnx import from_onnx as from_onnx
+    from lstmx.interop.onnx.export import to_onnx as to_onnx
+    from lstmx.interop.rtneural import from_rtneural as from_rtneural
+    from lstmx.interop.torch import from_torch as from_torch
+    from lstmx.interop.torch import to_safetensors as to_safetensors
+    from lstmx.interop.torch import to_torch_state_dict as to_torch_state_dict
+    from lstmx.loading import load as load
+    from lstmx.loading import save as save
+    from lstmx.optim import SGD as SGD
+    from lstmx.optim import Adam as Adam
+    from lstmx.optim import AdamW as AdamW
+    from lstmx.optim import CosineDecay as CosineDecay
+    from lstmx.optim import ExponentialDecay as ExponentialDecay
+    from lstmx.optim import RMSprop as RMSprop
+    from lstmx.optim import StepDecay as StepDecay
+    from lstmx.optim import Warmup as Warmup
+    from lstmx.streams import StreamPool as StreamPool
+    from lstmx.training import Callback as Callback
+    from lstmx.training import EarlyStopping as EarlyStopping
+    from lstmx.training import History as History
+
 _ESTIMATORS = (
     *("LSTMAnomalyDetector", "LSTMClassifier", "LSTMForecaster", "LSTMRegressor", "LSTMTransformer"),
     *("LossCurveDisplay", "SequenceImputer", "SequenceScaler"),
 )
 
 # Loaded on first use: what needs more than numpy, and what a program that only predicts can do without.
-_LAZY = {
+_LAZY: dict[str, tuple[str, str | None]] = {
     **{name: ("lstmx.training", name) for name in ("Callback", "EarlyStopping", "History")},
     **{name: ("lstmx.optim", name) for name in ("SGD", "Adam", "AdamW", "RMSprop")},
     **{name: ("lstmx.optim", name) for name in ("CosineDecay", "ExponentialDecay", "StepDecay", "Warmup")},
@@ -83,7 +129,7 @@ __all__ = [
 ]
 
 
-def _is_installed(package):
+def _is_installed(package: str) -> bool:
     """Whether a package can be found; it is not loaded."""
     try:
         return importlib.util.find_spec(package) is not None
@@ -96,14 +142,16 @@ if _is_installed("sklearn"):
     __all__ += [name for name, (module, _) in _LAZY.items() if module == "lstmx.estimators"]
 
 
-def __getattr__(name):
-    if name not in _LAZY:
-        raise AttributeError(f"module 'lstmx' has no attribute {name!r}")
-    module, attribute = _LAZY[name]
-    found = importlib.import_module(module)
-    globals()[name] = found if attribute is None else getattr(found, attribute)
-    return globals()[name]
+if not TYPE_CHECKING:  # which would take every name for one that there is
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module 'lstmx' has no attribute {name!r}")
+        module, attribute = _LAZY[name]
+        found = importlib.import_module(module)
+        globals()[name] = found if attribute is None else getattr(found, attribute)
+        return globals()[name]
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

@@ -3,14 +3,21 @@
 Nothing is downloaded. Origin, licence and changes are described in ``lstmx/data/files/SOURCES.md``.
 """
 
+from __future__ import annotations
+
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from lstmx._types import Array
+
 
 __all__ = ["load_co2", "load_japanese_vowels"]
 
 
-def load_co2():
+def load_co2() -> tuple[Array, Array]:
     """Weekly carbon dioxide in the air at Mauna Loa, Hawaii, 1958 to 2001.
 
     Returns
@@ -50,7 +57,7 @@ def load_co2():
     return dates, values
 
 
-def load_japanese_vowels():
+def load_japanese_vowels() -> tuple[tuple[list[Array], Array], tuple[list[Array], Array]]:
     """Nine speakers saying two vowels: ragged sequences, one label each.
 
     Each sequence is one utterance of the Japanese vowels /ae/ by one of nine men; the task is to tell who

@@ -1,7 +1,12 @@
 """What a file or folder that is no model of ours is instead, told by its first bytes, and what to do with it."""
 
+from __future__ import annotations
+
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from lstmx._types import Path
 
 
 class Kind(NamedTuple):
@@ -12,7 +17,7 @@ class Kind(NamedTuple):
     reader: str = ""
 
 
-def _of(library):
+def _of(library: str) -> tuple[str, str]:
     return f"lstmx.from_{library} reads it", f"from_{library}"
 
 
@@ -46,7 +51,7 @@ _ZLIB = b"\x01\x5e\x9c\xda"  # what follows an "x"
 _ONNX_TAGS = b"\x12\x1a\x22\x28\x32\x3a\x42\x72"
 
 
-def identify(path):
+def identify(path: Path) -> Kind | None:
     """What a file or folder is that is not in the safetensors format, and what to do.
 
     Returns
@@ -77,7 +82,7 @@ def identify(path):
     return None
 
 
-def _archive(path):
+def _archive(path: Path) -> Kind:
     import zipfile  # four milliseconds that few need
 
     try:

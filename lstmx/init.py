@@ -4,26 +4,34 @@ Each function draws from one `numpy.random.Generator` and returns float64; the l
 float32 and float64 models of one seed start from the same numbers.
 """
 
+from __future__ import annotations
+
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lstmx._types import Array, Config, Shape
+
 
 SCHEMES = ("glorot", "uniform")
 
 
-def uniform(rng, shape, bound):
+def uniform(rng: np.random.Generator, shape: Shape, bound: float) -> Array:
     """U(-bound, bound). PyTorch's LSTM uses bound = 1 / sqrt(H) for every parameter."""
     return rng.uniform(-bound, bound, shape)
 
 
-def glorot(rng, shape):
+def glorot(rng: np.random.Generator, shape: Shape) -> Array:
     """U(-b, b) with b = sqrt(6 / (fan_in + fan_out)) for a weight (fan_out, fan_in) (Glorot and Bengio 2010)."""
     fan_out, fan_in = shape
     return uniform(rng, shape, np.sqrt(6 / (fan_in + fan_out)))
 
 
-def orthogonal(rng, shape):
+def orthogonal(rng: np.random.Generator, shape: Shape) -> Array:
     """A random matrix with orthonormal rows or columns, whichever are fewer (Saxe et al. 2014).
 
     The QR factors of a normal matrix, with signs that make the distribution uniform.
@@ -42,13 +50,13 @@ def orthogonal(rng, shape):
     return q if rows >= columns else q.T
 
 
-def per_gate(initialiser, gates, rng, shape):
+def per_gate(initialiser: Callable[..., Array], gates: int, rng: np.random.Generator, shape: Shape) -> Array:
     """A (gates * H, n) weight whose gate blocks are drawn one by one."""
     rows, columns = shape
     return np.concatenate([initialiser(rng, (rows // gates, columns)) for _ in range(gates)])
 
 
-def constant(rng, shape, value):
+def constant(rng: np.random.Generator, shape: Shape, value: float) -> Array:
     """Every element `value`."""
     return np.full(shape, value)
 
@@ -68,15 +76,15 @@ class Scheme(NamedTuple):
     forget_bias: float | None = None
     chrono: float | None = None
 
-    def config(self):
+    def config(self) -> Config:
         """The values that are not as they are by default."""
         return {name: value for name, value in self._asdict().items() if value != self._field_defaults[name]}
 
-    def weight(self, initialiser, hidden):
+    def weight(self, initialiser: Callable[..., Array], hidden: int) -> Callable[..., Array]:
         """How a weight begins for which the default scheme has `initialiser`, in a layer of H units."""
         return initialiser if self.init == "glorot" else partial(uniform, bound=1 / np.sqrt(hidden))
 
-    def bias(self, rng, shape, gates):
+    def bias(self, rng: np.random.Generator, shape: Shape, gates: int) -> Array:
         """The one bias of `gates` blocks, i, f, g, o or i, g, o. In 3 blocks f = 1 - i, so that the input gate's bias
         is the negative of what would be the forget gate's.
         """

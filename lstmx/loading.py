@@ -1,6 +1,9 @@
 """`lstmx.save` and `lstmx.load`: importing this registers everything that a file can hold."""
 
+from __future__ import annotations
+
 import sys
+from typing import TYPE_CHECKING
 
 import lstmx.model
 import lstmx.predictors
@@ -8,8 +11,13 @@ import lstmx.streams  # noqa: F401
 from lstmx import storage
 from lstmx.functional import validate
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def save(model, path):
+    from lstmx._types import Path
+
+
+def save(model: Any, path: Path) -> None:
     """Write a model to one safetensors file, atomically: all of it, or nothing.
 
     `lstmx.load` reads it. Estimators and pipelines come back as predictors (`lstmx.predictors`), which need no
@@ -57,7 +65,7 @@ def save(model, path):
     stored.save(path)
 
 
-def load(path, *, allow_nonfinite=False):
+def load(path: Path, *, allow_nonfinite: bool = False) -> Any:
     """Read what `save` wrote: the function, or the method of a model or an estimator.
 
     Parameters

@@ -6,18 +6,28 @@ final sigmoid or softmax (from the output itself if that is linear): their gradi
 that could overflow. Sums run in float64 over fixed blocks.
 """
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstmx.functional import kernels, validate
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from lstmx._types import Array, Metric
+
 
 class _Loss:
-    name = None  # of the kernel
-    fused = ()  # final activations that the loss takes over, and so asks for their input
+    name: str  # of the kernel
+    fused: tuple[str, ...] = ()  # final activations that the loss takes over, and so asks for their input
 
-    def total(self, prediction, target, weight, divisor=1.0, **part):
+    def total(
+        self, prediction: Array, target: Array, weight: Array, divisor: float = 1.0, **part: Any
+    ) -> tuple[float, Array]:
         """(sum of the weighted losses, its gradient with respect to `prediction` divided by `divisor`).
 
         Parameters
@@ -70,7 +80,7 @@ LOSSES = {
 }
 
 
-def get_loss(name, final_activation):
+def get_loss(name: str, final_activation: str | None) -> tuple[_Loss, str | None]:
     """(loss, activation to compute predictions with); `final_activation` is None unless the model ends with a Dense."""
     loss = LOSSES[validate.choice("loss", name, LOSSES)]()
     if not loss.fused:
@@ -85,7 +95,7 @@ def get_loss(name, final_activation):
     return loss, "linear"
 
 
-def accuracy(target, prediction, threshold=0.5):
+def accuracy(target: Array, prediction: Array, threshold: float = 0.5) -> float:
     """The share of rows whose largest output is the target's class; for other targets, the share of outputs that are on
     the same side of the threshold as the target is of 0.5.
     """
@@ -96,12 +106,12 @@ def accuracy(target, prediction, threshold=0.5):
     return float(np.mean((prediction > threshold) == (target > 0.5)))
 
 
-def mean_absolute_error(target, prediction):
+def mean_absolute_error(target: Array, prediction: Array) -> float:
     """The mean of |p - y|."""
     return float(np.mean(np.abs(prediction - target), dtype=np.float64))
 
 
-def mean_squared_error(target, prediction):
+def mean_squared_error(target: Array, prediction: Array) -> float:
     """The mean of (p - y)**2."""
     return float(np.mean((prediction - target) ** 2, dtype=np.float64))
 
@@ -109,7 +119,7 @@ def mean_squared_error(target, prediction):
 METRICS = {"accuracy": accuracy, "mae": mean_absolute_error, "mse": mean_squared_error}
 
 
-def get_metrics(metrics, logits=False):
+def get_metrics(metrics: Any, logits: bool = False) -> dict[str, Metric]:
     """A dict of name to function from names and functions ``f(y_true, y_pred) -> float``.
 
     `logits` says that outputs above 0, not above one half, mean yes.

@@ -4,21 +4,39 @@ An optimiser says which moments it keeps (`moments`) and makes one step on a con
 (`step`), as one fused pass of a compiled kernel.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstmx.functional import kernels, validate
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from lstmx._types import Array, Arrays
+
+    Rate = float | Callable[[int], float]
+
 
 @dataclass(frozen=True)
 class _Optimizer:
-    def rate(self, step):
+    if TYPE_CHECKING:
+
+        @property
+        def learning_rate(self) -> Rate: ...
+        @property
+        def weight_decay(self) -> float: ...
+
+    def rate(self, step: int) -> float:
         """The learning rate of update number `step`, from 0."""
         rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
         return validate.number("learning_rate", rate, 0)
 
-    def _check(self, **ranges):
+    def _check(self, **ranges: tuple[float, float | None]) -> None:
         if not callable(self.learning_rate):
             validate.number("learning_rate", self.learning_rate, 0)
         for name, (low, high) in ranges.items():
@@ -41,22 +59,22 @@ class SGD(_Optimizer):
         L2: weight_decay * weight is added to the gradient; biases are exempt.
     """
 
-    learning_rate: object = 0.01
+    learning_rate: Rate = 0.01
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check(momentum=(0, 1))
         if validate.flag("nesterov", self.nesterov) and not self.momentum:
             raise ValueError("nesterov: needs a momentum above 0")
 
     @property
-    def moments(self):
+    def moments(self) -> tuple[str, ...]:
         """Names of the moment buffers."""
         return ("m",) if self.momentum else ()
 
-    def step(self, p, g, moments, count, rate, scale, decay):
+    def step(self, p: Array, g: Array, moments: Arrays, count: int, rate: float, scale: float, decay: bool) -> bool:
         """Update p in place with the gradient g * scale; `count` is the number of this update, from 1.
 
         g is overwritten with the old p, so that a step can be undone. Returns whether all of p is finite.
@@ -81,21 +99,21 @@ class RMSprop(_Optimizer):
         L2; biases are exempt.
     """
 
-    learning_rate: object = 1e-3
+    learning_rate: Rate = 1e-3
     rho: float = 0.9
     momentum: float = 0.0
     epsilon: float = 1e-8
     weight_decay: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check(rho=(0, 1), momentum=(0, 1), epsilon=(0, None))
 
     @property
-    def moments(self):
+    def moments(self) -> tuple[str, ...]:
         """Names of the moment buffers."""
         return ("v", "m") if self.momentum else ("v",)
 
-    def step(self, p, g, moments, count, rate, scale, decay):
+    def step(self, p: Array, g: Array, moments: Arrays, count: int, rate: float, scale: float, decay: bool) -> bool:
         """Update p in place with the gradient g * scale; `count` is the number of this update, from 1.
 
         g is overwritten with the old p, so that a step can be undone. Returns whether all of p is finite.
@@ -121,7 +139,7 @@ class Adam(_Optimizer):
         L2; biases are exempt.
     """
 
-    learning_rate: object = 1e-3
+    learning_rate: Rate = 1e-3
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
@@ -130,10 +148,10 @@ class Adam(_Optimizer):
     moments = ("m", "v")
     _decoupled = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check(beta_1=(0, 1), beta_2=(0, 1), epsilon=(0, None))
 
-    def step(self, p, g, moments, count, rate, scale, decay):
+    def step(self, p: Array, g: Array, moments: Arrays, count: int, rate: float, scale: float, decay: bool) -> bool:
         """Update p in place with the gradient g * scale; `count` is the number of this update, from 1.
 
         g is overwritten with the old p, so that a step can be undone. Returns whether all of p is finite.
@@ -165,7 +183,7 @@ class AdamW(Adam):
 OPTIMIZERS = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
 
 
-def get_optimizer(optimizer):
+def get_optimizer(optimizer: Any) -> _Optimizer:
     """An optimiser from its name or itself."""
     if isinstance(optimizer, _Optimizer):
         return optimizer
@@ -192,10 +210,10 @@ class StepDecay:
     factor: float = 0.1
     every: int = 1000
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_schedule(self, "every")
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.initial * self.factor ** (step // self.every)
 
 
@@ -207,10 +225,10 @@ class ExponentialDecay:
     factor: float = 0.1
     every: int = 1000
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_schedule(self, "every")
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         return self.initial * self.factor ** (step / self.every)
 
 
@@ -222,11 +240,11 @@ class CosineDecay:
     steps: int
     final: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_schedule(self, "steps")
         validate.number("final", self.final, 0)
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         part = min(step / self.steps, 1.0)
         return self.final + (self.initial - self.final) * (1 + np.cos(np.pi * part)) / 2
 
@@ -242,21 +260,21 @@ class Warmup:
     (0.001, 0.01, 0.01)
     """
 
-    after: object
+    after: Rate
     steps: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validate.count("steps", self.steps)
         if not callable(self.after):
             validate.number("after", self.after, 0)
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> float:
         if not callable(self.after):
             return self.after * min(1.0, (step + 1) / self.steps)
         return self.after(0) * (step + 1) / self.steps if step < self.steps else self.after(step - self.steps)
 
 
-def _check_schedule(schedule, steps):
+def _check_schedule(schedule: Any, steps: str) -> None:
     validate.number("initial", schedule.initial, 0)
     validate.count(steps, getattr(schedule, steps))
     if hasattr(schedule, "factor"):

@@ -26,21 +26,28 @@ arrays (the tests differentiate it by complex steps), checks nothing, and favour
 of `lstmx.Cell` change is in `lstmx.reference_cells`.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Arrays, Pair
 
 
 class Tape(NamedTuple):
     """What `lstm_forward` remembers for `lstm_backward`."""
 
-    x: np.ndarray  # (N, T, I), zero on the padding
-    gates: np.ndarray  # (N, T, 4H): i, f, g, o
-    h_prev: np.ndarray  # (N, T, H): the output before each step
-    c_prev: np.ndarray  # (N, T, H): the memory before each step
-    running: np.ndarray  # (N, T): whether the sequence has a step there
-    weight_ih: np.ndarray
-    weight_hh: np.ndarray
+    x: Array  # (N, T, I), zero on the padding
+    gates: Array  # (N, T, 4H): i, f, g, o
+    h_prev: Array  # (N, T, H): the output before each step
+    c_prev: Array  # (N, T, H): the memory before each step
+    running: Array  # (N, T): whether the sequence has a step there
+    weight_ih: Array
+    weight_hh: Array
     has_bias: bool
     reverse: bool
 
@@ -48,19 +55,19 @@ class Tape(NamedTuple):
 class Gradients(NamedTuple):
     """Gradients with respect to the input, the initial state, the parameters, and what flows through every step."""
 
-    x: np.ndarray  # (N, T, I)
-    state: tuple  # (dh0, dc0), each (N, H)
-    params: dict  # weight_ih, weight_hh, bias
-    dh: np.ndarray  # (N, T, H): dL/dh_t
-    dc: np.ndarray  # (N, T, H): dL/dc_t
+    x: Array  # (N, T, I)
+    state: Pair  # (dh0, dc0), each (N, H)
+    params: Arrays  # weight_ih, weight_hh, bias
+    dh: Array  # (N, T, H): dL/dh_t
+    dc: Array  # (N, T, H): dL/dc_t
 
 
-def sigmoid(a):
+def sigmoid(a: Array) -> Array:
     """1 / (1 + exp(-a)), written so that a large negative ``a`` does not overflow."""
     return 0.5 + 0.5 * np.tanh(0.5 * a)
 
 
-def cell_forward(a, c_prev):
+def cell_forward(a: Array, c_prev: Array) -> tuple[Array, Array, Array]:
     """One step of the cell.
 
     Parameters
@@ -89,7 +96,7 @@ def cell_forward(a, c_prev):
     return np.concatenate([i, f, g, o], axis=-1), c, h
 
 
-def cell_backward(gates, c_prev, dh, dc):
+def cell_backward(gates: Array, c_prev: Array, dh: Array, dc: Array) -> tuple[Array, Array, Array]:
     """The derivative of `cell_forward`.
 
     Parameters
@@ -115,7 +122,9 @@ def cell_backward(gates, c_prev, dh, dc):
     return da, dc, dc * f
 
 
-def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
+def lstm_step(
+    x_t: Array, state: Pair, weight_ih: Array, weight_hh: Array, bias: Array | None = None
+) -> tuple[Array, Pair]:
     """One step on a batch: x_t (N, I) and state (h, c), each (N, H), give h_t and the new state."""
     h, c = state
     a = x_t @ weight_ih.T + h @ weight_hh.T + (0 if bias is None else bias)
@@ -123,7 +132,16 @@ def lstm_step(x_t, state, weight_ih, weight_hh, bias=None):
     return h, (h, c)
 
 
-def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None, reverse=False):
+def lstm_forward(
+    x: Array,
+    weight_ih: Array,
+    weight_hh: Array,
+    bias: Array | None = None,
+    state: Pair | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    reverse: bool = False,
+) -> tuple[Array, Pair, Tape]:
     """One layer in one direction.
 
     Parameters
@@ -160,7 +178,7 @@ def lstm_forward(x, weight_ih, weight_hh, bias=None, state=None, *, lengths=None
     return y, (h, c), Tape(x, gates, h_prev, c_prev, running, weight_ih, weight_hh, bias is not None, reverse)
 
 
-def lstm_backward(tape, dy, dstate=None):
+def lstm_backward(tape: Tape, dy: Array | None, dstate: Pair | None = None) -> Gradients:
     """The derivative of `lstm_forward`: back-propagation through time.
 
     Parameters
@@ -195,6 +213,6 @@ def lstm_backward(tape, dy, dstate=None):
     return Gradients(da @ weight_ih, (dh, dc), params, dh_all, dc_all)
 
 
-def product(a, b, out):
+def product(a: Array, b: Array, out: Array) -> None:
     """out := a b, for the layers without time when this module is the engine."""
     np.matmul(a, b, out=out)

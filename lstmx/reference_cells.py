@@ -45,12 +45,23 @@ Each step is written twice: `lstm_cell` and its derivative `lstm_cell_backward`,
 first. Everything works for float32, float64 and complex128 arrays, checks nothing and favours clarity over speed.
 """
 
+from __future__ import annotations
+
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from lstmx.reference import Gradients, sigmoid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from lstmx._types import Array, Arrays, Pair
+
 
 EPSILON = {"haste": 1e-5, "fastrnn": 1e-5, "tflite": 1e-8}
 
@@ -58,60 +69,60 @@ EPSILON = {"haste": 1e-5, "fastrnn": 1e-5, "tflite": 1e-8}
 class Tape(NamedTuple):
     """What `lstm_forward` remembers for `lstm_backward`, and the gates, for whoever looks."""
 
-    x: np.ndarray  # (N, T, I), zero on the padding
-    gates: np.ndarray  # (N, T, G*H): activated; of an sLSTM a_i and a_f as they are
-    h_prev: np.ndarray  # (N, T, P): the output before each step
-    c_prev: np.ndarray  # (N, T, H or 3H): the memory before each step
-    running: np.ndarray  # (N, T): whether the sequence has a step there
-    params: dict
+    x: Array  # (N, T, I), zero on the padding
+    gates: Array  # (N, T, G*H): activated; of an sLSTM a_i and a_f as they are
+    h_prev: Array  # (N, T, P): the output before each step
+    c_prev: Array  # (N, T, H or 3H): the memory before each step
+    running: Array  # (N, T): whether the sequence has a step there
+    params: Arrays
     reverse: bool
-    cell: object
-    masks: object
+    cell: Any
+    masks: Any
 
 
 class Drop(NamedTuple):
     """The masks of one step."""
 
-    x: object  # (G or 1, N, I), or 1
-    h: object  # (G or 1, N, P), or 1
-    z_h: object  # (N, P), or the rate, or None
-    z_c: object  # (N, H), or the rate, or None
+    x: Any  # (G or 1, N, I), or 1
+    h: Any  # (G or 1, N, P), or 1
+    z_h: Any  # (N, P), or the rate, or None
+    z_c: Any  # (N, H), or the rate, or None
 
 
 # Functions that follow a complex number as they follow its real part; at a corner x = 0 all take the side x <= 0
 
 
-def positive(x):
+def positive(x: Array) -> Array:
     """max(x, 0)."""
     return np.where(x.real <= 0, 0, x)
 
 
-def magnitude(x):
+def magnitude(x: Array) -> Array:
     """The absolute value."""
     return np.where(x.real > 0, x, -x)
 
 
-def softplus(x):
+def softplus(x: Array) -> Array:
     """log(1 + exp(x)), without overflow."""
     return positive(x) + np.log1p(np.exp(-magnitude(x)))
 
 
-def cut(x, bound):
+def cut(x: Array, bound: float | None) -> Array:
     """x cut to [-bound, bound]; x itself for None."""
     return x if bound is None else np.where(np.abs(x.real) > bound, np.sign(x.real) * bound, x).astype(x.dtype)
 
 
-def cut_backward(x, bound, dcut):
+def cut_backward(x: Array, bound: float | None, dcut: Array) -> Array:
     """The derivative of `cut`."""
     return dcut if bound is None else dcut * (np.abs(x.real) < bound)
 
 
-def zoneout(old, new, z):
+def zoneout(old: Array, new: Array, z: Any) -> Array:
     """The old value where z is 1, the new one where it is 0; the new one for None."""
     return new if z is None else z * old + (1 - z) * new
 
 
-def zoneout_backward(z, dout):
+def zoneout_backward(z: Any, dout: Array) -> tuple[Array, Array]:
     """The derivative of `zoneout`: dold, dnew."""
     return (np.zeros_like(dout), dout) if z is None else (z * dout, (1 - z) * dout)
 
@@ -138,13 +149,13 @@ ACTIVATIONS = {
 }
 
 
-def activate(activation, x):
+def activate(activation: Any, x: Array) -> Array:
     """y of x by a name, or a tuple of it with alpha and beta."""
     name, *numbers = (activation,) if isinstance(activation, str) else activation
     return ACTIVATIONS[name][0](x, *numbers).astype(x.dtype)
 
 
-def slope(activation, y):
+def slope(activation: Any, y: Array) -> Array:
     """dy/dx of `activate`."""
     name, *numbers = (activation,) if isinstance(activation, str) else activation
     return np.asarray(ACTIVATIONS[name][1](y, *numbers), y.dtype)
@@ -153,7 +164,7 @@ def slope(activation, y):
 # Products and norms
 
 
-def product(v, weight, mask, gates, heads=1):
+def product(v: Any, weight: Array, mask: Any, gates: int, heads: int = 1) -> Array:
     """W v by gate and head: the k-th of `gates` blocks of W has the k-th mask, and its r-th rows the r-th part of v.
 
     v (N, D), weight (gates * H, D / heads) -> (N, gates * H)
@@ -162,7 +173,7 @@ def product(v, weight, mask, gates, heads=1):
     return np.einsum("knrd,krjd->nkrj", parts, blocks).reshape(len(v), len(weight))
 
 
-def product_backward(v, weight, mask, gates, heads, dout):
+def product_backward(v: Any, weight: Array, mask: Any, gates: int, heads: int, dout: Array) -> tuple[Array, Array]:
     """The derivative of `product`: dv, dweight."""
     parts, blocks = split(v, weight, mask, gates, heads)
     dout = dout.reshape(len(v), *blocks.shape[:3])
@@ -171,19 +182,19 @@ def product_backward(v, weight, mask, gates, heads, dout):
     return (mask * dparts).sum(axis=0), dweight
 
 
-def split(v, weight, mask, gates, heads):
+def split(v: Any, weight: Array, mask: Any, gates: int, heads: int) -> Any:
     """v as (gates, N, heads, D / heads), masked, and weight as (gates, heads, H / heads, D / heads)."""
     parts = np.broadcast_to(mask * v, (gates, *v.shape)).reshape(gates, len(v), heads, v.shape[1] // heads)
     return parts, weight.reshape(gates, heads, len(weight) // gates // heads, weight.shape[1])
 
 
-def norm(v, epsilon):
+def norm(v: Any, epsilon: float) -> Array:
     """LN(v) over the last axis."""
     centred = v - v.mean(axis=-1, keepdims=True)
     return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
 
 
-def norm_backward(v, epsilon, dnorm):
+def norm_backward(v: Any, epsilon: float, dnorm: Array) -> Array:
     """The derivative of `norm`: what is common to all values, and what scales them, does not pass."""
     centred = v - v.mean(axis=-1, keepdims=True)
     deviation = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
@@ -191,12 +202,12 @@ def norm_backward(v, epsilon, dnorm):
     return (dnorm - dnorm.mean(axis=-1, keepdims=True) - y * (dnorm * y).mean(axis=-1, keepdims=True)) / deviation
 
 
-def by_gate(a, order):
+def by_gate(a: Array, order: str) -> dict[str, Array]:
     """The blocks of a by gate; a number is that of every gate."""
     return dict.fromkeys(order, a) if np.ndim(a) == 0 else dict(zip(order, np.split(a, len(order), -1), strict=True))
 
 
-def joined(blocks, order):
+def joined(blocks: Any, order: str) -> Array:
     """The opposite of `by_gate`."""
     return np.concatenate([blocks[k] for k in order], axis=-1)
 
@@ -204,12 +215,12 @@ def joined(blocks, order):
 # One step
 
 
-def order_of(cell):
+def order_of(cell: Any) -> str:
     """The gates in the order of their blocks."""
     return "ifzo" if cell.slstm else "igo" if cell.cifg else "ifgo"
 
 
-def step(x_t, h, c, params, cell, drop):
+def step(x_t: Array, h: Array, c: Array, params: Arrays, cell: Any, drop: Any) -> tuple[Array, Array, Any]:
     """One step: all its values by name, of which h and c are the new state, and gates are those of the tape."""
     order, get = order_of(cell), params.get
     v = SimpleNamespace(x=x_t, h_prev=h, c_prev=c)
@@ -226,7 +237,9 @@ def step(x_t, h, c, params, cell, drop):
     return v
 
 
-def step_backward(v, params, cell, drop, dh, dc, add):
+def step_backward(
+    v: Any, params: Arrays, cell: Any, drop: Any, dh: Array, dc: Array, add: Callable[[str, Array], None]
+) -> Any:
     """The derivative of `step`.
 
     Parameters
@@ -263,14 +276,14 @@ def step_backward(v, params, cell, drop, dh, dc, add):
     return dx, dh_prev + dh_in, dc_prev, dc
 
 
-def lstm_cell(v, params, cell, drop):
+def lstm_cell(v: Any, params: Arrays, cell: Any, drop: Any) -> Any:
     """From v.a the gates, the memory and the output of an LSTM."""
     get, order = params.get, order_of(cell)
     of_gate, of_candidate, of_output = cell.activations
     peephole = by_gate(get("peephole", 0), order.replace("g", "")) | {"g": 0}
     v.summed, v.entering = {}, {}
 
-    def enter(k, memory):
+    def enter(k: str, memory: Array) -> Any:
         s = v.summed[k] = v.a[k] + peephole[k] * memory
         if cell.layer_norm == "tflite":
             gain, bias = (by_gate(get(name, 0), order)[k] for name in ("norm_gain", "bias"))
@@ -295,14 +308,16 @@ def lstm_cell(v, params, cell, drop):
     v.gates = joined(vars(v), order)
 
 
-def lstm_cell_backward(v, params, cell, drop, dh, dc, add):
+def lstm_cell_backward(
+    v: Any, params: Arrays, cell: Any, drop: Any, dh: Array, dc: Array, add: Callable[[str, Array], None]
+) -> Any:
     """The derivative of `lstm_cell`: da, dh_prev and dc_prev as far as they do not come through a, the whole dc."""
     get, order = params.get, order_of(cell)
     of_gate, of_candidate, of_output = cell.activations
     peephole = by_gate(get("peephole", 0), order.replace("g", "")) | {"g": 0}
     da, dentering = {}, {}
 
-    def leave(k, ds):
+    def leave(k: str, ds: Array) -> Any:
         """Backward through `enter` of gate k: what reaches the memory that the gate sees."""
         ds = dentering[k] = cut_backward(v.entering[k], cell.clip, ds)
         if cell.layer_norm == "tflite":
@@ -310,7 +325,7 @@ def lstm_cell_backward(v, params, cell, drop, dh, dc, add):
         da[k] = ds
         return peephole[k] * ds
 
-    def norm_c_backward(memory, dnormed):
+    def norm_c_backward(memory: Array, dnormed: Array) -> Any:
         """Backward through the norm of the memory."""
         epsilon = EPSILON[cell.layer_norm]
         add("norm_c_bias", dnormed.sum(axis=0))
@@ -350,7 +365,7 @@ def lstm_cell_backward(v, params, cell, drop, dh, dc, add):
     return joined(da, order), dh_prev, dc_prev, dc
 
 
-def slstm_cell(v, params, cell, drop):
+def slstm_cell(v: Any, params: Arrays, cell: Any, drop: Any) -> Any:
     """From v.a the gates, the memory and the output of an sLSTM."""
     c, n, m = np.split(v.c_prev, 3, axis=-1)
     v.fresh = n.real == 0
@@ -367,7 +382,9 @@ def slstm_cell(v, params, cell, drop):
     v.gates = np.concatenate([v.a["i"], v.a["f"], v.z, v.o], axis=-1)
 
 
-def slstm_cell_backward(v, params, cell, drop, dh, dc, add):
+def slstm_cell_backward(
+    v: Any, params: Arrays, cell: Any, drop: Any, dh: Array, dc: Array, add: Callable[[str, Array], None]
+) -> Any:
     """The derivative of `slstm_cell`, as `lstm_cell_backward`."""
     c, n, _ = np.split(v.c_prev, 3, axis=-1)
     dmemory, dn, dm = np.split(dc, 3, axis=-1)
@@ -388,7 +405,7 @@ def slstm_cell_backward(v, params, cell, drop, dh, dc, add):
 # Sequences
 
 
-def masks_at(masks, t, cell, dtype):
+def masks_at(masks: Any, t: int, cell: Any, dtype: DTypeLike) -> Drop:
     """The masks of step t; in inference nothing is dropped, and z is the rates."""
     z = tuple(rate or None for rate in cell.zoneout)
     if masks is None:
@@ -397,13 +414,22 @@ def masks_at(masks, t, cell, dtype):
     return Drop(*(a if m is None else np.asarray(m, dtype) for m, a in zip(given, (1, 1, *z), strict=True)))
 
 
-def lstm_step(x_t, state, params, *, cell):
+def lstm_step(x_t: Array, state: Pair, params: Arrays, *, cell: Any) -> tuple[Array, Pair]:
     """One step on a batch, in inference: x_t (N, I) and state (h, c) give h_t and the new state."""
     v = step(x_t, *state, params, cell, masks_at(None, 0, cell, x_t.dtype))
     return v.h, (v.h, v.c)
 
 
-def lstm_forward(x, params, state=None, *, lengths=None, reverse=False, cell, masks=None):
+def lstm_forward(
+    x: Array,
+    params: Arrays,
+    state: Pair | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    reverse: bool = False,
+    cell: Any,
+    masks: Any = None,
+) -> tuple[Array, Pair, Tape]:
     """One layer in one direction.
 
     Parameters
@@ -446,7 +472,7 @@ def lstm_forward(x, params, state=None, *, lengths=None, reverse=False, cell, ma
     return y, (h, c), Tape(x, gates, h_prev, c_prev, running, params, reverse, cell, masks)
 
 
-def lstm_backward(tape, dy, dstate=None):
+def lstm_backward(tape: Tape, dy: Array | None, dstate: Pair | None = None) -> Any:
     """The derivative of `lstm_forward`: back-propagation through time.
 
     Parameters
@@ -468,7 +494,7 @@ def lstm_backward(tape, dy, dstate=None):
     dx, dh_all, dc_all = (np.zeros_like(a) for a in (np.asarray(x, h_prev.dtype), h_prev, c_prev))
     dparams = {name: np.zeros(array.shape, h_prev.dtype) for name, array in params.items()}
 
-    def add(name, gradient):
+    def add(name: str, gradient: Array) -> None:
         if name in dparams:
             dparams[name] += gradient
 

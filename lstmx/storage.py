@@ -21,6 +21,8 @@ their place in it ("state.0.1"). Files that estimators write have a ``note`` too
 they know of their training, and its digest; earlier versions read past it.
 """
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import functools
@@ -31,12 +33,21 @@ import re
 import stat
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstmx import formats, tensors
 from lstmx._version import __version__
 from lstmx.functional import validate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, TypeVar
+
+    from lstmx._types import Arrays, Config, Shape
+
+    C = TypeVar("C", bound=type)
 
 try:
     import fcntl
@@ -56,7 +67,7 @@ class ModelFileError(ValueError):
     """A file that is not a model that this version can read."""
 
 
-def register(cls):
+def register(cls: C) -> C:
     """Let files hold a class, by its name; names that begin with "_" are of base classes."""
     if cls.__name__ in REGISTRY and REGISTRY[cls.__name__].__module__ != cls.__module__:
         raise TypeError(f"there is already a class {cls.__name__!r}, and model files know classes by name")
@@ -65,7 +76,7 @@ def register(cls):
     return cls
 
 
-def registered(name, base=object, what="layer class"):
+def registered(name: Any, base: type = object, what: str = "layer class") -> Any:
     """The class that is registered as `name`, which must be a `base`; an error calls that `what`."""
     found = REGISTRY.get(name) if isinstance(name, str) else None
     if found is None or not issubclass(found, base):
@@ -83,9 +94,9 @@ class Stored:
 
     _fixed = frozenset({"note"})  # names that nobody may set once the constructor is through
     _constructed = False
-    _note = None
+    _note: str | None = None
 
-    def __init_subclass__(cls):
+    def __init_subclass__(cls) -> None:
         ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
         values = (name for name in vars(cls) if not callable(getattr(cls, name)))
         fixed = {*values, *inspect.get_annotations(cls)} if ours else set()
@@ -94,19 +105,19 @@ class Stored:
             cls.__init__ = _ends_construction(cls.__init__)
         cls._fixed = fixed.union(*(getattr(base, "_fixed", ()) for base in cls.__bases__))
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         self._check_free(name)
         super().__setattr__(name, value)
 
-    def __delattr__(self, name):
+    def __delattr__(self, name: str) -> None:
         self._check_free(name)
         super().__delattr__(name)
 
-    def _check_free(self, name):
+    def _check_free(self, name: str) -> None:
         if self._constructed and not name.startswith("_") and (name in self._fixed or not hasattr(self, name)):
             raise AttributeError(f"{name}: {self._remedy(name)}", name=name, obj=self)
 
-    def _remedy(self, name):
+    def _remedy(self, name: str) -> str:
         """Why an attribute cannot be set, and what to do instead."""
         kind = type(self).__name__
         if name == "dtype" and hasattr(self, "astype"):
@@ -117,7 +128,7 @@ class Stored:
             return f"fixed since this {kind} was made; what can be chosen are the arguments of {kind}(...)"
         return f'{kind} has no such attribute, so this would change nothing; names of your own must begin with "_"'
 
-    def save(self, path):
+    def save(self, path: Path) -> None:
         """Write configuration and arrays to one safetensors file, atomically: all of it, or nothing.
 
         `lstmx.load` reads it.
@@ -138,32 +149,32 @@ class Stored:
         write(path, {"class": type(self).__name__} | config, arrays, self._note)
 
     @property
-    def note(self):
+    def note(self) -> str | None:
         """A text that is saved and loaded along: what the estimator says of itself that this comes from; or None."""
         return self._note
 
-    def with_note(self, note):
+    def with_note(self, note: str | None) -> Self:
         """This object, with another note, of at most `LARGEST_NOTE` characters."""
         self._note = note
         return self
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_state, self._contents(), self._more()
 
-    def _contents(self):
+    def _contents(self) -> tuple[Config, Arrays]:
         """(configuration, arrays): what a file holds."""
         return self.state()
 
-    def _more(self):
+    def _more(self) -> dict[str, Any]:
         """What a copy takes along beside its state."""
         return {} if self._note is None else {"_note": self._note}
 
 
-def _ends_construction(init):
+def _ends_construction(init: Callable[..., None]) -> Callable[..., None]:
     """The ``__init__`` of a class of `Stored`: at the end of the outermost one the attributes are fixed."""
 
     @functools.wraps(init)
-    def __init__(self, *args, **kwargs):
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
         if type(self).__init__ is __init__:
             self._constructed = True
@@ -171,13 +182,13 @@ def _ends_construction(init):
     return __init__
 
 
-def write(path, config, arrays, note=None):
+def write(path: Path, config: Config, arrays: Arrays, note: str | None = None) -> None:
     """Write a configuration, arrays by name and a note, a text, to a safetensors file, atomically."""
     check_target(path)
     write_bytes(path, *_serialise(config, arrays, note))
 
 
-def write_bytes(path, *parts):
+def write_bytes(path: Path, *parts: Any) -> None:
     """Write the file that consists of these parts, bytes one after the other, atomically."""
     target, mode = check_target(path)
     # A file beside the old one, flushed to disk and then renamed: a reader sees the old file or the new one.
@@ -203,7 +214,7 @@ def write_bytes(path, *parts):
     _sync_folder(os.path.dirname(target))
 
 
-def _serialise(config, arrays, note):
+def _serialise(config: Config, arrays: Arrays, note: str | None) -> list[Any]:
     """What a file consists of. The same for the same model, always."""
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
     if len(text) > LARGEST_CONFIG:
@@ -217,7 +228,7 @@ def _serialise(config, arrays, note):
     return tensors.parts(arrays, metadata)
 
 
-def _digest(text, arrays):
+def _digest(text: str, arrays: Arrays) -> str:
     import hashlib
 
     found = hashlib.sha256(text.encode())
@@ -228,7 +239,7 @@ def _digest(text, arrays):
     return found.hexdigest()
 
 
-def _check_path(path, name="path"):
+def _check_path(path: Any, name: str = "path") -> str:
     """A path as a str that is not empty."""
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str):
@@ -241,7 +252,7 @@ def _check_path(path, name="path"):
     return text
 
 
-def check_target(path, name="path"):
+def check_target(path: Any, name: str = "path") -> tuple[str, int | None]:
     """The file that a save to `path` writes, and its mode; or an error that calls the path `name`.
 
     Returns
@@ -274,12 +285,12 @@ def check_target(path, name="path"):
     return target, None if found is None else found & 0o777
 
 
-def _kind(mode):
+def _kind(mode: int) -> str:
     kinds = {"a device": (stat.S_ISCHR, stat.S_ISBLK), "a pipe": (stat.S_ISFIFO,), "a socket": (stat.S_ISSOCK,)}
     return next((kind for kind, tests in kinds.items() if any(test(mode) for test in tests)), "something else")
 
 
-def _open_temporary(folder, name):
+def _open_temporary(folder: str, name: str) -> tuple[int, str]:
     """(descriptor, path) of a new file in `folder` that will be renamed to `name`.
 
     It is locked until it is closed, so that other saves can tell it from what killed ones have left, which is removed.
@@ -304,7 +315,7 @@ def _open_temporary(folder, name):
         os.close(handle)  # another save took it for a leftover before it was locked
 
 
-def _remove_leftovers(folder, start, name):
+def _remove_leftovers(folder: str, start: str, name: str) -> None:
     """Remove the temporary files of killed saves to `name`; what cannot be removed stays."""
     ours = re.compile(re.escape(start) + r"\.[a-z0-9_]{8}" + re.escape(_TEMPORARY))
     older = re.compile(re.escape("." + name) + r"\.[a-z0-9_]{8}")  # before schema 3: could be a user's file as well
@@ -315,7 +326,7 @@ def _remove_leftovers(folder, start, name):
                     _remove_unlocked(entry.path)
 
 
-def _remove_unlocked(path):
+def _remove_unlocked(path: str) -> None:
     """Remove a file, unless a running save holds it: an OSError then."""
     if fcntl is None:  # Windows itself refuses to remove an open file
         os.unlink(path)
@@ -328,7 +339,7 @@ def _remove_unlocked(path):
         os.close(handle)
 
 
-def _is_cut_short(entry):
+def _is_cut_short(entry: Any) -> bool:
     """Whether a file is the beginning of a model file, of no use, and nobody has written to it for an hour."""
     try:
         found = entry.stat(follow_symlinks=False)
@@ -347,13 +358,13 @@ def _is_cut_short(entry):
         return False
 
 
-def _umask():
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _sync_folder(folder):
+def _sync_folder(folder: str) -> None:
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -362,7 +373,7 @@ def _sync_folder(folder):
             os.close(descriptor)
 
 
-def load(path, allow_nonfinite):
+def load(path: Path, allow_nonfinite: bool) -> Any:
     """What `Stored.save` wrote, of a class that is registered."""
     path = Path(_check_path(path))
     (cls, config, needs, note), arrays = _read(path, _plan)
@@ -374,7 +385,7 @@ def load(path, allow_nonfinite):
         return found if note is None else found.with_note(note)
 
 
-def is_ours(path):
+def is_ours(path: Path) -> bool:
     """Whether a file says that lstmx wrote it."""
     try:
         with open(path, "rb") as file:
@@ -383,7 +394,7 @@ def is_ours(path):
         return False
 
 
-def read(path):
+def read(path: Path) -> tuple[Config, Arrays]:
     """(configuration, arrays) of a file that `write` wrote; the numbers may be anything."""
     return _read(Path(_check_path(path)), lambda path, config, entries, metadata: config)
 
@@ -419,7 +430,7 @@ def _read(path, plan):
 
 
 @contextlib.contextmanager
-def _explained(path):
+def _explained(path: Any) -> Iterator[None]:
     """Makes what a bad file may cause a ModelFileError that names the file."""
     try:
         yield

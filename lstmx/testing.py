@@ -1,11 +1,22 @@
 """Checking gradients: for tests, and for everyone who writes a layer."""
 
+from __future__ import annotations
+
 import inspect
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
-def finite_difference(function, array, step=1e-6):
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, RandomState, State
+
+
+def finite_difference(function: Callable[[], float], array: Array, step: float = 1e-6) -> Array:
     """dL/d(array) by central differences; `function` takes no argument and reads `array`, which is restored."""
     gradient = np.zeros_like(array)
     for place in np.ndindex(array.shape):
@@ -19,7 +30,18 @@ def finite_difference(function, array, step=1e-6):
     return gradient
 
 
-def gradcheck(model, x, state=None, *, lengths=None, mask=None, reset=None, rtol=1e-6, atol=1e-7, random_state=0):
+def gradcheck(
+    model: Any,
+    x: ArrayLike,
+    state: State = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    reset: Any = None,
+    rtol: float = 1e-6,
+    atol: float = 1e-7,
+    random_state: RandomState = 0,
+) -> float:
     """Compare every gradient of a float64 model with central differences, through its public interface.
 
     The loss is a random linear function of everything that the model returns.
@@ -71,7 +93,7 @@ def gradcheck(model, x, state=None, *, lengths=None, mask=None, reset=None, rtol
         whole = tuple if isinstance(start, tuple | list) else lambda arrays: arrays[0]  # a state of its arrays
         state = None if state is None else whole(begin)
 
-    def forward(state):
+    def forward(state: State) -> tuple[Any, list[Array], Any]:
         """y, the arrays of the final state, the tape."""
         y, *states, tape = model.forward(x, *([state] if recurrent else []), **drawn, **given)
         return y, [a for part in states for a in _arrays(part)], tape
@@ -81,7 +103,7 @@ def gradcheck(model, x, state=None, *, lengths=None, mask=None, reset=None, rtol
     many = isinstance(y, list)
     dy = [rng.normal(size=a.shape) for a in y] if many else rng.normal(size=y.shape)
 
-    def loss(state=state):
+    def loss(state: State = state) -> float:
         y, states, _ = forward(state)
         pairs = [*zip(y, dy, strict=True)] if many else [(y, dy)]
         return sum(float((a * b).sum()) for a, b in (*pairs, *zip(states, dstate, strict=True)))
@@ -99,7 +121,7 @@ def gradcheck(model, x, state=None, *, lengths=None, mask=None, reset=None, rtol
     for name, value in model.parameters().items():
         trial = value.copy()
 
-        def loss_at_trial(name=name, trial=trial):
+        def loss_at_trial(name: str = name, trial: Array = trial) -> float:
             model.set_parameters({name: trial})
             return loss()
 
@@ -110,6 +132,6 @@ def gradcheck(model, x, state=None, *, lengths=None, mask=None, reset=None, rtol
     return max((float(np.abs(found - wanted).max(initial=0)) for _, found, wanted in checks), default=0.0)
 
 
-def _arrays(state):
+def _arrays(state: State) -> list[Any]:
     """The arrays of a state: a pair, or one."""
     return list(state) if isinstance(state, tuple | list) else [state]
