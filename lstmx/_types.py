@@ -16,7 +16,7 @@ DType: TypeAlias = np.dtype[Any]
 # What users give.
 Precision: TypeAlias = Literal["float32", "float64"] | np.dtype[Any] | type[np.floating[Any]]
 RandomState: TypeAlias = int | np.random.SeedSequence | np.random.Generator | None
-Path: TypeAlias = str | os.PathLike[str]
+PathLike: TypeAlias = str | os.PathLike[str]
 PairLike: TypeAlias = tuple[ArrayLike, ArrayLike] | list[Array]  # (h, c)
 Memory: TypeAlias = int | str  # bytes, or such as "1.5 GB"
 Merge: TypeAlias = Literal["concat", "sum", "mul", "average"]

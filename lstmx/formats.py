@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from lstmx._types import Path
+    from lstmx._types import PathLike
 
 
 class Kind(NamedTuple):
@@ -51,7 +51,7 @@ _ZLIB = b"\x01\x5e\x9c\xda"  # what follows an "x"
 _ONNX_TAGS = b"\x12\x1a\x22\x28\x32\x3a\x42\x72"
 
 
-def identify(path: Path) -> Kind | None:
+def identify(path: PathLike) -> Kind | None:
     """What a file or folder is that is not in the safetensors format, and what to do.
 
     Returns
@@ -82,7 +82,7 @@ def identify(path: Path) -> Kind | None:
     return None
 
 
-def _archive(path: Path) -> Kind:
+def _archive(path: PathLike) -> Kind:
     import zipfile  # four milliseconds that few need
 
     try:

@@ -14,10 +14,10 @@ from lstmx.functional import validate
 if TYPE_CHECKING:
     from typing import Any
 
-    from lstmx._types import Path
+    from lstmx._types import PathLike
 
 
-def save(model: Any, path: Path) -> None:
+def save(model: Any, path: PathLike) -> None:
     """Write a model to one safetensors file, atomically: all of it, or nothing.
 
     `lstmx.load` reads it. Estimators and pipelines come back as predictors (`lstmx.predictors`), which need no
@@ -65,7 +65,7 @@ def save(model: Any, path: Path) -> None:
     stored.save(path)
 
 
-def load(path: Path, *, allow_nonfinite: bool = False) -> Any:
+def load(path: PathLike, *, allow_nonfinite: bool = False) -> Any:
     """Read what `save` wrote: the function, or the method of a model or an estimator.
 
     Parameters

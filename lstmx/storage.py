@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TypeVar
 
-    from lstmx._types import Arrays, Config, Shape
+    from lstmx._types import Arrays, Config, Shape, PathLike
 
     C = TypeVar("C", bound=type)
 
@@ -128,7 +128,7 @@ class Stored:
             return f"fixed since this {kind} was made; what can be chosen are the arguments of {kind}(...)"
         return f'{kind} has no such attribute, so this would change nothing; names of your own must begin with "_"'
 
-    def save(self, path: Path) -> None:
+    def save(self, path: PathLike) -> None:
         """Write configuration and arrays to one safetensors file, atomically: all of it, or nothing.
 
         `lstmx.load` reads it.
@@ -182,13 +182,13 @@ def _ends_construction(init: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
-def write(path: Path, config: Config, arrays: Arrays, note: str | None = None) -> None:
+def write(path: PathLike, config: Config, arrays: Arrays, note: str | None = None) -> None:
     """Write a configuration, arrays by name and a note, a text, to a safetensors file, atomically."""
     check_target(path)
     write_bytes(path, *_serialise(config, arrays, note))
 
 
-def write_bytes(path: Path, *parts: Any) -> None:
+def write_bytes(path: PathLike, *parts: Any) -> None:
     """Write the file that consists of these parts, bytes one after the other, atomically."""
     target, mode = check_target(path)
     # A file beside the old one, flushed to disk and then renamed: a reader sees the old file or the new one.
@@ -373,7 +373,7 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
-def load(path: Path, allow_nonfinite: bool) -> Any:
+def load(path: PathLike, allow_nonfinite: bool) -> Any:
     """What `Stored.save` wrote, of a class that is registered."""
     path = Path(_check_path(path))
     (cls, config, needs, note), arrays = _read(path, _plan)
@@ -385,7 +385,7 @@ def load(path: Path, allow_nonfinite: bool) -> Any:
         return found if note is None else found.with_note(note)
 
 
-def is_ours(path: Path) -> bool:
+def is_ours(path: PathLike) -> bool:
     """Whether a file says that lstmx wrote it."""
     try:
         with open(path, "rb") as file:
@@ -394,7 +394,7 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def read(path: Path) -> tuple[Config, Arrays]:
+def read(path: PathLike) -> tuple[Config, Arrays]:
     """(configuration, arrays) of a file that `write` wrote; the numbers may be anything."""
     return _read(Path(_check_path(path)), lambda path, config, entries, metadata: config)
 

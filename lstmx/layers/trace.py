@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, KeysView
     from typing import NoReturn
 
-    from lstmx._types import Array, Pair, Path, Shape
+    from lstmx._types import Array, Pair, PathLike, Shape
     from lstmx.functional.context import SequenceContext
 
 
@@ -488,7 +488,7 @@ class Trace:
 
     # As tables and pages.
 
-    def report(self, path: Path, **options: Any) -> None:
+    def report(self, path: PathLike, **options: Any) -> None:
         """Write an interactive page of it, one HTML file: see `lstmx.inspect.report`, which has the options."""
         from lstmx.plots.report import report
 

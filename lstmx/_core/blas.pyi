@@ -1,0 +1,5 @@
+"""BLAS as SciPy carries it."""
+
+LARGEST: int
+
+def product_table() -> object: ...

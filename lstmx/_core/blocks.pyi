@@ -1,0 +1,1 @@
+"""Work on blocks of gates, for other compiled modules alone."""

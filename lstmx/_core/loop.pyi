@@ -1,0 +1,45 @@
+"""The loop over time, and its threads."""
+
+from collections.abc import Callable
+
+from lstmx._core.job import Direction
+from lstmx._types import Array, Arrays, Ints
+
+def openmp() -> bool: ...
+def max_threads() -> int: ...
+def cpus() -> int: ...
+def record_work(on: bool) -> tuple[float, list[float]]: ...
+def forward(
+    direction: Direction,
+    x: Array,
+    offsets: Ints | None,
+    steps: int,
+    reverse: bool,
+    h: Array,
+    c: Array,
+    y: Array,
+    threads: int,
+    allocate: Callable[[int], Array],
+    slabs: Arrays,
+    windows: bool = False,
+) -> None: ...
+def backward(
+    direction: Direction,
+    x: Array,
+    offsets: Ints | None,
+    steps: int,
+    reverse: bool,
+    slabs: Arrays,
+    dy: Array | None,
+    dh: Array,
+    dc: Array,
+    dx: Array | None,
+    add_to_dx: bool,
+    out: Arrays,
+    d_vectors: Array | None,
+    threads: int,
+    allocate: Callable[[int], Array],
+    dh_all: Array | None = None,
+    dc_all: Array | None = None,
+    add: bool = False,
+) -> None: ...
