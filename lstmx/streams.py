@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import operator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -138,6 +138,12 @@ class StreamPool:
         return f"<StreamPool: {len(self)} of {self._capacity} sessions open, {self._model!r}>"
 
     # What users call: each takes its turn.
+
+    @overload
+    def open(self, n: None = None, state: State = None) -> int: ...
+
+    @overload
+    def open(self, n: int, state: State = None) -> Ints: ...
 
     def open(self, n: int | None = None, state: State = None) -> Any:
         """Open sessions.

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
@@ -113,6 +113,43 @@ def _dtype_of(*arrays: object) -> DType:
     return np.dtype(np.float32 if dtypes == {np.dtype(np.float32)} else np.float64)
 
 
+@overload
+def lstm_forward(
+    x: Array,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias: ArrayLike | None = None,
+    state: PairLike | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    reverse: bool = False,
+    cell: Cell | None = None,
+    rng: RandomState = None,
+    **more: ArrayLike,
+) -> tuple[Array, Pair, Tape]: ...
+
+
+@overload
+def lstm_forward(
+    x: list[Array],
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias: ArrayLike | None = None,
+    state: PairLike | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    reverse: bool = False,
+    cell: Cell | None = None,
+    rng: RandomState = None,
+    **more: ArrayLike,
+) -> tuple[list[Array], Pair, Tape]: ...
+
+
+@overload
 def lstm_forward(
     x: ArrayLike,
     weight_ih: ArrayLike,
@@ -121,8 +158,25 @@ def lstm_forward(
     state: PairLike | None = None,
     *,
     lengths: ArrayLike | None = None,
-    mask: Any = None,
-    reset: Any = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+    reverse: bool = False,
+    cell: Cell | None = None,
+    rng: RandomState = None,
+    **more: ArrayLike,
+) -> tuple[Any, Pair, Tape]: ...
+
+
+def lstm_forward(
+    x: ArrayLike,
+    weight_ih: ArrayLike,
+    weight_hh: ArrayLike,
+    bias: ArrayLike | None = None,
+    state: PairLike | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
     reverse: bool = False,
     cell: Cell | None = None,
     rng: RandomState = None,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, DTypeLike
 
-    from lstmx._types import Array, Arrays, ArrayShape, Config, DType, Precision, State
+    from lstmx._types import Array, Arrays, ArrayShape, Config, Context, DType, Precision, State
     from lstmx.functional.cell import Parameter
 
 
@@ -174,6 +174,24 @@ class Layer(storage.Stored):
     reads_windows = False  # whether in inference its rows may be `Windows`, where they gain by it
     masks = False  # whether, as the first layer, it says by ``are_steps(x, dtype)`` which steps there are
     causal = True  # whether no step's output depends on a later step, so that chunks can follow each other
+
+    if TYPE_CHECKING:  # every layer has these
+
+        def forward_rows(
+            self, rows: Any, context: Context, state: State, run: Run
+        ) -> tuple[Any, Context, State, Any]: ...
+        def backward_rows(
+            self,
+            tape: Any,
+            dy: Any,
+            out: Any,
+            need_dx: bool,
+            dstate: State = None,
+            *,
+            add: bool = False,
+            more: bool = False,
+        ) -> tuple[Any, State]: ...
+        def are_steps(self, x: Array, dtype: Any) -> Array: ...
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

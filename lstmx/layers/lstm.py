@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from lstmx.layers.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any, Self
+    from typing import Any, Literal, Self
 
     from numpy.typing import ArrayLike
 
@@ -242,14 +242,50 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         h, c = read_state("state", state, start, context, self._meanings(), self._reversed)
         return rows, context, h, c
 
+    @overload
+    def __call__(
+        self,
+        x: Array,
+        state: PairLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        return_layers: Literal[False] = False,
+    ) -> tuple[Array, Pair]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: list[Array],
+        state: PairLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        return_layers: Literal[False] = False,
+    ) -> tuple[list[Array], Pair]: ...
+
+    @overload
     def __call__(
         self,
         x: ArrayLike,
         state: PairLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        mask: Any = None,
-        reset: Any = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        return_layers: bool = False,
+    ) -> tuple[Any, Pair]: ...
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: PairLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
         return_layers: bool = False,
     ) -> tuple[Any, Pair]:
         """Inference.
@@ -301,14 +337,56 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         y = context.unpack(y) if outputs is None else [context.unpack(rows) for rows in outputs]
         return y, give_state((h, c), context, self._reversed)
 
+    @overload
+    def forward(
+        self,
+        x: Array,
+        state: PairLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        rng: RandomState = None,
+        return_layers: Literal[False] = False,
+        memory: Memory | None = None,
+    ) -> tuple[Array, Pair, Tape]: ...
+
+    @overload
+    def forward(
+        self,
+        x: list[Array],
+        state: PairLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        rng: RandomState = None,
+        return_layers: Literal[False] = False,
+        memory: Memory | None = None,
+    ) -> tuple[list[Array], Pair, Tape]: ...
+
+    @overload
     def forward(
         self,
         x: ArrayLike,
         state: PairLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        mask: Any = None,
-        reset: Any = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        rng: RandomState = None,
+        return_layers: bool = False,
+        memory: Memory | None = None,
+    ) -> tuple[Any, Pair, Tape]: ...
+
+    def forward(
+        self,
+        x: ArrayLike,
+        state: PairLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
         rng: RandomState = None,
         return_layers: bool = False,
         memory: Memory | None = None,
@@ -512,8 +590,8 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         state: PairLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        mask: Any = None,
-        reset: Any = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
     ) -> Trace:
         """Run the network and keep everything that it did.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -172,14 +172,47 @@ class RNN(Layer):
             return zeros
         return read_state_array(name, value, zeros, context, _STATE, self._reversed, final)
 
+    @overload
+    def __call__(
+        self,
+        x: Array,
+        state: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+    ) -> tuple[Array, Array]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: list[Array],
+        state: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+    ) -> tuple[list[Array], Array]: ...
+
+    @overload
     def __call__(
         self,
         x: ArrayLike,
         state: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        mask: Any = None,
-        reset: Any = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+    ) -> tuple[Any, Array]: ...
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
     ) -> tuple[Any, Array]:
         """Inference.
 
@@ -202,14 +235,47 @@ class RNN(Layer):
         y, _ = self._run(rows, context, h, run)
         return context.unpack(y), give_state_array(h, context, self._reversed)
 
+    @overload
+    def forward(
+        self,
+        x: Array,
+        state: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+    ) -> tuple[Array, Array, Tape]: ...
+
+    @overload
+    def forward(
+        self,
+        x: list[Array],
+        state: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+    ) -> tuple[list[Array], Array, Tape]: ...
+
+    @overload
     def forward(
         self,
         x: ArrayLike,
         state: ArrayLike | None = None,
         *,
         lengths: ArrayLike | None = None,
-        mask: Any = None,
-        reset: Any = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+    ) -> tuple[Any, Array, Tape]: ...
+
+    def forward(
+        self,
+        x: ArrayLike,
+        state: ArrayLike | None = None,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
     ) -> tuple[Any, Array, Tape]:
         """Training: as a call, with a tape for `backward`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -222,12 +222,20 @@ class Sequential(Fitting, Streaming, storage.Stored):
 
     # What users call.
 
-    def read(self, X: Any, *, lengths: Any = None, mask: Any = None, reset: Any = None) -> Sequences:
+    def read(
+        self, X: Any, *, lengths: ArrayLike | None = None, mask: ArrayLike | None = None, reset: ArrayLike | None = None
+    ) -> Sequences:
         """`Sequences` of X as `predict` takes it: ``.all()`` gives what `forward_rows` takes."""
         return self._read(X, lengths, mask=mask, reset=reset)
 
     def _read(
-        self, X: Any, lengths: Any, single: bool = True, prefix: str = "", mask: Any = None, reset: Any = None
+        self,
+        X: Any,
+        lengths: Any,
+        single: bool = True,
+        prefix: str = "",
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
     ) -> Sequences:
         """`Sequences` of X; `single`: X may be one sequence without a batch axis."""
         embedding = self.embedding
@@ -240,8 +248,36 @@ class Sequential(Fitting, Streaming, storage.Stored):
                           lengths_name="validation_lengths" if prefix else "lengths")  # fmt: skip
         return found.masked(self.layers[0].are_steps) if self.layers[0].masks else found
 
+    @overload
     def predict(
-        self, X: ArrayLike, *, lengths: Any = None, mask: Any = None, reset: Any = None, batch_size: int | None = None
+        self,
+        X: Array,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        batch_size: int | None = None,
+    ) -> Array: ...
+
+    @overload
+    def predict(
+        self,
+        X: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        batch_size: int | None = None,
+    ) -> Any: ...
+
+    def predict(
+        self,
+        X: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        batch_size: int | None = None,
     ) -> Any:
         """Outputs in inference.
 
@@ -294,8 +330,36 @@ class Sequential(Fitting, Streaming, storage.Stored):
             found = self._compiled = CompiledLayers(self.layers)
         return found
 
+    @overload
     def forward(
-        self, X: ArrayLike, *, lengths: Any = None, mask: Any = None, reset: Any = None, rng: RandomState = None
+        self,
+        X: Array,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        rng: RandomState = None,
+    ) -> tuple[Array, Tape]: ...
+
+    @overload
+    def forward(
+        self,
+        X: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        rng: RandomState = None,
+    ) -> tuple[Any, Tape]: ...
+
+    def forward(
+        self,
+        X: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+        rng: RandomState = None,
     ) -> tuple[Any, Tape]:
         """Training: outputs with dropout, and a tape for `backward`.
 
@@ -383,7 +447,14 @@ class Sequential(Fitting, Streaming, storage.Stored):
             raise ValueError(layout.message(N, T, budget, least))
         return found.size
 
-    def trace(self, X: ArrayLike, *, lengths: Any = None, mask: Any = None, reset: Any = None) -> dict[int, Trace]:
+    def trace(
+        self,
+        X: ArrayLike,
+        *,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        reset: ArrayLike | None = None,
+    ) -> dict[int, Trace]:
         """Run the model and keep what its LSTM layers did.
 
         Parameters

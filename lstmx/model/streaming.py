@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -105,6 +105,57 @@ class Streaming:
         y = y[:, 0] if step and self.per_step else y
         results = (y[0] if single else y), states
         return results if out is None else validate.fill("out", out, results, x, state)
+
+    @overload
+    def rollout(
+        self,
+        x: ArrayLike,
+        steps: int,
+        *,
+        feedback: Literal["argmax", "sample"] | Sequence[int | None] | None = None,
+        exog: ArrayLike | None = None,
+        noise: ArrayLike | None = None,
+        paths: int | None = None,
+        state: State = None,
+        window: int | None = None,
+        temperature: float = 1.0,
+        random_state: RandomState = None,
+        return_state: Literal[False] = False,
+    ) -> Array: ...
+
+    @overload
+    def rollout(
+        self,
+        x: ArrayLike,
+        steps: int,
+        *,
+        feedback: Literal["argmax", "sample"] | Sequence[int | None] | None = None,
+        exog: ArrayLike | None = None,
+        noise: ArrayLike | None = None,
+        paths: int | None = None,
+        state: State = None,
+        window: int | None = None,
+        temperature: float = 1.0,
+        random_state: RandomState = None,
+        return_state: Literal[True],
+    ) -> tuple[Array, tuple[State, ...]]: ...
+
+    @overload
+    def rollout(
+        self,
+        x: ArrayLike,
+        steps: int,
+        *,
+        feedback: Literal["argmax", "sample"] | Sequence[int | None] | None = None,
+        exog: ArrayLike | None = None,
+        noise: ArrayLike | None = None,
+        paths: int | None = None,
+        state: State = None,
+        window: int | None = None,
+        temperature: float = 1.0,
+        random_state: RandomState = None,
+        return_state: bool = False,
+    ) -> Any: ...
 
     def rollout(
         self,
