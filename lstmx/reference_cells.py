@@ -220,7 +220,7 @@ def order_of(cell: Any) -> str:
     return "ifzo" if cell.slstm else "igo" if cell.cifg else "ifgo"
 
 
-def step(x_t: Array, h: Array, c: Array, params: Arrays, cell: Any, drop: Any) -> tuple[Array, Array, Any]:
+def step(x_t: Array, h: Array, c: Array, params: Arrays, cell: Any, drop: Any) -> Any:
     """One step: all its values by name, of which h and c are the new state, and gates are those of the tape."""
     order, get = order_of(cell), params.get
     v = SimpleNamespace(x=x_t, h_prev=h, c_prev=c)

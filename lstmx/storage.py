@@ -42,17 +42,17 @@ from lstmx._version import __version__
 from lstmx.functional import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import Any, TypeVar
+    from collections.abc import Callable, Iterator
+    from typing import Any, Self, TypeVar
 
-    from lstmx._types import Arrays, Config, Shape, PathLike
+    from lstmx._types import Arrays, Config, PathLike, Shape
 
     C = TypeVar("C", bound=type)
 
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 SCHEMA = 3
 LARGEST_CONFIG = 2**20  # characters of JSON
@@ -60,7 +60,7 @@ LARGEST_NOTE = 2**25  # characters
 _DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}
 _TEMPORARY = ".lstmx"  # how the names of the files end that `write` renames once they are whole
 PARAMETER = "finite, or anything with allow_nonfinite"  # what the numbers of an array must be
-REGISTRY = {}  # name in a file -> class
+REGISTRY: dict[str, Any] = {}  # name in a file -> class
 
 
 class ModelFileError(ValueError):
@@ -92,9 +92,15 @@ class Stored:
     a class outside lstmx has added that its constructor does not take.
     """
 
-    _fixed = frozenset({"note"})  # names that nobody may set once the constructor is through
+    _fixed: frozenset[str] | set[str] = frozenset({"note"})  # names that nobody may set once the constructor is through
     _constructed = False
     _note: str | None = None
+
+    if TYPE_CHECKING:  # what a subclass gives
+
+        def state(self) -> tuple[Config, Arrays]: ...
+        @classmethod
+        def from_state(cls, config: Config, arrays: Arrays) -> Self: ...
 
     def __init_subclass__(cls) -> None:
         ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
@@ -102,7 +108,7 @@ class Stored:
         fixed = {*values, *inspect.get_annotations(cls)} if ours else set()
         if "__init__" in vars(cls):
             fixed |= set(inspect.signature(cls.__init__).parameters)
-            cls.__init__ = _ends_construction(cls.__init__)
+            cls.__init__ = _ends_construction(cls.__init__)  # type: ignore[method-assign]
         cls._fixed = fixed.union(*(getattr(base, "_fixed", ()) for base in cls.__bases__))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -399,7 +405,7 @@ def read(path: PathLike) -> tuple[Config, Arrays]:
     return _read(Path(_check_path(path)), lambda path, config, entries, metadata: config)
 
 
-def _read(path, plan):
+def _read(path: Any, plan: Callable[..., Any]) -> tuple[Any, Arrays]:
     """What ``plan(path, config, entries, metadata)`` makes of configuration and header, and then the arrays by name."""
     if not path.is_file():
         try:
@@ -440,7 +446,7 @@ def _explained(path: Any) -> Iterator[None]:
         raise ModelFileError(f"{path}: {error!r}" if isinstance(error, KeyError) else f"{path}: {error}") from error
 
 
-def _read_config(path, metadata):
+def _read_config(path: Any, metadata: Any) -> Config:
     if metadata.get("format") != "lstmx":
         raise ModelFileError(
             f"{path}: a safetensors file, but not a model saved by lstmx (its metadata lack format=lstmx); if it "
@@ -466,7 +472,7 @@ def _read_config(path, metadata):
     return config
 
 
-def _plan(path, config, entries, metadata):
+def _plan(path: Any, config: Config, entries: Any, metadata: Any) -> tuple[Any, Config, dict[str, str], str | None]:
     """Check all but the numbers: (class, its configuration, what the numbers of each array must be)."""
     kind = config.pop("class", None)
     if kind == "Checkpoint":
@@ -481,7 +487,7 @@ def _plan(path, config, entries, metadata):
     return cls, config, needs, _read_note(path, metadata)
 
 
-def _read_note(path, metadata):
+def _read_note(path: Any, metadata: Any) -> str | None:
     note = metadata.get("note")
     if note is not None and (len(note) > LARGEST_NOTE or metadata.get("note_digest") != _digest(note, {})):
         raise ModelFileError(f"{path}: damaged: the file does not hold what was written to it; take another copy of "
@@ -489,7 +495,7 @@ def _read_note(path, metadata):
     return note
 
 
-def _check_tensor(path, name, entries, names, shape, dtype):
+def _check_tensor(path: Any, name: str, entries: Any, names: set[str], shape: Any, dtype: str) -> None:
     """Compare the file's header with what is needed, and take the name from `names`."""
     if name not in names:  # also what ends a configuration of a billion layers
         raise ModelFileError(f"{path}: the tensor {name!r} is missing")

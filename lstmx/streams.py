@@ -102,7 +102,8 @@ class StreamPool:
         self._ids = np.full(self._capacity, -1, np.int64)  # of each slot; -1 where it is free
         self._given = np.zeros(self._capacity, np.int64)  # how many ids each slot has had
         self._place = np.empty(self._capacity, np.intp)  # scratch, to find what is given twice
-        self._compiled, self._sessions = None, None
+        self._compiled: Any = None
+        self._sessions: Any = None
         self._compile()
 
     # What there is.
@@ -126,7 +127,7 @@ class StreamPool:
     def __len__(self) -> int:
         return int(np.count_nonzero(self._ids >= 0))
 
-    def __contains__(self, value: object) -> bool:
+    def __contains__(self, value: Any) -> bool:
         try:
             number = -1 if isinstance(value, bool | np.bool_) else operator.index(value)
         except TypeError:

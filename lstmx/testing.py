@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from numpy.typing import ArrayLike
-
     from lstmx._types import Array, RandomState, State
 
 
@@ -32,7 +30,7 @@ def finite_difference(function: Callable[[], float], array: Array, step: float =
 
 def gradcheck(
     model: Any,
-    x: ArrayLike,
+    x: Any,
     state: State = None,
     *,
     lengths: Any = None,

@@ -66,7 +66,7 @@ class Spare:
 
     def __init__(self, limit: int, smallest: int, count: int) -> None:
         self.limit, self.smallest, self.count = limit, smallest, count
-        self._blocks = collections.deque()
+        self._blocks: collections.deque[Array] = collections.deque()
         block = object()
         self._alone = sys.getrefcount(block)
 

@@ -36,7 +36,11 @@ ACTIVATIONS: dict[str, tuple[Any, ...]] = {  # name -> default (alpha, beta); No
 STANDARD = ("sigmoid", "tanh", "tanh")
 INITIAL = "initial_h", "initial_c"  # the parameters of a layer that no engine knows of
 _BESIDE = {"input_dropout", "recurrent_dropout", "dropout_per_gate", "weight_dropout", "learn_state"}
-LAYER_NORMS = {"haste": 1e-5, "fastrnn": 1e-5, "tflite": 1e-8}  # name -> epsilon, as each was published
+LAYER_NORMS: dict[str | None, float] = {
+    "haste": 1e-5,
+    "fastrnn": 1e-5,
+    "tflite": 1e-8,
+}  # name -> epsilon, as each was published
 
 
 class Parameter(NamedTuple):
@@ -204,7 +208,7 @@ class Cell:
         return LAYER_NORMS.get(self.layer_norm, 0.0)
 
     @property
-    def curves(self) -> Iterator[list[Any]]:
+    def curves(self) -> Iterator[tuple[Any, ...]]:
         """The activations of gates, candidate and output, as (index in ACTIVATIONS, alpha, beta)."""
         for item in self.activations:
             name, *numbers = (item,) if isinstance(item, str) else item
@@ -305,7 +309,7 @@ class Cell:
     def vectors(self, hidden: int, bias: bool) -> dict[str, tuple[int, float | None]]:
         """The parameters that are vectors: name -> (width, what its elements begin at), in the order of kernels."""
         H, gates = hidden, self.gates
-        found = {}
+        found: dict[str, tuple[int, float | None]] = {}
         if bias and self.layer_norm != "fastrnn":
             found["bias"] = gates * H, None
         if self.peephole:

@@ -49,8 +49,8 @@ class SequenceContext:
         0, but for a segment of a batch.
     """
 
-    reversed = (False,)
-    mask = None
+    reversed: tuple[bool, ...] = (False,)
+    mask: Any = None
     start = 0  # the first step that is packed
 
     def __init__(self, lengths: Ints, steps: int | None = None, form: str = "array") -> None:

@@ -30,7 +30,7 @@ class Derived:
     """What is made of a layer's arrays, each part built once, by name."""
 
     def __init__(self) -> None:
-        self._parts = {}
+        self._parts: dict[Hashable, Any] = {}
 
     def get(self, name: Hashable, build: Callable[..., Any], *arguments: Any) -> Any:
         """The part of that name, built by ``build(*arguments)`` if it is not there."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from lstmx._types import Array, Arrays, Context, DType, Ints, Pair, PairLike, Shape
+    from lstmx._types import Array, Context, DType, Ints, Pair, PairLike
 
 
 class Sequences:
@@ -54,6 +54,13 @@ class Sequences:
     ) -> None:
         if lengths is None:
             lengths = np.full(*((1, len(x)) if form == "single" else x.shape[:2]), np.int64)
+        self.starts: Any
+        self.mask: Any
+        self.reset: Any
+        self.steps: Any
+        self._alike: bool | None
+        self._context: SequenceContext | None
+        self._are_steps: Any
         self.x, self.lengths, self.form, self.starts, self.affine = x, lengths, form, starts, affine
         self.mask, self.reset = mask, reset
         self.dtype = x.dtype if dtype is None else dtype
@@ -61,7 +68,7 @@ class Sequences:
         self._alike = self._context = self._are_steps = None
 
     @classmethod
-    def joined(cls, arrays: list[Array], dtype: DType | None = None, tail: Shape = (), **flags: Array) -> Sequences:
+    def joined(cls, arrays: list[Array], dtype: DType | None = None, tail: Any = (), **flags: Any) -> Sequences:
         """Those of a list of arrays (T_n, *tail), which are copied; `flags` are mask and reset, joined."""
         with np.errstate(over="ignore"):  # beyond float32: infinite, as where rows of an array are converted
             rows = np.concatenate(arrays or [np.empty((0, *tail))], dtype=dtype, casting="unsafe")
@@ -112,7 +119,7 @@ class Sequences:
         """Whether some of the steps may be none."""
         return self.mask is not None or self._are_steps is not None
 
-    def _there(self) -> Array | None:
+    def _there(self) -> Any:
         """Which steps there are; None: all."""
         if self._are_steps is None:
             return self.mask
@@ -135,7 +142,7 @@ class Sequences:
     def _has_episodes(self) -> bool:
         return self.is_masked or self.reset is not None
 
-    def _joined(self, flags: Array | None) -> Array | None:
+    def _joined(self, flags: Any) -> Any:
         """A mask or resets, one sequence after the other."""
         if flags is None or self.form == "single":
             return flags
@@ -229,7 +236,7 @@ class Sequences:
 
 def sequences(
     x: Any,
-    features: int | None,
+    features: Any,
     dtype: DType,
     *,
     lengths: Any = None,
@@ -311,7 +318,7 @@ def sequences(
     raise ValueError(f"{name}: got shape {array.shape}, must be {forms}{hint}")
 
 
-def _read_flags(flags: dict[str, Any], form: str, shape: Any, x: str) -> Arrays:
+def _read_flags(flags: dict[str, Any], form: str, shape: Any, x: str) -> dict[str, Any]:
     """A mask and resets by name, as `Sequences` takes them; `shape` of a list: that of each sequence."""
     found = {}
     for name, value in flags.items():
@@ -340,7 +347,7 @@ def _is_written_out(x: Any) -> bool:
     )
 
 
-def _hint(array: Array, features: int | None, name: str, single: bool) -> str:
+def _hint(array: Array, features: Any, name: str, single: bool) -> str:
     """What to do about an array of another shape."""
     if array.ndim == 3 and array.shape[1] == features:
         return f"; features come last: write {name}.swapaxes(1, 2)"

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 MOST = max(64, 8 * (os.cpu_count() or 1))  # each has scratch memory, and beyond the CPUs they wait for each other
-_setting = None  # set_num_threads
-_local = contextvars.ContextVar("lstmx_num_threads", default=None)  # num_threads
+_setting: int | None = None  # set_num_threads
+_local: contextvars.ContextVar[int | None] = contextvars.ContextVar("lstmx_num_threads", default=None)  # num_threads
 _used_threads = False  # whether this process may have started a pool
 _serial = False  # whether it is the fork of one that had
 
@@ -30,11 +30,12 @@ _serial = False  # whether it is the fork of one that had
 class Lock:
     """A `threading.Lock` that a forked child finds open, unless the thread that forked holds it: it goes on."""
 
-    _all: ClassVar = weakref.WeakSet()
-    _make = staticmethod(threading.Lock)
+    _all: ClassVar[weakref.WeakSet[Lock]] = weakref.WeakSet()
+    _make: ClassVar[Any] = staticmethod(threading.Lock)
 
     def __init__(self) -> None:
-        self._lock, self._holder = self._make(), None
+        self._holder: int | None = None
+        self._lock = self._make()
         self._all.add(self)
 
     @classmethod

@@ -247,7 +247,7 @@ class Layer(storage.Stored):
         """
         return None
 
-    def start_state(self, batch: int, features: int, parameters: Any = None, dtype: DType | None = None) -> State:
+    def start_state(self, batch: int, features: Any, parameters: Any = None, dtype: DType | None = None) -> State:
         """The state before the first step: with it `forward_rows` gives the bits that it gives with None.
 
         Parameters
@@ -302,7 +302,7 @@ class Layer(storage.Stored):
         """The constructor arguments that `load` needs, as plain JSON values."""
         return {}
 
-    def output_size(self, input_size: int | None) -> int:
+    def output_size(self, input_size: Any) -> Any:
         """Features that it gives for `input_size` features."""
         return input_size
 
@@ -354,7 +354,7 @@ class Layer(storage.Stored):
     @classmethod
     def without_parameters(cls, config: Config) -> Self:
         """A validated layer of a configuration; `store.fill` must follow."""
-        return cls(**config, random_state=UNFILLED)
+        return cls(**config, random_state=UNFILLED)  # type: ignore[call-arg]
 
     @classmethod
     def array_shapes(cls, config: Config) -> Iterator[ArrayShape]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lstmx.layers.base import Layer
 
 
-def room(layer: Any, context: Context) -> dict[tuple[int, int], tuple[Array, Array | None]]:
+def room(layer: Any, context: Context) -> dict[tuple[int, int], tuple[Any, Any]]:
     """Where ``backward_rows(flow=..)`` of a recurrent layer writes dL/dh_t and, of an LSTM, dL/dc_t.
 
     Returns

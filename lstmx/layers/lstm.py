@@ -58,7 +58,7 @@ BACKWARD_STREAM = (
 )
 
 
-class LSTM(Stack, Chunked, Recompute, Layer):
+class LSTM(Stack, Chunked, Recompute, Layer):  # type: ignore[misc,override]
     """Long Short-Term Memory: one or more layers, one or two directions.
 
     Parameters
@@ -120,6 +120,8 @@ class LSTM(Stack, Chunked, Recompute, Layer):
     >>> [a.shape for a in y]
     [(4, 8), (9, 8)]
     """
+
+    input_size: int
 
     def __init__(
         self,
@@ -223,7 +225,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):
         return (self._directions if self.merge == "concat" else 1) * self._outputs
 
     @property
-    def causal(self) -> bool:
+    def causal(self) -> bool:  # type: ignore[override]
         """Whether chunks of a sequence can follow each other: no direction reads from the end."""
         return not any(self._reversed)
 

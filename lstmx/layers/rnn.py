@@ -81,6 +81,8 @@ class RNN(Layer):
     ((2, 5, 8), (1, 2, 8))
     """
 
+    input_size: int
+
     @explained
     def __init__(
         self,
@@ -151,7 +153,7 @@ class RNN(Layer):
         return self._reversed
 
     @property
-    def causal(self) -> bool:
+    def causal(self) -> bool:  # type: ignore[override]
         """Whether chunks of a sequence can follow each other: no direction reads from the end."""
         return not self.bidirectional
 
@@ -479,7 +481,7 @@ class RNN(Layer):
             rows, weight_ih, y, da, "linear", (d_ih, d_bias), need_dx, blocks, made_ih, add
         )  # fmt: skip
 
-    def start_state(self, batch: int, features: int, parameters: Any = None, dtype: DType | None = None) -> State:
+    def start_state(self, batch: int, features: Any, parameters: Any = None, dtype: DType | None = None) -> State:
         """The layer protocol: zeros (L*D, N, H)."""
         return allocate.zeros((self.num_layers * self.directions, batch, self.hidden_size), self.dtype)
 

@@ -367,7 +367,7 @@ class Last(_Plain):
         last, sequences = context.last_rows
         return last, sequences, sequences, half  # packed rows begin with step 0, longest sequence first
 
-    def start_state(self, batch: int, features: int, parameters: Any = None, dtype: DType | None = None) -> State:
+    def start_state(self, batch: int, features: Any, parameters: Any = None, dtype: DType | None = None) -> State:
         """The layer protocol: zeros (N, F)."""
         return allocate.zeros((batch, features), self.dtype if dtype is None else dtype)
 
@@ -505,7 +505,7 @@ class MeanPool(_Plain):
 
     per_sequence = True
 
-    def start_state(self, batch: int, features: int, parameters: Any = None, dtype: DType | None = None) -> State:
+    def start_state(self, batch: int, features: Any, parameters: Any = None, dtype: DType | None = None) -> State:
         """The layer protocol: zeros (N, F), and of int64 (N, 1)."""
         total = allocate.zeros((batch, features), self.dtype if dtype is None else dtype)
         return total, allocate.zeros((batch, 1), np.int64)

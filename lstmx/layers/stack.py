@@ -216,7 +216,7 @@ class Stack:
         """Two arrays of the shapes of a state on packed rows."""
         return tuple(allocate.zeros(shape, self.dtype) for shape in self._state_shapes(context.batch))
 
-    def start_state(self, batch: int, features: int, parameters: Any = None, dtype: DType | None = None) -> State:
+    def start_state(self, batch: int, features: Any, parameters: Any = None, dtype: DType | None = None) -> State:
         """The layer protocol: fresh (h, c), each (L*D, N, H), zeros or what is learned."""
         pair = tuple(allocate.zeros(shape, self.dtype) for shape in self._state_shapes(batch))
         if self.cell.learn_state:

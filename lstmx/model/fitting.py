@@ -16,7 +16,7 @@ from lstmx.layers.flow import GradientFlow, is_recurrent, room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from typing import Any, Literal
+    from typing import Any, Literal, TypeAlias
 
     from numpy.typing import ArrayLike
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from lstmx.optim import _Optimizer
     from lstmx.training import Callback, EarlyStopping, History
 
-    OptimizerLike = Literal["adam", "adamw", "rmsprop", "sgd"] | _Optimizer
-    MetricsLike = MetricName | Metric | Iterable[MetricName | Metric] | None
-    Watching = Callback | Callable[[int, dict[str, Any]], object]
-    CallbacksLike = Watching | Iterable[Watching] | None
+    OptimizerLike: TypeAlias = Literal["adam", "adamw", "rmsprop", "sgd"] | _Optimizer
+    MetricsLike: TypeAlias = MetricName | Metric | Iterable[MetricName | Metric] | None
+    Watching: TypeAlias = Callback | Callable[[int, dict[str, Any]], object]
+    CallbacksLike: TypeAlias = Watching | Iterable[Watching] | None
 
 
 class Fitting:

@@ -419,7 +419,7 @@ def _read_state(model: Any, state: State, batch: int, window: int | None, return
     return _each(state, lambda a: _of_rows(a, batch))
 
 
-def _of_rows(a: Array, batch: int) -> bool:
+def _of_rows(a: Array, batch: int) -> Array:
     if not isinstance(a, np.ndarray) or a.ndim < 2 or a.shape[-2] != batch:
         got = f"an array {a.shape}" if isinstance(a, np.ndarray) else type(a).__name__
         raise ValueError(f"state: has {got}, must have arrays of {batch} rows (.., {batch}, width), one for each "
@@ -427,7 +427,7 @@ def _of_rows(a: Array, batch: int) -> bool:
     return a
 
 
-def _each(state: State, function: Callable[[Array], Array]) -> State:
+def _each(state: State, function: Callable[[Array], Any]) -> State:
     """A state whose arrays, (.., N, W), are what `function` makes of them."""
     if state is None:
         return None

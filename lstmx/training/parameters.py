@@ -61,7 +61,7 @@ class Parameters:
 
     def _views(self, values: Array, tables: Arrays) -> Iterator[tuple[ParameterStore, Arrays]]:
         """(store, read-only views by name) of every layer that has parameters."""
-        views = [{} for _ in self.net.layers]
+        views: list[Arrays] = [{} for _ in self.net.layers]
         for k, name, place, shape, _ in self.segments:
             views[k][name] = values[place].reshape(shape)
         for k, name in self.embeddings:
@@ -77,7 +77,7 @@ class Parameters:
 
         Made once: before another pass, the entries of embeddings must be None again.
         """
-        out = [{} for _ in self.net.layers]
+        out: list[dict[str, Any]] = [{} for _ in self.net.layers]
         for k, name, place, shape, _ in self.segments:
             out[k][name] = self.gradient[place].reshape(shape)
         for k, name in self.embeddings:
@@ -88,7 +88,7 @@ class Parameters:
         """(slice, decays) of the flat buffer: all of it if nothing decays, else neighbours that decay alike."""
         if not optimizer.weight_decay:
             return [(slice(0, self.size), False)] if self.size else []
-        spans = []
+        spans: list[tuple[slice, bool]] = []
         for _, _, place, _, decays in self.segments:
             if spans and spans[-1][1] == decays:
                 spans[-1] = slice(spans[-1][0].start, place.stop), decays

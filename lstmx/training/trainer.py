@@ -105,10 +105,11 @@ class Trainer:
         self._out = self.parameters.outputs()
         self._spans = self._cut()
         self._rate = None if callable(optimizer.learning_rate) else optimizer.rate(0)
-        self.rate = None  # of the last update
+        self.rate: float | None = None  # of the last update
         self.losses = list(self.state.history.history.get("loss", ()))  # of earlier epochs
         self.diverged = False
-        self._first = self._limit = None
+        self._first: Any = None
+        self._limit: Any = None
         self._zero_loss = 0.0  # the sum over the first epoch if all outputs were 0
 
     def _fresh_state(self, rng: Any) -> TrainerState:
@@ -194,7 +195,7 @@ class Trainer:
         for callback in self.callbacks:
             getattr(callback, event)(self, *args)
 
-    def _epoch(self, epoch: int, epochs: int) -> dict[str, float]:
+    def _epoch(self, epoch: int, epochs: int) -> tuple[Any, int]:
         """(what it has measured, on how many sequences); (None, 0) if there was no batch any more."""
         if self.progress is not None:
             self.progress.begin(epoch, epochs, self.data.count)
