@@ -6,6 +6,8 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from lstmx._types import PathLike
 
 
@@ -31,7 +33,7 @@ _UNPACK = "unpack it first"
 _AGAIN = "give the file that save wrote, or take another copy of it"
 
 # (first bytes, what it is, what to do, the function that reads it)
-_BINARY = [
+_BINARY: list[tuple[Any, ...]] = [
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes (.h5)", *_of("keras")),
     (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "a PyTorch file", *_of("torch")),
     (b"\x93NUMPY", "a NumPy array (.npy)", _ARRAYS),
@@ -40,7 +42,7 @@ _BINARY = [
     (b"\xfd7zXZ\0", "a file compressed by xz", _UNPACK),
     (b"BZh", "a file compressed by bzip2", _UNPACK),
 ]
-_TEXT = [
+_TEXT: list[tuple[Any, ...]] = [
     (b"version https://git-lfs", "a pointer of Git LFS", "get the file itself by git lfs pull"),
     (b"<", "HTML or XML", _AGAIN),
     (b"{", "JSON", "if RTNeural wrote it, lstmx.from_rtneural reads it", "from_rtneural"),

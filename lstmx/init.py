@@ -13,6 +13,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from lstmx._types import Array, Config, Shape
 
@@ -56,7 +57,7 @@ def per_gate(initialiser: Callable[..., Array], gates: int, rng: np.random.Gener
     return np.concatenate([initialiser(rng, (rows // gates, columns)) for _ in range(gates)])
 
 
-def constant(rng: np.random.Generator, shape: Shape, value: float) -> Array:
+def constant(rng: np.random.Generator, shape: Shape, value: Any) -> Array:
     """Every element `value`."""
     return np.full(shape, value)
 

@@ -128,7 +128,7 @@ def get_metrics(metrics: Any, logits: bool = False) -> dict[str, Metric]:
         return {}
     if isinstance(metrics, str) or callable(metrics):
         metrics = (metrics,)
-    found = {}
+    found: dict[str, Metric] = {}
     for metric in metrics:
         if callable(metric):
             name = base = getattr(metric, "__name__", type(metric).__name__)

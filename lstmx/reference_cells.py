@@ -128,7 +128,7 @@ def zoneout_backward(z: Any, dout: Array) -> tuple[Array, Array]:
 
 
 # name -> (the function y of x, its derivative as a function of y)
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, tuple[Any, Any]] = {
     "sigmoid": (sigmoid, lambda y: y * (1 - y)),
     "tanh": (np.tanh, lambda y: 1 - y**2),
     "relu": (positive, lambda y: y.real > 0),
@@ -173,7 +173,7 @@ def product(v: Any, weight: Array, mask: Any, gates: int, heads: int = 1) -> Arr
     return np.einsum("knrd,krjd->nkrj", parts, blocks).reshape(len(v), len(weight))
 
 
-def product_backward(v: Any, weight: Array, mask: Any, gates: int, heads: int, dout: Array) -> tuple[Array, Array]:
+def product_backward(v: Any, weight: Array, mask: Any, gates: int, heads: int, dout: Any) -> tuple[Array, Array]:
     """The derivative of `product`: dv, dweight."""
     parts, blocks = split(v, weight, mask, gates, heads)
     dout = dout.reshape(len(v), *blocks.shape[:3])
@@ -202,7 +202,7 @@ def norm_backward(v: Any, epsilon: float, dnorm: Array) -> Array:
     return (dnorm - dnorm.mean(axis=-1, keepdims=True) - y * (dnorm * y).mean(axis=-1, keepdims=True)) / deviation
 
 
-def by_gate(a: Array, order: str) -> dict[str, Array]:
+def by_gate(a: Any, order: str) -> dict[str, Array]:
     """The blocks of a by gate; a number is that of every gate."""
     return dict.fromkeys(order, a) if np.ndim(a) == 0 else dict(zip(order, np.split(a, len(order), -1), strict=True))
 
@@ -238,7 +238,7 @@ def step(x_t: Array, h: Array, c: Array, params: Arrays, cell: Any, drop: Any) -
 
 
 def step_backward(
-    v: Any, params: Arrays, cell: Any, drop: Any, dh: Array, dc: Array, add: Callable[[str, Array], None]
+    v: Any, params: Arrays, cell: Any, drop: Any, dh: Array, dc: Array, add: Callable[[str, Any], None]
 ) -> Any:
     """The derivative of `step`.
 
@@ -283,7 +283,7 @@ def lstm_cell(v: Any, params: Arrays, cell: Any, drop: Any) -> Any:
     peephole = by_gate(get("peephole", 0), order.replace("g", "")) | {"g": 0}
     v.summed, v.entering = {}, {}
 
-    def enter(k: str, memory: Array) -> Any:
+    def enter(k: str, memory: Any) -> Any:
         s = v.summed[k] = v.a[k] + peephole[k] * memory
         if cell.layer_norm == "tflite":
             gain, bias = (by_gate(get(name, 0), order)[k] for name in ("norm_gain", "bias"))
@@ -309,7 +309,7 @@ def lstm_cell(v: Any, params: Arrays, cell: Any, drop: Any) -> Any:
 
 
 def lstm_cell_backward(
-    v: Any, params: Arrays, cell: Any, drop: Any, dh: Array, dc: Array, add: Callable[[str, Array], None]
+    v: Any, params: Arrays, cell: Any, drop: Any, dh: Array, dc: Array, add: Callable[[str, Any], None]
 ) -> Any:
     """The derivative of `lstm_cell`: da, dh_prev and dc_prev as far as they do not come through a, the whole dc."""
     get, order = params.get, order_of(cell)
@@ -317,7 +317,7 @@ def lstm_cell_backward(
     peephole = by_gate(get("peephole", 0), order.replace("g", "")) | {"g": 0}
     da, dentering = {}, {}
 
-    def leave(k: str, ds: Array) -> Any:
+    def leave(k: str, ds: Any) -> Any:
         """Backward through `enter` of gate k: what reaches the memory that the gate sees."""
         ds = dentering[k] = cut_backward(v.entering[k], cell.clip, ds)
         if cell.layer_norm == "tflite":
@@ -325,7 +325,7 @@ def lstm_cell_backward(
         da[k] = ds
         return peephole[k] * ds
 
-    def norm_c_backward(memory: Array, dnormed: Array) -> Any:
+    def norm_c_backward(memory: Any, dnormed: Array) -> Any:
         """Backward through the norm of the memory."""
         epsilon = EPSILON[cell.layer_norm]
         add("norm_c_bias", dnormed.sum(axis=0))
@@ -383,7 +383,7 @@ def slstm_cell(v: Any, params: Arrays, cell: Any, drop: Any) -> Any:
 
 
 def slstm_cell_backward(
-    v: Any, params: Arrays, cell: Any, drop: Any, dh: Array, dc: Array, add: Callable[[str, Array], None]
+    v: Any, params: Arrays, cell: Any, drop: Any, dh: Array, dc: Array, add: Callable[[str, Any], None]
 ) -> Any:
     """The derivative of `slstm_cell`, as `lstm_cell_backward`."""
     c, n, _ = np.split(v.c_prev, 3, axis=-1)

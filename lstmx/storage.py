@@ -241,7 +241,7 @@ def _digest(text: str, arrays: Arrays) -> str:
     for name in sorted(arrays):
         a = arrays[name]
         found.update(json.dumps([name, a.dtype.name, a.shape]).encode())
-        found.update(np.asarray(a, a.dtype.newbyteorder("<"), order="C").reshape(-1).view(np.uint8))
+        found.update(np.asarray(a, a.dtype.newbyteorder("<"), order="C").reshape(-1).view(np.uint8))  # type: ignore[arg-type]
     return found.hexdigest()
 
 

@@ -499,7 +499,7 @@ def _check(model: Any, X: Any, rng: Any) -> float:
             wanted = dict(zip(chosen.tolist(), whole([each[n][: done[n]] for n in chosen]), strict=True))
         for y, n in zip(found, chosen.tolist(), strict=True):
             first = done[n] - steps if per_step else done[n] - 1
-            own = wanted[n][first : done[n]] if per_step else wanted[n]
+            own = wanted[n][first : done[n]] if per_step else wanted[n]  # type: ignore[index]
             largest = max(largest, _compared(y, own, n, int(first)))
     return largest
 

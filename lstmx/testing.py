@@ -86,7 +86,7 @@ def gradcheck(
     drawn = {"rng": 0} if "rng" in inspect.signature(model.forward).parameters else {}
     begin = []
     if recurrent:
-        start = model([a[:0] for a in x] if ragged else x[..., :0, :])[1] if state is None else state
+        start = model([a[:0] for a in x] if ragged else x[..., :0, :])[1] if state is None else state  # type: ignore[call-overload]
         begin = [np.array(a, np.float64) for a in _arrays(start)]
         whole = tuple if isinstance(start, tuple | list) else lambda arrays: arrays[0]  # a state of its arrays
         state = None if state is None else whole(begin)
@@ -111,7 +111,7 @@ def gradcheck(
     if ragged and not integers:
         checks += [(f"x[{n}]", grads.x[n], finite_difference(loss, a)) for n, a in enumerate(x)]
     elif not integers:
-        checks.append(("x", grads.x, finite_difference(loss, x)))
+        checks.append(("x", grads.x, finite_difference(loss, x)))  # type: ignore[arg-type]
     if recurrent:
         for name, gradient, part in zip(("h0", "c0"), _arrays(grads.state), begin, strict=False):
             if name == "h0" or state is not None or not model.cell.slstm:  # whose empty memory has no derivative

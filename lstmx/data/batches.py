@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def collect(parts: Iterable[Any], count: int) -> Any:
     """One array (count, ...), or one list, of what a model gives for successive parts of `count` sequences."""
-    found, first = None, 0
+    found: Any = None
+    first = 0
     for part in parts:
         if isinstance(part, list):
             found = [] if found is None else found

@@ -50,7 +50,7 @@ class Panel:
         lengths: Ints,
         flat: bool,
         layout: str,
-        joined: tuple[Array, Ints] | None = None,
+        joined: Any = None,
         missing: Any = None,
     ) -> None:
         self.x, self.lengths, self.flat, self.layout, self.joined = x, lengths, flat, layout, joined
@@ -212,7 +212,7 @@ def _real(name: str, array: Any) -> Array:
 
 def _read_list(arrays: list[Array], layout: str, name: str, gaps: bool) -> Panel:
     flat = all(a.ndim == 1 for a in arrays)
-    found = []
+    found: list[Any] = []
     for n, a in enumerate(arrays):
         label = f"{name}[{n}]"
         a = _real(label, a)
@@ -307,7 +307,7 @@ def _lengths(x: Array, name: str, layout: str, gaps: bool, first: Any = None) ->
 
 def _ends(missing: Array) -> Any:
     """Steps (n,) before the padding, of missing values (n, T, F)."""
-    there = ~missing.all(axis=2)
+    there: Any = ~missing.all(axis=2)
     return np.where(there.any(axis=1), there.shape[1] - there[:, ::-1].argmax(axis=1), 0)
 
 

@@ -93,7 +93,8 @@ class Source:
         self.steps = None if steps is None else validate.count("steps_per_epoch", steps)
         self.count, self.exhausted = None, False
         self._once = hasattr(given, "__next__") and iter(given) is given
-        self._iterator, self._epoch, self._total = None, 0, 0
+        self._iterator: Any = None
+        self._epoch = self._total = 0
         if self._once and steps is None and epochs > 1:
             remedy = "steps_per_epoch, or " if name == "X" else ""
             raise ValueError(
@@ -113,7 +114,7 @@ class Source:
             count += len(chosen)
             yield data, chosen
         self._total += number
-        self.count = count
+        self.count = count  # type: ignore[assignment]
         if number == 0 and not (self._once and self._total):
             why = "; the iterator is used up: give a new one" if self._once else ""
             if self._epoch > 1:

@@ -55,7 +55,8 @@ class Targets:
 
     def __init__(self, values: Any, per_step: bool, lengths: Any = None, dtype: DType | None = None) -> None:
         self.per_step = per_step
-        self.values = self.steps = None
+        self.values: Any = None
+        self.steps: Any = None
         if not per_step:
             self.values = values
         elif isinstance(values, Sequences):

@@ -281,7 +281,7 @@ def lstm_backward(
 def _zeros(weights: Weights, context: SequenceContext) -> Pair:
     """A state (h, c) to begin with, or its gradient."""
     dtype = weights.arrays["weight_ih"].dtype
-    return tuple(allocate.zeros((context.batch, width), dtype) for width in weights.widths)
+    return tuple(allocate.zeros((context.batch, width), dtype) for width in weights.widths)  # type: ignore[return-value]
 
 
 def kept(slabs: Arrays) -> Arrays:

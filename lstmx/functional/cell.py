@@ -151,7 +151,7 @@ class Cell:
                 put(name, _number(name, value, 0, open_low=True))
         put("activations", _activations(self.activations))
         if self.layer_norm is not None:
-            validate.choice("layer_norm", self.layer_norm, LAYER_NORMS)
+            validate.choice("layer_norm", self.layer_norm, LAYER_NORMS)  # type: ignore[arg-type]
         rates = self.zoneout if isinstance(self.zoneout, tuple | list) else (self.zoneout,) * 2
         if len(rates) != 2:
             raise ValueError(f"zoneout: got {self.zoneout!r}, must be a rate, or two: (of h, of c)")

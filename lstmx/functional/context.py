@@ -61,6 +61,8 @@ class SequenceContext:
         self.steps = len(self.offsets) - 1 if steps is None else steps
         self.uniform = int(self.offsets[-1]) == self.batch * (len(self.offsets) - 1)
         self.moves_states = self.order is not None  # whether states lie elsewhere than the caller's
+        self._found: dict[str, Any]
+        self._twin: SequenceContext | None
         self._found, self._twin = {}, None  # what was asked for once, by name; the same after an LSTM
 
     @classmethod

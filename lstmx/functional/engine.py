@@ -34,10 +34,11 @@ class _Compiled:
     """What the engines on the compiled time loop share: they differ in their products, and the form of the weights."""
 
     compiled = True  # whether inference on plain arrays is one compiled call, without packed copies
-    products = None  # a capsule of the products; None for the tile's
+    products: object = None  # a capsule of the products; None for the tile's
+    right_side: Callable[..., panels.Panels]
     slab = staticmethod(allocate.padded)  # an array (rows, columns) in the form that the tape's have
 
-    def _fused(self, cell: Cell, proj: bool, masks: tuple[int, int]) -> bool:
+    def _fused(self, cell: Cell, proj: bool, masks: tuple[int, ...]) -> bool:
         """Whether the plain cell's own kernels compute it."""
         return False
 
@@ -53,7 +54,7 @@ class _Compiled:
     ) -> job.Direction:
         cell, arrays = weights.cell, weights.arrays
         ih, hh, hr = arrays["weight_ih"], arrays["weight_hh"], arrays.get("weight_hr")
-        vectors = {name: a for name, a in arrays.items() if a.ndim == 1}
+        vectors: dict[str, Any] = {name: a for name, a in arrays.items() if a.ndim == 1}
         fused = self._fused(cell, hr is not None, masks) and not backward
         if fused:
             ih_parts, hh_parts, right = [gate_panels(ih)], [gate_panels(hh)], None
@@ -184,7 +185,7 @@ class _Compiled:
             vectors = cell.vectors(hidden, "bias" in out or "norm_ih_bias" in out)
             if cell.layer_norm is None:
                 vectors.pop("bias", None)
-        d_vectors = None
+        d_vectors: Any = None
         if vectors:
             d_vectors = np.concatenate([out[name] for name in vectors]) if add else allocate.empty(
                 (sum(width for width, _ in vectors.values()),), x.dtype)  # fmt: skip
@@ -208,7 +209,7 @@ class _Compiled:
         """A compiled call for activation(x W^T + b) on plain arrays; `derived` keeps what is made of W (O, I)."""
         right = derived.get("right side True", self.right_side, weight, True)
         count = None if self.products is not None else threads.get_num_threads
-        return dense.Linear(self.products, right, *weight.shape[::-1], bias, activation, count).run
+        return dense.Linear(self.products, right, *weight.shape[::-1], bias, activation, count).run  # type: ignore[call-arg]
 
     def recurrent_part(self, parts: Sequence[Weights], start: Pair | None) -> tuple[Any, ...]:
         """The part of a program that the layers of an LSTM are, from their `Weights`, and (h, c) that they begin with,
@@ -270,7 +271,7 @@ class TileEngine(_Compiled):
     name = "tile"
     right_side = staticmethod(column_panels)
 
-    def _fused(self, cell: Cell, proj: bool, masks: tuple[int, int]) -> bool:
+    def _fused(self, cell: Cell, proj: bool, masks: tuple[int, ...]) -> bool:
         return not (cell.special or proj or any(masks))
 
 
@@ -412,7 +413,7 @@ class ReferenceEngine:
         running = np.arange(len(context.offsets) - 1) < context.sort(context.lengths)[:, None]
         padded = (self._padded(a, context) for a in (x, slabs["gates"], slabs["h_prev"], slabs["c_prev"]))
         masks = self._masks(slabs, context)
-        tape = reference_cells.Tape(*padded, running, weights.arrays, reverse, weights.cell, masks)
+        tape = reference_cells.Tape(*padded, running, weights.arrays, reverse, weights.cell, masks)  # type: ignore[arg-type, call-arg]
         dy = None if dy is None else self._padded(dy, context)
         grads = reference_cells.lstm_backward(tape, dy, (dh.copy(), dc.copy()))
         for target, array in zip(flow, (grads.dh, grads.dc), strict=True):

@@ -153,7 +153,7 @@ def loss(
     gradient = allocate.empty(prediction.shape, dtype)
     value = allocate.empty((rows, 1) if labels else prediction.shape, dtype)
     y = None if labels else np.ascontiguousarray(target, dtype)
-    mass = y.sum(axis=1) if categorical and not labels else None
+    mass = y.sum(axis=1) if categorical and not labels else None  # type: ignore[union-attr]
     classes = np.ascontiguousarray(target, np.int64) if labels else None
     weight = np.ascontiguousarray(weight, dtype)
     kind = kernels.LOSSES[name]
@@ -221,7 +221,7 @@ def sum_whole(x: Array) -> Array:
     """(N, F): the same sums of an array (N, T, F), all of whose sequences have T steps."""
     out = allocate.empty(x.shape[::2], x.dtype)
     rows = np.ascontiguousarray(x.swapaxes(0, 1)).reshape(-1, x.shape[2])
-    core_rows.sum_steps(rows, np.arange(0, len(rows) + 1, len(x), np.intp), out)
+    core_rows.sum_steps(rows, np.arange(0, len(rows) + 1, len(x), np.intp), out)  # type: ignore[call-overload]
     return out
 
 

@@ -13,6 +13,8 @@ from lstmx._core import kernels
 from lstmx.functional import allocate
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from lstmx._types import Array, Arrays, DType, Ints
     from lstmx.functional.cell import Cell
     from lstmx.functional.context import SequenceContext
@@ -22,7 +24,7 @@ _APART = 0xD1B54A32D192ED03  # between the keys of masks: odd, so that no two of
 
 
 def draw(
-    cell: Cell, key: int, context: SequenceContext, inputs: int, outputs: int, hidden: int, dtype: DType
+    cell: Cell, key: Any, context: SequenceContext, inputs: int, outputs: int, hidden: int, dtype: DType
 ) -> Arrays:
     """The masks of one layer and direction, by the names that engines know; empty where the cell drops nothing.
 
@@ -54,7 +56,7 @@ def draw(
     return found
 
 
-def _mask(key: int, row: Ints, time: Ints, rate: float, width: int, dtype: DType) -> Array:
+def _mask(key: Any, row: Ints, time: Ints, rate: float, width: int, dtype: DType) -> Array:
     """0, or 1 / (1 - rate), for every row and unit."""
     ones = np.ones((len(row), width), dtype)
     mask = allocate.empty(ones.shape, dtype)

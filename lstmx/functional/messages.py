@@ -119,7 +119,7 @@ def explained(method: F) -> F:
             raise TypeError(f"{where}: got an unexpected argument {word!r}; {remedy}")
         return method(self, *args, **kwargs)
 
-    return call
+    return call  # type: ignore[return-value]
 
 
 def _remedy(word: str, cls: type, names: list[str], building: bool) -> str:

@@ -42,7 +42,7 @@ class Sequences:
 
     def __init__(
         self,
-        x: Array,
+        x: Any,
         lengths: Ints | None = None,
         dtype: DType | None = None,
         *,
@@ -53,7 +53,7 @@ class Sequences:
         reset: Array | None = None,
     ) -> None:
         if lengths is None:
-            lengths = np.full(*((1, len(x)) if form == "single" else x.shape[:2]), np.int64)
+            lengths = np.full(*((1, len(x)) if form == "single" else x.shape[:2]), np.int64)  # type: ignore[call-overload]
         self.starts: Any
         self.mask: Any
         self.reset: Any
@@ -300,7 +300,7 @@ def sequences(
     array = read(name, x)
     if fits(array, 2):
         if lengths is not None:
-            lengths = validate.lengths(lengths, *array.shape[:2], lengths_name)
+            lengths = validate.lengths(lengths, *array.shape[:2], lengths_name)  # type: ignore[call-arg]
         return Sequences(array, lengths, dtype, **_read_flags(flags, "array", array.shape[:2], name))
     if single and fits(array, 1):
         if lengths is not None:
@@ -341,7 +341,7 @@ def _read_flags(flags: dict[str, Any], form: str, shape: Any, x: str) -> dict[st
 
 def _is_written_out(x: Any) -> bool:
     """Whether a list is an array written out, not a list of sequences."""
-    many = list | tuple
+    many = list | tuple  # type: ignore[type-arg]
     return (
         len(x) > 0 and all(isinstance(a, many) for a in x) and not any(isinstance(b, many | np.ndarray) for b in x[0])
     )

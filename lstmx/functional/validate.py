@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lstmx._types import Array, Config, DType, Ints, Pair, RandomState, Shape
 
 
-DTYPES = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
+DTYPES: dict[Any, DType] = {"float32": np.dtype(np.float32), "float64": np.dtype(np.float64)}
 
 
 def dtype(value: Any) -> DType:

@@ -64,7 +64,7 @@ class Activation(_Plain):
         name, *numbers = (self.activation,) if isinstance(self.activation, str) else self.activation
         numbers = (*(numbers or ACTIVATIONS[name]), 0.0, 0.0)[:2]
         self._name, (self._function, self._slope) = name, _FUNCTIONS[name]
-        self._numbers = {np.dtype(kind): tuple(map(kind, numbers)) for kind in (np.float32, np.float64)}
+        self._numbers: dict[Any, Any] = {np.dtype(kind): tuple(map(kind, numbers)) for kind in (np.float32, np.float64)}
 
     def config(self) -> Config:
         """The constructor arguments, as plain JSON values."""
@@ -82,7 +82,7 @@ class Activation(_Plain):
     def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
 
-        def call(x: Array) -> Array:
+        def call(x: Array) -> Array | None:
             numbers = self._numbers.get(x.dtype)  # none of another byte order
             if numbers is None or not x.flags.aligned:
                 return None
@@ -151,7 +151,7 @@ def _normal_gelu_slope(x: Array) -> Array:
         return normal_distribution(x) + x * kernels.each("exp", -x * x / 2) * x.dtype.type(1 / math.sqrt(2 * math.pi))
 
 
-def _gelu(x: Array) -> Array:
+def _gelu(x: Array) -> tuple[Array, Array]:
     """(1 + tanh(a (x + b x**3))) / 2, which GELU multiplies x with, and its derivative."""
     a, b = map(x.dtype.type, _GELU)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -164,10 +164,10 @@ def _silu_slope(x: Array) -> Array:
     return s + x * s * (1 - s)
 
 
-def _by(slope: Callable[..., Any]) -> Callable[..., Array]:
+def _by(slope: Callable[..., Any]) -> Callable[..., None]:
     """A derivative as what multiplies a gradient by it, in place."""
 
-    def multiply(dy: Array, x: Array, y: Array, a: float, b: float) -> Array:
+    def multiply(dy: Array, x: Array, y: Array, a: float, b: float) -> None:
         dy *= slope(x, y, a, b)
 
     return multiply
@@ -178,7 +178,7 @@ def _kernel(name: str) -> Callable[..., Array]:
 
 
 # name -> (y from x, alpha and beta; dy := dy * dy/dx from dy, x, y, alpha and beta). A NaN stays one in both.
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, tuple[Any, Any]] = {
     "sigmoid": (_kernel("sigmoid"), _by(lambda x, y, a, b: y * (1 - y))),
     "tanh": (_kernel("tanh"), _by(lambda x, y, a, b: 1 - y * y)),
     "relu": (lambda x, a, b: np.where(x <= 0, 0, x).astype(x.dtype), _by(lambda x, y, a, b: np.where(y > 0, 1, y * 0))),

@@ -85,7 +85,7 @@ class ParameterStore:
         self.dtype = dtype
         self.snapshot = Snapshot({})
         self.version = 0
-        self.owner = None
+        self.owner: Any = None
         self.seeded = True
 
     @property
@@ -235,7 +235,7 @@ class Layer(storage.Stored):
         """
         return None
 
-    def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
+    def program_part(self, parameters: Any, features: Any) -> tuple[Any, ...] | None:
         """What `forward_rows` is in a compiled `Program`, which has state: a tuple as that takes it, () where it does
         nothing in inference; None where it cannot be part of one.
 
@@ -319,7 +319,7 @@ class Layer(storage.Stored):
         dict of str to ndarray
         """
         arrays = self.store.arrays.items()  # during a fit what they look into is writable
-        return {name: frozen(p, self.dtype) if p.base.flags.writeable else p for name, p in arrays}
+        return {name: frozen(p, self.dtype) if p.base.flags.writeable else p for name, p in arrays}  # type: ignore[union-attr]
 
     def set_parameters(self, parameters: Mapping[str, ArrayLike], *, allow_nonfinite: bool = False) -> None:
         """Replace some or all parameters.

@@ -14,15 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from numpy.typing import ArrayLike
-
     from lstmx._types import Array, State
 
 
 class Chunked:
     """What an LSTM does with chunks and lookahead."""
 
-    def chunked(self, x: ArrayLike | Iterator[ArrayLike], chunk: int, lookahead: int) -> Iterator[Array]:
+    def chunked(self, x: Any, chunk: int, lookahead: int) -> Iterator[Array]:
         """The outputs of a stream in chunks, each as soon as so many later steps are there: for two directions.
 
         Parameters

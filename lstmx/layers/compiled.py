@@ -31,7 +31,7 @@ class CompiledLayers:
         for layer, parameters in zip(layers, self.parameters, strict=True):
             calls.append(layer.compiled(parameters, directions))
             directions = getattr(layer, "directions", directions)
-        self.calls = None if None in calls else calls
+        self.calls: Any = None if None in calls else calls
         self._layers = [(layer, layer.store, own) for layer, own in zip(layers, self.parameters, strict=True)]
 
     def are_current(self) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from lstmx.layers.base import Layer
 
 
-def room(layer: Any, context: Context) -> dict[tuple[int, int], tuple[Any, Any]]:
+def room(layer: Any, context: Context) -> dict[tuple[int, int], Any]:
     """Where ``backward_rows(flow=..)`` of a recurrent layer writes dL/dh_t and, of an LSTM, dL/dc_t.
 
     Returns
@@ -104,5 +104,5 @@ class GradientFlow:
         return f"GradientFlow({list(self.dh)})"
 
 
-def _itself(rows: Array) -> Array:
+def _itself(rows: Any) -> Array:
     return rows

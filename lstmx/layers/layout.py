@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lstmx.layers.base import Layer
 
 
-def widths(layers: Sequence[Layer], features: int | None) -> list[int | None]:
+def widths(layers: Sequence[Layer], features: Any) -> list[Any]:
     """Features before the first layer and after each of them; None before an Embedding."""
     found = [features]
     for layer in layers:

@@ -58,7 +58,7 @@ BACKWARD_STREAM = (
 )
 
 
-class LSTM(Stack, Chunked, Recompute, Layer):  # type: ignore[misc,override]
+class LSTM(Stack, Chunked, Recompute, Layer):  # type: ignore[override]
     """Long Short-Term Memory: one or more layers, one or two directions.
 
     Parameters
@@ -122,6 +122,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):  # type: ignore[misc,override]
     """
 
     input_size: int
+    _generator: np.random.Generator
 
     def __init__(
         self,
@@ -171,7 +172,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):  # type: ignore[misc,override]
     def config(self) -> Config:
         """The constructor arguments, as plain JSON values."""
         names = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout")
-        more = {"proj_size": self.proj_size} if self.proj_size else {}
+        more: Config = {"proj_size": self.proj_size} if self.proj_size else {}
         more |= {"cell": options} if (options := self.cell.config()) else {}
         more |= {"reverse": True} if self.reverse else {}
         more |= {} if self.merge == "concat" else {"merge": self.merge}
@@ -334,7 +335,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):  # type: ignore[misc,override]
                 return found
         run = Run(parameters=self.store.snapshot)
         rows, context, h, c = self._read(x, state, run.parameters, lengths=lengths, mask=mask, reset=reset)
-        outputs = [] if validate.flag("return_layers", return_layers) else None
+        outputs: list[Any] | None = [] if validate.flag("return_layers", return_layers) else None
         y, _ = self._run(rows, context, h, c, run, outputs)
         y = context.unpack(y) if outputs is None else [context.unpack(rows) for rows in outputs]
         return y, give_state((h, c), context, self._reversed)
@@ -417,7 +418,7 @@ class LSTM(Stack, Chunked, Recompute, Layer):  # type: ignore[misc,override]
         rows, context, h, c = self._read(x, state, parameters, own=True, lengths=lengths, mask=mask, reset=reset)
         rng = self._rng if rng is None else validate.random_generator("rng", rng)
         key = rng.integers(2**64, dtype=np.uint64) if self.dropout or self.cell.drops else None
-        outputs = [] if validate.flag("return_layers", return_layers) else None
+        outputs: list[Any] | None = [] if validate.flag("return_layers", return_layers) else None
         steps = None if memory is None else self._steps(context, memory)
         if steps is not None:
             run = Run(key=key, parameters=parameters)

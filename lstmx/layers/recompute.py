@@ -80,6 +80,7 @@ class Recompute:
         found = [form.zeros(self.output_size(), self.dtype) for _ in range(self.num_layers if every else 1)]
         for cut in cuts:
             states.append((h.copy(), c.copy()))
+            outputs: Any
             segment, outputs = timeline.segment(*cut), [] if every else None
             y, _ = self._run(rows[pieces(timeline, cut)], segment, h, c, run, outputs)
             for part, to in zip(outputs if every else [y], found, strict=True):
@@ -89,7 +90,7 @@ class Recompute:
 
     def _backward_in(
         self,
-        kept: dict[str, Any],
+        kept: Any,
         context: SequenceContext,
         dy: Any,
         dh: Array,
@@ -163,7 +164,7 @@ class Recompute:
 
     def _backward_sides(
         self,
-        kept: dict[str, Any],
+        kept: Any,
         context: SequenceContext,
         dy: Any,
         dh: Array,
@@ -186,7 +187,7 @@ class Recompute:
             dy = dx
             if layer and below is not None and below[layer - 1] is not None:
                 dy += context.pack(below[layer - 1])
-        return context.unpack(dy)
+        return context.unpack(dy)  # type: ignore[arg-type]
 
     def _backward_side(
         self,

@@ -404,7 +404,7 @@ class RNN(Layer):
         weight_ih, weight_hh, bias, (made_ih, made_hh) = weights
         product = get_engine().product
         y = kernels.linear(rows, weight_ih, bias, "linear", made_ih)
-        before = allocate.empty(y.shape, self.dtype) if keep else None
+        before: Any = allocate.empty(y.shape, self.dtype) if keep else None
         room = allocate.empty((context.widest, self.hidden_size), self.dtype)
         for now in self._steps(context, reverse):
             running = now.stop - now.start

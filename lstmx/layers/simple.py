@@ -156,7 +156,7 @@ class Embedding(Layer):
         self.num_embeddings = validate.count("num_embeddings", num_embeddings)
         self.features = validate.count("size", size)
         self.padding_idx = None if padding_idx is None else validate.count("padding_idx", padding_idx, 0)
-        if padding_idx is not None and self.padding_idx >= self.num_embeddings:
+        if padding_idx is not None and self.padding_idx >= self.num_embeddings:  # type: ignore[operator]
             raise ValueError(f"padding_idx: got {padding_idx}, must be below num_embeddings = {self.num_embeddings}")
         self.mask_padding = self.masks = validate.flag("mask_padding", mask_padding)
         if self.mask_padding and padding_idx is None:
@@ -386,7 +386,7 @@ class Last(_Plain):
     def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
 
-        def call(x: Array) -> Array:
+        def call(x: Array) -> Array | None:
             y = x[:, -1].copy()
             if self._both_ends and directions == 2:
                 half = y.shape[1] // 2
@@ -448,7 +448,7 @@ class FinalState(Last):
         """The constructor arguments, as plain JSON values."""
         return {} if self.merge == "concat" else {"merge": self.merge}
 
-    def output_size(self, input_size: int | None) -> int:
+    def output_size(self, input_size: Any) -> Any:
         """Features that it gives for `input_size` features."""
         return input_size if self.merge == "concat" else input_size // 2
 
@@ -467,7 +467,7 @@ class FinalState(Last):
 
     def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
-        pool = super().compiled(parameters, directions)
+        pool: Any = super().compiled(parameters, directions)
         return pool if self.merge == "concat" else lambda x: self._merged(pool(x))
 
     def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
@@ -531,7 +531,7 @@ class MeanPool(_Plain):
     def compiled(self, parameters: Any, directions: int) -> Callable[[Array], Array | None] | None:
         """The layer protocol."""
 
-        def call(x: Array) -> Array:
+        def call(x: Array) -> Array | None:
             if x.dtype not in _KERNEL_TYPES or not x.flags.aligned:
                 return None
             return kernels.sum_whole(x) / x.dtype.type(x.shape[1])

@@ -112,11 +112,11 @@ class Stack:
             gradient = gradients["weight_hh"]
             self._drop_weight(gradient, key, layer, direction, out=gradient)
 
-    def _room(self, rows: int) -> tuple[Array | None, list[Array]]:
+    def _room(self, rows: int) -> tuple[Any, list[Array]]:
         """(y, where each direction writes its outputs): in y side by side, or if they are merged y is None."""
         if self.merge != "concat":
             return None, [allocate.aligned((rows, self._outputs), self.dtype, reuse=True) for _ in self._reversed]
-        y = allocate.aligned((rows, self.output_size()), self.dtype, reuse=True)
+        y: Any = allocate.aligned((rows, self.output_size()), self.dtype, reuse=True)
         return y, [y] if self._directions == 1 else [
             y[:, k * self._outputs :][:, : self._outputs] for k in range(self._directions)
         ]
@@ -124,8 +124,8 @@ class Stack:
     def _merged(self, parts: Any) -> Array:
         """What the outputs of two directions become; they are kept only for the gradient of a product."""
         if self.merge == "mul":
-            return np.multiply(*parts, out=allocate.aligned(parts[0].shape, self.dtype, reuse=True))
-        y = np.add(*parts, out=parts[0])
+            return np.multiply(*parts, out=allocate.aligned(parts[0].shape, self.dtype, reuse=True))  # type: ignore[call-overload]
+        y = np.add(*parts, out=parts[0])  # type: ignore[call-overload]
         if self.merge == "average":
             y *= 0.5
         return y
@@ -179,7 +179,7 @@ class Stack:
                 if not more:
                     self._drop_gradient(gradients, key, layer, direction)
             if drop is not None:
-                kernels.dropout(dx, self.dropout, drop, context, out=dx)
+                kernels.dropout(dx, self.dropout, drop, context, out=dx)  # type: ignore[arg-type]
             dy = dx
             if layer and below is not None and below[layer - 1] is not None:
                 dy += below[layer - 1]
@@ -214,7 +214,7 @@ class Stack:
 
     def _zeros(self, context: SequenceContext) -> Pair:
         """Two arrays of the shapes of a state on packed rows."""
-        return tuple(allocate.zeros(shape, self.dtype) for shape in self._state_shapes(context.batch))
+        return tuple(allocate.zeros(shape, self.dtype) for shape in self._state_shapes(context.batch))  # type: ignore[return-value]
 
     def start_state(self, batch: int, features: Any, parameters: Any = None, dtype: DType | None = None) -> State:
         """The layer protocol: fresh (h, c), each (L*D, N, H), zeros or what is learned."""
@@ -227,7 +227,7 @@ class Stack:
 
     def _learned(self, parameters: Any) -> Pair:
         """The initial state (h, c) that is learned, each (L*D, 1, width)."""
-        return tuple(
+        return tuple(  # type: ignore[return-value]
             np.stack([parameters.arrays[name + suffix(*place)] for place in self._each()])[:, None] for name in INITIAL
         )
 
@@ -254,7 +254,7 @@ class Stack:
         """(h, c) for `_run` to change, in the order of the packed rows: fresh, or copies."""
         if state is None:
             return self.start_state(context.batch, self.input_size, parameters)
-        return tuple(
+        return tuple(  # type: ignore[return-value]
             validate.shaped(f"state {name}", a, shape, self.dtype, "(L*D, N, H)").copy()
             for name, a, shape in zip("hc", pair(state), self._state_shapes(context.batch), strict=True)
         )

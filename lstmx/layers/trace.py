@@ -33,7 +33,9 @@ class PerStep(Mapping[Any, Any]):
     """
 
     def __init__(self, sources: Mapping[Any, tuple[Any, Callable[[], Array]]]) -> None:
-        self._sources, self._packed, self._given = sources, {}, {}
+        self._sources = sources
+        self._packed: dict[Any, Array] = {}
+        self._given: dict[Any, Any] = {}
 
     def packed(self, key: Any) -> Array:
         """The packed rows."""

@@ -94,14 +94,14 @@ class Sequential(Fitting, Streaming, storage.Stored):
         self._first_trained = next(k for k, layer in enumerate(layers) if layer.store.arrays)
         self._causal = all(layer.causal for layer in layers)
         self._fitting = Lock()
-        self._history = None
+        self._history: History | None = None
         self._rng = None if seeds is None else np.random.default_rng(seeds.pop())
         for k, layer in enumerate(layers):
             store = layer.store
             store.owner = self
             if seeds and not store.seeded and store.version == 0:
                 store.draw(layer.parameter_table(layer.config()), np.random.default_rng(seeds[k]))
-        self._compiled = None
+        self._compiled: CompiledLayers | None = None
 
     # What the model is.
 
@@ -118,7 +118,7 @@ class Sequential(Fitting, Streaming, storage.Stored):
     @functools.cached_property
     def output_size(self) -> int:
         """Features of the output."""
-        size = self.input_size
+        size: Any = self.input_size
         for layer in self.layers:
             size = layer.output_size(size)
         return size
@@ -149,7 +149,7 @@ class Sequential(Fitting, Streaming, storage.Stored):
         return sum(layer.size for layer in self.layers)
 
     @property
-    def _final_activation(self) -> str | None:
+    def _final_activation(self) -> Any:
         return self.layers[-1].activation if isinstance(self.layers[-1], Dense) else None
 
     # On packed rows: what training needs.
@@ -481,7 +481,9 @@ class Sequential(Fitting, Streaming, storage.Stored):
             )
         _, _, state, tape = self.forward_rows(rows, context, None, Run(keep=True))
         return {
-            k: Trace(layer, *tape[k][:2], state[k]) for k, layer in enumerate(self.layers) if isinstance(layer, LSTM)
+            k: Trace(layer, *tape[k][:2], state[k])  # type: ignore[call-arg]
+            for k, layer in enumerate(self.layers)
+            if isinstance(layer, LSTM)
         }
 
     def parameters(self) -> Arrays:
@@ -505,7 +507,7 @@ class Sequential(Fitting, Streaming, storage.Stored):
         """
         if not isinstance(parameters, dict):
             raise TypeError(f"parameters: got {type(parameters).__name__}, must be a dict of name to array")
-        groups = {}
+        groups: dict[int, dict[str, Any]] = {}
         for name, value in parameters.items():
             index, _, rest = str(name).partition(".")
             if not index.isdecimal() or int(index) >= len(self.layers):
@@ -530,7 +532,7 @@ class Sequential(Fitting, Streaming, storage.Stored):
         for k, layer in enumerate(layers):
             kind, own = _split(layer)
             for name, *rest in kind.array_shapes(own):
-                yield f"{k}.{name}", *rest
+                yield f"{k}.{name}", *rest  # type: ignore[misc]
 
     def state(self) -> tuple[Config, Arrays]:
         """(configuration, parameters): what `from_state` takes."""
@@ -539,7 +541,7 @@ class Sequential(Fitting, Streaming, storage.Stored):
     @classmethod
     def from_state(cls, config: Config, arrays: Arrays) -> Self:
         """A model from what `state` gave."""
-        groups = [{} for _ in config["layers"]]
+        groups: list[Arrays] = [{} for _ in config["layers"]]
         for name, value in arrays.items():
             index, _, rest = name.partition(".")
             groups[int(index)][rest] = value

@@ -238,7 +238,7 @@ class Fitting:
             where = validate.choice("validation_from", validation_from, ("random", "tail"))
             read = self._reader(loss, class_weight, "accuracy" in chosen_metrics)
             if streamed:
-                data = source.Source("X", X, read, epochs, steps_per_epoch)
+                data: Any = source.Source("X", X, read, epochs, steps_per_epoch)
             else:
                 source.refuse_mistaken(X, y, steps_per_epoch)
                 data = read("", X, y, sample_weight, lengths)

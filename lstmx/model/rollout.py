@@ -65,7 +65,7 @@ def run(
 
     reader, repeats, known = _Reader(model), paths or 1, window or 0
     with np.errstate(over="ignore", invalid="ignore"):  # what grows beyond all bounds becomes infinite
-        first = None if window is None else _ends(past, window)
+        first: Any = None if window is None else _ends(past, window)
         y, state = reader.whole(past, state) if window is None else (reader.window(first), None)
         y, state = np.repeat(y, repeats, axis=0), _each(state, lambda a: np.repeat(a, repeats, axis=-2))
         width = () if embedding else (model.input_size,)
@@ -128,7 +128,7 @@ class _Reader:
         self._model, self._first = model, model.layers[0]
         self._compiled = CompiledLayers(model.layers)
         self._run = Run(parameters=self._compiled.parameters, own_steps=True)
-        self._context = None
+        self._context: SequenceContext | None = None
 
     def whole(self, inputs: Any, state: State) -> tuple[Array, State]:
         """(outputs (N, O), state) of `Sequences`, each of one step or more."""
@@ -145,7 +145,7 @@ class _Reader:
         y, states = zip(*found, strict=True)
         return np.concatenate(y), _joined(states)
 
-    def window(self, x: Array) -> Array:
+    def window(self, x: Any) -> Array:
         """Outputs (R, O) of windows (W, R, ...), without a state."""
         found = []
         for first in range(0, max(x.shape[1], 1), AT_ONCE):
@@ -214,6 +214,7 @@ class _Reader:
 class _Columns:
     """Which outputs are fed back to which columns of the input."""
 
+    mode: str | None
     dtype, mode, temperature = np.dtype(np.float64), "columns", 1.0
 
     def __init__(self, model: Any, feedback: Any, temperature: float) -> None:
@@ -283,6 +284,8 @@ class _Columns:
 class _Tokens:
     """Which integers are chosen by outputs that tell how probable each is."""
 
+    mode: str | None
+
     dtype, width, others = np.dtype(np.int64), (), np.empty(0, np.intp)
     from_output = to_column = np.empty(0, np.intp)
 
@@ -330,7 +333,7 @@ class _Tokens:
             out[...] = (sums <= (drawn * total)[:, None]).sum(axis=1)
 
     @staticmethod
-    def _check(y: Array, good: Array) -> None:
+    def _check(y: Array, good: Any) -> None:
         if not good.all():
             raise FloatingPointError(f"rollout: of the outputs {y[good.argmin()]} no token can be chosen; look for NaN "
                                      "or infinity in the parameters, or the state")  # fmt: skip

@@ -49,7 +49,9 @@ class GradientMonitor:
         self.recurrent = [k for k, layer in enumerate(model.layers) if is_recurrent(layer)]
         if not self.recurrent:
             raise ValueError('monitor: "gradients" are those of recurrent layers, but the model has none')
-        self._epoch, self._last, self._warned = [], {}, set()
+        self._epoch: list[dict[Any, Any]] = []
+        self._last: dict[Any, Any] = {}
+        self._warned: set[str] = set()
 
     def see(self, trainer: Trainer, rows: Array, context: Context, target: Array, weight: Array) -> None:
         """Measure, if it is time, on a batch that training is about to use."""
@@ -82,7 +84,7 @@ class GradientMonitor:
     @staticmethod
     def _measure(layer: Any, context: Context, pair: Any, slabs: Any, sent: float) -> tuple[float, float]:
         """(first, largest) of one layer and direction."""
-        quantity = "h" if slabs[1] is None else "c"
+        quantity: Any = "h" if slabs[1] is None else "c"
         flow = GradientFlow({pair: (context, layer.hidden_size, slabs)})
         rows = slabs[quantity == "c"][:, : layer.hidden_size]
         starts = context.last_rows[0] if layer.reversed[pair[1]] else slice(context.widest)

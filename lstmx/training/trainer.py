@@ -26,7 +26,7 @@ from lstmx.training.parameters import Parameters, draw_keys
 from lstmx.training.stopping import EarlyStopping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any, NoReturn
 
     from lstmx._types import Array, Arrays, Ints
@@ -187,7 +187,7 @@ class Trainer:
 
     def settle(self) -> None:
         """The layers get copies: of the best weights if those are kept, else of the last. The state stays as it is."""
-        last = {"values": self.state.values, "tables": self.state.tables}
+        last: dict[str, Any] = {"values": self.state.values, "tables": self.state.tables}
         chosen = self.state.best or last
         self.parameters.freeze(chosen["values"].copy(), {name: t.copy() for name, t in chosen["tables"].items()})
 
@@ -199,6 +199,7 @@ class Trainer:
         """(what it has measured, on how many sequences); (None, 0) if there was no batch any more."""
         if self.progress is not None:
             self.progress.begin(epoch, epochs, self.data.count)
+        outputs: list[Any]
         total, weight, sequences, outputs = 0.0, 0.0, 0, []
         self.rate = self._learning_rate()
         for number, part in enumerate(self.data.batches(self.batch_size, self.shuffle, self.state.rng)):
@@ -256,7 +257,7 @@ class Trainer:
 
     def _batch(self, part: Any, place: tuple[Any, ...], outputs: Any) -> tuple[float, float]:
         """The updates of a batch, as data give them, one or more; returns (sum of weighted losses, sum of weights)."""
-        train = self.train_whole if self.segments is None else functools.partial(self.segments.train, self)
+        train: Any = self.train_whole if self.segments is None else functools.partial(self.segments.train, self)
         return train(*part, place, outputs)
 
     def updated(self, total: float, weight: float) -> None:
@@ -270,7 +271,7 @@ class Trainer:
             self._out[k][name] = None
         return self._out
 
-    def step(self, out: list[dict[str, Any]], place: tuple[Any, ...], batch: Callable[[], Any]) -> None:
+    def step(self, out: list[dict[str, Any]], place: tuple[Any, ...], batch: Any) -> None:
         """An update with these gradients."""
         tables = {f"{k}.{name}": out[k][name] for k, name in self.parameters.embeddings}
         self.rate = self._learning_rate()
@@ -302,7 +303,7 @@ class Trainer:
         self.step(out, place, batch)
         return loss, weights
 
-    def fail(self, what: str, value: float, place: tuple[Any, ...], batch: Any) -> NoReturn:
+    def fail(self, what: str, value: Any, place: tuple[Any, ...], batch: Any) -> NoReturn:
         data, chosen, context, rows, target = batch() if callable(batch) else batch
         per_step = data.targets.per_step
         cause = "training diverged; lower the learning rate, set clip_norm, or scale the data"
@@ -321,7 +322,7 @@ class Trainer:
         where += f", steps {place[2]} to {place[3] - 1}" if len(place) > 2 else ""
         raise FloatingPointError(f"{what} is {value} in {where}: {cause}. {self.after_failure}")
 
-    def _update(self, tables: Arrays, where: Any, batch: Any) -> None:
+    def _update(self, tables: dict[str, Any], where: Any, batch: Any) -> None:
         """Clip, and step. Weights that would not be finite are not kept."""
         state, optimizer, rate = self.state, self.optimizer, self.rate
         gradients = [self.parameters.gradient, *(g.values for g in tables.values())]
@@ -374,6 +375,7 @@ class Trainer:
 
     def outputs(self, data: Any, keep: bool = True) -> tuple[float, list[Any]]:
         """(loss, [(targets, predictions, weights) of every batch]) on `data`, without dropout."""
+        outputs: list[Any]
         total, weight, outputs = 0.0, 0.0, []
         for part, chosen in data.batches(max(self.batch_size, 64), False, None):
             if self.segments is not None:

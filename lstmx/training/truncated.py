@@ -55,7 +55,7 @@ class Batch:
         self.trainer, self.data, self.chosen = trainer, data, chosen
         self.model, self.per_step = trainer.model, trainer.model.per_step
         self.timeline = data.timeline(chosen)
-        self.pooled = None if self.per_step else data.judge(chosen, self.timeline.segment(0, 1))
+        self.pooled: Any = None if self.per_step else data.judge(chosen, self.timeline.segment(0, 1))
 
     def judge(self, segment: Segment) -> tuple[Array, Array]:
         """(target rows, weight rows) of a segment; of a model with pooling those of all sequences."""
@@ -213,7 +213,8 @@ class Recomputed:
 
     def __init__(self, model: Any, budget: int) -> None:
         self.model, self.budget = model, budget
-        self._planned = self._steps = None  # (N, T) of the batch before, and what was found
+        self._planned: Any = None  # (N, T) of the batch before, and what was found
+        self._steps = 0
 
     def check(self, lengths: Ints, batch_size: int) -> None:
         """An error if the batches of these sequences cannot keep to the budget."""
@@ -270,6 +271,8 @@ class Recomputed:
         """(the loss, gradients): from the last segment to the first."""
         trainer, model, timeline = batch.trainer, batch.model, batch.timeline
         rows = timeline.rows_before(timeline.longest) if batch.per_step else timeline.batch
+        total: Any
+        zeros: Any
         total, zeros, out, dstate, seen = None, None, trainer.fresh_outputs(), None, []
         size, last = None, len(cuts) - 1
         for k in reversed(range(len(cuts))):
@@ -313,7 +316,8 @@ def evaluate(trainer: Trainer, data: Any, chosen: Ints, steps: int, outputs: Any
     batch = Batch(trainer, data, chosen)
     timeline, state = batch.timeline, None
     rows = timeline.rows_before(timeline.longest) if batch.per_step else timeline.batch
-    total, weights = None, kernels.Sum(rows)
+    total: Any = None
+    weights = kernels.Sum(rows)
     for cut in timeline.cut(steps):
         segment = timeline.segment(*cut)
         prediction, state, _ = batch.forward(segment, state)
