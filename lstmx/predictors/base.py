@@ -2,8 +2,10 @@
 pipeline is, which may have no model.
 """
 
+from __future__ import annotations
+
 import functools
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -12,11 +14,22 @@ from lstmx.data import panel
 from lstmx.functional import validate
 from lstmx.model import Sequential
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import MappingProxyType
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Arrays, ArrayShape, Config, Context, DType
+    from lstmx.functional.read import Sequences
+    from lstmx.layers.trace import Trace
+
+
 # What the numbers of an array must be, in a model of a type: from here `own_shapes` takes its words.
 FINITE, POSITIVE = "finite", "finite and above 0"
 UNIT = "finite and from 0 to 1"
 SHIFT, DIVISOR = "finite in the model's type", "above 0, and finite in the model's type as is their inverse"
-_NEEDS = {
+_NEEDS: dict[str, Callable[[Any, Any], Any]] = {
     FINITE: lambda a, dtype: np.isfinite(a),
     POSITIVE: lambda a, dtype: np.isfinite(a) & (a > 0),
     UNIT: lambda a, dtype: (a >= 0) & (a <= 1),
@@ -43,29 +56,29 @@ class Step(storage.Stored):
         If one of them is not as it must be, or they do not belong together.
     """
 
-    fields = ()
-    dtype = np.dtype(np.float64)  # what it computes in
+    fields: ClassVar[tuple[str, ...]] = ()
+    dtype: DType = np.dtype(np.float64)  # what it computes in
     in_pipelines = True  # whether it may be a step of a `Pipeline`
-    takes = (None, None)  # features of sequences, columns of tables that it takes; None: any
-    gives = (None, None)  # those of what its `transform` gives; None: as many as it was given
+    takes: tuple[int | None, ...] = (None, None)  # features of sequences, columns of tables that it takes; None: any
+    gives: tuple[int | None, ...] = (None, None)  # those of what its `transform` gives; None: as many as it was given
 
-    def __init_subclass__(cls, abstract=False):
+    def __init_subclass__(cls, abstract: bool = False) -> None:
         super().__init_subclass__()
         if not abstract:
             storage.register(cls)
 
-    def __init__(self, config, arrays):
+    def __init__(self, config: Config, arrays: Arrays) -> None:
         self.check(config)
         self.config, self._arrays = config, arrays
         self._check_arrays()
 
     @property
-    def arrays(self):
+    def arrays(self) -> Arrays:
         """Those that `own_shapes` names."""
         return self._arrays
 
-    def _check_arrays(self):
-        shapes = {name: rest for name, *rest in self.own_shapes(self.config)}
+    def _check_arrays(self) -> None:
+        shapes: dict[str, Any] = {name: rest for name, *rest in self.own_shapes(self.config)}
         validate.keys("arrays", self.arrays, shapes)
         for name, (shape, dtype, need) in shapes.items():
             a = self.arrays[name]
@@ -80,32 +93,32 @@ class Step(storage.Stored):
                                  "again, or take another copy of the file")  # fmt: skip
 
     @classmethod
-    def check(cls, config):
+    def check(cls, config: Config) -> None:
         """Raise ValueError or TypeError for a configuration that is not right."""
         validate.keys("config", config, cls.fields)
 
     @classmethod
-    def own_shapes(cls, config):
+    def own_shapes(cls, config: Config) -> Iterable[ArrayShape]:
         """(name, shape, dtype, what its numbers must be) of every array, but the parameters of a model."""
         return ()
 
     @classmethod
-    def array_shapes(cls, config):
+    def array_shapes(cls, config: Config) -> Iterator[ArrayShape]:
         """(name, shape, dtype, what its numbers must be) of every array; an error for a wrong configuration."""
         validate.keys(f"the configuration of {cls.__name__}", config, cls.fields)
         cls.check(config)
         yield from cls.own_shapes(config)
 
     @classmethod
-    def from_state(cls, config, arrays):
+    def from_state(cls, config: Config, arrays: Arrays) -> Self:
         """A step from what `state` gave."""
         return cls(config, arrays)
 
-    def state(self):
+    def state(self) -> tuple[Config, Arrays]:
         """(configuration, arrays): all there is, as plain JSON values and plain arrays."""
         return self.config, self.arrays
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
 
 
@@ -128,11 +141,11 @@ class Predictor(Step, abstract=True):
         If one of them is not as it must be, or they do not belong together.
     """
 
-    fields = ("features", "steps", "layout", "standardize")
-    defaults: ClassVar = {}
-    _functions = None
+    fields: ClassVar[tuple[str, ...]] = ("features", "steps", "layout", "standardize")
+    defaults: ClassVar[dict[str, Any] | MappingProxyType[str, Any]] = {}
+    _functions: Any = None
 
-    def __init__(self, config, arrays, model):
+    def __init__(self, config: Config, arrays: Arrays, model: Sequential) -> None:
         config = self.defaults | config
         self.model = model
         super().__init__(config, arrays)
@@ -145,27 +158,27 @@ class Predictor(Step, abstract=True):
             raise ValueError(f"model: must give an output for every {what} of numbers, got {model!r}")
 
     @property
-    def dtype(self):
+    def dtype(self) -> DType:  # type: ignore[override]
         """What the model computes in."""
         return self.model.dtype
 
     @property
-    def functions(self):
+    def functions(self) -> Any:
         """What the user gave that is pickled, but in no file; None if nothing."""
         return self._functions
 
-    def with_functions(self, functions):
+    def with_functions(self, functions: Any) -> Self:
         """This predictor, with the functions that it needs."""
         self._functions = functions
         return self
 
     @property
-    def takes(self):
+    def takes(self) -> tuple[int | None, ...]:  # type: ignore[override]
         """(features, None): of sequences, in tables of any number of columns if it is one feature."""
         return self.config["features"], None
 
     @classmethod
-    def check(cls, config):
+    def check(cls, config: Config) -> None:
         super().check(config)
         validate.count("features", config["features"])
         if config["steps"] is not None:
@@ -174,23 +187,28 @@ class Predictor(Step, abstract=True):
         validate.flag("standardize", config["standardize"])
 
     @classmethod
-    def inputs(cls, config):
+    def inputs(cls, config: Config) -> int:
         """Features that the model must take."""
         return config["features"]
 
+    if TYPE_CHECKING:  # every subclass has it
+
+        @classmethod
+        def outputs(cls, config: Config) -> int: ...
+
     @classmethod
-    def per_step(cls, config):
+    def per_step(cls, config: Config) -> bool:
         """Whether the model must give an output for every step."""
         return False
 
     @classmethod
-    def own_shapes(cls, config):
+    def own_shapes(cls, config: Config) -> Iterable[ArrayShape]:
         if config["standardize"]:
             yield "x_mean", (config["features"],), "float64", SHIFT
             yield "x_scale", (config["features"],), "float64", DIVISOR
 
     @classmethod
-    def array_shapes(cls, config):
+    def array_shapes(cls, config: Config) -> Iterator[ArrayShape]:
         own = cls.defaults | config
         validate.keys(f"the configuration of {cls.__name__}", own, (*cls.fields, "model"))
         model = own.pop("model")
@@ -200,33 +218,33 @@ class Predictor(Step, abstract=True):
             yield f"model.{name}", *rest
 
     @classmethod
-    def from_state(cls, config, arrays):
+    def from_state(cls, config: Config, arrays: Arrays) -> Self:
         config = dict(config)
         model = config.pop("model")
         own = {name: a for name, a in arrays.items() if not name.startswith("model.")}
         parameters = {name[len("model.") :]: a for name, a in arrays.items() if name.startswith("model.")}
         return cls(config, own, Sequential.from_state(model, parameters))
 
-    def state(self):
+    def state(self) -> tuple[Config, Arrays]:
         parameters = {f"model.{name}": p for name, p in self.model.parameters().items()}
         own = {key: v for key, v in self.config.items() if key not in self.defaults or v != self.defaults[key]}
         return own | {"model": self.model.config()}, self.arrays | parameters
 
-    def read(self, X, gaps=False):
+    def read(self: Step, X: ArrayLike | panel.Panel, gaps: bool = False) -> panel.Panel:
         """A `panel.Panel` of X, checked against what the model was fitted with; X itself if it is one."""
         if isinstance(X, panel.Panel):
             return X
         return panel.read(X, self.config["layout"], features=self.config["features"], gaps=gaps)
 
-    def sequences(self, data):
+    def sequences(self, data: panel.Panel) -> Sequences:
         """Standardised sequences of a panel."""
         return data.sequences(self.model.dtype, self._affine)
 
     @functools.cached_property
-    def _affine(self):
+    def _affine(self) -> tuple[Array, Array] | None:
         return panel.affine(self.arrays, self.model.dtype)
 
-    def trace(self, X):
+    def trace(self, X: ArrayLike) -> dict[int, Trace]:
         """What the gates did.
 
         Returns
@@ -237,9 +255,9 @@ class Predictor(Step, abstract=True):
         rows, context = self.sequences(self.read(X)).all()
         return self.model.trace_rows(self.fed(rows, context), context)
 
-    def fed(self, rows, context):
+    def fed(self, rows: Array, context: Context) -> Array:
         """What the model is fed, of standardised packed rows."""
         return rows
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.model!r}>"

@@ -1,6 +1,9 @@
 """GraphModel: a model that is a small graph of layers and operators, as importers read it."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -22,11 +25,20 @@ from lstmx.predictors.operators import (
     place,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Arrays, ArrayShape, Config
+    from lstmx.model import Sequential
+
+
 MOST_NODES, MOST_VALUES, LONGEST_NAME = 20_000, 200, 2000
 X, LENGTHS, STATE_H, STATE_C = range(4)  # the inputs of an LSTM
 
 
-def _lstm(layers, given, options):
+def _lstm(layers: Sequence[Any], given: Sequence[Any], options: dict[str, Any]) -> tuple[Array, Array, Array]:
     """Y, Y_h and Y_c in the layouts of ONNX."""
     x, lengths, *states = (*given, None, None, None)[:4]
     if x.ndim != 3:
@@ -41,7 +53,7 @@ def _lstm(layers, given, options):
             raise ValueError(f"initial_h, initial_c: got {states[0].shape}, {states[1].shape} as (D, N, H), must be "
                              f"{shape}; the graph takes {wanted}")  # fmt: skip
     if lengths is not None:
-        lengths = validate.lengths(lengths, *x.shape[:2], name="sequence_lens")
+        lengths = validate.lengths(lengths, *x.shape[:2], name="sequence_lens")  # type: ignore[misc]
         lengths = None if (lengths == x.shape[1]).all() else lengths
     every, first = [], 0
     for layer in layers:
@@ -56,7 +68,9 @@ def _lstm(layers, given, options):
     return y.transpose(1, 2, 0, 3), h, c
 
 
-def _given_lstm(given, options, room):
+def _given_lstm(
+    given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]
+) -> tuple[Array, Array, Array]:
     """An LSTM whose weights are inputs, in our order of gates: x, weight_ih (D, 4H, I), weight_hh, bias, peephole,
     lengths, h, c.
     """
@@ -77,7 +91,7 @@ def _given_lstm(given, options, room):
     return _lstm(layers, [x, *rest], options)
 
 
-def _by_rows(layer, x, axis=-1):
+def _by_rows(layer: Any, x: Array, axis: int = -1) -> Array:
     """A layer that sees rows of features, on the features in that axis."""
     axis = place(axis, x.ndim)
     moved = np.moveaxis(x, axis, -1)
@@ -88,11 +102,11 @@ def _by_rows(layer, x, axis=-1):
     return np.moveaxis(rows.reshape(*moved.shape[:-1], rows.shape[1]), -1, axis)
 
 
-def _dense(layers, given, options):
+def _dense(layers: Sequence[Any], given: Sequence[Any], options: dict[str, Any]) -> Array:
     return _by_rows(layers[0], given[0].astype(layers[0].dtype, copy=False))
 
 
-def _activation(layers, given, options):
+def _activation(layers: Sequence[Any], given: Sequence[Any], options: dict[str, Any]) -> Array:
     if given[0].dtype.kind != "f":
         raise ValueError(f"got {given[0].dtype}, must be floating-point numbers")
     return (
@@ -102,7 +116,7 @@ def _activation(layers, given, options):
     )
 
 
-def _embedding(layers, given, options):
+def _embedding(layers: Sequence[Any], given: Sequence[Any], options: dict[str, Any]) -> Array:
     tokens = from_the_beginning(given[0], layers[0].num_embeddings)
     rows, *_ = layers[0].forward_rows(tokens.reshape(-1), None, None, Run())
     return rows.reshape(*tokens.shape, -1 if tokens.size else layers[0].features)
@@ -120,7 +134,7 @@ GIVEN_LSTM = Operator(
 )
 
 
-def _operator(op):
+def _operator(op: str) -> tuple[Operator, Any, tuple[int, int]]:
     """(Operator, class of its layers or None, how many) by name."""
     if op in LAYERED:
         kind, count, found = LAYERED[op]
@@ -130,7 +144,7 @@ def _operator(op):
     return OPERATORS[op], None, (0, 0)
 
 
-def _check_node(node):
+def _check_node(node: dict[str, Any]) -> tuple[Operator, Any, tuple[int, int]]:
     """A node of a configuration, but for its names and layers: its `Operator`, the class and number of layers."""
     validate.keys("a node", node, ("op", "name", "inputs", "outputs", "options", "layers"))
     if not isinstance(node["op"], str) or node["op"] not in {*LAYERED, *OPERATORS, "GivenLSTM"}:
@@ -180,7 +194,7 @@ class GraphModel(storage.Stored):
 
     fields = ("inputs", "outputs", "constants", "nodes")
 
-    def __init__(self, config, arrays):
+    def __init__(self, config: Config, arrays: Arrays) -> None:
         wanted = set()
         for name, shape, dtype, _ in self.array_shapes(config):  # one at a time: there may be no end of them
             wanted.add(name)
@@ -210,10 +224,10 @@ class GraphModel(storage.Stored):
     # Files.
 
     @classmethod
-    def array_shapes(cls, config):
+    def array_shapes(cls, config: Config) -> Iterator[ArrayShape]:
         """(name, shape, dtype, what its numbers must be) of every array; an error for a wrong configuration."""
         validate.keys("the configuration of GraphModel", config, cls.fields)
-        known = set()
+        known: set[str] = set()
         for side in ("inputs", "constants", "outputs"):
             if not isinstance(config[side], list):
                 raise ValueError(f"{side}: must be a list")
@@ -235,7 +249,7 @@ class GraphModel(storage.Stored):
             raise ValueError("outputs: there are none")
 
     @staticmethod
-    def _node_shapes(nodes, known):
+    def _node_shapes(nodes: list[dict[str, Any]], known: set[str]) -> Iterator[ArrayShape]:
         if not isinstance(nodes, list) or len(nodes) > MOST_NODES:
             raise ValueError(f"nodes: must be a list of at most {MOST_NODES}")
         for k, node in enumerate(nodes):
@@ -258,7 +272,7 @@ class GraphModel(storage.Stored):
                 for name, *rest in kind.array_shapes(own):
                     yield f"{k}.{j}.{name}", *rest
 
-    def state(self):
+    def state(self) -> tuple[Config, Arrays]:
         """(configuration, arrays): what `from_state` takes."""
         arrays = {}
         for k, constant in enumerate(self.config["constants"]):
@@ -270,42 +284,42 @@ class GraphModel(storage.Stored):
         return self.config, arrays
 
     @classmethod
-    def from_state(cls, config, arrays):
+    def from_state(cls, config: Config, arrays: Arrays) -> Self:
         """A model from what `state` gave."""
         return cls(config, arrays)
 
     # What follows from the graph.
 
     @property
-    def nodes(self):
+    def nodes(self) -> list[tuple[dict[str, Any], list[Layer]]]:
         """(node of the configuration, its layers) in the order in which they run."""
         return list(zip(self.config["nodes"], self._layers, strict=True))
 
     @property
-    def constants(self):
+    def constants(self) -> Arrays:
         """Constants by name, read-only."""
         return dict(self._constants)
 
     @property
-    def optional(self):
+    def optional(self) -> set[str]:
         """The inputs that `run` does without: initial states, and lengths."""
         return self._states | self._lengths
 
     @property
-    def size(self):
+    def size(self) -> int:
         """The number of parameters of its layers."""
         return sum(layer.size for layers in self._layers for layer in layers)
 
-    def _find_last_uses(self):
+    def _find_last_uses(self) -> list[list[str]]:
         """For every node the values that nobody needs after it."""
-        kept, seen, found = {name for name, *_ in self.outputs} | set(self._constants), set(), []
+        kept, seen, found = {name for name, *_ in self.outputs} | set(self._constants), set[str](), []
         for node in reversed(self.config["nodes"]):
             names = {name for name in (*node["inputs"], *node["outputs"]) if name} - kept - seen
             seen |= names
             found.append(sorted(names))
         return found[::-1]
 
-    def _find_optional(self):
+    def _find_optional(self) -> tuple[set[str], set[str]]:
         """The inputs that only become initial states of LSTMs, and those that only are lengths of sequences."""
         roots = {name: {name} for name, *_ in self.inputs}  # value -> inputs that it is made of
         state, length, other = set(), set(), {name for name, *_ in self.outputs if name in roots}
@@ -327,7 +341,7 @@ class GraphModel(storage.Stored):
 
     # What users call.
 
-    def run(self, inputs):
+    def run(self, inputs: Mapping[str, ArrayLike]) -> Arrays:
         """All outputs by name.
 
         Parameters
@@ -343,7 +357,7 @@ class GraphModel(storage.Stored):
         values = self.evaluate(inputs)
         return {name: _owned(values[name], dtype) for name, dtype, _ in self.outputs}
 
-    def predict(self, x):
+    def predict(self, x: ArrayLike) -> Array:
         """The first output for the one input that cannot be left out; LSTMs begin at zero.
 
         Parameters
@@ -360,7 +374,7 @@ class GraphModel(storage.Stored):
             raise ValueError(f"predict: this graph takes {', '.join(needed) or 'nothing'}; call run({{name: array}})")
         return self.run({needed[0]: x})[self.outputs[0][0]]
 
-    def evaluate(self, inputs, keep=False, until=None):
+    def evaluate(self, inputs: Mapping[str, ArrayLike], keep: bool = False, until: str | None = None) -> Arrays:
         """Values by name: the outputs, or with `keep` all of them; or those that the node which gives `until` reads."""
         values = self._constants | self._read_inputs(inputs)
         with np.errstate(all="ignore"):
@@ -384,14 +398,15 @@ class GraphModel(storage.Stored):
                         values.pop(name, None)
         return values
 
-    def _read_inputs(self, inputs):
+    def _read_inputs(self, inputs: Mapping[str, ArrayLike]) -> Arrays:
         names = [name for name, *_ in self.inputs]
         if not isinstance(inputs, dict):
             raise TypeError(f"inputs: got {type(inputs).__name__}, must be a dict of name to array: {', '.join(names)}")
         for name in inputs:
             if name not in names:
                 raise ValueError(f"inputs: there is no {name!r:.60}; there are {', '.join(names)}")
-        values, lengths = {}, {}
+        values: dict[str, Any] = {}
+        lengths: dict[str, int] = {}
         for name, dtype, shape in self.inputs:
             if name not in inputs:
                 continue
@@ -421,7 +436,7 @@ class GraphModel(storage.Stored):
                 raise ValueError(f"inputs: {name!r:.60} is missing; there must be {', '.join(names)}")
         return values
 
-    def to_sequential(self):
+    def to_sequential(self) -> Sequential:
         """The same as a `Sequential`, where the graph is a chain of its layers.
 
         Returns
@@ -439,7 +454,7 @@ class GraphModel(storage.Stored):
 
         return to_sequential(self)
 
-    def summary(self):
+    def summary(self) -> str:
         """One line per node: what it is, and its parameters."""
         lines = [f"{self!r}"]
         for node, layers in self.nodes:
@@ -448,14 +463,14 @@ class GraphModel(storage.Stored):
             lines.append(f"  {node['name'][:40]:40s}  {shown}" + (f"  {count:,}" if count else ""))
         return "\n".join([*lines, f"{self.size:,} parameters"])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         sides = (
             ", ".join(f"{name} {_shown(shape)}" for name, _, shape in side) for side in (self.inputs, self.outputs)
         )
         return f"<GraphModel: {' -> '.join(sides)}>"
 
 
-def _call(node, layers):
+def _call(node: dict[str, Any], layers: Sequence[Any]) -> Callable[..., Any]:
     """What a node does, as a function of its inputs."""
     found, options, room = _operator(node["op"])[0].function, node["options"], limited(LARGEST)
     if layers:
@@ -463,18 +478,18 @@ def _call(node, layers):
     return lambda given: found(given, options, room)
 
 
-def _owned(a, dtype):
+def _owned(a: Array, dtype: str) -> Array:
     """An output as a plain array that shares no memory with the model or its inputs."""
     return np.array(a, DTYPES[dtype], order="C")
 
 
-def _build(config, arrays, prefix):
+def _build(config: Config, arrays: Arrays, prefix: str) -> Layer:
     kind = storage.registered(config["class"], Layer)
     own = {name: value for name, value in config.items() if name != "class"}
     return kind.from_state(own, {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)})
 
 
-def _check_value(side, value):
+def _check_value(side: str, value: Any) -> None:
     validate.keys(f"{side}: each", value, ("name", "dtype", "shape"))
     if not isinstance(value["name"], str) or not 0 < len(value["name"]) <= LONGEST_NAME:
         raise ValueError(f"{side}: got the name {value['name']!r:.60}")
@@ -488,13 +503,13 @@ def _check_value(side, value):
         raise ValueError(f"{side}: got the shape {shape!r:.60}")
 
 
-def _name_once(known, name):
+def _name_once(known: set[str], name: str) -> None:
     if name in known or len(name) > LONGEST_NAME:
         raise ValueError(f"the value {name!r:.60} is made twice")
     known.add(name)
 
 
-def _check_directions(layers):
+def _check_directions(layers: Sequence[Any]) -> None:
     """The layers of an LSTM operator: one; or two of one direction each, and the second reads from the end."""
     configs = [layer if isinstance(layer, dict) else {} for layer in layers]
     for config in configs:
@@ -506,7 +521,7 @@ def _check_directions(layers):
             raise ValueError("LSTM: two layers must be of the same sizes, forward and reverse")
 
 
-def _fits(shape, wanted, lengths):
+def _fits(shape: tuple[int, ...], wanted: Any, lengths: dict[str, Any]) -> bool:
     """Whether a shape is as declared; what a name stands for is noted in `lengths`."""
     if len(shape) != len(wanted):
         return False
@@ -518,7 +533,7 @@ def _fits(shape, wanted, lengths):
     return True
 
 
-def _shown(shape):
+def _shown(shape: Sequence[Any] | None) -> str:
     """A declared shape in words."""
     if shape is None:
         return "of any shape"

@@ -4,8 +4,10 @@ A probe runs through the graph; from the shapes that it takes, each axis of a va
 reshapes: an axis is a tuple of atoms, (label, size) each, which were axes of their own once.
 """
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +16,14 @@ from lstmx.functional.cell import INITIAL, suffix
 from lstmx.layers import LSTM, Activation, Dense, FinalState, Last, MeanPool, Reversed
 from lstmx.model import Sequential
 from lstmx.predictors.operators import LARGEST, limited
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lstmx._types import Array
+    from lstmx.layers.base import Layer
+    from lstmx.predictors.graph import GraphModel
+
 
 PRIMES = (5, 7, 3, 11)  # lengths of axes that may have any
 SLOT = "directions"  # label of the axis that has the directions, or the last states of several LSTMs
@@ -42,9 +52,9 @@ class Value(NamedTuple):
         Whether these are integers made of those of the input, each by itself.
     """
 
-    axes: tuple
+    axes: tuple[Any, ...]
     source: int
-    slots: tuple | None = None
+    slots: Any = None
     final: bool = False
     memory: bool = False
     merge: str | None = None
@@ -52,16 +62,16 @@ class Value(NamedTuple):
 
 
 @np.errstate(all="ignore")  # weights may be anything
-def to_sequential(model):
+def to_sequential(model: GraphModel) -> Sequential:
     """As `GraphModel.to_sequential`."""
     return _Chain(model).sequential()
 
 
-def _replaced(axes, k, axis):
+def _replaced(axes: tuple[Any, ...], k: int, axis: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(axis if j == k else other for j, other in enumerate(axes))
 
 
-def beginning_at(lstm, states):
+def beginning_at(lstm: LSTM, states: Sequence[Array | None]) -> LSTM:
     """The LSTM, or where a state (D, H) is not None, one that has learned to begin there."""
     if all(state is None for state in states):
         return lstm
@@ -75,7 +85,14 @@ def beginning_at(lstm, states):
 
 
 class _Chain:
-    def __init__(self, model):
+    layers: list[Any]
+    gated: Any
+    time: Any
+    batch: Any
+    features: Any
+    _node: dict[str, Any]
+
+    def __init__(self, model: GraphModel) -> None:
         self.model, self.layers, self.stage = model, [], 0
         self.gated = None  # a value, and the layers that gave it, where the last of all is its sigmoid
         self.time = self.batch = self.features = None  # labels of axes; the features that the last layer gives
@@ -101,7 +118,7 @@ class _Chain:
         if dtype != "int64":
             self.features = axes[-1]
 
-    def sequential(self):
+    def sequential(self) -> Sequential:
         for node, layers in self.model.nodes:
             self._node = node
             given = [self.values[name] if name else STATIC for name in node["inputs"]]
@@ -117,10 +134,10 @@ class _Chain:
         self._outputs()
         return Sequential([layer.copy() for layer in self.layers])
 
-    def _error(self, why):
+    def _error(self, why: str) -> ValueError:
         return ValueError(f"to_sequential: {self._node['op']} {self._node['name']!r:.60}: {why}; predict and run work")
 
-    def _outputs(self):
+    def _outputs(self) -> None:
         first, *others = (self.values[name] for name, *_ in self.model.outputs)
         if not isinstance(first, Value):
             raise self._error("it does not depend on the input")
@@ -133,7 +150,7 @@ class _Chain:
 
     # What layers read.
 
-    def _settle(self, value, at_end=False):
+    def _settle(self, value: Value, at_end: bool = False) -> Value:
         """A value that the last layer gives, whose features are one axis; a pooling layer is added if it is one."""
         if not isinstance(value, Value):
             raise self._error("it does not depend on the input")
@@ -150,7 +167,7 @@ class _Chain:
             raise self._error("its features are mixed with other axes")
         return value
 
-    def _with_directions(self, value):
+    def _with_directions(self, value: Value) -> Value:
         lstm, k = self.layers[-1], len(self.layers) - 1
         every = tuple((k, d) for d in range(lstm.directions)) if isinstance(lstm, LSTM) else ()
         if not every or value.slots != every:
@@ -167,12 +184,12 @@ class _Chain:
         self.features = new
         return Value(axes, self._next())
 
-    def _next(self):
+    def _next(self) -> int:
         """The state of the chain after a change: what was read before it is not what it gives any more."""
         self.stage += 1
         return self.stage
 
-    def _add(self, layer, value, size=None):
+    def _add(self, layer: Layer, value: Value, size: Any = None) -> Value:
         """The value after a new layer; `size`: of its features, if they are others."""
         self.layers.append(layer)
         axes = value.axes
@@ -182,7 +199,14 @@ class _Chain:
             self.features = new
         return Value(axes, self._next())
 
-    def _lstm(self, layers, x, lengths=None, h=None, c=None):
+    def _lstm(
+        self,
+        layers: Sequence[Any],
+        x: Value,
+        lengths: Value | None = None,
+        h: Value | None = None,
+        c: Value | None = None,
+    ) -> tuple[Value, Value, Value]:
         value = self._settle(x)
         if len(layers) > 1:
             raise self._error("its directions have different activations")
@@ -213,7 +237,7 @@ class _Chain:
         h = Value(tuple(last), self.stage, slots, final=True)
         return y, h, h._replace(memory=True)
 
-    def _state(self, k):
+    def _state(self, k: int) -> Array | None:
         """A state that LSTMs begin with, (D, H), or None for zero."""
         names = self._node["inputs"]
         found = self.probe[names[k]] if k < len(names) and names[k] else None
@@ -224,13 +248,13 @@ class _Chain:
             raise self._error("sequences of a batch begin at different states")
         return found[:, 0]
 
-    def _dense(self, layers, x):
+    def _dense(self, layers: Sequence[Any], x: Value) -> Value:
         value = self._settle(x)
         if value.axes[-1] != self.features:
             raise self._error("it reads another axis than the features")
         return self._add(layers[0], value, layers[0].units)
 
-    def _activation(self, layers, x):
+    def _activation(self, layers: Sequence[Any], x: Value) -> Value:
         value = self._settle(x)
         axis, [layer] = self._node["options"]["axis"], layers
         if layer.activation == "softmax" and value.axes[axis] != self.features:
@@ -244,7 +268,7 @@ class _Chain:
         self.layers[-1] = Dense.from_state(before.config() | {"activation": layer.activation}, before.parameters())
         return value._replace(source=self._next())
 
-    def _embedding(self, layers, x):
+    def _embedding(self, layers: Sequence[Any], x: Value) -> Value:
         if self.stage or self.features is not None or len(x.axes) > 2:
             raise self._error("its integers are not the input, a batch of sequences")
         if x.computed:
@@ -253,7 +277,7 @@ class _Chain:
         self.layers.append(layers[0])
         return Value((*x.axes, self.features), self._next())
 
-    def _check_tokens(self, count):
+    def _check_tokens(self, count: int) -> None:
         """What exporters compute of integers, an element at a time, must leave all of them as they are."""
         name = self._node["inputs"][0]
         given = next(v for v in self.model.inputs if v[0] not in self.model.optional)[0]
@@ -264,7 +288,7 @@ class _Chain:
             if not np.array_equal(found, tokens):
                 raise self._error("it reads other integers than the input")
 
-    def _token_arithmetic(self, layers, *given):
+    def _token_arithmetic(self, layers: Sequence[Any], *given: Value) -> Value:
         values = [v for v in given if isinstance(v, Value)]
         numbers = [self.probe[n] for n, v in zip(self._node["inputs"], given, strict=True) if v is STATIC]
         alike = self.features is None and all(v.axes == values[0].axes for v in values)
@@ -272,23 +296,23 @@ class _Chain:
             raise self._error("there is no such layer")
         return values[0]._replace(computed=True)
 
-    def _cast(self, layers, x):
+    def _cast(self, layers: Sequence[Any], x: Value) -> Value:
         if self.features is None:
             return self._token_arithmetic(layers, x)
         if self._node["options"]["to"] != self.probe[self._node["inputs"][0]].dtype.name:
             raise self._error("the types of values change")
         return x
 
-    def _identity(self, layers, x):
+    def _identity(self, layers: Sequence[Any], x: Value) -> Value:
         return x
 
     # What moves axes.
 
-    def _transpose(self, layers, x):
+    def _transpose(self, layers: Sequence[Any], x: Value) -> Value:
         perm = self._node["options"]["perm"] or range(len(x.axes))[::-1]
         return x._replace(axes=tuple(x.axes[k] for k in perm))
 
-    def _regroup(self, layers, x, *_):
+    def _regroup(self, layers: Sequence[Any], x: Value, *_: Any) -> Value:
         """Squeeze, Unsqueeze, Reshape and Flatten, as they did to the probe."""
         shape = self.probe[self._node["outputs"][0]].shape
         atoms, axes = [a for axis in x.axes for a in axis], []
@@ -305,12 +329,12 @@ class _Chain:
 
     # What takes parts.
 
-    def _constant(self, k, default=None):
+    def _constant(self, k: int, default: Any = None) -> Any:
         """The values of an input that depends on shapes alone, as a list."""
         names = self._node["inputs"]
         return self.probe[names[k]].reshape(-1).tolist() if k < len(names) and names[k] else default
 
-    def _gather(self, layers, x, index):
+    def _gather(self, layers: Sequence[Any], x: Value, index: Any) -> Value:
         if isinstance(index, Value) or not isinstance(x, Value):
             raise self._error("what is taken depends on the input")
         axis = self._node["options"]["axis"] % len(x.axes)
@@ -320,7 +344,7 @@ class _Chain:
         keep = self.probe[self._node["inputs"][1]].ndim == 1
         return self._take(x, axis, found[0], keep)
 
-    def _take(self, x, axis, place, keep):
+    def _take(self, x: Value, axis: int, place: int, keep: Any) -> Value:
         """One place of an axis: a direction, or the last step."""
         atoms = x.axes[axis]
         if len(atoms) == 1 and atoms[0][0] == SLOT:
@@ -331,7 +355,7 @@ class _Chain:
             raise self._error("it takes a part of an axis that is neither time nor directions")
         return self._one_step(x, axis, place, keep)
 
-    def _one_step(self, x, axis, place, keep):
+    def _one_step(self, x: Value, axis: int, place: int, keep: Any) -> Value:
         """One step of an axis of time: where the directions that it is taken of end, it is their last state."""
         [(label, length)] = x.axes[axis]
         if self.fixed[int(label)] and place == length - 1:
@@ -347,7 +371,7 @@ class _Chain:
         value = self._settle(x)
         return self._add(Last(), value._replace(axes=value.axes[:axis] + kept + value.axes[axis + 1 :]))
 
-    def _slice(self, layers, x, *_):
+    def _slice(self, layers: Sequence[Any], x: Value, *_: Any) -> Value:
         starts, ends = self._constant(1), self._constant(2)
         axes = self._constant(3, list(range(len(starts))))
         steps = self._constant(4, [1] * len(starts))
@@ -369,7 +393,7 @@ class _Chain:
                 raise self._error("it takes a part of an axis that is neither directions nor the last step")
         return x
 
-    def _is_time(self, atoms):
+    def _is_time(self, atoms: tuple[Any, ...]) -> bool:
         """Whether an axis is that of time, or may be, as no LSTM has said so yet."""
         return (
             len(atoms) == 1
@@ -378,17 +402,17 @@ class _Chain:
             and (atoms != self.features)
         )
 
-    def _turned(self, x, axis):
+    def _turned(self, x: Value, axis: int) -> Value:
         self.time = x.axes[axis][0][0]
         return self._add(Reversed(), self._settle(x))
 
-    def _reversesequence(self, layers, x, _):
+    def _reversesequence(self, layers: Sequence[Any], x: Value, _: Any) -> Value:
         axis = self._node["options"]["time"]
         if set(self._constant(1)) != {math.prod(n for _, n in x.axes[axis])} or not self._is_time(x.axes[axis]):
             raise self._error("it reverses a part of a sequence")
         return self._turned(x, axis)
 
-    def _split(self, layers, x, *_):
+    def _split(self, layers: Sequence[Any], x: Value, *_: Any) -> tuple[Value, ...]:
         axis = self._node["options"]["axis"] % len(x.axes)
         if x.axes[axis][:1] != ((SLOT, len(x.slots or ())),) or len(x.axes[axis]) != 1:
             raise self._error("it splits an axis that is not directions")
@@ -401,7 +425,7 @@ class _Chain:
             first += count
         return tuple(found)
 
-    def _concat(self, layers, *parts):
+    def _concat(self, layers: Sequence[Any], *parts: Value) -> Value:
         if not all(isinstance(p, Value) and p.slots is not None and p.merge is None for p in parts):
             raise self._error("it joins what no layer joins")
         first = max(parts, key=lambda p: p.source)
@@ -419,10 +443,10 @@ class _Chain:
         axes = _replaced(first.axes, axis, joined)
         return first._replace(axes=axes, slots=slots)
 
-    def _are_features(self, atoms):
+    def _are_features(self, atoms: tuple[Any, ...]) -> bool:
         return len(atoms) == 1 and atoms[0][0].startswith("features")
 
-    def _combined(self, layers, a, b):
+    def _combined(self, layers: Sequence[Any], a: Value, b: Value) -> Value:
         """Add, Mul and Div: of two directions, a value and its sigmoid, a bias, or integers before an Embedding."""
         op = self._node["op"]
         if self.features is None:
@@ -438,10 +462,10 @@ class _Chain:
             return value._replace(merge="average")
         raise self._error("there is no such layer")
 
-    def _number(self, k):
+    def _number(self, k: int) -> Array:
         return self.probe[self._node["inputs"][k]]
 
-    def _silu(self, a, b):
+    def _silu(self, a: Value, b: Value) -> Value:
         """x * sigmoid(x)."""
         before, self.layers = self.gated
         after = b if before == a else a
@@ -449,13 +473,13 @@ class _Chain:
             raise self._error("there is no such layer")
         return self._add(Activation("silu"), after)
 
-    def _merged(self, op, a, b):
+    def _merged(self, op: str, a: Value, b: Value) -> Value:
         alike = a.slots is not None and b.slots is not None and a._replace(slots=()) == b._replace(slots=())
         if op == "Div" or not alike or a.merge or len(a.slots) != 1 or len(b.slots) != 1 or a.slots == b.slots:
             raise self._error("it joins what no layer joins")
         return a._replace(slots=tuple(sorted(a.slots + b.slots)), merge={"Add": "sum", "Mul": "mul"}[op])
 
-    def _biased(self, x, bias):
+    def _biased(self, x: Value, bias: Array) -> Value:
         """What a product gives, with a bias that comes late."""
         value, dense = self._settle(x), self.layers[-1] if self.layers else None
         places = [n for n, axis in zip(bias.shape[::-1], value.axes[::-1], strict=False) if axis != self.features]
@@ -466,7 +490,7 @@ class _Chain:
         self.layers[-1] = Dense.from_state(dense.config(), arrays | {"bias": arrays["bias"] + bias.reshape(-1)})
         return value._replace(source=self._next())
 
-    def _reducemean(self, layers, x, *_):
+    def _reducemean(self, layers: Sequence[Any], x: Value, *_: Any) -> Value:
         axes = self._constant(1, self._node["options"]["axes"]) or []
         if len(axes) != 1 or self.time is None or x.axes[axes[0] % len(x.axes)] != ((self.time, self._steps()),):
             raise self._error("its mean is not over time alone")
@@ -475,13 +499,13 @@ class _Chain:
         kept = ((),) if self._node["options"]["keepdims"] else ()
         return self._add(MeanPool(), value._replace(axes=value.axes[:axis] + kept + value.axes[axis + 1 :]))
 
-    def _steps(self):
+    def _steps(self) -> int:
         """T of the probe."""
         name = next(name for name, *_ in self.model.inputs if name not in self.model.optional)
         return self.probe[name].shape[int(self.time)]
 
 
-_HANDLERS = {
+_HANDLERS: dict[str, Any] = {
     **dict.fromkeys(
         ("Less", "Greater", "Not", "Where", "Sub", "LessOrEqual", "GreaterOrEqual"), _Chain._token_arithmetic
     ),

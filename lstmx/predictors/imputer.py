@@ -1,10 +1,21 @@
 """Filling of missing values."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
 import numpy as np
 
 from lstmx.data import missing, panel
 from lstmx.functional import validate
 from lstmx.predictors.base import FINITE, Predictor, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, ArrayShape, Config
 
 
 class Imputer(Step):
@@ -14,20 +25,20 @@ class Imputer(Step):
     appended for.
     """
 
-    fields = ("features", "layout", "strategy", "indicators")
+    fields: ClassVar[tuple[str, ...]] = ("features", "layout", "strategy", "indicators")
 
     @property
-    def takes(self):
+    def takes(self) -> tuple[int | None, ...]:  # type: ignore[override]
         """(features, None)."""
         return self.config["features"], None
 
     @property
-    def gives(self):
+    def gives(self) -> tuple[int | None, ...]:  # type: ignore[override]
         """(features with their indicators, None)."""
         return self.config["features"] + len(self.config["indicators"]), None
 
     @classmethod
-    def check(cls, config):
+    def check(cls, config: Config) -> None:
         super().check(config)
         features, indicators = validate.count("features", config["features"]), config["indicators"]
         validate.choice("layout", config["layout"], panel.LAYOUTS)
@@ -39,14 +50,14 @@ class Imputer(Step):
                 raise ValueError(f"indicators: got {k}, must be features below {features}, in order")
 
     @classmethod
-    def own_shapes(cls, config):
+    def own_shapes(cls, config: Config) -> Iterable[ArrayShape]:
         yield "values", (config["features"],), "float64", FINITE
 
-    def read(self, X):
+    def read(self, X: ArrayLike | panel.Panel) -> panel.Panel:
         """A `panel.Panel` of X, in which values may be missing; X itself if it is one."""
         return Predictor.read(self, X, gaps=True)
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> Array | Any:
         """Sequences without missing values, in the form of X; NaN is left where an array is padded."""
         data, indicators = self.read(X), self.config["indicators"]
         filled = missing.fill_panel(data, self.config["strategy"], self.arrays["values"])

@@ -5,7 +5,9 @@ x_{t-1}. In packed rows (lstmx.functional.context) "one step behind" is a shift:
 the first of those that ran at the step before.
 """
 
-from typing import ClassVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,8 +19,19 @@ from lstmx.layers import LSTM, Last, MeanPool, Run
 from lstmx.layers.base import snapshots
 from lstmx.predictors.base import FINITE, Predictor
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import MappingProxyType
 
-def behind(rows, context):
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Arrays, ArrayShape, Config, Context
+    from lstmx.data import panel
+    from lstmx.functional.read import Sequences
+    from lstmx.model import Sequential
+
+
+def behind(rows: Array, context: Context) -> Array:
     """Rows (S, F) one step later: zeros, then each sequence without its last step."""
     row, time = context.sorted_places
     out = np.zeros_like(rows)
@@ -27,7 +40,7 @@ def behind(rows, context):
     return out
 
 
-def distances(d, precision, gaps=None):
+def distances(d: Array, precision: Array, gaps: Array | None = None) -> Array:
     """The part (T, F) of each feature in the squared Mahalanobis distances of deviations (T, F); of `gaps` (T, F) it is
     0, and the distance is that of the others.
     """
@@ -44,7 +57,7 @@ def distances(d, precision, gaps=None):
     return d * weighed
 
 
-def inverse(covariance):
+def inverse(covariance: Array) -> Array:
     """The precision (F, F) of a covariance, or the other way round."""
     sizes = np.sqrt(np.abs(np.diag(covariance)))
     sizes = np.where(sizes > 0, sizes, 1)  # a feature of small errors is not nothing beside others
@@ -56,11 +69,13 @@ class NextStep(Data):
     """Sequences and their `RowWeights`, whose targets are they themselves."""
 
     per_step = True
+    inputs: Any
+    weights: Any
 
-    def __init__(self, inputs, weights):
+    def __init__(self, inputs: Sequences, weights: Any) -> None:
         super().__init__(inputs, self, weights)
 
-    def batch(self, chosen):
+    def batch(self, chosen: Array) -> tuple[Array, Context, Array, Array | None]:
         """(rows, context, target rows, weight rows) of a batch."""
         context = self.inputs.context(chosen)
         rows = self.inputs.rows_of(chosen, context)
@@ -69,24 +84,24 @@ class NextStep(Data):
 
 class _NextStepPredictor(Predictor, abstract=True):
     @classmethod
-    def outputs(cls, config):
+    def outputs(cls, config: Config) -> int:
         """Outputs that the model must have."""
         return config["features"]
 
     @classmethod
-    def per_step(cls, config):
+    def per_step(cls, config: Config) -> bool:
         """Whether the model must give an output for every step."""
         return True
 
-    def fed(self, rows, context):
+    def fed(self, rows: Array, context: Context) -> Array:
         """What the model is fed, of standardised packed rows: the same one step later."""
         return behind(rows, context)
 
-    def _batches(self, data):
+    def _batches(self, data: panel.Panel) -> Iterator[tuple[Array, Context]]:
         """(rows, context) of successive batches of a panel."""
         return (part.all() for part in self.sequences(data).parts(256))
 
-    def errors(self, data):
+    def errors(self, data: panel.Panel) -> list[Array]:
         """What was predicted less what came, standardised if the model is: a list of (T_i, F)."""
         found, run = [], Run(parameters=snapshots(self.model.layers))
         for rows, context in self._batches(data):
@@ -103,11 +118,11 @@ class AnomalyDetector(_NextStepPredictor):
     others are): a step without any scores 0, and has no part in the score of its sequence.
     """
 
-    fields = (*_NextStepPredictor.fields, "aggregate", "offset", "step_offset", "missing")
-    defaults: ClassVar = {"missing": "error"}
+    fields: ClassVar[tuple[str, ...]] = (*_NextStepPredictor.fields, "aggregate", "offset", "step_offset", "missing")
+    defaults: ClassVar[dict[str, Any] | MappingProxyType[str, Any]] = {"missing": "error"}
 
     @classmethod
-    def check(cls, config):
+    def check(cls, config: Config) -> None:
         super().check(config)
         validate.choice("aggregate", config["aggregate"], ("mean", "max"))
         validate.choice("missing", config["missing"], missing.MISSING)
@@ -115,56 +130,56 @@ class AnomalyDetector(_NextStepPredictor):
             validate.number(name, config[name])
 
     @classmethod
-    def own_shapes(cls, config):
+    def own_shapes(cls, config: Config) -> Iterable[ArrayShape]:
         yield from super().own_shapes(config)
         yield "location", (config["features"],), "float64", FINITE
         yield "precision", (config["features"], config["features"]), "float64", FINITE
         if config["missing"] == "impute":
             yield "x_fill", (config["features"],), "float64", FINITE
 
-    def read(self, X, gaps=False):
+    def read(self, X: ArrayLike | panel.Panel, gaps: bool = False) -> panel.Panel:
         """A `panel.Panel` of X without missing values."""
         gaps = self.config["missing"] == "impute"
         data = super().read(X, gaps)
         return missing.fill_panel(data, "linear", self.arrays["x_fill"]) if gaps and data.missing is None else data
 
-    def step_scores(self, data):
+    def step_scores(self, data: panel.Panel) -> list[Array]:
         """The score of every step: a list of (T_i,) for a panel."""
         return [self.score_errors(*pair) for pair in zip(self.errors(data), data.each_missing(), strict=True)]
 
-    def score_errors(self, errors, gaps=None):
+    def score_errors(self, errors: Array, gaps: Array | None = None) -> Array:
         """The scores (T,) of errors (T, F), of which some may be of `gaps` (T, F)."""
         score = np.zeros(len(errors))
         for part in self.parts(errors, gaps).T:
             score -= part
         return score
 
-    def parts(self, errors, gaps=None):
+    def parts(self, errors: Array, gaps: Array | None = None) -> Array:
         """The part (T, F) of each feature in minus the score of errors (T, F)."""
         return distances(errors.astype(np.float64) - self.arrays["location"], self.arrays["precision"], gaps)
 
-    def summarise(self, scores, data):
+    def summarise(self, scores: list[Array], data: panel.Panel) -> Array:
         """One score per sequence of a panel from those of its steps."""
         function = np.mean if self.config["aggregate"] == "mean" else np.min
         gaps = data.each_missing()
         return np.array([function(s if g is None else s[~g.all(axis=1)]) for s, g in zip(scores, gaps, strict=True)])
 
-    def score_samples(self, X):
+    def score_samples(self, X: ArrayLike) -> Array:
         """The score of every sequence (n,), the lower, the stranger: minus the mean (or the largest) squared distance
         of its steps' errors.
         """
         data = self.read(X)
         return self.summarise(self.step_scores(data), data)
 
-    def decision_function(self, X):
+    def decision_function(self, X: ArrayLike) -> Array:
         """`score_samples` less the offset: negative for outliers."""
         return self.score_samples(X) - self.config["offset"]
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> Array:
         """-1 for sequences that are outliers, 1 for others (n,)."""
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def score_steps(self, X):
+    def score_steps(self, X: ArrayLike) -> Array | Any:
         """The score of every step, the lower, the stranger: (n, T), NaN where X is padding, or a list of (T_i,).
 
         A step whose features are all missing scores 0.
@@ -173,7 +188,7 @@ class AnomalyDetector(_NextStepPredictor):
         scores = self.step_scores(data)
         return scores if data.ragged else data.padded(scores)
 
-    def predict_steps(self, X):
+    def predict_steps(self, X: ArrayLike) -> Array | Any:
         """-1 for steps that are outliers, 1 for others, 0 where X is padding: (n, T) or a list of (T_i,)."""
         scores = self.score_steps(X)
         if isinstance(scores, list):
@@ -184,24 +199,24 @@ class AnomalyDetector(_NextStepPredictor):
 class Transformer(_NextStepPredictor):
     """The hidden state of a model that has learnt to predict, as features of a sequence."""
 
-    fields = (*_NextStepPredictor.fields, "pooling")
+    fields: ClassVar[tuple[str, ...]] = (*_NextStepPredictor.fields, "pooling")
 
-    def __init__(self, config, arrays, model):
+    def __init__(self, config: Config, arrays: Arrays, model: Sequential) -> None:
         super().__init__(config, arrays, model)
         if not isinstance(model.layers[0], LSTM):
             raise ValueError(f"model: must begin with an LSTM, got {model!r}")
 
     @property
-    def gives(self):
+    def gives(self) -> tuple[int | None, ...]:  # type: ignore[override]
         """A table of the hidden units."""
         return 1, self.model.layers[0].output_size()
 
     @classmethod
-    def check(cls, config):
+    def check(cls, config: Config) -> None:
         super().check(config)
         validate.choice("pooling", config["pooling"], ("last", "mean"))
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> Array:
         """The hidden state after the last step, or its mean over all steps: (n, H)."""
         lstm, last, found = self.model.layers[0], self.config["pooling"] == "last", []
         run = Run(parameters=lstm.store.snapshot)

@@ -4,13 +4,21 @@ They are those of ONNX by its names, each as its newest version defines it. Axes
 may compute, such as shapes, are inputs. Sums run along memory, so that a row's bits do not depend on the others.
 """
 
+from __future__ import annotations
+
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lstmx.functional import kernels, validate
 from lstmx.layers.activation import normal_distribution
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from lstmx._types import Array, DType
+
 
 DTYPES = {name: np.dtype(name) for name in ("float32", "float64", "int64", "bool")}  # of the values in a graph
 LARGEST = 2**28  # elements of a value that is larger than what it is made of
@@ -32,26 +40,28 @@ class Operator(NamedTuple):
         Whether it only moves the elements of its first input.
     """
 
-    function: object
-    inputs: tuple
-    options: dict
+    function: Callable[..., Any]
+    inputs: tuple[int, int]
+    options: dict[str, tuple[str, Any]]
     moves: bool = False
 
 
-OPERATORS = {}
+OPERATORS: dict[str, Operator] = {}
 
 
-def operator(least, most=None, moves=False, **options):
+def operator(
+    least: int, most: int | None = None, moves: bool = False, **options: tuple[str, Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Put a function into the table, by the name that it has."""
 
-    def register(function):
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
         OPERATORS[function.__name__] = Operator(function, (least, most or least), options, moves)
         return function
 
     return register
 
 
-def check_option(name, kind, value):
+def check_option(name: str, kind: str, value: Any) -> Any:
     """An option of a kind as it must be, or an error."""
     if kind == "int":
         return _axis(name, value)
@@ -66,23 +76,23 @@ def check_option(name, kind, value):
     return validate.choice(name, value, tuple(DTYPES))  # "dtype"
 
 
-def _axis(name, value):
+def _axis(name: str, value: Any) -> int:
     if abs(validate.count(name, value, -(2**62))) > 2**62:
         raise ValueError(f"{name}: got {value}, must be smaller")
     return int(value)
 
 
-def limited(largest):
+def limited(largest: int) -> Callable[[Iterable[int]], None]:
     """A `room` for so many elements."""
 
-    def room(shape):
+    def room(shape: Iterable[int]) -> None:
         if math.prod(shape) > largest:
             raise ValueError(f"an array of shape {tuple(shape)} would have more than {largest} elements")
 
     return room
 
 
-def sizes(name, value):
+def sizes(name: str, value: Array) -> list[int]:
     """A shape, or other small integers, that a graph has computed."""
     if value is None or value.dtype != np.int64 or value.ndim > 1 or value.size > MOST_AXES:
         got = "nothing" if value is None else f"{value.dtype} {value.shape}"
@@ -90,14 +100,14 @@ def sizes(name, value):
     return value.reshape(-1).tolist()
 
 
-def place(axis, ndim):
+def place(axis: int, ndim: int) -> int:
     """An axis that may count from the end, from the beginning."""
     if not -ndim <= axis < max(ndim, 1):
         raise ValueError(f"axis {axis} of an array with {ndim} axes")
     return axis + ndim if axis < 0 else axis
 
 
-def places(axes, ndim):
+def places(axes: Iterable[int], ndim: int) -> list[int]:
     """Several different ones."""
     found = [place(axis, ndim) for axis in axes]
     if len(set(found)) < len(found):
@@ -105,7 +115,7 @@ def places(axes, ndim):
     return found
 
 
-def rows_last(x, axes):
+def rows_last(x: Array, axes: Iterable[int]) -> tuple[Array, list[int]]:
     """(rows (.., n), shape of x without these axes): what is reduced lies in the last axis, side by side."""
     axes = sorted(places(axes, x.ndim))
     kept = [axis for axis in range(x.ndim) if axis not in axes]
@@ -117,8 +127,8 @@ def rows_last(x, axes):
 # Element by element.
 
 
-def _elementwise(name, function, inputs, *, floats=False):
-    def run(given, options, room):
+def _elementwise(name: str, function: Callable[..., Any], inputs: int, *, floats: bool = False) -> None:
+    def run(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
         if any(a is None for a in given):
             raise ValueError("an input is left out")
         if floats and given[0].dtype.kind != "f":
@@ -131,7 +141,7 @@ def _elementwise(name, function, inputs, *, floats=False):
     OPERATORS[name] = Operator(run, (inputs, inputs), {})
 
 
-def _divide(a, b):
+def _divide(a: Array, b: Array) -> Array:
     """A quotient; of integers towards zero."""
     if a.dtype.kind == "f":
         return a / b
@@ -144,18 +154,18 @@ for _name, _function in {
     "Less": np.less, "LessOrEqual": np.less_equal, "Greater": np.greater, "GreaterOrEqual": np.greater_equal,
     "And": np.logical_and, "Or": np.logical_or,
 }.items():  # fmt: skip
-    _elementwise(_name, _function, 2)
+    _elementwise(_name, _function, 2)  # type: ignore[arg-type]
 for _name, _function in {"Neg": np.negative, "Abs": np.abs, "Not": np.logical_not}.items():
     _elementwise(_name, _function, 1)
 for _name, _function in {
     "Sqrt": np.sqrt, "Log": np.log, "Reciprocal": np.reciprocal, "Floor": np.floor, "Ceil": np.ceil,
     "IsNaN": np.isnan, "Erf": lambda x: 2 * normal_distribution(x.astype(np.float64) * math.sqrt(2)) - 1,
 }.items():  # fmt: skip
-    _elementwise(_name, _function, 1, floats=True)
+    _elementwise(_name, _function, 1, floats=True)  # type: ignore[arg-type]
 
 
-def _many(name, function):
-    def run(given, options, room):
+def _many(name: str, function: Callable[..., Any]) -> None:
+    def run(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
         if any(a is None for a in given):
             raise ValueError("an input is left out")
         room(np.broadcast_shapes(*(a.shape for a in given)))
@@ -173,25 +183,25 @@ _many("Max", np.maximum)
 
 
 @operator(3)
-def Where(given, options, room):
+def Where(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     room(np.broadcast_shapes(*(a.shape for a in given)))
     return np.where(given[0].astype(bool), given[1], given[2])
 
 
 @operator(1, 3)
-def Clip(given, options, room):
+def Clip(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     x, low, high = (*given, None, None)[:3]
     x = x if low is None else np.maximum(x, low.reshape(()).astype(x.dtype))
     return x if high is None else np.minimum(x, high.reshape(()).astype(x.dtype))
 
 
 @operator(1, to=("dtype", None))
-def Cast(given, options, room):
+def Cast(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     return given[0].astype(DTYPES[options["to"]], copy=False)
 
 
 @operator(1, moves=True)
-def Identity(given, options, room):
+def Identity(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     return given[0]
 
 
@@ -199,17 +209,17 @@ def Identity(given, options, room):
 
 
 @operator(1, start=("int", 0), end=("int", 2**62))
-def Shape(given, options, room):
+def Shape(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     return np.array(given[0].shape[options["start"] : options["end"]], np.int64)
 
 
 @operator(1)
-def Size(given, options, room):
+def Size(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     return np.array(given[0].size, np.int64)
 
 
 @operator(2, moves=True, allowzero=("flag", False))
-def Reshape(given, options, room):
+def Reshape(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     x, wanted = given[0], sizes("shape", given[1])
     if not options["allowzero"]:
         if any(n == 0 and k >= x.ndim for k, n in enumerate(wanted)):
@@ -219,7 +229,7 @@ def Reshape(given, options, room):
 
 
 @operator(1, moves=True, axis=("int", 1))
-def Flatten(given, options, room):
+def Flatten(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     x, axis = given[0], options["axis"]
     axis = axis + given[0].ndim if axis < 0 else axis
     if not 0 <= axis <= x.ndim:
@@ -228,13 +238,13 @@ def Flatten(given, options, room):
 
 
 @operator(1, 2, moves=True, axes=("axes", None))
-def Squeeze(given, options, room):
+def Squeeze(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     axes = options["axes"] if len(given) < 2 or given[1] is None else sizes("axes", given[1])
     return given[0].squeeze(axis=None if axes is None else tuple(places(axes, given[0].ndim)))
 
 
 @operator(1, 2, moves=True, axes=("axes", None))
-def Unsqueeze(given, options, room):
+def Unsqueeze(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     axes = options["axes"] if len(given) < 2 or given[1] is None else sizes("axes", given[1])
     if axes is None or given[0].ndim + len(axes) > MOST_AXES:
         raise ValueError(f"axes: got {axes}")
@@ -242,7 +252,7 @@ def Unsqueeze(given, options, room):
 
 
 @operator(1, moves=True, perm=("axes", None))
-def Transpose(given, options, room):
+def Transpose(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     perm = options["perm"]
     if perm is not None and sorted(perm) != list(range(given[0].ndim)):
         raise ValueError(f"perm: got {perm} for an array with {given[0].ndim} axes")
@@ -250,7 +260,7 @@ def Transpose(given, options, room):
 
 
 @operator(1, 100, axis=("int", None))
-def Concat(given, options, room):
+def Concat(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     if any(a is None for a in given):
         raise ValueError("an input is left out")
     axis = place(options["axis"], given[0].ndim)
@@ -259,7 +269,7 @@ def Concat(given, options, room):
 
 
 @operator(3, 5, moves=True)
-def Slice(given, options, room):
+def Slice(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     x, starts, ends, axes, steps = (*given, None, None)[:5]
     starts, ends = sizes("starts", starts), sizes("ends", ends)
     axes = list(range(len(starts))) if axes is None else sizes("axes", axes)
@@ -273,7 +283,7 @@ def Slice(given, options, room):
 
 
 @operator(1, 2, moves=True, axis=("int", 0), parts=("int", None))
-def Split(given, options, room):
+def Split(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> tuple[Array, ...]:
     x = given[0]
     axis = place(options["axis"], x.ndim)
     if len(given) > 1 and given[1] is not None:
@@ -290,14 +300,14 @@ def Split(given, options, room):
 
 
 @operator(2, moves=True, axis=("int", 0))
-def Gather(given, options, room):
+def Gather(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     x, index = given
     axis = place(options["axis"], x.ndim)
     room((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
     return np.take(x, from_the_beginning(index, x.shape[axis]), axis=axis)
 
 
-def from_the_beginning(index, size):
+def from_the_beginning(index: Array, size: int) -> Array:
     """Indices that may count from the end, from the beginning."""
     if index.dtype != np.int64:
         raise ValueError(f"indices: got {index.dtype}, must be integers")
@@ -307,14 +317,14 @@ def from_the_beginning(index, size):
 
 
 @operator(2, moves=True, axis=("int", 0))
-def GatherElements(given, options, room):
+def GatherElements(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     x, index = given
     axis = place(options["axis"], x.ndim)
     return np.take_along_axis(x, from_the_beginning(index, x.shape[axis]), axis)
 
 
 @operator(2, moves=True)
-def GatherND(given, options, room):
+def GatherND(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     x, index = given
     depth = index.shape[-1] if index.ndim else 0
     if not 0 < depth <= x.ndim:
@@ -324,7 +334,7 @@ def GatherND(given, options, room):
 
 
 @operator(2, exclusive=("flag", False), reverse=("flag", False))
-def CumSum(given, options, room):
+def CumSum(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     [axis] = places(sizes("axis", given[1]), given[0].ndim)
     x = np.flip(given[0], axis) if options["reverse"] else given[0]
     out = np.cumsum(x, axis=axis, dtype=x.dtype)
@@ -333,7 +343,7 @@ def CumSum(given, options, room):
 
 
 @operator(2, axis=("int", -1), largest=("flag", True))
-def TopK(given, options, room):
+def TopK(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> tuple[Array, Array]:
     """The first of equal ones comes first."""
     x, [count] = given[0], sizes("k", given[1])
     axis = place(options["axis"], x.ndim)
@@ -345,14 +355,14 @@ def TopK(given, options, room):
 
 
 @operator(2)
-def Expand(given, options, room):
+def Expand(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     shape = np.broadcast_shapes(given[0].shape, tuple(sizes("shape", given[1])))
     room(shape)
     return np.broadcast_to(given[0], shape)
 
 
 @operator(2)
-def Tile(given, options, room):
+def Tile(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     repeats = sizes("repeats", given[1])
     if len(repeats) != given[0].ndim or min(repeats, default=0) < 0:
         raise ValueError(f"repeats: got {repeats} for an array with {given[0].ndim} axes")
@@ -361,7 +371,7 @@ def Tile(given, options, room):
 
 
 @operator(2)
-def ConstantOfShape(given, options, room):
+def ConstantOfShape(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     """The first input is the shape, the second the value."""
     shape, value = sizes("shape", given[0]), given[1].reshape(())
     if min(shape, default=0) < 0:
@@ -371,7 +381,7 @@ def ConstantOfShape(given, options, room):
 
 
 @operator(3)
-def Range(given, options, room):
+def Range(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     start, end, step = (a.reshape(()) for a in given)
     if step == 0:
         raise ValueError("delta: got 0")
@@ -381,7 +391,7 @@ def Range(given, options, room):
 
 
 @operator(2, time=("int", 0), batch=("int", 1))
-def ReverseSequence(given, options, room):
+def ReverseSequence(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     x, lengths = given
     if {options["time"], options["batch"]} != {0, 1} or x.ndim < 2:
         raise ValueError("time_axis and batch_axis: must be 0 and 1")
@@ -394,15 +404,15 @@ def ReverseSequence(given, options, room):
 # Reductions.
 
 
-def _limits(dtype):
+def _limits(dtype: DType) -> tuple[Any, Any]:
     """The smallest and the largest number of a type."""
     if dtype.kind == "f":
         return -np.inf, np.inf
     return (False, True) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
 
 
-def _reduction(name, function):
-    def run(given, options, room):
+def _reduction(name: str, function: Callable[..., Any]) -> None:
+    def run(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
         x, axes = given[0], options["axes"]
         if len(given) > 1 and given[1] is not None:
             axes = sizes("axes", given[1])
@@ -429,7 +439,9 @@ _reduction("ReduceL2", lambda rows: np.sqrt((rows * rows).sum(axis=-1)))
 
 
 @operator(2, 3, axis=("int", -1), epsilon=("number", 1e-5))
-def LayerNormalization(given, options, room):
+def LayerNormalization(
+    given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]
+) -> tuple[Array, Array, Array]:
     """The result, and the mean and 1 / deviation that it took."""
     (x, scale), bias = given[:2], given[2] if len(given) > 2 else None
     if x.dtype.kind != "f":
@@ -446,13 +458,13 @@ def LayerNormalization(given, options, room):
 
 
 @operator(1, axis=("int", 0), keepdims=("flag", True))
-def ArgMax(given, options, room):
+def ArgMax(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     axis = place(options["axis"], given[0].ndim)
     return given[0].argmax(axis=axis, keepdims=options["keepdims"]).astype(np.int64)
 
 
 @operator(1, axis=("int", -1))
-def LogSoftmax(given, options, room):
+def LogSoftmax(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     x = given[0]
     axis = place(options["axis"], x.ndim)
     moved = np.ascontiguousarray(np.moveaxis(x, axis, -1))
@@ -465,7 +477,7 @@ def LogSoftmax(given, options, room):
 
 
 @operator(2)
-def MatMul(given, options, room):
+def MatMul(given: Sequence[Any], options: dict[str, Any], room: Callable[[Iterable[int]], None]) -> Array:
     a, b = given
     if 0 in (a.ndim, b.ndim) or a.dtype.kind != "f" or a.dtype != b.dtype:
         raise ValueError(f"got {a.dtype} {a.shape} and {b.dtype} {b.shape}")

@@ -1,10 +1,19 @@
 """Steps one after the other."""
 
+from __future__ import annotations
+
 import functools
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from lstmx import storage
 from lstmx.functional import validate
 from lstmx.predictors.base import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from lstmx._types import Arrays, ArrayShape, Config
+
 
 MOST_STEPS = 100
 # What a pipeline does if its last step does: the steps before it transform X.
@@ -30,12 +39,12 @@ class Pipeline(Step):
     """
 
     in_pipelines = False
-    fields = ("steps",)
+    fields: ClassVar[tuple[str, ...]] = ("steps",)
 
-    def __init__(self, steps):
+    def __init__(self, steps: Iterable[tuple[str, Step]]) -> None:
         self.steps = tuple(steps)
         self._kinds([_named(name, step) for name, step in self.steps])
-        known = None, None
+        known: tuple[int | None, ...] = (None, None)
         for name, step in self.steps:
             for what, before, takes in zip(("features", "columns"), known, step.takes, strict=True):
                 if None not in (before, takes) and before != takes:
@@ -44,7 +53,7 @@ class Pipeline(Step):
             known = tuple(next((n for n in one if n is not None), None) for one in every)
 
     @staticmethod
-    def _kinds(steps):
+    def _kinds(steps: list[dict[str, Any]]) -> list[tuple[type[Step], dict[str, Any]]]:
         """[(class, its configuration)] of steps as a file describes them."""
         if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
             raise ValueError("steps: must be a list of JSON objects")
@@ -66,15 +75,15 @@ class Pipeline(Step):
         return found
 
     @classmethod
-    def array_shapes(cls, config):
+    def array_shapes(cls, config: Config) -> Iterator[ArrayShape]:
         steps = validate.keys("the configuration of Pipeline", config, cls.fields)["steps"]
         for k, (kind, own) in enumerate(cls._kinds(steps)):
             for name, *rest in kind.array_shapes(own):
-                yield f"{k}.{name}", *rest
+                yield f"{k}.{name}", *rest  # type: ignore[misc]
 
     @classmethod
-    def from_state(cls, config, arrays):
-        groups = [{} for _ in config["steps"]]
+    def from_state(cls, config: Config, arrays: Arrays) -> Self:
+        groups: list[Arrays] = [{} for _ in config["steps"]]
         for name, value in arrays.items():
             index, _, rest = name.partition(".")
             groups[int(index)][rest] = value
@@ -82,28 +91,28 @@ class Pipeline(Step):
                 zip(cls._kinds(config["steps"]), groups, strict=True)]  # fmt: skip
         return cls([(step["name"], one) for step, one in zip(config["steps"], made, strict=True)])
 
-    def state(self):
+    def state(self) -> tuple[Config, Arrays]:
         states = [(_named(name, step), *step.state()) for name, step in self.steps]
         arrays = {f"{k}.{name}": a for k, (_, _, group) in enumerate(states) for name, a in group.items()}
         return {"steps": [named | config for named, config, _ in states]}, arrays
 
-    def _before(self, X):
+    def _before(self, X: Any) -> Any:
         """What the last step is given."""
         for _, step in self.steps[:-1]:
-            X = step.transform(X)
+            X = step.transform(X)  # type: ignore[attr-defined]
         return X
 
-    def _invert(self, X):
+    def _invert(self, X: Any) -> Any:
         for _, step in reversed(self.steps):
-            X = step.inverse_transform(X)
+            X = step.inverse_transform(X)  # type: ignore[attr-defined]
         return X
 
-    def _has(self, name):
+    def _has(self, name: str) -> bool:
         if name == "inverse_transform":
             return all(hasattr(step, name) for _, step in self.steps)
         return name in (*METHODS, "classes_") and hasattr(self.steps[-1][1], name)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if name == "steps":  # of a pipeline that is not made yet
             raise AttributeError(name)
         if not self._has(name):
@@ -115,12 +124,12 @@ class Pipeline(Step):
             return found
         return functools.wraps(found)(lambda X: found(self._before(X)))
 
-    def __dir__(self):
+    def __dir__(self) -> list[str]:
         return [*super().__dir__(), *filter(self._has, (*METHODS, "inverse_transform", "classes_"))]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Pipeline: {', '.join(f'{name} {step!r}' for name, step in self.steps)}>"
 
 
-def _named(name, step):
+def _named(name: str, step: Step) -> dict[str, Any]:
     return {"name": name, "class": type(step).__name__}

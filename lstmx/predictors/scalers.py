@@ -1,5 +1,9 @@
 """Scaling, of sequences and of the columns of tables."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
 import numpy as np
 
 from lstmx.data import panel
@@ -7,19 +11,26 @@ from lstmx.data.series import columns_of
 from lstmx.functional import validate
 from lstmx.predictors.base import FINITE, POSITIVE, Predictor, Step
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, ArrayShape, Config
+
 
 class Scaler(Step):
     """What a SequenceScaler has learnt."""
 
-    fields = ("features", "layout", "with_mean", "with_std")
+    fields: ClassVar[tuple[str, ...]] = ("features", "layout", "with_mean", "with_std")
 
     @property
-    def takes(self):
+    def takes(self) -> tuple[int | None, ...]:  # type: ignore[override]
         """(features, None)."""
         return self.config["features"], None
 
     @classmethod
-    def check(cls, config):
+    def check(cls, config: Config) -> None:
         super().check(config)
         validate.count("features", config["features"])
         validate.choice("layout", config["layout"], panel.LAYOUTS)
@@ -27,7 +38,7 @@ class Scaler(Step):
             validate.flag(name, config[name])
 
     @classmethod
-    def own_shapes(cls, config):
+    def own_shapes(cls, config: Config) -> Iterable[ArrayShape]:
         if config["with_mean"]:
             yield "mean", (config["features"],), "float64", FINITE
         if config["with_std"]:
@@ -35,16 +46,16 @@ class Scaler(Step):
 
     read = Predictor.read
 
-    def _apply(self, X, function):
+    def _apply(self, X: ArrayLike, function: Callable[..., Any]) -> Array | Any:
         shift, scale = self.arrays.get("mean", 0.0), self.arrays.get("scale", 1.0)
         data = self.read(X)
         return data.give([function(x, shift, scale).astype(x.dtype) for x in data.each()])
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> Array | Any:
         """Scaled sequences, in the form of X."""
         return self._apply(X, lambda x, shift, scale: (x - shift) / scale)
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: ArrayLike) -> Array | Any:
         """Sequences in the original units, in the form of X."""
         return self._apply(X, lambda x, shift, scale: x * scale + shift)
 
@@ -64,15 +75,15 @@ class ColumnScaler(Step):
     or None.
     """
 
-    fields = ("columns", "names", "operations", "rounded", "clip")
+    fields: ClassVar[tuple[str, ...]] = ("columns", "names", "operations", "rounded", "clip")
 
     @property
-    def takes(self):
+    def takes(self) -> tuple[int | None, ...]:  # type: ignore[override]
         """Tables: of one feature, and so many columns."""
         return 1, self.config["columns"]
 
     @classmethod
-    def check(cls, config):
+    def check(cls, config: Config) -> None:
         super().check(config)
         columns, names, operations, clip = (config[k] for k in ("columns", "names", "operations", "clip"))
         validate.count("columns", columns)
@@ -91,11 +102,11 @@ class ColumnScaler(Step):
             validate.number("clip", clip[1], validate.number("clip", clip[0]), open_low=True)
 
     @classmethod
-    def own_shapes(cls, config):
+    def own_shapes(cls, config: Config) -> Iterable[ArrayShape]:
         for name, dtype in config["operations"].items():
             yield name, (config["columns"],), dtype, POSITIVE if name in ("divide", "multiply") else FINITE
 
-    def read(self, X):
+    def read(self, X: ArrayLike) -> Array:
         """A table (n, columns) as an array of its own, in a type that scikit-learn gives."""
         columns, names = self.config["columns"], self.config["names"]
         if names is not None and columns_of(X) not in (None, names):
@@ -114,19 +125,19 @@ class ColumnScaler(Step):
             raise ValueError(f"X: contains infinity or a value too large for {x.dtype}; remove it, or clip")
         return x
 
-    def _do(self, x, name, undo):
+    def _do(self, x: Array, name: str, undo: bool) -> None:
         if name in self.config["operations"]:
             a = self.arrays[name].astype(x.dtype) if self.config["rounded"] else self.arrays[name]
             _OPERATIONS[name][undo](x, a, out=x, casting="same_kind")
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> Array:
         """The scaled table (n, columns); NaN stays."""
         x = self.read(X)
         for name in _OPERATIONS:
             self._do(x, name, False)
         return x if self.config["clip"] is None else np.clip(x, *self.config["clip"], out=x)
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: ArrayLike) -> Array:
         """The table (n, columns) in the original units; what was clipped stays so."""
         x = self.read(X)
         for name in reversed(_OPERATIONS):
