@@ -1,5 +1,7 @@
 """The command line: ``lstmx demo``, ``lstmx info``, ``lstmx convert`` and ``lstmx bench``."""
 
+from __future__ import annotations
+
 import argparse
 import ctypes
 import json
@@ -8,10 +10,15 @@ import platform
 import re
 import sys
 from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 from lstmx._version import __version__
 from lstmx.functional.engine import describe
 from lstmx.functional.threads import get_num_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 # OpenBLAS's name of its kernels -> the instruction set they use; all others are older than AVX2.
 _CORES = dict.fromkeys(("Haswell", "Zen", "Excavator"), "avx2")
@@ -20,14 +27,14 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "matplotlib", "tqdm")
 _LEVELS = ["baseline", "avx2", "avx512"]
 
 
-def _version(package):
+def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _blas():
+def _blas() -> dict[str, Any] | None:
     """SciPy's BLAS: its name, the CPU that its kernels are for, its threads; None without SciPy."""
     try:
         import scipy.linalg.cython_blas  # noqa: F401
@@ -51,7 +58,7 @@ def _blas():
     return found
 
 
-def _blas_warning(blas, isa):
+def _blas_warning(blas: Any, isa: Any) -> str | None:
     if not blas or blas["core"] is None or isa["active"] not in _LEVELS:
         return None
     has, can = _CORES.get(blas["core"], "baseline"), isa["usable"][-1]
@@ -61,7 +68,7 @@ def _blas_warning(blas, isa):
     return f"BLAS runs {blas['core']} kernels ({has}) on a CPU that has {can}{forced}"
 
 
-def show_config(mode="stdout"):
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """Show versions, instruction set, engine, threads and BLAS.
 
     Parameters
@@ -112,7 +119,7 @@ def show_config(mode="stdout"):
     return None
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
     """The ``lstmx`` command once lstmx is imported (see lstmx_command.py); returns the exit status."""
     parser = argparse.ArgumentParser(prog="lstmx", description="Long Short-Term Memory networks for CPUs.")
     parser.add_argument("--version", action="version", version=f"lstmx {__version__}")
@@ -135,10 +142,10 @@ def main(arguments=None):
         return 0
     if options.command == "convert":
         return _convert(options)
-    from lstmx import demo
+    from lstmx import demo  # type: ignore[assignment]
 
     try:
-        return demo.run(options.name, options.output, options.seed)
+        return demo.run(options.name, options.output, options.seed)  # type: ignore[attr-defined]
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
@@ -160,7 +167,7 @@ quotes, and so has a text that would be a number:
 """
 
 
-def _add_convert(commands):
+def _add_convert(commands: Any) -> None:
     parser = commands.add_parser(
         "convert", help="a model of PyTorch, Keras, ONNX or RTNeural for lstmx, and back", epilog=_VALUES,
         description="Read a model file, whatever it is, and write another: its ending decides (.safetensors of lstmx; "
@@ -177,7 +184,7 @@ def _add_convert(commands):
                         help="an argument of the exporter (help(lstmx.to_onnx), ..)")  # fmt: skip
 
 
-def _convert(options):
+def _convert(options: argparse.Namespace) -> int:
     """Convert, say what was found, layer by layer, and hold it against the original."""
     from lstmx.interop import convert
 
@@ -200,7 +207,7 @@ def _convert(options):
     return 0
 
 
-def _argument(flag, text):
+def _argument(flag: str, text: str) -> tuple[str, Any]:
     """(name, value) of NAME=VALUE."""
     name, sign, value = text.partition("=")
     if not sign or not name.isidentifier():
@@ -214,7 +221,7 @@ def _argument(flag, text):
     return name, words if len(words) > 1 or (name == "activations" and words == [None]) else words[0]
 
 
-def _word(text):
+def _word(text: str) -> Any:
     """A number, true, false, none, or the text itself."""
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in words:

@@ -10,20 +10,29 @@ Gates, if asked for. The experiments of lstmx.lesson in short: how far back grad
 and in an LSTM, what the two learn, and what the gates of an LSTM do while nine men speak.
 """
 
+from __future__ import annotations
+
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import lstmx
 from lstmx.plots import whole_numbers
 
+if TYPE_CHECKING:
+    import os
+
+    from lstmx._types import Array
+
+
 WEEKS = 52  # the horizon
 WINDOW, STEP = 104, 4  # two years of history, read in steps of four weeks
 TEST_WEEKS = 52 * 6
 
 
-def run(name, output, seed):
+def run(name: str, output: str | os.PathLike[str], seed: int) -> int:
     """Run one part, or with "all" the first two, print the scores, and write models and plots to the folder `output`.
 
     Returns
@@ -41,7 +50,7 @@ def run(name, output, seed):
     return 0 if all(good) else 1
 
 
-def _plotting():
+def _plotting() -> None:
     try:
         import matplotlib
     except ImportError as error:
@@ -49,7 +58,7 @@ def _plotting():
     matplotlib.use("Agg")
 
 
-def _check_saved(model, path, x):
+def _check_saved(model: lstmx.Sequential, path: Path, x: Any) -> bool:
     """Save, load, and compare the bits of the predictions."""
     model.save(path)
     same = np.array_equal(model.predict(x), lstmx.load(path).predict(x))
@@ -57,13 +66,13 @@ def _check_saved(model, path, x):
     return same
 
 
-def growth(values, origins):
+def growth(values: Array, origins: Array) -> Array:
     """Mean yearly growth up to each origin, ppm per year: over the ten years before it."""
     years = np.minimum(origins // WEEKS, 10)
     return (values[origins] - values[origins - WEEKS * years]) / years
 
 
-def windows(dates, values, origins):
+def windows(dates: Array, values: Array, origins: Array) -> tuple[Array, Array, Array]:
     """What the network sees and what it should say, for forecasts made in the weeks `origins`.
 
     Level and drift are taken out: a line through the mean of the last half year, rising with the yearly growth. What
@@ -92,7 +101,7 @@ def windows(dates, values, origins):
     return x.astype(np.float32), ((values[future] - line) / 2).astype(np.float32), line
 
 
-def forecast(output, seed):
+def forecast(output: Path, seed: int) -> bool:
     """Train on the past, forecast every week of the last six years; returns whether the baseline is beaten."""
     dates, values = lstmx.datasets.load_co2()
     begin = len(values) - TEST_WEEKS
@@ -122,7 +131,9 @@ def forecast(output, seed):
     return same and error < baseline
 
 
-def _plot_forecast(path, dates, values, test, found, naive, history):
+def _plot_forecast(
+    path: Path, dates: Array, values: Array, test: Array, found: Array, naive: Array, history: Any
+) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(3, 1, figsize=(10, 11), layout="constrained")
@@ -152,7 +163,7 @@ def _plot_forecast(path, dates, values, test, found, naive, history):
     print(f"  {path.name}: the forecasts, their error by distance, the training")
 
 
-def _plot_loss(ax, history, unit):
+def _plot_loss(ax: Any, history: Any, unit: str) -> None:
     """The training loss on a logarithmic axis with plain numbers."""
     ax.plot(np.arange(1, len(history) + 1), history["loss"], color="#D55E00")
     ax.set(xlabel="epoch", ylabel=unit, yscale="log", title="Training loss, on a logarithmic scale")
@@ -162,7 +173,7 @@ def _plot_loss(ax, history, unit):
     whole_numbers(ax.xaxis)
 
 
-def speakers(output, seed):
+def speakers(output: Path, seed: int) -> bool:
     """Train on 270 utterances, recognise 370 others; returns whether 95 % are right."""
     (train, labels), (test, test_labels) = lstmx.datasets.load_japanese_vowels()
     print(f"\nSpeaker recognition, Japanese vowels: {len(train)} utterances of 9 men to learn, {len(test)} to test")
@@ -188,14 +199,14 @@ def speakers(output, seed):
     return same and accuracy >= 0.95
 
 
-def confusion(true, found, count):
+def confusion(true: Array, found: Array, count: int) -> Array:
     """How many of each class (a row) were taken for each class (a column)."""
     counts = np.zeros((count, count), np.int64)
     np.add.at(counts, (true, found), 1)
     return counts
 
 
-def _plot_speakers(path, true, found, history):
+def _plot_speakers(path: Path, true: Array, found: Array, history: Any) -> None:
     import matplotlib.pyplot as plt
 
     counts = confusion(true, found, 9)
@@ -219,7 +230,7 @@ def _plot_speakers(path, true, found, history):
     print(f"  {path.name}: who was taken for whom, the training")
 
 
-def _plot_gates(path, model, x, speaker):
+def _plot_gates(path: Path, model: lstmx.Sequential, x: Array, speaker: Any) -> None:
     import matplotlib.pyplot as plt
 
     from lstmx.inspect import plot_trace
@@ -238,7 +249,7 @@ def _plot_gates(path, model, x, speaker):
     print(f"  {path.name}: gates, memory cell and output along one utterance")
 
 
-def gates(output, seed):
+def gates(output: Path, seed: int) -> bool:
     """The lesson in short; returns whether the LSTM has learned what the plain network has not."""
     from lstmx import lesson_pictures as pictures
 
@@ -273,7 +284,7 @@ def gates(output, seed):
     return same and learned.scores["chrono"][-1] < lesson.LEARNED < learned.scores["plain"][-1]
 
 
-def _save(figure, path, what):
+def _save(figure: Any, path: Path, what: str) -> None:
     import matplotlib.pyplot as plt
 
     figure.savefig(path, dpi=110)

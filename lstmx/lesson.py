@@ -4,11 +4,19 @@ Each function is an experiment, seeded, and returns arrays. ``lstmx demo gates``
 docs/make_lesson.py runs those of docs/lesson.md, which tells the story.
 """
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 import lstmx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from lstmx._types import Array
+
 
 HIDDEN = 32
 LEARNED = 0.01  # mean squared error of the adding problem below which it is learned; 1/6 takes no learning
@@ -27,7 +35,7 @@ class Net(NamedTuple):
     """
 
     label: str
-    layer: object
+    layer: Callable[..., Any]
 
 
 NETS = {
@@ -42,7 +50,17 @@ NETS = {
 LEARNERS = ("plain", "lstm", "chrono")
 
 
-def build(kind, inputs, outputs, steps, *, last=True, activation=None, hidden=HIDDEN, seed=0):
+def build(
+    kind: str,
+    inputs: int,
+    outputs: int,
+    steps: int,
+    *,
+    last: bool = True,
+    activation: str | None = None,
+    hidden: int = HIDDEN,
+    seed: int = 0,
+) -> lstmx.Sequential:
     """A model of one of the `NETS`, with a Dense layer behind: at the last step, or else at every step."""
     pool = [lstmx.Last()] if last else []
     layers = [NETS[kind].layer(inputs, hidden, steps), *pool, lstmx.Dense(hidden, outputs, activation)]
@@ -55,11 +73,11 @@ def build(kind, inputs, outputs, steps, *, last=True, activation=None, hidden=HI
 class GradientNorms(NamedTuple):
     """The norm of the gradient of the last output by lag k: with respect to h_{T-k}, and to c_{T-k} or None; (T,)."""
 
-    h: np.ndarray
-    c: np.ndarray | None
+    h: Array
+    c: Array | None
 
 
-def gradient_norms(layer, x, seed=0):
+def gradient_norms(layer: lstmx.RNN | lstmx.LSTM, x: Array, seed: int = 0) -> GradientNorms:
     """How large the gradient of the last output of a recurrent layer still is k steps before.
 
     Parameters
@@ -103,7 +121,7 @@ class StepBack(NamedTuple):
     measured: float
 
 
-def step_back(rnn, x, norms, steps=20):
+def step_back(rnn: lstmx.RNN, x: Array, norms: GradientNorms, steps: int = 20) -> StepBack:
     """`StepBack` of an RNN on x (N, T, I) with these `GradientNorms`, over so many steps."""
     weight = rnn.parameters()["weight_hh_l0"].astype(np.float64)
     stretch = float(np.linalg.norm(weight) / np.sqrt(len(weight)))
@@ -112,7 +130,9 @@ def step_back(rnn, x, norms, steps=20):
     return StepBack(stretch, slope, stretch * slope, float((norms.h[steps] / norms.h[0]) ** (1 / steps)))
 
 
-def vanishing(models, steps=100, count=64, seed=0):
+def vanishing(
+    models: Mapping[str, lstmx.Sequential], steps: int = 100, count: int = 64, seed: int = 0
+) -> dict[str, GradientNorms]:
     """`GradientNorms` of models of the adding problem, as ``{name: model}``; all on the same sequences."""
     x, _ = adding_problem(count, steps, np.random.default_rng(seed))
     return {name: gradient_norms(model.layers[0], x) for name, model in models.items()}
@@ -121,7 +141,7 @@ def vanishing(models, steps=100, count=64, seed=0):
 # A made-up task that needs a memory: the adding problem (Hochreiter and Schmidhuber 1997).
 
 
-def adding_problem(count, steps, rng):
+def adding_problem(count: int, steps: int, rng: np.random.Generator) -> tuple[Array, Array]:
     """Sequences of random numbers, two of them marked; the sum of these two is wanted at the end.
 
     Returns
@@ -153,13 +173,13 @@ class Learned(NamedTuple):
     models : dict of (kind, lag) to Sequential
     """
 
-    lags: tuple
-    scores: dict
-    rates: dict
-    models: dict
+    lags: tuple[int, ...]
+    scores: dict[str, Array]
+    rates: dict[str, list[float]]
+    models: dict[tuple[str, int], lstmx.Sequential]
 
 
-def _learn(lags, kinds, train, better):
+def _learn(lags: Sequence[int], kinds: Sequence[str], train: Callable[..., Any], better: Callable[..., Any]) -> Learned:
     """Train each kind for each lag by ``train(kind, lag) -> (score, rate, model), ...``, and keep the best."""
     found = Learned(tuple(lags), {kind: np.empty(len(lags)) for kind in kinds}, {kind: [] for kind in kinds}, {})
     for k, lag in enumerate(lags):
@@ -171,8 +191,16 @@ def _learn(lags, kinds, train, better):
 
 
 def learn_adding(
-    lags, kinds=LEARNERS, *, updates=2500, batch=32, rates=(0.01, 0.003), hidden=HIDDEN, seed=0, goal=None
-):
+    lags: Sequence[int],
+    kinds: Sequence[str] = LEARNERS,
+    *,
+    updates: int = 2500,
+    batch: int = 32,
+    rates: Sequence[float] = (0.01, 0.003),
+    hidden: int = HIDDEN,
+    seed: int = 0,
+    goal: float | None = None,
+) -> Learned:
     """Train networks on the adding problem with sequences of T steps, for every T of `lags`.
 
     Every update sees sequences that were never seen before. Each network gets each of the learning rates, and the one
@@ -185,7 +213,7 @@ def learn_adding(
         Scores are mean squared errors on 1,000 sequences; 1/6 is nothing learned.
     """
 
-    def train(kind, steps):
+    def train(kind: str, steps: int) -> Any:
         rng = np.random.default_rng([seed, steps])
         part = updates if goal is None else min(400, updates)
         (x, y), (test, wanted) = adding_problem(part * batch, steps, rng), adding_problem(1000, steps, rng)
@@ -206,7 +234,7 @@ def learn_adding(
 # Real recordings: nine men say two vowels; who spoke is to be remembered while others speak.
 
 
-def utterances():
+def utterances() -> tuple[tuple[list[Array], Array], tuple[list[Array], Array]]:
     """The Japanese vowels, standardised: ((270 utterances to train with, speakers), (370 to test with, speakers))."""
     (train, speakers), (test, test_speakers) = lstmx.datasets.load_japanese_vowels()
     frames = np.concatenate(train)
@@ -230,15 +258,17 @@ class Conversation(NamedTuple):
         Who spoke, whether it was marked, and its first frame.
     """
 
-    x: np.ndarray
-    target: np.ndarray
-    since: np.ndarray
-    speakers: np.ndarray
-    marked: np.ndarray
-    starts: np.ndarray
+    x: Array
+    target: Array
+    since: Array
+    speakers: Array
+    marked: Array
+    starts: Array
 
 
-def conversation(recordings, length, share, rng):
+def conversation(
+    recordings: tuple[list[Array], Array], length: int, share: float, rng: np.random.Generator
+) -> Conversation:
     """A `Conversation` of so many random utterances: the first is marked, and each later one with this probability.
 
     Parameters
@@ -259,8 +289,15 @@ def conversation(recordings, length, share, rng):
 
 
 def learn_recall(
-    others, kinds=LEARNERS, *, count=1000, epochs=20, rates=(0.01, 0.003), hidden=HIDDEN, seed=0
-):  # fmt: skip
+    others: Sequence[int],
+    kinds: Sequence[str] = LEARNERS,
+    *,
+    count: int = 1000,
+    epochs: int = 20,
+    rates: Sequence[float] = (0.01, 0.003),
+    hidden: int = HIDDEN,
+    seed: int = 0,
+) -> Learned:
     """Who spoke first? Asked at the end only, after as many other utterances as each of `others` says.
 
     Networks are trained on conversations of the 270 utterances, and tested on 1,000 of the 370 others. Each gets each
@@ -273,11 +310,11 @@ def learn_recall(
     """
     train_set, test_set = utterances()
 
-    def draw(recordings, number, n, rng):
+    def draw(recordings: Any, number: int, n: int, rng: np.random.Generator) -> Any:
         talks = [conversation(recordings, n + 1, 0, rng) for _ in range(number)]
         return [talk.x for talk in talks], np.array([talk.target[-1] for talk in talks])
 
-    def train(kind, n):
+    def train(kind: str, n: int) -> Any:
         rng = np.random.default_rng([seed, n])
         (x, y), (test, wanted) = draw(train_set, count, n, rng), draw(test_set, 1000, n, rng)
         for rate in rates:
@@ -288,7 +325,7 @@ def learn_recall(
     return _learn(others, kinds, train, max)
 
 
-def _fit_classes(model, x, y, rate, epochs, batch=32):
+def _fit_classes(model: lstmx.Sequential, x: Any, y: Any, rate: float, epochs: int, batch: int = 32) -> None:
     schedule = lstmx.CosineDecay(rate, epochs * -(-len(x) // batch))
     model.fit(x, y, loss="categorical_crossentropy", optimizer=lstmx.Adam(schedule), epochs=epochs, batch_size=batch,
               clip_norm=1.0, verbose=0)  # fmt: skip
@@ -298,8 +335,16 @@ BINS = (-99, 1, 11, 21, 41, 61, 81)  # of frames since the marked utterance
 
 
 def learn_conversation(
-    kind="chrono", *, count=1000, epochs=15, length=8, share=0.3, rate=0.01, hidden=HIDDEN, seed=0
-):  # fmt: skip
+    kind: str = "chrono",
+    *,
+    count: int = 1000,
+    epochs: int = 15,
+    length: int = 8,
+    share: float = 0.3,
+    rate: float = 0.01,
+    hidden: int = HIDDEN,
+    seed: int = 0,
+) -> tuple[lstmx.Sequential, Array]:
     """Whose was the last marked utterance? Asked at every frame of conversations.
 
     Returns
@@ -320,7 +365,7 @@ def learn_conversation(
     return model, np.array([right[where == k].mean() for k in range(len(BINS))])
 
 
-def example_conversation(length=6, seed=0):
+def example_conversation(length: int = 6, seed: int = 0) -> Conversation:
     """The first test `Conversation` of random ones that has two marked utterances, others between them and after."""
     (_, test_set), rng = utterances(), np.random.default_rng([seed, 1])
     while True:
@@ -341,15 +386,15 @@ class Kept(NamedTuple):
         The share of a memory that is left after an utterance, the product of the forget gates: the median of units.
     """
 
-    forget: tuple
-    input: tuple
-    kept: tuple
+    forget: tuple[float, ...]
+    input: tuple[float, ...]
+    kept: tuple[float, ...]
 
 
-def what_is_kept(model, count=200, length=8, share=0.3, seed=0):
+def what_is_kept(model: lstmx.Sequential, count: int = 200, length: int = 8, share: float = 0.3, seed: int = 0) -> Kept:
     """`Kept` of a model that has learned conversations, over so many of them from the test utterances."""
     (_, test_set), rng = utterances(), np.random.default_rng([seed, 2])
-    parts = {True: [], False: []}
+    parts: dict[bool, list[Any]] = {True: [], False: []}
     for _ in range(count):
         talk = conversation(test_set, length, share, rng)
         trace = model.trace(talk.x[None])[0]

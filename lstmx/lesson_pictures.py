@@ -1,9 +1,21 @@
 """The pictures of the lesson, drawn with matplotlib from what the experiments of lstmx.lesson give."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 import lstmx
 from lstmx.plots import COLOURS, pyplot, whole_numbers
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.figure import Figure
+
+    from lstmx._types import Array
+
 
 STYLES = {
     kind: {"color": colour, "marker": marker}
@@ -12,16 +24,16 @@ STYLES = {
 FLOOR = 1e-9  # of the gradients that are drawn
 
 
-def _label(kind):
+def _label(kind: str) -> str:
     return lstmx.lesson.NETS[kind].label
 
 
-def _legend(figure, ax, columns):
+def _legend(figure: Any, ax: Any, columns: int) -> None:
     """The legend of `ax` below the figure, where nothing is drawn."""
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize="small")
 
 
-def draw_vanishing(panels, errors=None):
+def draw_vanishing(panels: Mapping[str, Any], errors: Mapping[str, Any] | None = None) -> Figure:
     """Gradient norms against the lag.
 
     Parameters
@@ -53,7 +65,7 @@ def draw_vanishing(panels, errors=None):
     return figure
 
 
-def _tell_learned(ax, errors):
+def _tell_learned(ax: Any, errors: Any) -> None:
     from matplotlib.lines import Line2D
 
     lines = [
@@ -65,7 +77,7 @@ def _tell_learned(ax, errors):
     legend.get_title().set_fontsize("small")
 
 
-def draw_adding(learned):
+def draw_adding(learned: lstmx.lesson.Learned) -> Figure:
     """Errors of the adding problem against the number of steps."""
     figure = pyplot().figure(figsize=(7.5, 4.8), layout="constrained")
     ax = figure.subplots()
@@ -82,7 +94,7 @@ def draw_adding(learned):
     return figure
 
 
-def draw_recall(learned):
+def draw_recall(learned: lstmx.lesson.Learned) -> Figure:
     """Accuracies of naming the first speaker against how many others have spoken since."""
     figure = pyplot().figure(figsize=(7.5, 4.8), layout="constrained")
     ax = figure.subplots()
@@ -106,7 +118,7 @@ _PANELS = (
 )
 
 
-def draw_conversation(model, talk):
+def draw_conversation(model: lstmx.Sequential, talk: lstmx.lesson.Conversation) -> Figure:
     """What the gates of a model did along one `Conversation`: who spoke, what it answered, f, i and c."""
     trace = model.trace(talk.x[None])[0]
     answer = model.predict(talk.x[None])[0].argmax(axis=1) + 1
@@ -129,7 +141,7 @@ def draw_conversation(model, talk):
     return figure
 
 
-def _draw_speakers(ax, talk, answer):
+def _draw_speakers(ax: Any, talk: lstmx.lesson.Conversation, answer: Array) -> None:
     frames = np.arange(len(answer))
     ends = [*talk.starts[1:], len(answer)]
     for start, end, speaker, marked in zip(talk.starts, ends, talk.speakers, talk.marked, strict=True):
@@ -144,13 +156,13 @@ def _draw_speakers(ax, talk, answer):
     ax.legend(fontsize="small", loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=2)
 
 
-def moments(talk):
+def moments(talk: lstmx.lesson.Conversation) -> list[int]:
     """Two frames of a `Conversation` to look at: in the middle of the second marked utterance, and of the one after."""
     k = int(np.flatnonzero(talk.marked)[1])
     return [int(talk.starts[j] + 8) for j in (k, k + 1)]
 
 
-def draw_cells(model, talk):
+def draw_cells(model: lstmx.Sequential, talk: lstmx.lesson.Conversation) -> list[Figure]:
     """Two diagrams of the cell, with the values of the `moments`: one of a marked utterance, one of another."""
     trace = model.trace(talk.x[None])[0]
     figures = []

@@ -1,6 +1,9 @@
 """What an output rests on: a share of it for every step and feature of the input."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +16,16 @@ from lstmx.layers import Dense, Embedding, Layer, Masking, Run
 from lstmx.layers.base import snapshots
 from lstmx.layers.flow import is_recurrent
 from lstmx.model import BATCH, Sequential
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Context
+    from lstmx.functional.read import Sequences
+    from lstmx.layers import LSTM
+
 
 METHODS = ("gradient_x_input", "integrated_gradients", "occlusion")
 MOST_POINTS = 4096  # on a line
@@ -40,29 +53,41 @@ class Attribution:
         Whether X was a batch, and not one sequence.
     """
 
-    values: object
-    output: np.ndarray
-    baseline_output: np.ndarray
-    completeness: np.ndarray
-    chosen: np.ndarray | None
+    values: Any
+    output: Array
+    baseline_output: Array
+    completeness: Array
+    chosen: Array | None
     method: str
     batch: bool = True
 
     @property
-    def unexplained(self):
+    def unexplained(self) -> Array:
         """See the class."""
         return unexplained(self)
 
 
-def unexplained(found):
+def unexplained(found: Any) -> Array:
     """(N,): the size of completeness as a share of the difference of the outputs; 0 of rounding alone."""
     left, whole = np.abs(found.completeness), np.abs(found.output - found.baseline_output)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(left == 0, 0, left / whole)
 
 
-def attribute(model, X, *, output=None, method="integrated_gradients", baseline=0.0, steps=64, tolerance=0.01,
-              step=None, logits=False, lengths=None, mask=None):  # fmt: skip
+def attribute(
+    model: Sequential | LSTM,
+    X: ArrayLike,
+    *,
+    output: ArrayLike | None = None,
+    method: str = "integrated_gradients",
+    baseline: ArrayLike = 0.0,
+    steps: int = 64,
+    tolerance: float | None = 0.01,
+    step: int | None = None,
+    logits: bool = False,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+) -> Attribution:
     """How much every step and feature of the input adds to an output.
 
     Parameters
@@ -122,7 +147,7 @@ def attribute(model, X, *, output=None, method="integrated_gradients", baseline=
                          tolerance, step)  # fmt: skip
 
 
-def read_tolerance(tolerance):
+def read_tolerance(tolerance: float | None) -> float:
     """As a number, infinity for None."""
     return np.inf if tolerance is None else validate.number("tolerance", tolerance, 0)
 
@@ -137,7 +162,10 @@ class Net:
         Whether outputs are what enters the final activation.
     """
 
-    def __init__(self, model, logits=False):
+    model: Any
+    outputs: Any
+
+    def __init__(self, model: Sequential | Layer, logits: bool = False) -> None:
         if isinstance(model, Sequential):
             self.layers = model.layers
         elif isinstance(model, Layer) and is_recurrent(model):
@@ -152,15 +180,15 @@ class Net:
             raise ValueError("logits: the model does not end with a Dense, so that nothing enters its activation")
         self.activation = "linear" if logits else None
         self.parameters = snapshots(self.layers)
-        self.outputs = model.output_size() if isinstance(model, Layer) else model.output_size
+        self.outputs = model.output_size() if isinstance(model, Layer) else model.output_size  # type: ignore[call-arg]
 
-    def read(self, X, lengths, mask):
+    def read(self, X: Any, lengths: Any, mask: Any) -> Sequences:
         """`Sequences` of X."""
         if isinstance(self.model, Sequential):
             return self.model.read(X, lengths=lengths, mask=mask)
         return sequences(X, self.model.input_size, self.model.dtype, lengths=lengths, mask=mask, single=True)
 
-    def read_baseline(self, baseline, X, lengths, mask):
+    def read_baseline(self, baseline: Any, X: Any, lengths: Any, mask: Any) -> Any:
         """A number or array (I,) of the net's type, or `Sequences` that are like X."""
         size = self.layers[0].features if self.tokens else self.model.input_size
         several = isinstance(baseline, list | tuple) and any(np.ndim(a) for a in baseline)
@@ -176,7 +204,17 @@ class Net:
             raise ValueError(f"baseline: got shape {array.shape}, must be a number, ({size},), or as X")
         return validate.finite("baseline", array, "it must say nothing")
 
-    def attribute(self, inputs, output, method, baseline, steps, tolerance, step, of_largest=None):
+    def attribute(
+        self,
+        inputs: Sequences,
+        output: Any,
+        method: Any,
+        baseline: Any,
+        steps: Any,
+        tolerance: Any,
+        step: Any,
+        of_largest: Any = None,
+    ) -> Attribution:
         """`attribute` for `Sequences`; the weights of outputs are ``of_largest[k]`` where the largest is k, by default
         those of this one alone.
         """
@@ -194,13 +232,13 @@ class Net:
         output, base, completeness, chosen, rounding = (np.concatenate(a) for a in list(zip(*parts, strict=True))[1:])
         if step is not None and not np.isfinite(output).any():
             raise IndexError(f"step: got {step}, but no sequence has such a step")
-        chosen = None if weights is not None else chosen
+        chosen = None if weights is not None else chosen  # type: ignore[assignment]
         found = Attribution(found[0] if single else found, output, base, completeness, chosen, method, not single)
         if method == "integrated_gradients":
             _warn_of_rest(found, tolerance, rounding)
         return found
 
-    def _weights(self, output):
+    def _weights(self, output: Any) -> Any:
         """Weights (O,) of the outputs; None: the largest counts."""
         if output is None:
             return None
@@ -212,7 +250,7 @@ class Net:
             raise ValueError(f"output: got {k}, the model has {self.outputs} output{'s' * (self.outputs > 1)}, from 0")
         return np.eye(self.outputs)[k]
 
-    def _numbers(self, part):
+    def _numbers(self, part: Sequences) -> tuple[Array, Context]:
         """(rows of numbers, context) of `Sequences`."""
         rows, context = part.all(own=True)
         if not self.tokens and not np.isfinite(rows).all():
@@ -222,13 +260,13 @@ class Net:
             rows, context, *_ = self.layers[0].forward_rows(rows, context, None, Run(parameters=self.parameters[0]))
         return rows, context
 
-    def _baseline_rows(self, part, context):
+    def _baseline_rows(self, part: Sequences, context: Context) -> Array:
         rows, own = part.all(own=True)
         if not np.array_equal(own.lengths, context.lengths):
             raise ValueError("baseline: must have the steps that X has")
         return validate.finite("baseline", rows, "it must say nothing")
 
-    def forward(self, rows, context, keep=False):
+    def forward(self, rows: Array, context: Context, keep: bool = False) -> tuple[Array, Context, Any]:
         """Outputs of packed rows, their context, and a tape."""
         tape = []
         for layer, own in zip(self.layers[self.first :], self.parameters[self.first :], strict=True):
@@ -237,7 +275,7 @@ class Net:
             tape.append(entry)
         return rows, context, tape
 
-    def gradient(self, tape, dy):
+    def gradient(self, tape: Any, dy: Array) -> Array:
         """dL/dx of packed rows."""
         for k in reversed(range(self.first, len(self.layers))):
             layer = self.layers[k]
@@ -245,7 +283,19 @@ class Net:
             dy, _ = layer.backward_rows(tape[k - self.first], dy, out, True)
         return dy
 
-    def _attribute(self, part, rows, context, weights, of_largest, baseline, method, steps, tolerance, step):
+    def _attribute(
+        self,
+        part: Sequences,
+        rows: Array,
+        context: Context,
+        weights: Any,
+        of_largest: Any,
+        baseline: Any,
+        method: str,
+        steps: int,
+        tolerance: Any,
+        step: int | None,
+    ) -> tuple[Any, ...]:
         """(values in the form of X, output, that of the baseline, completeness, chosen, what rounding may add to
         completeness) of a batch, a part of X.
         """
@@ -258,7 +308,7 @@ class Net:
             weights = of_largest[chosen]
         weights = np.broadcast_to(weights, (len(chosen), y.shape[1]))
 
-        def outputs(rows):
+        def outputs(rows: Array) -> Array:
             return _output(*self.forward(rows, context)[:2], weights, step)
 
         f, f_base = _output(y, after, weights, step), outputs(base)
@@ -280,20 +330,31 @@ class Net:
         shown = context.unpack(values.sum(axis=1) if self.tokens else values)
         return shown, f, f_base, total - (f - f_base), chosen, self._rounding(context, values, f, f_base)
 
-    def _gradient(self, tape, y, after, weights, step):
+    def _gradient(self, tape: Any, y: Array, after: Context, weights: Array, step: int | None) -> Array:
         """Of what is explained, weights (N, O) of the outputs y, with respect to packed rows."""
         places, owners = _places(after, step)
         dy = allocate.zeros(y.shape, y.dtype)
         dy[places] = weights[owners]
         return self.gradient(tape, dy)
 
-    def _rounding(self, context, values, *ends):
+    def _rounding(self, context: Context, values: Array, *ends: Array) -> Array:
         """(N,) what sums of packed values, and the function at both ends, may be off by."""
-        size = sum(np.abs(f) for f in ends)
+        size: Any = sum(np.abs(f) for f in ends)
         size = size + np.bincount(context.places[0], np.abs(values).sum(axis=1), len(size))
         return 100 * np.finfo(self.model.dtype).eps * size
 
-    def _refine(self, part, base, away, context, weights, step, ends, tolerance, values):
+    def _refine(
+        self,
+        part: Sequences,
+        base: Array,
+        away: Array,
+        context: Context,
+        weights: Array,
+        step: int | None,
+        ends: Any,
+        tolerance: Any,
+        values: Array,
+    ) -> None:
         """Integrate anew, with points where they are needed, for the sequences whose `values` leave too much."""
         row, time = context.places
         whole = ends[1] - ends[0]
@@ -309,13 +370,13 @@ class Net:
         start, way = np.zeros((2, len(worse), int(time[mine].max()) + 1, base.shape[1]))
         start[at], way[at] = base[mine], away[mine]
 
-        def run(chosen, shares, keep):
+        def run(chosen: Array, shares: Array, keep: bool) -> Any:
             size = max(1, min(BATCH, MOST_ROWS // way.shape[1]))
             parts = [one(chosen[k : k + size], shares[k : k + size], keep) for k in range(0, len(chosen), size)]
             outputs, gradients = zip(*parts, strict=True)
             return np.concatenate(outputs), np.concatenate(gradients) if keep else None
 
-        def one(chosen, shares, keep):
+        def one(chosen: Array, shares: Array, keep: bool) -> Any:
             own = part.context(worse[chosen])
             row, time = own.places
             rows = start[chosen[row], time] + shares[row, None] * way[chosen[row], time]
@@ -330,7 +391,7 @@ class Net:
         found = mean_gradients(run, way, [f[worse] for f in ends], allowed[worse], MOST_POINTS)
         values[mine] = found[at] * away[mine]
 
-    def _occluded(self, rows, base, context, f, outputs):
+    def _occluded(self, rows: Array, base: Array, context: Context, f: Array, outputs: Callable[..., Any]) -> Array:
         """By how much outputs f fall if one value, or one token, of each sequence at a time is the baseline's."""
         values, owners = np.zeros(rows.shape), context.places[0]
         tried = rows.copy()
@@ -344,7 +405,7 @@ class Net:
         return values
 
 
-def _output(y, after, weights, step):
+def _output(y: Array, after: Context, weights: Array, step: int | None) -> Array:
     """(N,) what is explained, weights (N, O) of the outputs y; NaN for a sequence without the step."""
     places, owners = _places(after, step)
     out = np.full(len(weights), np.nan)
@@ -352,7 +413,7 @@ def _output(y, after, weights, step):
     return out
 
 
-def _warn_of_rest(found, tolerance, rounding):
+def _warn_of_rest(found: Attribution, tolerance: float, rounding: Array) -> None:
     """Say what integrated gradients leave unexplained, but for what `rounding` (N,) may leave."""
     left, whole, share = found.completeness, found.output - found.baseline_output, found.unexplained
     bad = (share > tolerance) & (np.abs(left) > rounding)
@@ -363,7 +424,7 @@ def _warn_of_rest(found, tolerance, rounding):
              "completeness, and give more steps")  # fmt: skip
 
 
-def _places(context, step):
+def _places(context: Context, step: int | None) -> tuple[Array, Array]:
     """(packed row, the caller's sequence) of the output of each sequence that has it."""
     if isinstance(context, PooledContext):
         if step is not None:

@@ -1,10 +1,25 @@
 """Pictures of a trace in the manner of scikit-learn's displays: gates, memory, half-lives."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 
 from lstmx.data import panel
 from lstmx.plots import COLOURS, axes_or_new, divided, draw_heat, largest, usual_limit, whole_numbers
 from lstmx.plots.traced import QUANTITIES, TracedSequence, mean_of_steps, read_input
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array
+    from lstmx.layers.trace import Trace
+
 
 # Quantity -> what is on the left, and what the colours mean.
 _PANELS = {
@@ -18,7 +33,7 @@ _PANELS = {
 MOST_LINES = 8
 
 
-def trace_of(estimator, X=None, lstm=None):
+def trace_of(estimator: Any, X: ArrayLike | None = None, lstm: int | None = None) -> tuple[Any, list[Array] | None]:
     """The trace of an LSTM of a fitted estimator, predictor or model, and its sequences (T_n, I) or None."""
     traces = None
     forecasts = hasattr(estimator, "predict_interval")
@@ -37,7 +52,7 @@ def trace_of(estimator, X=None, lstm=None):
     return traces[lstm], None if forecasts or X is None else _sequences(estimator, X)
 
 
-def _sequences(estimator, X):
+def _sequences(estimator: Any, X: Any) -> list[Array]:
     """The sequences of X one by one, as they were given, without padding."""
     config = getattr(estimator, "config", None)  # a dict of a predictor, a method of a Sequential
     layout = config.get("layout", "NTC") if isinstance(config, dict) else getattr(estimator, "layout", "NTC")
@@ -45,14 +60,16 @@ def _sequences(estimator, X):
     return list(panel.read(X, layout, gaps=True).each())
 
 
-def _one_of(estimator, X, sequence, layer, direction, lstm):
+def _one_of(
+    estimator: Any, X: ArrayLike | None, sequence: Any, layer: int, direction: int, lstm: int | None
+) -> tuple[TracedSequence, Array | None]:
     """What the LSTM did along one sequence of X, and this sequence (T, I) or None."""
     trace, sequences = trace_of(estimator, X, lstm)
     one = TracedSequence(trace, layer, direction, sequence)
     return one, None if sequences is None else sequences[sequence]
 
 
-def _labels(one):
+def _labels(one: Any) -> dict[str, str]:
     """What stands beside c and h, with the equation where the cell has one that fits."""
     labels = {}
     if one.exponential:
@@ -64,11 +81,11 @@ def _labels(one):
     return labels
 
 
-def _time(backward):
+def _time(backward: bool) -> str:
     return "time step, from 0; read from the end" if backward else "time step, from 0"
 
 
-def _names(estimator, given, X):
+def _names(estimator: Any, given: Any, X: Any) -> Any:
     """Those given, else those of the frames X is a list of, else those of fit."""
     if given is None and isinstance(X, list | tuple) and len(X):
         given = getattr(X[0], "columns", None)
@@ -115,7 +132,20 @@ class GateDisplay:
     ['x', 'f', 'c']
     """
 
-    def __init__(self, values, *, x=None, feature_names=None, x_label="input x", labels=None, backward=False):
+    x: Any
+    feature_names: Any
+    labels: Mapping[str, str]
+
+    def __init__(
+        self,
+        values: Mapping[str, Array],
+        *,
+        x: ArrayLike | None = None,
+        feature_names: Sequence[str] | None = None,
+        x_label: str = "input x",
+        labels: Mapping[str, str] | None = None,
+        backward: bool = False,
+    ) -> None:
         self.values, self.x_label, self.backward = values, x_label, backward
         self.labels = {} if labels is None else labels
         self.x, self.feature_names = (
@@ -123,8 +153,19 @@ class GateDisplay:
         )  # fmt: skip
 
     @classmethod
-    def from_trace(cls, trace, layer=0, direction=0, *, sequence=None, x=None, feature_names=None, x_label="input x",
-                   quantities="ifgoch", ax=None):  # fmt: skip
+    def from_trace(
+        cls,
+        trace: Trace,
+        layer: int = 0,
+        direction: int = 0,
+        *,
+        sequence: int | None = None,
+        x: ArrayLike | None = None,
+        feature_names: Sequence[str] | None = None,
+        x_label: str = "input x",
+        quantities: str = "ifgoch",
+        ax: Axes | Figure | SubFigure | None = None,
+    ) -> Self:
         """Draw one sequence of a trace.
 
         Parameters
@@ -149,14 +190,26 @@ class GateDisplay:
         return cls._of(one, x, feature_names, x_label).plot(ax, quantities=quantities)
 
     @classmethod
-    def _of(cls, one, x, feature_names, x_label):
+    def _of(cls, one: Any, x: Any, feature_names: Sequence[str] | None, x_label: str) -> Self:
         """Of a `TracedSequence`."""
         more = {"labels": _labels(one), "backward": one.backward}
         return cls(one.values, x=x, feature_names=feature_names, x_label=x_label, **more)
 
     @classmethod
-    def from_estimator(cls, estimator, X=None, *, sequence=0, layer=0, direction=0, lstm=None, feature_names=None,
-                       x_label="input x", quantities="ifgoch", ax=None):  # fmt: skip
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike | None = None,
+        *,
+        sequence: int = 0,
+        layer: int = 0,
+        direction: int = 0,
+        lstm: int | None = None,
+        feature_names: Sequence[str] | None = None,
+        x_label: str = "input x",
+        quantities: str = "ifgoch",
+        ax: Axes | Figure | SubFigure | None = None,
+    ) -> Self:
         """Draw what the LSTM of a fitted estimator did along one of the sequences X, and this sequence.
 
         Parameters
@@ -177,7 +230,7 @@ class GateDisplay:
         names = None if x is None else _names(estimator, feature_names, X)
         return cls._of(one, x, names, x_label).plot(ax, quantities=quantities)
 
-    def plot(self, ax=None, *, quantities="ifgoch"):
+    def plot(self, ax: Axes | Figure | SubFigure | None = None, *, quantities: str = "ifgoch") -> Self:
         """Draw; parameters as in `from_trace`."""
         if not quantities or len(set(quantities)) < len(quantities) or not set(quantities) <= set(QUANTITIES):
             raise ValueError(f'quantities: got {quantities!r}, must be some of "ifgoch", each once')
@@ -194,6 +247,7 @@ class GateDisplay:
             image = self.values[name].T
             # A projected output has units of its own.
             image = image[order] if name in "ifgo" or len(image) >= len(order) else image
+            low: float
             low, high = (0, 1) if name in "ifo" else (-1, 1)
             usual = name != "c" and not ((image < low) | (image > high)).any()
             limit, beyond = (1, False) if usual else usual_limit(image)
@@ -216,8 +270,16 @@ class GateDisplay:
 
 
 def plot_trace(
-    trace, layer=0, direction=0, *, sequence=None, x=None, feature_names=None, x_label="input x", figure=None
-):
+    trace: Trace,
+    layer: int = 0,
+    direction: int = 0,
+    *,
+    sequence: int | None = None,
+    x: ArrayLike | None = None,
+    feature_names: Sequence[str] | None = None,
+    x_label: str = "input x",
+    figure: Figure | None = None,
+) -> Figure:
     """Draw gates, memory and output along one sequence: all panels of a `GateDisplay`.
 
     Parameters
@@ -237,16 +299,22 @@ def plot_trace(
     >>> figure = lstmx.inspect.plot_trace(trace, x=x, feature_names=["wind", "rain"], x_label="input\\nstandardised")
     >>> figure.savefig("gates.png")  # doctest: +SKIP
     """
-    options = {"sequence": sequence, "x": x, "feature_names": feature_names, "x_label": x_label, "ax": figure}
+    options: dict[str, Any] = {
+        "sequence": sequence,
+        "x": x,
+        "feature_names": feature_names,
+        "x_label": x_label,
+        "ax": figure,
+    }
     return GateDisplay.from_trace(trace, layer, direction, **options).figure_
 
 
-def _draw_input(ax, x, names, label):
+def _draw_input(ax: Any, x: Array, names: Any, label: str) -> None:
     if x.shape[1] > len(COLOURS):
         limit = largest(x)
         drawn, block = draw_heat(ax, x.T, label, vmin=-limit, vmax=limit, cmap="PuOr_r")
         ax.figure.colorbar(drawn, ax=ax, pad=0.01, label="value" if block == (1, 1) else "mean of neighbours")
-        shown = np.arange(0, len(names), -(-len(names) // 14))  # as many names as there is room for
+        shown: Any = np.arange(0, len(names), -(-len(names) // 14))  # as many names as there is room for
         ax.set_yticks(shown, [names[k] for k in shown], fontsize="x-small", parse_math=False)
         return
     for column, name, colour in zip(x.T, names, COLOURS, strict=False):
@@ -286,7 +354,7 @@ class MemoryDisplay:
     ['unit 0', 'unit 5']
     """
 
-    def __init__(self, c, units=None, *, backward=False):
+    def __init__(self, c: Array, units: Sequence[int] | None = None, *, backward: bool = False) -> None:
         self.c, self.backward, H = c, backward, c.shape[1]
         if units is None:
             with np.errstate(all="ignore"):
@@ -301,18 +369,38 @@ class MemoryDisplay:
         self.units = units
 
     @classmethod
-    def from_trace(cls, trace, layer=0, direction=0, *, sequence=None, units=None, ax=None):
+    def from_trace(
+        cls,
+        trace: Trace,
+        layer: int = 0,
+        direction: int = 0,
+        *,
+        sequence: int | None = None,
+        units: Sequence[int] | None = None,
+        ax: Axes | None = None,
+    ) -> Self:
         """Draw one sequence of a trace; parameters as in `GateDisplay.from_trace` and of the class."""
         one = TracedSequence(trace, layer, direction, sequence)
         return cls(one.values["c"], units, backward=one.backward).plot(ax)
 
     @classmethod
-    def from_estimator(cls, estimator, X=None, *, sequence=0, layer=0, direction=0, lstm=None, units=None, ax=None):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike | None = None,
+        *,
+        sequence: int = 0,
+        layer: int = 0,
+        direction: int = 0,
+        lstm: int | None = None,
+        units: Sequence[int] | None = None,
+        ax: Axes | None = None,
+    ) -> Self:
         """Draw one of the sequences X; parameters as in `GateDisplay.from_estimator` and of the class."""
         one, _ = _one_of(estimator, X, sequence, layer, direction, lstm)
         return cls(one.values["c"], units, backward=one.backward).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Axes | None = None) -> Self:
         """Draw.
 
         Parameters
@@ -370,13 +458,13 @@ class HalfLifeDisplay:
     ((8,), 30)
     """
 
-    def __init__(self, half_lives, steps=None):
+    def __init__(self, half_lives: Array, steps: int | None = None) -> None:
         self.half_lives, self.steps = np.asarray(half_lives, np.float64), steps
         if self.half_lives.ndim != 1 or not len(self.half_lives):
             raise ValueError(f"half_lives: got shape {self.half_lives.shape}, must be (H,)")
 
     @classmethod
-    def from_trace(cls, trace, layer=0, direction=0, *, ax=None):
+    def from_trace(cls, trace: Trace, layer: int = 0, direction: int = 0, *, ax: Axes | None = None) -> Self:
         """Draw the units of one layer and direction.
 
         Parameters
@@ -394,12 +482,21 @@ class HalfLifeDisplay:
         return cls(trace.half_lives(layer, direction), int(trace.lengths.max())).plot(ax)
 
     @classmethod
-    def from_estimator(cls, estimator, X=None, *, layer=0, direction=0, lstm=None, ax=None):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike | None = None,
+        *,
+        layer: int = 0,
+        direction: int = 0,
+        lstm: int | None = None,
+        ax: Axes | None = None,
+    ) -> Self:
         """Draw the units of a fitted estimator along X; parameters as in `GateDisplay.from_estimator`."""
         trace, _ = trace_of(estimator, X, lstm)
         return cls.from_trace(trace, layer, direction, ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Axes | None = None) -> Self:
         """Draw.
 
         Parameters

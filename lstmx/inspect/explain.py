@@ -1,8 +1,10 @@
 """Which steps and columns decided what a fitted estimator says of each sequence."""
 
+from __future__ import annotations
+
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -10,6 +12,13 @@ from lstmx.functional import validate
 from lstmx.functional.read import Sequences
 from lstmx.inspect.attribution import METHODS, Net, read_tolerance, unexplained
 from lstmx.predictors import AnomalyDetector, Classifier, Forecaster, Pipeline, Predictor, Regressor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lstmx._types import Array
+    from lstmx.inspect.attribution import Attribution
+
 
 SHOWN = 1e-3  # of what is unexplained, less is not worth a word
 MEAN, ZEROS = "an average input", "an input of zeros"
@@ -57,30 +66,30 @@ class Explanation:
         Of a forecaster: how many steps later than y each column is.
     """
 
-    values: object
-    shares: list
-    output: np.ndarray
-    baseline_output: np.ndarray
-    completeness: np.ndarray
-    subject: list
-    step_names: list | None
-    column_names: list
+    values: Any
+    shares: list[Array]
+    output: Array
+    baseline_output: Array
+    completeness: Array
+    subject: list[str]
+    step_names: list[str] | None
+    column_names: list[str]
     method: str
     baseline: str | None
-    ahead: list | None = None
+    ahead: list[int] | None = None
 
     @property
-    def unexplained(self):
+    def unexplained(self) -> Array:
         """See the class."""
         return unexplained(self)
 
     @property
-    def _answered(self):
+    def _answered(self) -> Array:
         """(n,): whether there is something to explain."""
         return ~np.isnan(self.output)
 
     @functools.cached_property
-    def decisive_steps(self):
+    def decisive_steps(self) -> Array:
         """(n,): of each sequence the step whose columns have the largest shares, whatever their sign; -1 of one whose
         output is NaN.
         """
@@ -88,19 +97,19 @@ class Explanation:
         return np.array([int(np.abs(a).sum(axis=1).argmax()) if good else -1 for a, good in each])
 
     @functools.cached_property
-    def decisive_columns(self):
+    def decisive_columns(self) -> Array:
         """(n,): of each sequence the column with the largest share at the decisive step; -1 as of `decisive_steps`."""
         each = zip(self.shares, self.decisive_steps, strict=True)
         return np.array([int(np.abs(a[t]).argmax()) if t >= 0 else -1 for a, t in each])
 
-    def column_weights(self):
+    def column_weights(self) -> Array:
         """(F,): how much each column counts: the sum of its shares' sizes, the mean over sequences that have an
         output.
         """
         each = zip(self.shares, self._answered, strict=True)
         return np.mean([np.abs(a).sum(axis=0) for a, good in each if good], axis=0)
 
-    def top(self, count=5, sequence=None):
+    def top(self, count: int = 5, sequence: int | None = None) -> list[Cause]:
         """The values with the largest shares, whatever their sign.
 
         Parameters
@@ -115,7 +124,7 @@ class Explanation:
             Nothing of a sequence whose output is NaN.
         """
         validate.count("count", count)
-        every = range(len(self.shares))
+        every: Sequence[int] = range(len(self.shares))
         if sequence is not None:
             every = [validate.place("sequence", sequence, len(self.shares), "sequences")]
         found = []
@@ -128,7 +137,7 @@ class Explanation:
                 found.append(Cause(n, t, k, *self._names(t, k, len(a)), float(a[t, k])))
         return found
 
-    def _names(self, t, k, steps):
+    def _names(self, t: int, k: int, steps: int) -> tuple[str, str]:
         """(of the step, of the column) of a value."""
         column = self.column_names[k]
         if self.ahead is not None and self.ahead[k]:  # lag 0 is the first step of the forecast
@@ -136,7 +145,7 @@ class Explanation:
             return f"lag {lag}" if lag > 0 else f"step {-lag} of the forecast", column.rpartition(", ")[0] or column
         return f"step {t}" if self.step_names is None else self.step_names[t], column
 
-    def answer(self, n):
+    def answer(self, n: int) -> str:
         """What is explained of sequence n, its value, that of the baseline, and what the shares leave, in words."""
         what = self.subject[n]
         if not self._answered[n]:
@@ -146,7 +155,7 @@ class Explanation:
             known.append(f"unexplained {-self.completeness[n]:+.2g}")
         return f"{what}: {self.output[n]:.4g}" + (f" ({', '.join(known)})" if known else "")
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = []
         only = self.column_names == ["feature 0"]  # one that has no name
         for n in range(len(self.subject)):
@@ -158,12 +167,21 @@ class Explanation:
                 return "\n".join([*lines, f".. and {len(self.subject) - 10} more"])
         return "\n".join(lines)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<Explanation of {len(self.shares)} sequences by {self.method}>"
 
 
-def explain(estimator, X=None, *, output=None, step=None, method="integrated_gradients", steps=64, tolerance=0.01,
-            feature_names=None):  # fmt: skip
+def explain(
+    estimator: Any,
+    X: Any = None,
+    *,
+    output: Any = None,
+    step: int | None = None,
+    method: str = "integrated_gradients",
+    steps: int = 64,
+    tolerance: float | None = 0.01,
+    feature_names: Sequence[str] | None = None,
+) -> Explanation:
     """Name the steps and columns that decided, for every sequence.
 
     `permutation_importance` says what a score rests on over many sequences; this, what each answer rests on.
@@ -238,10 +256,10 @@ def explain(estimator, X=None, *, output=None, step=None, method="integrated_gra
     *found, method = found
     mean = MEAN if predictor.config["standardize"] else ZEROS
     baseline = None if method == "distance" else mean
-    return Explanation(data.give(shares), shares, *found, named, columns, method, baseline)
+    return Explanation(data.give(shares), shares, *found, named, columns, method, baseline)  # type: ignore[call-arg]
 
 
-def _class(output, classes):
+def _class(output: Any, classes: list[Any]) -> int:
     """The index of a class, which may be given by its label."""
     if output in classes and not isinstance(output, int | np.integer):
         return classes.index(output)
@@ -253,7 +271,7 @@ def _class(output, classes):
     return int(output)
 
 
-def _last(estimator, X):
+def _last(estimator: Any, X: Any) -> tuple[Any, Any, Any]:
     """(the predictor of an estimator, what X is when it comes there, names of features that it was fitted with)."""
     if hasattr(estimator, "best_estimator_"):
         estimator = estimator.best_estimator_
@@ -268,7 +286,7 @@ def _last(estimator, X):
     return (estimator if isinstance(estimator, Predictor) else None), X, None
 
 
-def _names(given, fitted, X, data):
+def _names(given: Any, fitted: Any, X: Any, data: Any) -> list[str]:
     """F names of features."""
     if given is not None:
         names = [str(name) for name in given]
@@ -281,12 +299,14 @@ def _names(given, fitted, X, data):
     return [f"feature {k}" for k in range(data.features)]
 
 
-def _supervised(predictor, data, *, output, step, method, steps, tolerance):
+def _supervised(
+    predictor: Any, data: Any, *, output: Any, step: int | None, method: str, steps: int, tolerance: float | None
+) -> tuple[Any, ...]:
     """(shares, output, that of the baseline, completeness, subject, method) of a classifier or regressor."""
     if step is not None and predictor.config["target"] != "step":
         raise ValueError('step: the model gives one output for a sequence; leave it out, or fit with target="step"')
     inputs, how = predictor.sequences(data), (method, 0.0, steps, tolerance, step)
-    find = _of_target if isinstance(predictor, Regressor) else _of_class
+    find: Any = _of_target if isinstance(predictor, Regressor) else _of_class
     found, scale, shift, subject = find(predictor, inputs, output, how)
     shares = [a[:n] * k for a, n, k in zip(found.values, data.lengths.tolist(), scale, strict=True)]
     missing = np.isnan(found.output)
@@ -295,7 +315,9 @@ def _supervised(predictor, data, *, output, step, method, steps, tolerance):
     return shares, *ends, subject, method
 
 
-def _of_target(predictor, inputs, output, how):
+def _of_target(
+    predictor: Any, inputs: Sequences, output: Any, how: tuple[Any, ...]
+) -> tuple[Attribution, Any, Any, list[str]]:
     """(Attribution, scale (n,), shift, subject) of a target in its unit."""
     config, arrays = predictor.config, predictor.arrays
     if output is None and config["outputs"] > 1:
@@ -307,18 +329,20 @@ def _of_target(predictor, inputs, output, how):
     return found, np.full(len(inputs), scale), shift, [subject] * len(inputs)
 
 
-def _of_class(predictor, inputs, output, how):
+def _of_class(
+    predictor: Any, inputs: Sequences, output: Any, how: tuple[Any, ...]
+) -> tuple[Attribution, Any, float, list[str]]:
     """(Attribution, scale (n,), shift, subject) of the class that is predicted, or of a given one."""
     classes, multilabel = predictor.config["classes"], predictor.config["multilabel"]
     net, sign, unit = Net(predictor.model, logits=True), np.ones(len(inputs)), "log odds"
     if net.outputs < len(classes):  # the log odds of the second class
         found = net.attribute(inputs, 0, *how)
-        chosen = found.output > 0
+        chosen: Any = found.output > 0
     else:
         count, weights = net.outputs, np.eye(net.outputs)
         if not multilabel:  # beside the mean of the others
             weights, unit = (count * weights - 1) / (count - 1), "lead in what enters the softmax"
-        found = net.attribute(inputs, None if output is None else weights[output], *how, of_largest=weights)
+        found = net.attribute(inputs, None if output is None else weights[output], *how, of_largest=weights)  # type: ignore[misc]
         chosen = found.chosen
     chosen = chosen.astype(int) if output is None else np.full(len(inputs), output)
     if net.outputs < len(classes):
@@ -327,7 +351,7 @@ def _of_class(predictor, inputs, output, how):
     return found, sign, 0.0, [f"{what} {classes[k]!r}, as {unit}" for k in chosen]
 
 
-def _anomalies(predictor, data):
+def _anomalies(predictor: Any, data: Any) -> tuple[Any, ...]:
     """As `_supervised`, of an anomaly detector."""
     found = list(zip(predictor.errors(data), data.each_missing(), strict=True))
     shares = [predictor.parts(errors, gaps) for errors, gaps in found]
@@ -338,7 +362,17 @@ def _anomalies(predictor, data):
     return shares, -score, np.zeros(len(shares)), left, subject, "distance"
 
 
-def _forecast(predictor, X, feature_names, *, output, step, method, steps, tolerance):
+def _forecast(
+    predictor: Any,
+    X: Any,
+    feature_names: Any,
+    *,
+    output: Any,
+    step: int | None,
+    method: str,
+    steps: int,
+    tolerance: float | None,
+) -> Explanation:
     """The `Explanation` of one step of a forecast."""
     config, arrays = predictor.config, predictor.arrays
     step, count, block = 0 if step is None else validate.count("step", step, 0), config["features"], config["block"]
@@ -378,7 +412,7 @@ def _forecast(predictor, X, feature_names, *, output, step, method, steps, toler
     )  # fmt: skip
 
 
-def _changed(variable, lags):
+def _changed(variable: str, lags: Sequence[int]) -> str:
     """What differences of a variable are."""
     if len(lags) == 1:
         return f"change of {variable} from {'the step before' if lags[0] == 1 else f'{lags[0]} steps before'}"

@@ -1,13 +1,30 @@
 """How the gradient of a loss flows back through an LSTM."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from lstmx.functional import read_gradient, sequences
 from lstmx.layers import Layer, Run
 from lstmx.layers.flow import GradientFlow, is_recurrent, room
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
-def gradient_flow(lstm, x, dy, *, lengths=None, mask=None, reset=None):
+    from lstmx.layers import LSTM, RNN
+
+
+def gradient_flow(
+    lstm: LSTM | RNN,
+    x: ArrayLike,
+    dy: ArrayLike,
+    *,
+    lengths: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    reset: ArrayLike | None = None,
+) -> GradientFlow:
     """Run forward and backward, and keep the gradient of the output and of the memory at every step.
 
     Where the forget gates stay open, dL/dc_t hardly shrinks on its way back: that is why an LSTM learns what a plain

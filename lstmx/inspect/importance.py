@@ -1,12 +1,23 @@
 """What a fitted model's score rests on: features, and steps."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstmx.data import panel
 from lstmx.functional import validate
 from lstmx.predictors import Predictor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array
+
 
 PARTS = 10  # of relative time, where lengths differ and n_bins is not given
 
@@ -27,15 +38,26 @@ class PermutationImportance:
         Of the features or steps where X or the estimator know them, or of the parts of time.
     """
 
-    importances: np.ndarray
-    importances_mean: np.ndarray
-    importances_std: np.ndarray
+    importances: Array
+    importances_mean: Array
+    importances_std: Array
     baseline_score: float
-    names: list | None
+    names: list[str] | None
 
 
-def permutation_importance(estimator, X, y, *, by="feature", n_repeats=5, n_bins=None, scoring=None, sample_weight=None,
-                           layout=None, random_state=None):  # fmt: skip
+def permutation_importance(
+    estimator: Any,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    by: str = "feature",
+    n_repeats: int = 5,
+    n_bins: int | None = None,
+    scoring: str | Callable[..., Any] | None = None,
+    sample_weight: ArrayLike | None = None,
+    layout: str | None = None,
+    random_state: Any = None,
+) -> PermutationImportance:
     """How much worse a fitted model scores when a feature, or a step, is exchanged between sequences.
 
     What scikit-learn's function of this name does for tables, for sequences; it fails on (n, T, F) arrays and on lists.
@@ -123,7 +145,7 @@ def permutation_importance(estimator, X, y, *, by="feature", n_repeats=5, n_bins
     baseline = score(X, y)  # first, so that what is wrong with X is told in the estimator's own words
     rows = _Rows(X, layout)
     if by == "feature":
-        selections = [(slice(None), k) for k in range(rows.values.shape[1])]
+        selections: list[Any] = [(slice(None), k) for k in range(rows.values.shape[1])]
     else:
         bins = rows.bins(n_bins)
         part = rows.part(bins)
@@ -134,7 +156,7 @@ def permutation_importance(estimator, X, y, *, by="feature", n_repeats=5, n_bins
         for k, selection in enumerate(selections):
             importances[k, repeat] = baseline - score(rows.exchanged(selection, donors), y)
     if by == "step" and (n_bins is not None or rows.ragged):
-        names = [f"{100 * k / bins:.3g}-{100 * (k + 1) / bins:.3g}%" for k in range(bins)]
+        names: list[str] | None = [f"{100 * k / bins:.3g}-{100 * (k + 1) / bins:.3g}%" for k in range(bins)]
     else:
         names = _names(estimator, X, rows, by, len(selections))
     return PermutationImportance(importances, importances.mean(axis=1), importances.std(axis=1), baseline, names)
@@ -151,7 +173,7 @@ class _Rows:
         The first row of each sequence, and its steps without padding.
     """
 
-    def __init__(self, X, layout):
+    def __init__(self, X: Any, layout: str | None) -> None:
         arrays = panel.as_list(X)
         if arrays is None:
             x = validate.real_array("X", X)
@@ -183,7 +205,7 @@ class _Rows:
         self._owner, self._step = owner, np.arange(len(owner)) - (np.cumsum(self.lengths) - self.lengths)[owner]
         self._rows = self.starts[owner] + self._step  # those that are no padding
 
-    def _lengths(self, counts):
+    def _lengths(self, counts: Array) -> Array:
         if counts.all() and self.values.dtype.kind == "f":
             there = ~np.isnan(self.values).all(axis=1)
             last = np.maximum.reduceat(np.where(there, np.arange(len(there)), -1), self.starts)
@@ -192,14 +214,14 @@ class _Rows:
             raise ValueError(f"X: sequence {int(counts.argmin())} has no steps; leave it out")
         return counts
 
-    def donors(self, permutation):
+    def donors(self, permutation: Array) -> Array:
         """(S,) the row from which each row takes what is exchanged."""
         other, length = permutation[self._owner], self.lengths
         out = np.arange(len(self.values))
         out[self._rows] = self.starts[other] + (2 * self._step + 1) * length[other] // (2 * length[self._owner])
         return out
 
-    def bins(self, given):
+    def bins(self, given: int | None) -> int:
         """The number of parts of time."""
         longest = int(self.lengths.max())
         if given is None:
@@ -208,27 +230,27 @@ class _Rows:
             raise ValueError(f"n_bins: got {given}, must be at most the steps of the longest sequence, {longest}")
         return given
 
-    def part(self, bins):
+    def part(self, bins: int) -> Array:
         """(S,) the part of its sequence's time in which each row lies; -1 for padding."""
         out = np.full(len(self.values), -1)
         out[self._rows] = (2 * self._step + 1) * bins // (2 * self.lengths[self._owner])
         return out
 
-    def exchanged(self, selection, donors):
+    def exchanged(self, selection: Any, donors: Array) -> Any:
         """X in its own form, with the selected rows or column taken from the donors."""
         rows = self.values.copy()
         rows[selection] = self.values[(donors[selection[0]], *selection[1:])]
         return self._back(rows)
 
 
-def _like(X, array):
+def _like(X: Any, array: Array) -> Any:
     """An array as a frame where X is one."""
     if not hasattr(X, "iloc"):
         return array
     return type(X)(array, index=X.index, columns=X.columns).astype(X.dtypes)
 
 
-def _parts(estimator):
+def _parts(estimator: Any) -> Iterator[Any]:
     """The estimator and what it is made of, in the order in which X passes through them."""
     yield estimator
     inner = [getattr(estimator, "best_estimator_", getattr(estimator, "estimator", None))]
@@ -239,12 +261,12 @@ def _parts(estimator):
             yield from _parts(part)
 
 
-def _layout_of(part):
+def _layout_of(part: Any) -> str | None:
     layout = part.config["layout"] if isinstance(part, Predictor) else getattr(part, "layout", None)
     return layout if layout in panel.LAYOUTS else None
 
 
-def _scorer(estimator, scoring, sample_weight):
+def _scorer(estimator: Any, scoring: Any, sample_weight: Any) -> Callable[[Any, Any], float]:
     """A function (X, y) -> float."""
     name = type(estimator).__name__
     if any(hasattr(part, "update") and hasattr(part, "predict_interval") for part in _parts(estimator)):
@@ -269,7 +291,7 @@ def _scorer(estimator, scoring, sample_weight):
         scoring = named_scorer(scoring)
     weight = {} if sample_weight is None else {"sample_weight": sample_weight}
 
-    def score(X, y):
+    def score(X: Any, y: Any) -> float:
         found = scoring(estimator, X, y, **weight)
         if np.ndim(found) or not isinstance(found, int | float | np.number | np.bool_ | np.ndarray):
             raise TypeError(f"scoring: gave {type(found).__name__}, must give one number")
@@ -278,11 +300,11 @@ def _scorer(estimator, scoring, sample_weight):
     return score
 
 
-def _own_score(estimator, X, y, **weight):
+def _own_score(estimator: Any, X: Any, y: Any, **weight: Any) -> Any:
     return estimator.score(X, y, **weight)
 
 
-def _names(estimator, X, rows, by, count):
+def _names(estimator: Any, X: Any, rows: _Rows, by: str, count: int) -> list[str] | None:
     table = rows.values.shape[1] == 1
     names = getattr(X, "columns", None) if by == "step" else None
     if names is None and table == (by == "step"):

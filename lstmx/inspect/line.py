@@ -1,6 +1,16 @@
 """Mean gradients on straight lines, with more points where a function jumps."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lstmx._types import Array
+
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(3)
 NODES, WEIGHTS = (1 + NODES) / 2, WEIGHTS / 2  # on the line from 0 to 1; the second is its middle
@@ -8,7 +18,7 @@ FIRST = 16  # intervals to begin with
 TOGETHER = 2**24  # gradients of inputs that are kept at once
 
 
-def mean_gradients(run, away, ends, tolerance, most):
+def mean_gradients(run: Callable[..., Any], away: Array, ends: Sequence[Array], tolerance: Array, most: int) -> Array:
     """The mean gradients on the lines of N sequences.
 
     Each line is cut into intervals. What an interval leaves unexplained is known: by how much the function rises from
@@ -40,7 +50,9 @@ def mean_gradients(run, away, ends, tolerance, most):
     return out
 
 
-def _add_means(run, away, ends, left, most, group, out):
+def _add_means(
+    run: Callable[..., Any], away: Array, ends: Sequence[Array], left: Array, most: int, group: Array, out: Array
+) -> None:
     """Those of the sequences `group`; `left` (N,) is what may still stay unexplained."""
     edges = np.linspace(0, 1, FIRST + 1)
     inner = run(np.repeat(group, FIRST - 1), np.tile(edges[1:-1], len(group)), False)[0].reshape(len(group), -1)
@@ -71,5 +83,5 @@ def _add_means(run, away, ends, left, most, group, out):
         before, after = _pairs(before[halved], value), _pairs(value, after[halved])
 
 
-def _pairs(first, second):
+def _pairs(first: Array, second: Array) -> Array:
     return np.column_stack([first, second]).ravel()

@@ -1,5 +1,9 @@
 """Pictures of a model: its weights, how the gradient flows through it, and what decides its output."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 
 from lstmx.functional import validate
@@ -17,6 +21,20 @@ from lstmx.plots import (
     whole_numbers,
 )
 from lstmx.plots.traced import read_input
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array
+    from lstmx.inspect.attribution import Attribution
+    from lstmx.layers import LSTM
+    from lstmx.layers.flow import GradientFlow
+    from lstmx.model import Sequential
+
 
 GATES = {4: "ifgo", 3: "igo", 1: " "}  # by the number of blocks of H rows; one: a plain recurrent network
 
@@ -48,13 +66,13 @@ class GradientFlowDisplay:
     ['dL/dh', 'dL/dc']
     """
 
-    def __init__(self, norms, by="step"):
+    def __init__(self, norms: Mapping[str, Mapping[Any, Array]], by: str = "step") -> None:
         if by not in ("step", "lag"):
             raise ValueError(f'by: got {by!r}, must be "step" or "lag"')
         self.norms, self.by = norms, by
 
     @classmethod
-    def from_flow(cls, flow, *, by="step", ax=None):
+    def from_flow(cls, flow: GradientFlow, *, by: str = "step", ax: Axes | None = None) -> Self:
         """Draw what `gradient_flow` gives.
 
         Parameters
@@ -75,7 +93,9 @@ class GradientFlowDisplay:
         return display.plot(ax)
 
     @classmethod
-    def from_model(cls, model, X, y, *, by="step", ax=None, **options):
+    def from_model(
+        cls, model: Sequential, X: ArrayLike, y: ArrayLike, *, by: str = "step", ax: Axes | None = None, **options: Any
+    ) -> Self:
         """Draw the gradient of a loss of a model.
 
         Parameters
@@ -95,7 +115,7 @@ class GradientFlowDisplay:
                             "lstmx.inspect.gradient_flow gives, by from_flow")  # fmt: skip
         return cls.from_flow(model.gradient_flow(X, y, **options), by=by, ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Axes | None = None) -> Self:
         """Draw.
 
         Parameters
@@ -133,7 +153,7 @@ class GradientFlowDisplay:
                   fontsize="small")  # fmt: skip
         return self
 
-    def _key(self, keys, colours):
+    def _key(self, keys: Sequence[Any], colours: Sequence[Any]) -> list[Any]:
         """What the legend shows: the lines, or of several layers their colours and the two kinds of line."""
         if len(keys) == 1:
             return self.lines_
@@ -146,7 +166,7 @@ class GradientFlowDisplay:
         return kinds + layers
 
 
-def _colours(count):
+def _colours(count: int) -> Sequence[Any]:
     if count <= len(COLOURS):
         return COLOURS[:count]
     from matplotlib import colormaps
@@ -154,7 +174,7 @@ def _colours(count):
     return [colormaps["viridis"](0.9 * k / (count - 1)) for k in range(count)]
 
 
-def _of(key, keys):
+def _of(key: Any, keys: Collection[Any]) -> str:
     """Which layer a key names, where there are several."""
     if len(keys) == 1:
         return ""
@@ -194,7 +214,9 @@ class WeightsDisplay:
     ['x', 'h', 'b']
     """
 
-    def __init__(self, weights, hidden_size, feature_names=None):
+    def __init__(
+        self, weights: Mapping[str, Array], hidden_size: int, feature_names: Sequence[str] | None = None
+    ) -> None:
         self.weights, self.hidden_size, self.feature_names = weights, hidden_size, feature_names
         inputs = weights["x"].shape[1]
         if feature_names is not None and len(feature_names) != inputs:
@@ -202,7 +224,16 @@ class WeightsDisplay:
         self.gates = GATES[len(weights["h"]) // hidden_size]
 
     @classmethod
-    def from_model(cls, model, layer=0, direction=0, *, lstm=None, feature_names=None, ax=None):
+    def from_model(
+        cls,
+        model: LSTM | Sequential,
+        layer: int = 0,
+        direction: int = 0,
+        *,
+        lstm: int | None = None,
+        feature_names: Sequence[str] | None = None,
+        ax: Axes | Figure | SubFigure | None = None,
+    ) -> Self:
         """Draw the weights of an LSTM, or of one in a model.
 
         Parameters
@@ -234,10 +265,19 @@ class WeightsDisplay:
         if direction not in (0, 1) or names["x"] not in parameters:
             raise IndexError(f"layer, direction: there is no ({layer}, {direction}) in {model!r}")
         weights = {part: parameters[name] for part, name in names.items() if name in parameters}
-        return cls(weights, model.hidden_size, feature_names).plot(ax)
+        return cls(weights, model.hidden_size, feature_names).plot(ax)  # type: ignore[union-attr]
 
     @classmethod
-    def from_estimator(cls, estimator, layer=0, direction=0, *, lstm=None, feature_names=None, ax=None):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        layer: int = 0,
+        direction: int = 0,
+        *,
+        lstm: int | None = None,
+        feature_names: Sequence[str] | None = None,
+        ax: Axes | Figure | SubFigure | None = None,
+    ) -> Self:
         """Draw the weights of a fitted estimator, or of a predictor; parameters as in `from_model`.
 
         By default a layer that reads the features has the names that they had in `fit`.
@@ -254,7 +294,7 @@ class WeightsDisplay:
             feature_names = list(known) if len(known) == model.layers[0].input_size else None
         return cls.from_model(model, layer, direction, lstm=lstm, feature_names=feature_names, ax=ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Axes | Figure | SubFigure | None = None) -> Self:
         """Draw.
 
         Parameters
@@ -268,12 +308,13 @@ class WeightsDisplay:
         images = {part: w[:, None] if w.ndim == 1 else w for part, w in self.weights.items()}
         widths = np.array([image.shape[1] for image in images.values()], float)
         ratios = np.maximum(widths, 0.06 * widths.sum())
-        options = {"width_ratios": ratios.tolist(), "sharey": len(images) > 1, "size": (10, 7)}
+        options: dict[str, Any] = {"width_ratios": ratios.tolist(), "sharey": len(images) > 1, "size": (10, 7)}
         axes = divided(ax, 1, len(images), **options)[0]
         self.axes_, self.ax_, self.figure_ = dict(zip(images, axes, strict=True)), axes[0], axes[0].figure
         # Most biases of a forget gate are 1, and would hide the rest.
         limit = max(usual_limit(image)[0] for part, image in images.items() if part != "b")
-        H, block = self.hidden_size, (1, 1)
+        H = self.hidden_size
+        block: tuple[int, ...] = (1, 1)
         for (part, image), share in zip(images.items(), ratios / ratios.sum(), strict=True):
             ax = self.axes_[part]
             drawn, found = draw_heat(ax, image, "", how="extreme", vmin=-limit, vmax=limit, cmap="RdBu_r")
@@ -294,7 +335,7 @@ class WeightsDisplay:
             features = len(self.feature_names)
             room = max(1, int(28 * ratios[0] / ratios.sum()))  # names beside each other
             shown = np.arange(0, features, -(-features // room))
-            self.axes_["x"].set_xticks(shown, [str(self.feature_names[k]) for k in shown], rotation=90,
+            self.axes_["x"].set_xticks(shown, [str(self.feature_names[k]) for k in shown], rotation=90,  # type: ignore[call-overload]
                                        fontsize="small", parse_math=False)  # fmt: skip
         if "b" in self.axes_:
             self.axes_["b"].set_xticks([])
@@ -313,11 +354,11 @@ class WeightsDisplay:
         return self
 
 
-def _has_weights(layer):
+def _has_weights(layer: Any) -> bool:
     return hasattr(layer, "hidden_size") and "weight_hh_l0" in layer.parameters()
 
 
-def _largest_of(block, *names):
+def _largest_of(block: tuple[int, ...], *names: str) -> str:
     """What a block of a heat map stands for."""
     parts = [f"{count} {name}" for count, name in zip(block, names, strict=True) if count > 1]
     return f", the largest of {' × '.join(parts)}" if parts else ""
@@ -346,7 +387,15 @@ class AttributionDisplay:
     figure_ : matplotlib Figure
     """
 
-    def __init__(self, values, *, feature_names=None, step_names=None, label="attribution", title=None):
+    def __init__(
+        self,
+        values: ArrayLike,
+        *,
+        feature_names: Sequence[str] | None = None,
+        step_names: Sequence[str] | None = None,
+        label: str = "attribution",
+        title: str | None = None,
+    ) -> None:
         values = np.asarray(values)
         if values.ndim not in (1, 2) or not len(values):
             raise ValueError(f"values: got shape {values.shape}, must be (T, I), of one sequence")
@@ -356,7 +405,14 @@ class AttributionDisplay:
             raise ValueError(f"step_names: got {len(step_names)}, must be {len(values)}, one for each step")
 
     @classmethod
-    def from_attribution(cls, attribution, *, sequence=None, feature_names=None, ax=None):
+    def from_attribution(
+        cls,
+        attribution: Attribution,
+        *,
+        sequence: int | None = None,
+        feature_names: Sequence[str] | None = None,
+        ax: Axes | Figure | SubFigure | None = None,
+    ) -> Self:
         """Draw what `attribute` found for one sequence.
 
         Parameters
@@ -390,7 +446,16 @@ class AttributionDisplay:
         return cls(values, feature_names=feature_names, label=_method(attribution), title=title).plot(ax)
 
     @classmethod
-    def from_model(cls, model, X, *, sequence=None, feature_names=None, ax=None, **options):
+    def from_model(
+        cls,
+        model: Sequential | LSTM,
+        X: ArrayLike,
+        *,
+        sequence: int | None = None,
+        feature_names: Sequence[str] | None = None,
+        ax: Axes | Figure | SubFigure | None = None,
+        **options: Any,
+    ) -> Self:
         """Draw what decides an output of a model for one sequence.
 
         Parameters
@@ -408,7 +473,15 @@ class AttributionDisplay:
         return cls.from_attribution(found, sequence=sequence, feature_names=feature_names, ax=ax)
 
     @classmethod
-    def from_estimator(cls, estimator, X=None, *, sequence=0, ax=None, **options):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: ArrayLike | None = None,
+        *,
+        sequence: int = 0,
+        ax: Axes | Figure | SubFigure | None = None,
+        **options: Any,
+    ) -> Self:
         """Draw what decided what a fitted estimator says of a sequence.
 
         Parameters
@@ -435,7 +508,7 @@ class AttributionDisplay:
             title=found.answer(sequence),
         ).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Axes | Figure | SubFigure | None = None) -> Self:
         """Draw.
 
         Parameters
@@ -448,7 +521,7 @@ class AttributionDisplay:
         """
         T, features = self.values.shape
         names = ["sum", "values"] if features > 1 else ["sum"]
-        ratios = {"height_ratios": [1, 2]} if features > 1 else {}
+        ratios: dict[str, Any] = {"height_ratios": [1, 2]} if features > 1 else {}
         axes = divided(ax, len(names), size=(10, 2 + 2.6 * len(names)), sharex=len(names) > 1, **ratios)[:, 0]
         self.axes_, self.ax_, self.figure_ = dict(zip(names, axes, strict=True)), axes[0], axes[0].figure
         sums, steps = self.values.sum(axis=1, dtype=np.float64), np.arange(T)
@@ -485,6 +558,6 @@ class AttributionDisplay:
         return self
 
 
-def _method(found):
+def _method(found: Any) -> str:
     """In words."""
     return found.method.replace("_x_", " × ").replace("_", " ")

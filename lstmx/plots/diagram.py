@@ -1,13 +1,24 @@
 """The LSTM cell as the familiar diagram, described once: matplotlib draws it, and the report as SVG."""
 
+from __future__ import annotations
+
 import html
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lstmx.plots import COLOURS, pyplot
 from lstmx.plots.traced import TracedSequence
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array
+
 
 WIDTH, HEIGHT = 152, 79  # of the drawing, y upwards
 MEMORY, HIDDEN, GATES, ADDED = 60, 23, 35, 50  # heights of the lines, the gates, and of i * g
@@ -24,7 +35,7 @@ GATE_COLOURS = dict(zip("fgio", COLOURS, strict=True))
 class Wire(NamedTuple):
     """A line that carries a whole vector, with rounded corners and perhaps an arrow at its end."""
 
-    points: tuple
+    points: tuple[Any, ...]
     kind: str = "vector"  # or "memory", or "gap" where another line passes above
     arrow: bool = True
 
@@ -48,7 +59,7 @@ class Slot(NamedTuple):
     range_y: float
 
 
-def _wires():
+def _wires() -> tuple[Wire, ...]:
     f, i, g, o, total, out, fork = (COLUMN[name] for name in ("f", "i", "g", "o", "sum", "out", "fork"))
     bottom, top = GATES - BOX[1] / 2, GATES + BOX[1] / 2
     return (
@@ -115,7 +126,7 @@ CENTRED = {"kept"}
 KEY_BOX = 3, 0.75, 6, 3.5
 
 
-def number(value):
+def number(value: float) -> str:
     """A value in the few figures that a picture has room for."""
     if not np.isfinite(value):
         return str(float(value)).replace("-", "−")
@@ -123,10 +134,10 @@ def number(value):
     return (f"{value:.3g}" if large else f"{value + 0.0:.2f}").replace("-0.00", "0.00").replace("-", "−")
 
 
-def rounded(points, radius=2.5):
+def rounded(points: Sequence[Any], radius: float = 2.5) -> list[Any]:
     """A path with rounded corners: ("M" or "L", point), or ("Q", corner, point)."""
     points = [np.array(point, float) for point in points]
-    path = [("M", points[0])]
+    path: list[Any] = [("M", points[0])]
     for before, corner, after in zip(points, points[1:], points[2:], strict=False):
         steps = [side - corner for side in (before, after)]
         lengths = [np.hypot(*step) for step in steps]
@@ -138,7 +149,7 @@ def rounded(points, radius=2.5):
     return [*path, ("L", points[-1])]
 
 
-def arrow_head(points):
+def arrow_head(points: Sequence[Any]) -> list[Any]:
     """The triangle at the end of a wire."""
     end, before = (np.array(point, float) for point in (points[-1], points[-2]))
     along = (end - before) / np.hypot(*(end - before))
@@ -146,7 +157,7 @@ def arrow_head(points):
     return [end, end - 2 * along + 0.9 * across, end - 2 * along - 0.9 * across]
 
 
-def gauge(gate, low, high):
+def gauge(gate: Any, low: float, high: float) -> tuple[float, float]:
     """(bottom, height) in the box of a gate of the values from low to high; that of a candidate is from -1 to 1."""
     ends = np.array([low, high])
     ends = np.clip((ends + 1) / 2 if gate == "g" else ends, 0, 1)
@@ -154,12 +165,12 @@ def gauge(gate, low, high):
     return GATES - BOX[1] / 2 + BOX[1] * ends[0], BOX[1] * float(ends[1] - ends[0])
 
 
-def level(gate, value):
+def level(gate: Any, value: float) -> tuple[float, float]:
     """The filled part of a gate's box: from 0 to the value."""
     return gauge(gate, min(value, 0), max(value, 0))
 
 
-def svg():
+def svg() -> str:
     """The diagram as the source of an SVG picture without values.
 
     Elements with ``id="value-f"``, ``"range-f"``, ``"level-f"`` and ``"reach-f"`` are there to be filled in, for
@@ -205,7 +216,9 @@ def svg():
     return "\n".join([*out, "</svg>"])
 
 
-def _svg_rect(x, y, width, height, kind, name=None, round=1.2):
+def _svg_rect(
+    x: float, y: float, width: float, height: float, kind: str, name: str | None = None, round: float = 1.2
+) -> str:
     identity = f' id="{name}"' if name else ""
     radius = f' rx="{round}"' if kind.split()[0] not in ("level", "reach") else ""
     return (
@@ -214,7 +227,7 @@ def _svg_rect(x, y, width, height, kind, name=None, round=1.2):
     )
 
 
-def _svg_text(label, name=None):
+def _svg_text(label: Label, name: str | None = None) -> str:
     identity = f' id="{name}"' if name else ""
     drop = SIZES[label.kind] * 0.3
     words = re.sub(
@@ -228,7 +241,18 @@ def _svg_text(label, name=None):
     )
 
 
-def cell_diagram(trace, step, *, sequence=None, layer=0, direction=0, unit=None, x=None, title=None, ax=None):
+def cell_diagram(
+    trace: Any,
+    step: int,
+    *,
+    sequence: int | None = None,
+    layer: int = 0,
+    direction: int = 0,
+    unit: int | None = None,
+    x: ArrayLike | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the LSTM cell with the values of one step.
 
     The memory runs along the top. Every line is a whole vector; circles are pointwise operations, boxes learned layers;
@@ -272,7 +296,7 @@ def cell_diagram(trace, step, *, sequence=None, layer=0, direction=0, unit=None,
             raise TypeError(f"{name}: got {value!r}, must be an int")
         if not -count <= value < count:
             raise IndexError(f"{name}: got {value}, there are {count}")
-    values = one.at(step, unit)
+    values: dict[str, Any] = one.at(step, unit)
     if x is not None:
         values["x"] = _input_words(one.read_input(x, None)[0][step])
     if ax is None:
@@ -285,11 +309,11 @@ def cell_diagram(trace, step, *, sequence=None, layer=0, direction=0, unit=None,
     return ax
 
 
-def _input_words(row):
+def _input_words(row: Array) -> str:
     return "   ".join(map(number, row)) if len(row) <= 4 else f"{len(row)} features"
 
 
-def draw(ax, values):
+def draw(ax: Axes, values: Mapping[str, Any]) -> None:
     """Draw the diagram into axes, with the values of a step.
 
     Parameters
@@ -320,8 +344,8 @@ def draw(ax, values):
         _text(ax, scale, Label(middle, GATES + 1.6, symbol, "layer", "middle"), ink)
         _text(ax, scale, Label(middle, GATES - 2.4, name, "gate", "middle"), ink)
     _patch(ax, "box", KEY_BOX, round=0.8, facecolor="#DDDDDD", edgecolor=ink, linewidth=0.8, zorder=3)
-    for x, y, symbol in OPERATIONS:
-        look = {"facecolor": paper, "edgecolor": ink, "linewidth": 1.1, "zorder": 4}
+    for x, y, symbol in OPERATIONS:  # type: ignore[assignment]
+        look: dict[str, Any] = {"facecolor": paper, "edgecolor": ink, "linewidth": 1.1, "zorder": 4}
         if symbol == "tanh":
             _patch(ax, "box", (x - 5, y - RADIUS, 10, 2 * RADIUS), round=RADIUS, **look)
         else:
@@ -341,7 +365,7 @@ def draw(ax, values):
             _text(ax, scale, Label(slot.range_x, slot.range_y, words, "range", anchor), "#555555", gid=f"range-{name}")
 
 
-def _draw_layer(ax, gate, values):
+def _draw_layer(ax: Axes, gate: Any, values: Any) -> None:
     """The box of a learned layer, filled up to its value, with a bar from the least to the greatest of the units."""
     x, y = COLUMN[gate] - BOX[0] / 2, GATES - BOX[1] / 2
     colour = GATE_COLOURS[gate]
@@ -357,17 +381,17 @@ def _draw_layer(ax, gate, values):
     _patch(ax, "box", (x, y, *BOX), round=1.2, facecolor="none", edgecolor=colour, linewidth=1.6, zorder=3.3)
 
 
-def _points_per_unit(ax):
+def _points_per_unit(ax: Axes) -> float:
     """How many points one unit of the drawing gets."""
     box = ax.get_window_extent()
     return 72 / ax.figure.dpi * min(box.width / WIDTH, box.height / (HEIGHT + 1.5))
 
 
-def _closed(corners):
+def _closed(corners: Sequence[Any]) -> list[Any]:
     return [("M", corners[0]), *(("L", corner) for corner in corners[1:]), ("L", corners[0])]
 
 
-def _path(ax, path, **look):
+def _path(ax: Axes, path: Sequence[Any], **look: Any) -> None:
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -376,7 +400,7 @@ def _path(ax, path, **look):
     ax.add_patch(PathPatch(Path(points, [code for command, *_ in path for code in codes[command]]), **look))
 
 
-def _patch(ax, shape, place, *size, round=0, clip_path=None, **look):
+def _patch(ax: Axes, shape: Any, place: Any, *size: float, round: float = 0, clip_path: Any = None, **look: Any) -> Any:
     from matplotlib import patches
 
     if shape == "box":
@@ -391,7 +415,7 @@ def _patch(ax, shape, place, *size, round=0, clip_path=None, **look):
     return patch
 
 
-def _text(ax, scale, label, colour, **more):
+def _text(ax: Axes, scale: float, label: Label, colour: Any, **more: Any) -> None:
     words = re.sub(r"(\w)_\{(.*?)\}", lambda found: f"${found[1]}_{{{found[2].replace('−', '-')}}}$", label.text)
     weight = "bold" if label.kind == "value" else "normal"
     across = {"start": "left", "middle": "center"}[label.anchor]
@@ -399,7 +423,7 @@ def _text(ax, scale, label, colour, **more):
             weight=weight, zorder=5, **more)  # fmt: skip
 
 
-def _darker(colour):
+def _darker(colour: Any) -> tuple[float, ...]:
     """The same hue, dark enough for small letters on white."""
     from matplotlib.colors import to_rgb
 

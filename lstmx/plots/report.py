@@ -1,5 +1,7 @@
 """One trace as one HTML file to look around in: no network, no other file, no script but its own."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import html
@@ -7,18 +9,36 @@ import json
 import re
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstmx.plots.diagram import svg
 from lstmx.plots.traced import TracedSequence
 
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array
+
+
 ROOM = 1_900_000  # bytes of sequences in a file of 2 MB
 LEVELS = 65532  # finite values of an array; then come -inf, inf and NaN
 STORED = ("i", "f", "g", "o", "c", "tanh_c", "h")  # of a plain cell; others may not have tanh_c
 
 
-def report(trace, path, *, x=None, feature_names=None, title="What the LSTM did", sequences=None):
+def report(
+    trace: Any,
+    path: str | os.PathLike[str],
+    *,
+    x: ArrayLike | None = None,
+    feature_names: Sequence[str] | None = None,
+    title: str = "What the LSTM did",
+    sequences: Sequence[int] | None = None,
+) -> Path:
     """Write an interactive report of a trace: one HTML file that works offline, in any browser, on any screen.
 
     It moves through time by a slider, by keys or by itself; shows the cell as a diagram with the values of the step;
@@ -64,9 +84,10 @@ def report(trace, path, *, x=None, feature_names=None, title="What the LSTM did"
         for key in _pairs(one)
     }
     count = _count(next(iter(traces.values())))
-    chosen, kept, names = _chosen(sequences, count), [], None
-    if x is not None and count is not None and len(x) != count:
-        raise ValueError(f"x: got {len(x)} sequences, must be {count}, those that were traced")
+    chosen, names = _chosen(sequences, count), None
+    kept: list[dict[str, Any]] = []
+    if x is not None and count is not None and len(x) != count:  # type: ignore[arg-type]
+        raise ValueError(f"x: got {len(x)} sequences, must be {count}, those that were traced")  # type: ignore[arg-type]
     room = ROOM
     for sequence in chosen:
         found, names = _sequence(parts, sequence, x, feature_names)
@@ -84,9 +105,9 @@ def report(trace, path, *, x=None, feature_names=None, title="What the LSTM did"
     return path
 
 
-def _page(title, content):
+def _page(title: str, content: Any) -> str:
     template = files("lstmx.plots").joinpath("report.html").read_text(encoding="utf-8")
-    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)[1]
+    script = re.search(r"<script>(.*?)</script>", template, re.DOTALL)[1]  # type: ignore[index]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     values = {
         "title": html.escape(title),
@@ -99,7 +120,7 @@ def _page(title, content):
     return re.sub(r"\{\{(\w+)\}\}", lambda found: values[found[1]], template)
 
 
-def _pairs(trace):
+def _pairs(trace: Any) -> Any:
     if not hasattr(getattr(trace, "f", None), "keys"):
         raise TypeError(
             f"trace: got {type(trace).__name__}, must be a Trace, or a dict of them as model.trace(X) gives"
@@ -107,19 +128,19 @@ def _pairs(trace):
     return trace.f.keys()
 
 
-def _part_name(index, key):
+def _part_name(index: int | None, key: tuple[int, int]) -> str:
     layer, direction = key
     lstm = "" if index is None else f"LSTM at {index}, "
     return f"{lstm}layer {layer}{', reverse direction' if direction else ''}"
 
 
-def _count(trace):
+def _count(trace: Any) -> int | None:
     """How many sequences there are in a trace; None if it is one without a batch."""
     first = trace.c[next(iter(trace.c.keys()))]
     return len(first) if isinstance(first, list) or first.ndim == 3 else None
 
 
-def _chosen(sequences, count):
+def _chosen(sequences: Any, count: int | None) -> list[Any]:
     if count is None:
         if sequences is not None:
             raise ValueError("sequences: the trace is of one sequence without a batch; leave it out")
@@ -136,9 +157,11 @@ def _chosen(sequences, count):
     return [int(k) for k in sequences]
 
 
-def _sequence(parts, sequence, x, feature_names):
+def _sequence(
+    parts: dict[str, Any], sequence: int | None, x: Any, feature_names: Sequence[str] | None
+) -> tuple[dict[str, Any], Any]:
     """All that the page shows of one sequence, and the names of the features."""
-    ones = [TracedSequence(trace, *key, sequence) for trace, key, _ in parts.values()]
+    ones = [TracedSequence(trace, *key, sequence) for trace, key, _ in parts.values()]  # type: ignore[call-arg]
     found = [_part(one) | {"first": first} for one, (*_, first) in zip(ones, parts.values(), strict=True)]
     columns = names = None
     if x is not None:
@@ -148,7 +171,7 @@ def _sequence(parts, sequence, x, feature_names):
     return {"label": label, "steps": ones[0].steps, "x": columns, "parts": found}, names
 
 
-def _part(one):
+def _part(one: TracedSequence) -> dict[str, Any]:
     """What the page shows of one sequence in one layer and direction."""
     values, start = one.of_cell(), one.steps - 1 if one.backward else 0
     stored = [name for name in STORED if name in values]
@@ -164,13 +187,13 @@ def _part(one):
     }
 
 
-def _follows(before, after, backward):
+def _follows(before: Array, after: Array, backward: bool) -> bool:
     """Whether what each step met is what the step read before it left: not so after a reset or a masked step."""
     met, left = (before[:-1], after[1:]) if backward else (before[1:], after[:-1])
     return np.array_equal(met, left, equal_nan=True)
 
 
-def packed(array):
+def packed(array: Array) -> dict[str, Any]:
     """An array as 16-bit numbers between its least and its greatest finite value, in base64."""
     values = np.asarray(array, np.float64)
     finite = np.isfinite(values)

@@ -1,9 +1,18 @@
 """What pictures read from a trace: the arrays of one sequence, and the values of the cell at one step."""
 
+from __future__ import annotations
+
 import contextlib
 import operator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lstmx._types import Array, Arrays
+
 
 QUANTITIES = ("i", "f", "g", "o", "c", "h")
 # Options that change nothing in inference, or only where it starts.
@@ -29,7 +38,7 @@ class TracedSequence:
         The options of the cell that the diagram does not show.
     """
 
-    def __init__(self, trace, layer=0, direction=0, sequence=None):
+    def __init__(self, trace: Any, layer: int = 0, direction: int = 0, sequence: int | None = None) -> None:
         if not all(hasattr(trace, name) for name in (*QUANTITIES, "mask")):
             raise TypeError(
                 f"trace: got {type(trace).__name__}, must be a Trace; for a model plot_trace(model.trace(X)[0])"
@@ -67,11 +76,11 @@ class TracedSequence:
         self.left_out = [name for name in cell.config() if name not in _SILENT]
         self.left_out += ["projection"] if projected else []
 
-    def read_input(self, x, names):
+    def read_input(self, x: Any, names: Sequence[str] | None) -> tuple[Array, list[str]]:
         """x as (T, I) without padding, and I names."""
         return read_input(x, names, self.steps, self.padded)
 
-    def of_cell(self):
+    def of_cell(self) -> Arrays:
         """`values`, with what was kept of the memory, f c_before, and what was added, i g."""
         if self.exponential:
             raise ValueError(
@@ -82,7 +91,7 @@ class TracedSequence:
             kept, added = self.values["f"] * self.values["c_before"], self.values["i"] * self.values["g"]
         return self.values | {"kept": kept, "added": added}
 
-    def at(self, step, unit=None):
+    def at(self, step: int, unit: int | None = None) -> dict[str, tuple[Any, ...]]:
         """(value, low, high) of every quantity: mean and range over the units, or of one unit, then without range."""
         out = {}
         for name, array in self.of_cell().items():
@@ -90,12 +99,12 @@ class TracedSequence:
             out[name] = _spread(row) if unit is None or len(row) != self.units else (float(row[unit]), None, None)
         return out
 
-    def most_forgetful(self):
+    def most_forgetful(self) -> Array:
         """The units by the mean of their forget gates, those that forget most first."""
         return np.argsort(mean_of_steps(self.values["f"]), kind="stable")
 
 
-def _index(sequence, count):
+def _index(sequence: int, count: int) -> int:
     """The index of a sequence, from 0."""
     try:
         found = operator.index(sequence)
@@ -107,7 +116,7 @@ def _index(sequence, count):
     return found % count
 
 
-def read_input(x, names, steps, padded=None):
+def read_input(x: Any, names: Sequence[str] | None, steps: int, padded: int | None = None) -> tuple[Array, list[str]]:
     """x as (T, I), and I names; from padded x the padding is cut off."""
     x = np.asarray(x)
     x = x[:steps] if x.ndim and len(x) == padded else x
@@ -122,14 +131,14 @@ def read_input(x, names, steps, padded=None):
     return x, names
 
 
-def mean_of_steps(values):
+def mean_of_steps(values: Array) -> Array:
     """(H,) the mean over the steps that are not NaN, which masked ones are."""
     there = ~np.isnan(values)
     with np.errstate(all="ignore"):
         return np.where(there, values, 0).sum(axis=0) / there.sum(axis=0)
 
 
-def _spread(row):
+def _spread(row: Array) -> tuple[float, float | None, float | None]:
     """Mean, least and greatest of a row; of one value that alone."""
     if len(row) == 1:
         return float(row[0]), None, None
