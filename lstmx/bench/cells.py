@@ -1,8 +1,14 @@
 """The cells that the tasks `cells` and `cells-training` hold against the plain one."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lstmx.functional.cell import Cell
+
+if TYPE_CHECKING:
+    from lstmx.bench.shapes import Shape
 
 
 @dataclass(frozen=True)
@@ -20,18 +26,18 @@ class Option:
 
     cell: Cell
     width: float = 0
-    peers: tuple = ()
+    peers: tuple[str, ...] = ()
 
-    def proj_size(self, hidden):
+    def proj_size(self, hidden: int) -> int:
         """P, or 0 without projection."""
         return max(1, int(self.width * hidden)) if self.width else 0
 
-    def parameters(self, shape):
+    def parameters(self, shape: Shape) -> dict[str, tuple[int, ...]]:
         """Name -> shape of the arrays of one layer."""
         table = self.cell.parameters(shape.I, shape.H, True, self.proj_size(shape.H))
         return {p.name: p.shape for p in table}
 
-    def flops(self, shape):
+    def flops(self, shape: Shape) -> int:
         """Floating-point operations of a forward pass, those of its matrices alone."""
         return 2 * shape.steps * sum(size[0] * size[1] for size in self.parameters(shape).values() if len(size) == 2)
 

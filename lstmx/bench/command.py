@@ -1,15 +1,21 @@
 """``lstmx bench``: arguments, progress, what is printed and written."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lstmx.bench import cells, report, runner, shapes, tasks
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def _list(kind, what):
-    def convert(text):
+
+def _list(kind: Callable[[str], Any], what: str) -> Callable[[str], list[Any]]:
+    def convert(text: str) -> list[Any]:
         try:
             return [kind(part) for part in text.split(",") if part]
         except ValueError:
@@ -18,7 +24,7 @@ def _list(kind, what):
     return convert
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``lstmx bench``."""
     every = ", ".join(tasks.TASKS)
     parser.add_argument(
@@ -49,7 +55,7 @@ def add_arguments(parser):
     parser.add_argument("--from", dest="source", metavar="PATH", help="run nothing, show what --json has written")
 
 
-def _check_paths(options):
+def _check_paths(options: argparse.Namespace) -> None:
     """Errors that would otherwise come after minutes of measuring."""
     for name in ("json", "chart"):
         path = getattr(options, name)
@@ -66,7 +72,7 @@ def _check_paths(options):
         report.parts_of(options.write, "bench")
 
 
-def _progress(case):
+def _progress(case: dict[str, Any]) -> None:
     errors = [name for name, record in case["engines"].items() if "error" in record]
     own = report.as_time(report.seconds_of(case, "lstmx"))
     told = [f"{name} {report.as_number(report.ratio(case, name))}" for name in report.peers_of([case])]
@@ -79,7 +85,7 @@ def _progress(case):
     )  # fmt: skip
 
 
-def _results(options):
+def _results(options: argparse.Namespace) -> dict[str, Any]:
     if options.source is not None:
         try:
             results = json.loads(Path(options.source).read_text(encoding="utf-8"))
@@ -97,7 +103,7 @@ def _results(options):
     )
 
 
-def main(options):
+def main(options: argparse.Namespace) -> int:
     """Run with parsed options; returns the exit status: 1 if lstmx itself failed at a case, 130 after Ctrl-C."""
     try:
         _check_paths(options)

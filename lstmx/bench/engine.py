@@ -1,14 +1,20 @@
 """What an engine is to the worker: a class that prepares cases; and the data that all engines are given."""
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstmx.bench import shapes
 from lstmx.bench.cells import CELLS
+
+if TYPE_CHECKING:
+    from lstmx._types import Array
 
 
 @dataclass
@@ -25,8 +31,8 @@ class Job:
         The units of work in one call, such as epochs.
     """
 
-    call: Callable
-    outputs: Callable
+    call: Callable[..., Any]
+    outputs: Callable[..., Any]
     units: int = 1
 
 
@@ -42,14 +48,14 @@ class Case:
         Of `CELLS`.
     """
 
-    def __init__(self, shape, dtype="float32", quick=False, cell="plain"):
+    def __init__(self, shape: str, dtype: str = "float32", quick: bool = False, cell: str = "plain") -> None:
         self.shape, self.dtype, self.quick = shapes.parse(shape), dtype, quick
         option = CELLS[cell]
         self.cell, self.proj_size = option.cell, option.proj_size(self.shape.H)
         s, limit = self.shape, 1 / math.sqrt(self.shape.H)
         rng = np.random.default_rng(0)
 
-        def uniform(*size):
+        def uniform(*size: Any) -> Array:
             return rng.uniform(-limit, limit, size=size).astype(dtype)
 
         self.weights = {name: uniform(*size) + name.endswith("gain") for name, size in option.parameters(s).items()}
@@ -57,28 +63,28 @@ class Case:
         self.lengths = s.lengths
 
     @property
-    def valid(self):
+    def valid(self) -> Array:
         """(N, T): False on padding."""
         s = self.shape
         lengths = np.full(s.N, s.T) if self.lengths is None else self.lengths
         return np.arange(s.T) < lengths[:, None]
 
-    def _batch(self, seed, width):
+    def _batch(self, seed: int, width: int) -> Array:
         s = self.shape
         values = np.random.default_rng(seed).normal(size=(s.N, s.T, width))
         return (values * self.valid[..., None]).astype(self.dtype)
 
     @functools.cached_property
-    def x(self):
+    def x(self) -> Array:
         """Inputs (N, T, I), 0 on padding."""
         return self._batch(1, self.shape.I)
 
     @functools.cached_property
-    def dy(self):
+    def dy(self) -> Array:
         """Gradients of the outputs (N, T, H or P), 0 on padding."""
         return self._batch(2, self.proj_size or self.shape.H)
 
-    def series(self):
+    def series(self) -> tuple[Array, Array]:
         """x (count, T, I) and y (count, 1) for `fit`."""
         s = self.shape
         x = np.random.default_rng(3).normal(size=(shapes.series(s, self.quick), s.T, s.I)).astype(self.dtype)

@@ -1,12 +1,19 @@
 """The environment that workers run in, and what is said of the machine."""
 
+from __future__ import annotations
+
 import json
 import os
 import platform
 import subprocess
 import sys
+from typing import TYPE_CHECKING, Any
 
 import lstmx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
 
 # They choose the kernels and blocking of OpenBLAS by hand, which no user does.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -17,7 +24,7 @@ THREADS = (
 )  # fmt: skip
 
 
-def of_workers(threads, more=()):
+def of_workers(threads: int, more: Iterable[tuple[str, str]] | Mapping[str, str] = ()) -> dict[str, str]:
     """The environment variables of a worker with so many threads."""
     clean = {name: value for name, value in os.environ.items() if name not in UNSET}
     root = os.path.dirname(os.path.dirname(os.path.abspath(lstmx.__file__)))
@@ -30,12 +37,12 @@ def of_workers(threads, more=()):
     return clean | dict(more)
 
 
-def cpus():
+def cpus() -> int:
     """How many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cpu_name():
+def cpu_name() -> str:
     """The name that the CPU gives itself."""
     try:
         with open("/proc/cpuinfo") as file:
@@ -47,7 +54,7 @@ def cpu_name():
     return platform.processor() or platform.machine()
 
 
-def describe():
+def describe() -> dict[str, Any]:
     """A dict about lstmx, BLAS and the machine, as workers see them."""
     code = "import json, lstmx; print(json.dumps(lstmx.show_config('dicts')))"
     done = subprocess.run(

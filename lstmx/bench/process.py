@@ -1,5 +1,7 @@
 """The parent's side of a worker process, and of the fresh processes of the task `import`."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import queue
@@ -8,8 +10,15 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lstmx.bench import environment, onnx_engines, tasks
+
+if TYPE_CHECKING:
+    import os
+
+    from lstmx.bench.shapes import Shape
+
 
 TIMEOUT = 300.0  # seconds for one answer
 
@@ -29,16 +38,16 @@ class WorkerProcess:
     timeout : float
     """
 
-    def __init__(self, name, threads, timeout=TIMEOUT):
+    def __init__(self, name: str, threads: int, timeout: float = TIMEOUT) -> None:
         target, _, variables = tasks.ENGINES.get(name, (name, (), {}))
         self.name, self.timeout = name, timeout
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self._process = subprocess.Popen(
+        self._process: Any = subprocess.Popen(
             [sys.executable, "-P", "-m", "lstmx.bench.worker", target, str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
             env=environment.of_workers(threads, variables),
         )  # fmt: skip
-        self._lines = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
@@ -47,12 +56,12 @@ class WorkerProcess:
             self.close()
             raise
 
-    def _read(self):
+    def _read(self) -> None:
         for line in self._process.stdout:
             self._lines.put(line)
         self._lines.put(None)
 
-    def _receive(self):
+    def _receive(self) -> dict[str, Any]:
         try:
             line = self._lines.get(timeout=self.timeout)
         except queue.Empty:
@@ -68,12 +77,12 @@ class WorkerProcess:
             raise WorkerError(reply["error"])
         return reply
 
-    def _last_words(self):
+    def _last_words(self) -> str:
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines()
         return f": {lines[-1][:300]}" if lines else ""
 
-    def ask(self, op, **arguments):
+    def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
         """The worker's answer to a request."""
         try:
             self._process.stdin.write(json.dumps({"op": op} | arguments) + "\n")
@@ -83,10 +92,10 @@ class WorkerProcess:
         return self._receive()
 
     @property
-    def running(self):
+    def running(self) -> bool:
         return self._process.poll() is None
 
-    def close(self):
+    def close(self) -> None:
         """End the process."""
         self._process.kill()
         self._process.wait()
@@ -137,7 +146,7 @@ class FreshProcess:
         For the model.
     """
 
-    def __init__(self, name, shape, folder):
+    def __init__(self, name: str, shape: Shape, folder: str | os.PathLike[str]) -> None:
         import lstmx
 
         self.name = name
@@ -152,7 +161,7 @@ class FreshProcess:
         self._bytecode = {"PYTHONPYCACHEPREFIX": str(Path(folder, "bytecode")), "PYTHONDONTWRITEBYTECODE": ""}
         self.time(1)
 
-    def time(self, threads):
+    def time(self, threads: int) -> dict[str, float]:
         """{"seconds", "memory"}: the program's time without the interpreter's start, the peak of memory in MiB."""
         done = subprocess.run(
             self._command,

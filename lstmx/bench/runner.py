@@ -1,9 +1,12 @@
 """Runs the cases: starts workers, compares their outputs, alternates the rounds, collects the times."""
 
+from __future__ import annotations
+
 import contextlib
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -11,13 +14,21 @@ from lstmx.bench import environment, report, shapes, tasks
 from lstmx.bench.cells import CELLS
 from lstmx.bench.process import FreshProcess, WorkerError, WorkerProcess
 
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Sequence
+
+    from lstmx._types import Arrays
+    from lstmx.bench.shapes import Shape
+
+
 SCHEMA = 1
 START = shapes.parse("100,1,1,32")  # the model of the task `import`
 TOLERANCE = {"float32": 1e-3, "float64": 1e-8}  # of the largest value of an array
 PAUSE = 0.05  # before each measurement, so that the threads of the engine before have gone to sleep
 
 
-def chosen(name, given, allowed):
+def chosen(name: str, given: Any, allowed: Iterable[Any]) -> Any:
     """The items of `given` if all are allowed; else a ValueError that names the argument."""
     given = list(given)
     for item in given:
@@ -31,7 +42,16 @@ def chosen(name, given, allowed):
 class Plan:
     """What to run, checked. The parameters are those of `run`."""
 
-    def __init__(self, task, shape, threads, peers, rounds, quick, cell=None):
+    def __init__(
+        self,
+        task: Sequence[str] | None,
+        shape: Sequence[Any] | None,
+        threads: Sequence[int] | None,
+        peers: Sequence[str] | None,
+        rounds: int | None,
+        quick: bool,
+        cell: Sequence[str] | None = None,
+    ) -> None:
         self.quick = bool(quick)
         task = task or (tasks.QUICK if quick else tasks.DEFAULT)
         self.tasks = list(tasks.TASKS) if list(task) == ["all"] else chosen("task", task, tasks.TASKS)
@@ -52,8 +72,9 @@ class Plan:
         self.target = 0.01 if quick else 0.03
         self.shapes = {name: self._shapes(name, shape) for name in self.tasks}
 
-    def _shapes(self, name, wanted):
-        kind, found = tasks.TASKS[name].kind, []
+    def _shapes(self, name: str, wanted: Any) -> list[Shape]:
+        kind = tasks.TASKS[name].kind
+        found: list[Shape] = []
         if kind == "start":
             return [START]
         for text in wanted or (["quick"] if self.quick else ["default"]):
@@ -68,7 +89,7 @@ class Plan:
             raise ValueError(f'shape: got {", ".join(wanted)}, must hold a "{need}" for the task {name}')
         return list(dict.fromkeys(found))
 
-    def cases(self):
+    def cases(self) -> list[tuple[str, Shape, str]]:
         """(task name, shape, cell) of everything to run for one number of threads."""
         return [
             (name, shape, cell)
@@ -81,20 +102,21 @@ class Plan:
 class Runner:
     """The workers for one number of threads, and what they measure; a context manager that ends them."""
 
-    def __init__(self, plan, peers, threads, folder):
+    def __init__(self, plan: Plan, peers: Sequence[str], threads: int, folder: str | os.PathLike[str]) -> None:
         self.plan, self.threads, self.folder = plan, threads, folder
         self.engines = [*tasks.OWN, *peers]
-        self.versions = {}
-        self._workers, self._broken = {}, {}
+        self.versions: dict[str, str] = {}
+        self._workers: dict[str, WorkerProcess] = {}
+        self._broken: dict[str, str] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         for worker in self._workers.values():
             worker.close()
 
-    def worker(self, name):
+    def worker(self, name: str) -> WorkerProcess:
         """The engine's worker, started if there is none; an engine that did not start is not tried again."""
         if name in self._broken:
             raise WorkerError(self._broken[name])
@@ -107,17 +129,17 @@ class Runner:
             self.versions |= self._workers[name].versions
         return self._workers[name]
 
-    def peak(self, dtype):
+    def peak(self, dtype: str) -> float:
         """GFLOP/s of multiply-adds in registers: the best of several tries."""
         return max(self.worker("lstmx").ask("peak", dtype=dtype, seconds=self.plan.target)["gflops"] for _ in range(4))
 
-    def case(self, name, shape, cell):
+    def case(self, name: str, shape: Shape, cell: str) -> dict[str, Any]:
         """Measure one task at one shape, with one cell, on every engine that takes part; the record of the case."""
         task = tasks.TASKS[name]
         engines = [engine for engine in self.engines if tasks.takes_part(engine, task, cell)]
         measure = self._start if task.kind == "start" else self._call
         flops = CELLS[cell].flops(shape)
-        record = {
+        record: dict[str, Any] = {
             "task": name,
             "dtype": task.dtype,
             "threads": self.threads,
@@ -133,9 +155,9 @@ class Runner:
             record["gflop"] *= record["series"] / shape.N
         return record
 
-    def _rounds(self, entries, measure):
+    def _rounds(self, entries: list[Any], measure: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         """Rounds over (engine, variant, ...) entries, each beginning with another one; errors end an engine's part."""
-        found = {}
+        found: dict[str, dict[str, Any]] = {}
         for r in range(self.plan.rounds):
             turn = r % len(entries) if entries else 0
             for entry in entries[turn:] + entries[:turn]:
@@ -150,7 +172,7 @@ class Runner:
                     record["error"] = str(error)
         return {engine: summarise(record) for engine, record in found.items()}
 
-    def _start(self, task, shape, cell, engines):
+    def _start(self, task: Any, shape: Any, cell: Any, engines: Sequence[str]) -> dict[str, Any]:
         fresh, failed = [], {}
         for name in engines:
             try:
@@ -159,7 +181,7 @@ class Runner:
                 failed[name] = {"error": f"{type(error).__name__}: {error}"}
         return failed | self._rounds(fresh, lambda name, variant, process: process.time(self.threads))
 
-    def _call(self, task, shape, cell, engines):
+    def _call(self, task: Any, shape: Any, cell: Any, engines: Sequence[str]) -> dict[str, Any]:
         case = {"shape": shape.name, "dtype": task.dtype, "quick": self.plan.quick, "cell": cell}
         entries, failed, expected = [], {}, None
         for name in engines:
@@ -195,7 +217,7 @@ class Runner:
         return {name: found[name] for name in engines}
 
 
-def summarise(record):
+def summarise(record: dict[str, Any]) -> dict[str, Any]:
     """The fastest lap of the fastest variant, with the rounds of all; p99, waiting are medians over its rounds."""
     variants = {name: times for name, times in record["variants"].items() if times}
     if "error" in record or not variants:
@@ -217,7 +239,7 @@ def summarise(record):
     }
 
 
-def read(path):
+def read(path: str | os.PathLike[str]) -> Arrays:
     """The arrays of an npz file, which is removed."""
     with np.load(path) as file:
         found = dict(file)
@@ -225,7 +247,7 @@ def read(path):
     return found
 
 
-def difference(found, expected, tolerance):
+def difference(found: Arrays, expected: Any, tolerance: float) -> str | None:
     """What is wrong with an engine's outputs beside lstmx's; None if nothing is."""
     for name, wanted in expected.items():
         if name not in found or found[name].shape != wanted.shape:
@@ -239,7 +261,16 @@ def difference(found, expected, tolerance):
     return None
 
 
-def run(task=None, shape=None, threads=None, peers=None, rounds=None, quick=False, progress=None, cell=None):
+def run(
+    task: Sequence[str] | None = None,
+    shape: Sequence[str] | None = None,
+    threads: Sequence[int] | None = None,
+    peers: Sequence[str] | None = None,
+    rounds: int | None = None,
+    quick: bool = False,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    cell: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Measure lstmx beside its peers.
 
     Parameters
@@ -290,7 +321,7 @@ def run(task=None, shape=None, threads=None, peers=None, rounds=None, quick=Fals
     return report.complete(results)
 
 
-def _run_threads(plan, peers, threads, results, progress):
+def _run_threads(plan: Plan, peers: Sequence[str], threads: int, results: dict[str, Any], progress: Any) -> None:
     dtypes = sorted({tasks.TASKS[name].dtype for name in plan.tasks if tasks.TASKS[name].kind != "start"})
     with tempfile.TemporaryDirectory() as folder, Runner(plan, peers, threads, folder) as runner:
         peaks = {dtype: runner.peak(dtype) for dtype in dtypes}

@@ -1,9 +1,15 @@
 """The shapes that are measured, by name: here, in the asv suite and on the command line."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from lstmx._types import Array
 
 
 @dataclass(frozen=True, order=True)
@@ -24,21 +30,21 @@ class Shape:
     shortest: int | None = None
 
     @property
-    def _steps(self):
+    def _steps(self) -> str:
         return str(self.T) if self.shortest is None else f"{self.shortest}..{self.T}"
 
     @property
-    def name(self):
+    def name(self) -> str:
         """As it is written on the command line: "T,N,I,H"."""
         return f"{self._steps},{self.N},{self.I},{self.H}"
 
     @property
-    def label(self):
+    def label(self) -> str:
         """As it is named in the asv suite."""
         return f"T{self._steps} N{self.N} I{self.I} H{self.H}"
 
     @property
-    def lengths(self):
+    def lengths(self) -> Array | None:
         """(N,), spread evenly from the shortest to T, in random order; None if all are T."""
         if self.shortest is None:
             return None
@@ -46,17 +52,17 @@ class Shape:
         return np.random.default_rng(0).permutation(spread)
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         """The time steps of all sequences together, padding left out."""
-        return self.N * self.T if self.shortest is None else int(self.lengths.sum())
+        return self.N * self.T if self.shortest is None else int(self.lengths.sum())  # type: ignore[union-attr]
 
     @property
-    def flops(self):
+    def flops(self) -> int:
         """Floating-point operations of a forward pass: 2 T N 4H (I + H)."""
         return 8 * self.steps * self.H * (self.I + self.H)
 
 
-def parse(text):
+def parse(text: str) -> Shape:
     """The shape "T,N,I,H" or, ragged, "T0..T1,N,I,H"."""
     found = re.fullmatch(r"(?:(\d+)\.\.)?(\d+),(\d+),(\d+),(\d+)", text.replace(" ", ""))
     numbers = [int(n) for n in found.groups(default="1")] if found else [0]
@@ -65,10 +71,10 @@ def parse(text):
             f'shape: got {text!r}, must be one of {", ".join(GROUPS)}, or "T,N,I,H" such as "50,32,128,128", or '
             'with lengths from T0 to T1 "T0..T1,N,I,H" such as "7..29,64,12,64"'
         )
-    return Shape(*numbers[1:], shortest=numbers[0] if found[1] else None)
+    return Shape(*numbers[1:], shortest=numbers[0] if found[1] else None)  # type: ignore[index, misc]
 
 
-def _shapes(text):
+def _shapes(text: str) -> tuple[Shape, ...]:
     return tuple(parse(part) for part in text.split())
 
 
@@ -121,7 +127,7 @@ GROUPS["all"] = {kind: GROUPS["table"][kind] + GROUPS["odd"][kind] for kind in G
 TRACKED = _shapes("100,1,1,32 100,1,128,128 30,64,8,50 37,19,5,50 50,32,128,128 20,256,128,128 500,16,32,100") + RAGGED
 
 
-def series(shape, quick):
+def series(shape: Shape, quick: bool) -> int:
     """How many sequences an epoch of `fit` has: 4096, fewer where that would take long."""
     many = 256 if quick else 4096
     return many if shape.flops / shape.N * many < 2e10 else many // 4

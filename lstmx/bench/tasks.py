@@ -1,5 +1,7 @@
 """What is measured: the tasks, and which engines take part in each."""
 
+from __future__ import annotations
+
 import importlib.util
 from dataclasses import dataclass
 
@@ -25,7 +27,7 @@ class Task:
 
     kind: str
     method: str
-    peers: tuple
+    peers: tuple[str, ...]
     dtype: str = "float32"
     work: int = 1
     about: str = ""
@@ -64,14 +66,14 @@ ENGINES = {
 PEERS = tuple(name for name in ENGINES if name not in OWN)
 
 
-def missing(name):
+def missing(name: str) -> list[str]:
     """The packages that a peer needs and that are not installed."""
     if name not in ENGINES:
         return []
     return [package for package in ENGINES[name][1] if importlib.util.find_spec(package) is None]
 
 
-def takes_part(name, task, cell="plain"):
+def takes_part(name: str, task: Task, cell: str = "plain") -> bool:
     """Whether an engine is measured in a task, and with a cell of `CELLS`; one from outside ("module:Class") is asked
     in all but `import`.
     """

@@ -4,6 +4,8 @@ A line of JSON comes in on standard input, one goes out on standard output; what
 The requests, by "op", are the methods of `Worker`.
 """
 
+from __future__ import annotations
+
 import gc
 import importlib
 import json
@@ -11,13 +13,17 @@ import math
 import os
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstmx.bench.engine import Case
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def timed(call, repetitions):
+
+def timed(call: Callable[..., Any], repetitions: int) -> tuple[float, float]:
     """(wall, CPU) seconds of so many calls."""
     cpu, start = time.process_time(), time.perf_counter()
     for _ in range(repetitions):
@@ -25,7 +31,7 @@ def timed(call, repetitions):
     return time.perf_counter() - start, time.process_time() - cpu
 
 
-def laps(call, repetitions, most=20):
+def laps(call: Callable[..., Any], repetitions: int, most: int = 20) -> tuple[list[float], float]:
     """(seconds of a call in each of up to `most` laps of as many calls, CPUs used)."""
     each = -(-repetitions // most)
     times = [timed(call, each) for _ in range(-(-repetitions // each))]
@@ -33,7 +39,7 @@ def laps(call, repetitions, most=20):
     return [seconds / each for seconds, _ in times], cpu / wall
 
 
-def calibrate(call, target):
+def calibrate(call: Callable[..., Any], target: float) -> int:
     """How many calls take `target` seconds; at least one."""
     repetitions = 1
     while True:
@@ -43,7 +49,7 @@ def calibrate(call, target):
         repetitions *= 2 if taken <= 0 else min(10, max(2, math.ceil(target / 2 / taken)))
 
 
-def percentile_99(call, seconds=0.05, least=200):
+def percentile_99(call: Callable[..., Any], seconds: float = 0.05, least: int = 200) -> float | None:
     """The time within which 99 of 100 calls return; None for calls too long to see enough of."""
     times, now = [], time.perf_counter()
     end = now + seconds
@@ -64,13 +70,14 @@ class Worker:
         Has ``versions()`` and one method for each kind of case.
     """
 
-    def __init__(self, engine):
-        self.engine, self.jobs = engine, []
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.jobs: list[Any] = []
 
-    def prepare(self, method, case, path, target):
+    def prepare(self, method: str, case: dict[str, Any], path: str, target: float) -> dict[str, Any]:
         """Make the variants of a case, write their outputs to `path`.k.npz, and find how often to call each."""
         self.drop()
-        found = []
+        found: list[dict[str, Any]] = []
         for name, make in getattr(self.engine, method)(Case(**case)).items():
             try:
                 job = make()
@@ -83,7 +90,7 @@ class Worker:
             self.jobs.append(job)
         return {"variants": found}
 
-    def time(self, index, repetitions):
+    def time(self, index: int, repetitions: int) -> dict[str, Any]:
         """Time one variant: the fastest lap's and the median lap's seconds per unit, CPUs used, the 99th percentile of
         short calls, and the part of the time in which each thread waits where an engine can tell."""
         job = self.jobs[index]
@@ -99,17 +106,17 @@ class Worker:
         times = [seconds / job.units for seconds in times]
         return {"seconds": min(times), "laps": times, "cores": cores, "p99": p99, "waiting": waiting}
 
-    def peak(self, dtype, seconds):
+    def peak(self, dtype: str, seconds: float) -> dict[str, Any]:
         """GFLOP/s of multiply-adds in registers."""
         return {"gflops": self.engine.peak(dtype, seconds)}
 
-    def drop(self):
+    def drop(self) -> dict[str, Any]:
         """Forget the case."""
         self.jobs = []
         gc.collect()
         return {}
 
-    def answer(self, request):
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do what a request says; an exception becomes {"error": text}."""
         try:
             return getattr(self, request.pop("op"))(**request)
@@ -117,13 +124,13 @@ class Worker:
             return {"error": f"{type(error).__name__}: {error}"[:500]}
 
 
-def main(engine, threads):
+def main(engine: str, threads: str) -> None:
     """Serve until standard input ends."""
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
 
-    def send(reply):
+    def send(reply: Any) -> None:
         channel.write(json.dumps(reply) + "\n")
         channel.flush()
 
