@@ -261,7 +261,7 @@ class _Chain:
             raise self._error("it is over another axis than the features")
         if layer.activation == "sigmoid":
             self.gated = x, list(self.layers)
-        before = self.layers[-1] if self.layers else None
+        before: Any = self.layers[-1] if self.layers else None
         plain = layer.activation in kernels.ACTIVATIONS and isinstance(before, Dense)
         if not plain or before.activation != "linear":
             return self._add(Activation(layer.activation), value)
@@ -481,7 +481,8 @@ class _Chain:
 
     def _biased(self, x: Value, bias: Array) -> Value:
         """What a product gives, with a bias that comes late."""
-        value, dense = self._settle(x), self.layers[-1] if self.layers else None
+        value = self._settle(x)
+        dense: Any = self.layers[-1] if self.layers else None
         places = [n for n, axis in zip(bias.shape[::-1], value.axes[::-1], strict=False) if axis != self.features]
         fits = isinstance(dense, Dense) and dense.activation == "linear" and bias.size == dense.units
         if not fits or any(n != 1 for n in places) or bias.ndim > len(value.axes):
