@@ -1,5 +1,7 @@
 """What an importer gives: a model, what was found on the way, and how to hold it against the original."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,19 +58,19 @@ class Imported:
 
     source: str
     model: Any
-    parts: tuple = ()
-    notes: tuple = ()
+    parts: tuple[Part, ...] = ()
+    notes: tuple[str, ...] = ()
     compare: Any = None
-    guesses: tuple = ()
+    guesses: tuple[str, ...] = ()
 
-    def report(self):
+    def report(self) -> str:
         """Text: what was found, layer by layer, and the notes."""
         columns = [("in the source", "what it is", "here"), *((p.name, p.found, p.layer) for p in self.parts)]
         widths = [max(len(row[k]) for row in columns) for k in range(2)]
         lines = [f"  {a:{widths[0]}s}  {b:{widths[1]}s}  {c}".rstrip() for a, b, c in columns]
         return "\n".join([self.source, *lines, *(f"note: {note}" for note in (*self.notes, *self.guesses))])
 
-    def check(self, outputs=None):
+    def check(self, outputs: Any = None) -> str:
         """Run the probe; `outputs` are what `compare` gave, where it has been called.
 
         Returns
@@ -106,7 +108,7 @@ class Imported:
         return line
 
 
-def _spread(outputs):
+def _spread(outputs: Any) -> float:
     """By how much outputs differ from what they are on average, each feature by itself: at most."""
     if outputs.ndim < 2:
         outputs = outputs.reshape(-1, 1)
@@ -116,7 +118,7 @@ def _spread(outputs):
     )
 
 
-def finish(imported, check):
+def finish(imported: Imported, check: bool) -> Any:
     """The model; with `check` also a printed line about the probe. Warns of what was guessed and not checked."""
     if check:
         print(f"{imported.source}: {imported.check()}")

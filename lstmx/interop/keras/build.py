@@ -1,6 +1,9 @@
 """Layers made of the parts of a Keras model."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -21,6 +24,15 @@ from lstmx.layers import (
     Unmask,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lstmx._types import Array
+    from lstmx.functional.cell import Cell
+    from lstmx.interop.keras.config import Options, Part
+    from lstmx.layers.base import Layer
+
+
 MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average"}  # Keras's -> ours
 SEE_MASKS = *kc.RECURRENT, "GlobalAveragePooling1D", "Softmax"
 IN_DENSE = "linear", "relu", "tanh", "sigmoid", "softmax"
@@ -38,15 +50,16 @@ class Builder:
         Whether there is one part, which is no model.
     """
 
-    def __init__(self, weights, version, alone):
+    def __init__(self, weights: Any, version: str | None, alone: bool) -> None:
         self.weights, self.version, self.alone = weights, version, alone
-        self.size = None  # features so far; None: any
-        self.masked = None  # the part whose mask Keras hands to the next layer
-        self.planned = []  # (class, configuration, arrays)
-        self.found, self.notes = [], []
+        self.size: Any = None  # features so far; None: any
+        self.masked: Any = None  # the part whose mask Keras hands to the next layer
+        self.planned: list[Any] = []  # (class, configuration, arrays)
+        self.found: list[Any] = []
+        self.notes: list[str] = []
         self.half = False  # whether a part computes in half precision
 
-    def build(self, parts):
+    def build(self, parts: Sequence[Part]) -> Self:
         """Plan the layers of all parts."""
         skips = [k for k, part in enumerate(parts) if part.kind in (*kc.RECURRENT, "GlobalAveragePooling1D")]
         self.last = skips[-1] if skips else -1  # the last part that sees a mask
@@ -65,7 +78,7 @@ class Builder:
             raise ValueError("it has no layer with weights")
         return self
 
-    def layers(self):
+    def layers(self) -> list[Layer]:
         """The layers."""
         wide = any(a.dtype == np.float64 for _, _, arrays in self.planned for a in arrays.values())
         dtype = {"dtype": "float64" if wide else "float32"}
@@ -73,10 +86,10 @@ class Builder:
             cls.from_state(config | dtype, arrays) if arrays else cls(**config) for cls, config, arrays in self.planned
         ]
 
-    def _add(self, cls, arrays=None, **config):
+    def _add(self, cls: type[Layer], arrays: Any = None, **config: Any) -> None:
         self.planned.append((cls, config, arrays or {}))
 
-    def _check_mask(self, part):
+    def _check_mask(self, part: Part) -> None:
         """An error where Keras would show another mask to a layer than these would."""
         if part.mask is not None and part.mask != (self.masked.name if self.masked else ""):
             wanted = self.masked.name if self.masked else "nothing"
@@ -86,7 +99,7 @@ class Builder:
             raise ValueError(f"the mask of {self.masked.name!r} would go into or out of a model in the model, which "
                              f"versions of Keras do in different ways; put {part.name!r} beside it")  # fmt: skip
 
-    def _note_precision(self, part):
+    def _note_precision(self, part: Part) -> None:
         kind = kc.precision(part.options)
         note = f"Keras computes in {kind}, the model here in float32"
         if kind not in ("float32", "float64"):
@@ -95,10 +108,10 @@ class Builder:
 
     # One method for a kind of part: it plans layers, and gives a few words about the part.
 
-    def _nothing(self, part):
+    def _nothing(self, part: Part) -> str:
         return ""
 
-    def _masking(self, part):
+    def _masking(self, part: Part) -> str:
         value = part.options.number("mask_value", 0.0)
         if self.last < 0:
             if value:
@@ -110,7 +123,7 @@ class Builder:
         self.masked = part
         return str(value)
 
-    def _embedding(self, part):
+    def _embedding(self, part: Part) -> str:
         shape = part.options.count("input_dim"), part.options.count("output_dim")
         if self.planned:
             raise ValueError(f"{part.name!r} is an Embedding behind other layers; here it must be the first one")
@@ -122,12 +135,12 @@ class Builder:
         self.size = shape[1]
         return f"{shape[0]} -> {shape[1]}{', 0 is masked' if mask else ''}"
 
-    def _dropout(self, part):
+    def _dropout(self, part: Part) -> str:
         rate = part.options.number("rate", 0.0)
         self._add(Dropout, p=rate)
         return str(rate)
 
-    def _dense(self, part, place="", options=None):
+    def _dense(self, part: Part, place: str = "", options: Options | None = None) -> str:
         options = part.options if options is None else options
         units, bias = options.count("units"), options.flag("use_bias", True)
         wanted = [(f"{place}vars/0", "kernel", (self.size, units)), (f"{place}vars/1", "bias", (units,))]
@@ -141,7 +154,7 @@ class Builder:
         self.size = units
         return f"{len(kernel)} -> {units}, {function if isinstance(function, str) else function[0]}"
 
-    def _time_distributed(self, part):
+    def _time_distributed(self, part: Part) -> str:
         kind, options = part.options.layer("layer")
         if kind == "Dense":
             return self._dense(part, "layer/", options)
@@ -153,7 +166,7 @@ class Builder:
             )
         return self._function(kc.Part(kind, part.name, options, part.group, part.top))
 
-    def _function(self, part):
+    def _function(self, part: Part) -> str:
         function = kc.function_of(part.kind, part.options, self.version)
         if function == "softmax" and part.kind == "Softmax" and self.masked:
             raise ValueError(f"{part.name!r} is a Softmax layer that sees a mask, which it takes for one of features; "
@@ -162,14 +175,14 @@ class Builder:
             self._add(Activation, activation=function)
         return function if isinstance(function, str) else str(function)
 
-    def _pool(self, part):
+    def _pool(self, part: Part) -> str:
         part.options.among("data_format", "channels_last", ("channels_last",), "only channels_last can be read")
         part.options.among("keepdims", False, (False,), "only False can be read")
         self._add(MeanPool)
         self.masked = None
         return ""
 
-    def _recurrent(self, part):
+    def _recurrent(self, part: Part) -> str:
         both = part.kind == "Bidirectional"
         sides = _sides(part) if both else [("", Recurrent(part.kind, part.options))]
         one = sides[0][1]
@@ -197,7 +210,7 @@ class Builder:
         sizes = " -> ".join(str(options.count("units")) for _, options in one.cells)
         return f"{taken[0][0][0].shape[1]} -> {sizes}"
 
-    def _take_cells(self, part, place, side):
+    def _take_cells(self, part: Part, place: str, side: Any) -> list[Any]:
         """[weight_ih, weight_hh, bias or None] of every cell of one direction."""
         found, size = [], self.size
         for folder, options in side.cells:
@@ -210,10 +223,10 @@ class Builder:
             size = units
         return found
 
-    def _plan_lstm(self, one, k, sides, options, merge, both):
+    def _plan_lstm(self, one: Any, k: int, sides: Any, options: Options, merge: Any, both: Any) -> None:
         config = {"input_size": sides[0][0].shape[1], "hidden_size": options.count("units"), "bidirectional": both,
                   "bias": any(side[2] is not None for side in sides)}  # fmt: skip
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for side, suffix in zip(sides, ("_l0", "_l0_reverse"), strict=False):
             weight_ih, weight_hh, bias = side
             arrays |= {f"weight_ih{suffix}": weight_ih, f"weight_hh{suffix}": weight_hh}
@@ -225,7 +238,7 @@ class Builder:
         config |= {"reverse": True} if one.backwards and not both else {}
         self._add(LSTM, arrays, num_layers=1, dropout=0.0, **config)
 
-    def _plan_outputs(self, part, one, both, merge):
+    def _plan_outputs(self, part: Part, one: Any, both: Any, merge: Any) -> None:
         """What stands between an LSTM and the next layer: order of time, masked steps, the end of time."""
         zero = one.options.flag("zero_output_for_mask") and not both
         turned = one.backwards and not both
@@ -248,7 +261,7 @@ class Builder:
                 self._add(FinalState, **({"merge": merge} if both and merge != "concat" else {}))
             self.masked = None
 
-    def _take(self, part, wanted, biases=None):
+    def _take(self, part: Part, wanted: Any, biases: Any = None) -> list[Array]:
         """Arrays of (place, name, shape), checked before they are read; None in a shape is anything."""
         taken = self.weights.take(part, [(place, name) for place, name, _ in wanted])
         for array, (_, name, shape) in zip(taken, wanted, strict=True):
@@ -264,13 +277,13 @@ _METHODS |= dict.fromkeys(kc.RECURRENT, "recurrent")
 _METHODS |= {"TimeDistributed": "time_distributed", "GlobalAveragePooling1D": "pool"}
 
 
-def _same(shape, wanted):
+def _same(shape: tuple[int, ...], wanted: Any) -> bool:
     return len(shape) == len(wanted) and all(
         n == m or (m is None and n > 0) for n, m in zip(shape, wanted, strict=True)
     )
 
 
-def _plain(kernel, recurrent, bias):
+def _plain(kernel: Array, recurrent: Array, bias: Array | None) -> list[Any]:
     """[weight_ih, weight_hh, bias] of the arrays of a file; those of cuDNN, told by their bias, have another layout."""
     units = len(recurrent)
     if bias is None or len(bias) == 4 * units:
@@ -291,7 +304,7 @@ class Recurrent:
     sequences, backwards : bool
     """
 
-    def __init__(self, kind, options):
+    def __init__(self, kind: str, options: Options) -> None:
         self.kind, self.options = kind, options
         self.sequences, self.backwards = options.flag("return_sequences"), options.flag("go_backwards")
         if kind == "LSTM":
@@ -303,7 +316,7 @@ class Recurrent:
         else:
             raise ValueError(f"{options.name!r} is a Bidirectional({kind}); only LSTM, CuDNNLSTM and RNN can be read")
 
-    def check(self, alone):
+    def check(self, alone: bool) -> None:
         """An error for what cannot be read."""
         options = self.options
         if options.flag("return_state") and not alone:
@@ -311,20 +324,20 @@ class Recurrent:
                                 "alone, which does")  # fmt: skip
         options.among("time_major", False, (False,), "only False can be read")
 
-    def cell(self, k, version):
+    def cell(self, k: int, version: str | None) -> Cell:
         """The `Cell` of a cell."""
         options = self.cells[k][1]
         gates, curve = STANDARD[:2]
         if self.kind != "CuDNNLSTM":
             gates = kc.activation_of(options, "recurrent_activation", version, gates, cell=True)
             curve = kc.activation_of(options, "activation", version, curve, cell=True)
-        rates = {"input_dropout": options.number("dropout", 0.0),
+        rates: dict[str, Any] = {"input_dropout": options.number("dropout", 0.0),
                  "recurrent_dropout": options.number("recurrent_dropout", 0.0)}  # fmt: skip
         each = rates["recurrent_dropout"] > 0 or options.values.get("implementation") in (0, 1)
         return Cell(activations=(gates, curve, curve), dropout_per_gate=each and any(rates.values()), **rates)
 
 
-def _cells_of(options):
+def _cells_of(options: Options) -> list[tuple[str, Options]]:
     """(place, options) of the cells of an RNN."""
     kind, cell = options.layer("cell")
     if kind == "LSTMCell":
@@ -341,7 +354,7 @@ def _cells_of(options):
     return found
 
 
-def _sides(part):
+def _sides(part: Part) -> list[tuple[str, Recurrent]]:
     """(place, `Recurrent`) of the two directions of a Bidirectional."""
     forward = Recurrent(*part.options.layer("layer"))
     backward = forward

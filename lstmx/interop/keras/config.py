@@ -3,12 +3,19 @@
 A configuration is data: names of classes and modules in it are compared with those known here, and never looked up.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from lstmx.functional.cell import ACTIVATIONS as OF_CELLS
 from lstmx.layers.activation import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 MODELS = "Sequential", "Functional", "Model"
 RECURRENT = "LSTM", "CuDNNLSTM", "RNN", "Bidirectional"
@@ -55,30 +62,30 @@ class Options:
         Of the layer, for messages.
     """
 
-    def __init__(self, values, name):
+    def __init__(self, values: dict[str, Any], name: str) -> None:
         if not isinstance(values, dict):
             raise ValueError(f"the configuration of {name!r:.80} is {values!r:.60}, must be an object")
         self.values, self.name = values, name
 
-    def error(self, key, must):
+    def error(self, key: str, must: str) -> ValueError:
         """The exception for a value that is not what it must be."""
         return ValueError(f"the layer {self.name!r:.80} has {key} = {self.values.get(key)!r:.80}; {must}")
 
-    def flag(self, key, default=False):
+    def flag(self, key: str, default: Any = False) -> bool:
         """True or False."""
         value = self.values.get(key, default)
         if not isinstance(value, bool):
             raise self.error(key, "it must be true or false")
         return value
 
-    def count(self, key):
+    def count(self, key: str) -> int:
         """A positive integer."""
         value = self.values.get(key)
         if type(value) is not int or not 0 < value < 2**31:
             raise self.error(key, "it must be a positive integer")
         return value
 
-    def number(self, key, default):
+    def number(self, key: str, default: Any) -> float:
         """A finite number; of Keras 2 also an array of one."""
         value = self.values.get(key, default)
         if isinstance(value, dict):  # how an array stands in files of Keras 2
@@ -88,14 +95,14 @@ class Options:
             raise self.error(key, "it must be a number")
         return float(value)
 
-    def among(self, key, default, allowed, remedy):
+    def among(self, key: str, default: Any, allowed: Any, remedy: str) -> Any:
         """One of some values."""
         value = self.values.get(key, default)
         if not any(type(value) is type(one) and value == one for one in allowed):
             raise self.error(key, remedy)
         return value
 
-    def layer(self, key):
+    def layer(self, key: str) -> tuple[str, Options]:
         """(class, `Options`) of a layer in this one."""
         kind, values = class_of(self.values.get(key), self.name)
         return kind, Options(values, self.name)
@@ -127,12 +134,12 @@ class Part:
     mask: str | None = None
 
     @property
-    def has_arrays(self):
+    def has_arrays(self) -> bool:
         """Whether it may have weights."""
         return self.kind not in (*NOTHING, *FUNCTIONS, "Dropout", "Masking", "GlobalAveragePooling1D")
 
 
-def class_of(config, name="model"):
+def class_of(config: Any, name: str = "model") -> tuple[str, dict[str, Any]]:
     """(class, configuration) of what Keras has serialised; "?" and a longer name where the class is none of its own."""
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str):
         raise ValueError(f"the configuration of {name!r:.80} has no class_name, which every layer has")
@@ -144,18 +151,18 @@ def class_of(config, name="model"):
     return kind, values if isinstance(values, dict) else {"layers": values} if isinstance(values, list) else {}
 
 
-def is_model(config):
+def is_model(config: Any) -> bool:
     """Whether a configuration is one of a model, not of a layer."""
     return config is not None and class_of(config)[0] in MODELS
 
 
-def snake(name):
+def snake(name: str) -> str:
     """How files of Keras 3 spell a class: "LSTM" is "lstm", "TimeDistributed" "time_distributed"."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", name)
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def parts_of(config, names=None):
+def parts_of(config: Any, names: Any = None) -> list[Part]:
     """The `Part` of every layer of a model, or of the layer that a configuration is alone; an error that names all
     those of classes that are not known. With `names` a model may be any graph, and its other layers anything.
     """
@@ -175,20 +182,21 @@ def parts_of(config, names=None):
     return parts
 
 
-def _name(values, default):
+def _name(values: dict[str, Any], default: str) -> str:
     name = values.get("name", default)
     if not isinstance(name, str) or len(name) > 500:
         raise ValueError(f"a layer has the name {name!r:.60}, must be a text")
     return name
 
 
-def _model(kind, values, group, top, depth):
+def _model(kind: str, values: dict[str, Any], group: str, top: str, depth: int) -> Iterator[Part]:
     """The parts of a model in the order in which they are called."""
     layers = values.get("layers")
     if not isinstance(layers, list) or not 0 < len(layers) <= MOST_PARTS or depth > DEEPEST:
         raise ValueError(f"a {kind} in it must have a list of at most {MOST_PARTS} layers, and models in models be no "
                          f"deeper than {DEEPEST}")  # fmt: skip
-    used, found = {}, {}
+    used: dict[Any, Any] = {}
+    found: dict[str, Any] = {}
     for k, layer in enumerate(layers):
         own, options = class_of(layer, f"layers[{k}]")
         name = _name(options, layer.get("name", f"{snake(own)}_{k}"))
@@ -213,7 +221,7 @@ def _model(kind, values, group, top, depth):
             yield part
 
 
-def _chain(found, values):
+def _chain(found: Any, values: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
     """The names of a graph's layers in the order of its calls, where each takes what the one before gives; and for
     those of Keras 3 the layer whose mask they are called with, "" for none.
     """
@@ -250,7 +258,7 @@ def _chain(found, values):
     return order[::-1], masks
 
 
-def _without_mask(node):
+def _without_mask(node: Any) -> Any:
     """A call of Keras 3 without its mask, which is computed beside the chain."""
     kwargs = node.get("kwargs") if isinstance(node, dict) else None
     if not isinstance(kwargs, dict):
@@ -258,7 +266,7 @@ def _without_mask(node):
     return node | {"kwargs": {key: value for key, value in kwargs.items() if key != "mask"}}
 
 
-def _made_by(found, before, name):
+def _made_by(found: Any, before: Any, name: str) -> Any:
     """(layer, value, whether all features must have it): the mask that an Embedding or Masking makes of a layer's
     output; None for other layers.
     """
@@ -268,7 +276,7 @@ def _made_by(found, before, name):
     return (before[name], options.get("mask_value", 0.0), True) if kind == "Masking" else None
 
 
-def _computed_by(found, before, name):
+def _computed_by(found: Any, before: Any, name: str) -> tuple[Any, ...]:
     """The same of the operations that end with `name`; an error for others."""
     kind, options, _, _ = found.get(name, (None,) * 4)
     features = kind == "Any" and options.get("axis") in (-1, [-1]) and options.get("keepdims") is not True
@@ -281,7 +289,7 @@ def _computed_by(found, before, name):
     return before[name], value if isinstance(value, int | float) else None, features
 
 
-def _tensors(node, depth):
+def _tensors(node: Any, depth: int) -> Iterator[str]:
     """The names of the layers whose outputs a call takes."""
     if depth > 20:
         raise ValueError("a call in its graph is nested too deeply")
@@ -300,14 +308,14 @@ def _tensors(node, depth):
             yield from _tensors(value, depth + 1)
 
 
-def _anywhere(node, key, value):
+def _anywhere(node: Any, key: str, value: Any) -> bool:
     """Whether a dict in lists and dicts has this key with this value."""
     if isinstance(node, dict):
         return node.get(key) is value or any(_anywhere(one, key, value) for one in node.values())
     return isinstance(node, list | tuple) and any(_anywhere(one, key, value) for one in node)
 
 
-def precision(options):
+def precision(options: Options) -> str:
     """The type that a layer computes in, such as "mixed_float16"; an error for one with quantised weights."""
     found = options.values.get("dtype", "float32")
     if isinstance(found, dict):
@@ -321,7 +329,7 @@ def precision(options):
 # Activations.
 
 
-def activation_of(options, key, version, default="linear", cell=False):
+def activation_of(options: Options, key: str, version: str | None, default: str = "linear", cell: bool = False) -> Any:
     """What `lstmx.Activation`, or with `cell` `lstmx.Cell`, calls an activation in a configuration; "linear" included.
 
     Parameters
@@ -352,7 +360,7 @@ def activation_of(options, key, version, default="linear", cell=False):
     return found
 
 
-def _named(name, version):
+def _named(name: str, version: str | None) -> Any:
     if name == "hard_sigmoid":
         major = re.match(r"(\d+)\.", version or "")
         if not major:
@@ -364,7 +372,7 @@ def _named(name, version):
     return name if name in _SAME else _OTHERS.get(name)
 
 
-def function_of(kind, options, version):
+def function_of(kind: str, options: Options, version: str | None) -> str | tuple[Any, ...] | None:
     """What a layer without weights computes, as `activation_of`; None where it cannot be had."""
     if kind == "Activation":
         return activation_of(options, "activation", version)

@@ -9,6 +9,8 @@ each has a list of the names of its arrays. In the newer one (`GroupWeights`) a 
 "layers/lstm_1/cell/vars" has the arrays "0", "1", ..; it is named by the class of the layer and a counter.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import math
@@ -17,11 +19,19 @@ import os
 import zipfile
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lstmx import formats
 from lstmx.interop.keras.hdf5 import LARGEST_EXPANSION, LARGEST_TEXT, MOST_NAMES, Hdf5
 from lstmx.storage import ModelFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from lstmx._types import Path
+    from lstmx.interop.keras.config import Part
+    from lstmx.interop.keras.hdf5 import Array, Hdf5
+
 
 DEEPEST = 8  # groups in groups
 ROOTS = "layers", "_layer_checkpoint_dependencies"  # in Keras 3 and 2.13, in 2.12
@@ -43,13 +53,13 @@ class KerasFile:
     """
 
     kind: str
-    config: dict | None
+    config: dict[str, Any] | None
     version: str | None
     weights: Any
 
 
 @contextlib.contextmanager
-def opened(path):
+def opened(path: Path) -> Iterator[KerasFile]:
     """A `KerasFile`; all that a bad file causes, in the body too, is a ModelFileError that names the path."""
     text = os.fsdecode(path)
     h5py = import_h5py()
@@ -69,7 +79,7 @@ def opened(path):
                 raise ModelFileError(f"{text}: not a file of Keras but {kind.what}; {kind.remedy}")
 
 
-def import_h5py():
+def import_h5py() -> Any:
     """h5py, or an error that says how to get it."""
     try:
         import h5py
@@ -79,7 +89,7 @@ def import_h5py():
 
 
 @contextlib.contextmanager
-def explained(path):
+def explained(path: Path) -> Iterator[None]:
     """Makes what a bad file may cause a ModelFileError that names the file."""
     try:
         yield
@@ -91,7 +101,7 @@ def explained(path):
         raise ModelFileError(f"{path}: damaged, or cut short ({error!r:.200}); take another copy of it") from error
 
 
-def _check_is_file(path):
+def _check_is_file(path: Path) -> None:
     if not os.path.exists(path):
         raise FileNotFoundError(f"source: there is no file {path!r}")
     if os.path.isdir(path):
@@ -104,7 +114,7 @@ def _check_is_file(path):
 # The archive of Keras 3.
 
 
-def _archive(h5py, path, stack):
+def _archive(h5py: Any, path: Path, stack: contextlib.ExitStack) -> KerasFile:
     archive = stack.enter_context(zipfile.ZipFile(path))
     names = archive.namelist()
     if "config.json" not in names and "model.weights.h5" not in names:
@@ -120,7 +130,7 @@ def _archive(h5py, path, stack):
     return KerasFile("Keras model (.keras)", config, _text(metadata.get("keras_version")), _weights(file))
 
 
-def _member(archive, name, largest=math.inf):
+def _member(archive: Any, name: str, largest: float = math.inf) -> bytes:
     """The bytes of a part of an archive."""
     found = [info for info in archive.infolist() if info.filename == name]
     info = found[0]
@@ -138,7 +148,7 @@ def _member(archive, name, largest=math.inf):
         raise ValueError(f"{name!r} in it is damaged ({error}); take another copy of it") from None
 
 
-def read_json(text):
+def read_json(text: Any) -> dict[str, Any]:
     """A JSON object, or an error."""
     if len(text) > LARGEST_TEXT:
         raise ValueError(f"its configuration has {len(text)} characters, more than the {LARGEST_TEXT} allowed")
@@ -151,15 +161,15 @@ def read_json(text):
     return found
 
 
-def _text(value):
+def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and len(value) < 100 else None
 
 
 # HDF5.
 
 
-def _hdf5(h5py, path, stack):
-    def data():
+def _hdf5(h5py: Any, path: Path, stack: contextlib.ExitStack) -> KerasFile:
+    def data() -> Any:
         with open(path, "rb") as file:
             return stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
@@ -175,7 +185,7 @@ def _hdf5(h5py, path, stack):
     return KerasFile("Keras model (HDF5)", read_json(text), version, NamedWeights(file.lists(group)))
 
 
-def _weights(file):
+def _weights(file: Hdf5) -> NamedWeights | GroupWeights:
     """Those of a file without a configuration, or of an archive."""
     for root in ROOTS:
         if file.group(root) is not None:
@@ -189,7 +199,7 @@ def _weights(file):
     return NamedWeights(lists)
 
 
-def _has_groups_of_arrays(file):
+def _has_groups_of_arrays(file: Any) -> bool:
     """Whether there are groups such as "lstm/cell/vars", by the names that a class has given to its layers."""
     places = [f"{name}/{place}" for name in file.names(file.root) for place in ("vars", "cell/vars")]
     return any(file.group(place) is not None for place in places)
@@ -203,10 +213,10 @@ class NamedWeights:
     lists : dict of str to list of Array
     """
 
-    def __init__(self, lists):
+    def __init__(self, lists: dict[str, list[Array]]) -> None:
         self.lists = {name: list(arrays) for name, arrays in lists.items()}
 
-    def check_order(self, parts):
+    def check_order(self, parts: Sequence[Part]) -> None:
         """An error where arrays are not in the order of the layers: those of frozen layers in a model in the model come
         last in files.
         """
@@ -216,7 +226,7 @@ class NamedWeights:
                 raise ValueError(f"some layers in {top!r} are frozen (trainable=False), whose arrays such a file has "
                                  'in another order; save the model as .keras: model.save("model.keras")')  # fmt: skip
 
-    def take(self, part, slots):
+    def take(self, part: Part, slots: Sequence[tuple[str, str]]) -> list[Array]:
         """The next arrays of the layer that a `Part` stands in: one for each of `slots`, (place in a group, name)."""
         arrays = self.lists.get(part.top)
         if arrays is None:
@@ -229,13 +239,13 @@ class NamedWeights:
                 raise ValueError(f"the {wanted} of the layer {part.name!r} {what}; it must be one of the model's own")
         return found
 
-    def check_used(self, parts):
+    def check_used(self, parts: Sequence[Part]) -> None:
         """An error where a layer has more arrays than were taken."""
         for top in dict.fromkeys(part.top for part in parts):
             if more := self.lists.get(top):
                 raise ValueError(f"the layer {top!r} has more arrays than it should: {[a.name for a in more[:4]]}")
 
-    def layers(self):
+    def layers(self) -> dict[str, dict[str, Array]]:
         """The arrays of every layer by the last word of their names where they differ in it: {layer: {name: Array}}."""
         found = {}
         for layer, arrays in self.lists.items():
@@ -244,12 +254,12 @@ class NamedWeights:
         return found
 
 
-def _last(name):
+def _last(name: str) -> str:
     """ "kernel" of "lstm/lstm_cell/kernel:0"."""
     return name.rpartition("/")[2].partition(":")[0]
 
 
-def _fits(name, place, wanted):
+def _fits(name: str, place: str, wanted: str) -> bool:
     """Whether the name of an array in a file is not that of another array of the layer."""
     last = _last(name)
     known = "kernel", "recurrent_kernel", "bias", "embeddings"
@@ -269,11 +279,11 @@ class GroupWeights:
         The group that has the groups of the layers.
     """
 
-    def __init__(self, file, root):
+    def __init__(self, file: Hdf5, root: str) -> None:
         self.file, self.root = file, root
         self._looked = 0
 
-    def take(self, part, slots):
+    def take(self, part: Part, slots: Sequence[tuple[str, str]]) -> list[Array]:
         """The arrays of a `Part`: one for each of `slots`, (place in its group, name)."""
         group, found = f"{self.root}/{part.group}", []
         if self.file.group(group) is None:
@@ -289,18 +299,18 @@ class GroupWeights:
                 raise ValueError(f"the layer {part.name!r} has more arrays than it should: {group}/{folder}/{count}")
         return found
 
-    def check_order(self, parts):
+    def check_order(self, parts: Sequence[Part]) -> None:
         """Every array has its place."""
 
-    def check_used(self, parts):
+    def check_used(self, parts: Sequence[Part]) -> None:
         """`take` has seen to it."""
 
-    def layers(self):
+    def layers(self) -> dict[str, dict[str, Array]]:
         """The arrays of every layer by their place in its group: {layer: {place: Array}}."""
         names = self.file.names(self.file.group(self.root))
         return {name: dict(self._below(self.file.group(f"{self.root}/{name}"), "", 0)) for name in sorted(names)}
 
-    def _below(self, group, prefix, depth):
+    def _below(self, group: Any, prefix: str, depth: int) -> Iterator[tuple[str, Array]]:
         if group is None or depth > DEEPEST:
             return
         for name in self.file.names(group):
@@ -317,9 +327,9 @@ class GroupWeights:
                 yield from self._below(self.file.group(name, group), f"{place}/", depth + 1)
 
 
-def _counts(places):
+def _counts(places: Iterable[str]) -> dict[str, int]:
     """How many arrays there are by their folder."""
-    found = {}
+    found: dict[str, int] = {}
     for place in places:
         folder = place.rpartition("/")[0]
         found[folder] = found.get(folder, 0) + 1

@@ -1,11 +1,21 @@
 """A probe through a model of Keras and the model that was made of it."""
 
+from __future__ import annotations
+
 import importlib.util
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstmx.interop.keras import config as kc
 from lstmx.layers import Embedding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lstmx._types import Array
+    from lstmx.model import Sequential
+
 
 SEQUENCES, STEPS = 3, 11
 _OWN = "keras", "keras.layers", "keras.initializers", "keras.regularizers", "keras.constraints", "keras.models"
@@ -13,7 +23,9 @@ _OWN_KINDS = {("keras.src.ops.numpy", kind) for kind in kc.MASK_OPERATIONS}
 _OWN_BELOW = "keras.src.models.", "keras.src.engine.", "tf_keras.src.engine.", "keras.src.dtype_policies."
 
 
-def probe(ours, half, original, config, version, names):
+def probe(
+    ours: Sequential, half: bool, original: Any, config: Any, version: str | None, names: Any
+) -> tuple[Array, Array]:
     """(our outputs, theirs) of random sequences.
 
     Parameters
@@ -45,7 +57,7 @@ def probe(ours, half, original, config, version, names):
     return ours.predict(x), np.asarray(found)
 
 
-def _input(ours, shape):
+def _input(ours: Sequential, shape: Any) -> Array:
     """Random sequences, with masked steps where the model has any; of the sizes that the original wants."""
     rng = np.random.default_rng(0)
     wanted = list(shape) if isinstance(shape, tuple) and len(shape) > 1 else [None, None]
@@ -60,7 +72,7 @@ def _input(ours, shape):
     return x
 
 
-def _reset(model):
+def _reset(model: Any) -> list[Any]:
     """Begin stateful layers anew; what they held, [(variable, value)]."""
     held = [(variable, variable.numpy()) for layer in _below(model) if getattr(layer, "stateful", False)
             for variable in _flat(getattr(layer, "states", None)) if hasattr(variable, "assign")]  # fmt: skip
@@ -69,18 +81,18 @@ def _reset(model):
     return held
 
 
-def _below(layer):
+def _below(layer: Any) -> list[Any]:
     """A layer or model, and the layers in it."""
     inside = [getattr(layer, name, None) for name in ("forward_layer", "backward_layer")]
     inside = [one for one in [*inside, *(getattr(layer, "layers", None) or [])] if one is not None]
     return [layer, *(below for one in inside for below in _below(one))]
 
 
-def _flat(value):
+def _flat(value: Any) -> list[Any]:
     return [one for part in value for one in _flat(part)] if isinstance(value, list | tuple) else [value]
 
 
-def _load(path, config, version):
+def _load(path: Any, config: Any, version: str | None) -> Any:
     """What Keras loads from a file that names nothing but its own classes."""
     for kind, module in _named(config):
         own = module is None or module in _OWN or module.startswith(_OWN_BELOW)
@@ -99,13 +111,13 @@ def _load(path, config, version):
     return load_model(path, compile=False, safe_mode=True)
 
 
-def _other_backend():
+def _other_backend() -> str:
     """What to do where Keras is installed, but not what it computes with."""
     there = [name for name in ("torch", "jax") if importlib.util.find_spec("keras") and importlib.util.find_spec(name)]
     return f"; set the environment variable KERAS_BACKEND={there[0]}, which is installed" if there else ""
 
 
-def _named(config):
+def _named(config: Any) -> Iterator[tuple[Any, Any]]:
     """(class, module) of everything that a configuration names."""
     if isinstance(config, dict):
         if "class_name" in config:

@@ -1,14 +1,23 @@
 """Files of weights alone: which layers there are, as far as names and shapes tell; the rest is asked, never guessed."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING, Any
 
 from lstmx.interop.keras.config import NOTHING, RECURRENT, Options, Part, snake
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lstmx.interop.keras.hdf5 import Array
+
 
 _BEFORE = 'recurrent_activation="sigmoid", what LSTM has by default since Keras 2.3 and in TensorFlow 2, or '
 MOST_TRIES = 10_000  # orders of layers
 
 
-def parts_from_shapes(layers, told, ordered):
+def parts_from_shapes(layers: dict[str, dict[str, Array]], told: dict[str, Any], ordered: bool) -> list[Part]:
     """The parts of a file of weights alone.
 
     Parameters
@@ -45,7 +54,7 @@ def parts_from_shapes(layers, told, ordered):
             _with_options(row, told)]  # fmt: skip
 
 
-def _guess(name, arrays):
+def _guess(name: str, arrays: dict[str, Array]) -> Any:
     """(class, configuration, (features in, out)) of a layer; None where it is not known."""
     if not arrays:
         stem = re.sub(r"_\d+$", "", name)
@@ -53,12 +62,12 @@ def _guess(name, arrays):
     return _recurrent(arrays) or _both_directions(arrays) or _dense(name, arrays) or _embedding(name, arrays)
 
 
-def _shapes(arrays, *choices):
+def _shapes(arrays: dict[str, Array], *choices: Any) -> Any:
     """The shapes of arrays of these names, of the first choice that has all the names there are."""
     return next(([arrays[n].shape for n in names] for names in choices if set(arrays) == set(names)), None)
 
 
-def _recurrent(arrays):
+def _recurrent(arrays: dict[str, Array]) -> Any:
     for folder in ("", "cell/vars/", "vars/"):
         words = [folder + word for word in (("0", "1", "2") if folder else ("kernel", "recurrent_kernel", "bias"))]
         shapes = _shapes(arrays, words, words[:2])
@@ -71,7 +80,7 @@ def _recurrent(arrays):
     return None
 
 
-def _both_directions(arrays):
+def _both_directions(arrays: dict[str, Array]) -> Any:
     sides = []
     for side in ("forward", "backward"):
         names = [name for name in arrays if name.startswith(f"{side}_layer/") or f"{side}_" in name]
@@ -85,11 +94,11 @@ def _both_directions(arrays):
     return "Bidirectional", {"layer": {"class_name": kind, "config": values}}, (inputs, 2 * units)
 
 
-def _last(name):
+def _last(name: str) -> str:
     return name.rpartition("/")[2].partition(":")[0]
 
 
-def _dense(name, arrays):
+def _dense(name: str, arrays: dict[str, Array]) -> Any:
     shapes = _shapes(arrays, ["kernel", "bias"], ["kernel"], ["vars/0", "vars/1"], ["layer/vars/0", "layer/vars/1"])
     if shapes is None and re.match("dense|time_distributed", name):
         shapes = _shapes(arrays, ["vars/0"], ["layer/vars/0"])
@@ -101,28 +110,29 @@ def _dense(name, arrays):
     return "Dense", values, shapes[0]
 
 
-def _embedding(name, arrays):
+def _embedding(name: str, arrays: dict[str, Array]) -> Any:
     shapes = _shapes(arrays, ["embeddings"]) or (_shapes(arrays, ["vars/0"]) if name.startswith("embedding") else None)
     if shapes is None or len(shapes[0]) != 2:
         return None
     return "Embedding", {"input_dim": shapes[0][0], "output_dim": shapes[0][1]}, (None, shapes[0][1])
 
 
-def _shown(one, arrays):
+def _shown(one: Any, arrays: dict[str, Array]) -> str:
     shapes = ", ".join(f"{name} {array.shape}" for name, array in list(arrays.items())[:6])
     return f"{one[0] if one else 'not known'}: {shapes or 'no arrays'}"
 
 
-def _in_order(row):
+def _in_order(row: Any) -> Any:
     """Layers whose names have a counter for each class, in the only order that their sizes allow; else None."""
-    queues = {}
+    queues: Any = {}
     for one in row:
         stem, counter = re.fullmatch(r"(.*?)(?:_(\d+))?", one[0], re.DOTALL).groups()
         queues.setdefault(stem, []).append((int(counter or 0), one))
     queues = [[one for _, one in sorted(queue, key=lambda item: item[0])] for queue in queues.values()]
-    found, tries = [], [MOST_TRIES]
+    found: list[Any] = []
+    tries = [MOST_TRIES]
 
-    def search(at, order):
+    def search(at: Any, order: Any) -> None:
         tries[0] -= 1
         if tries[0] < 0 or len(found) > 1:
             return
@@ -141,14 +151,14 @@ def _in_order(row):
     return found[0] if len(found) == 1 and tries[0] >= 0 else None
 
 
-def _settle_merges(row, there):
+def _settle_merges(row: Any, there: Any) -> None:
     """An error where sizes do not tell that the outputs of two directions are concatenated."""
     for k, (name, kind, _, sizes) in enumerate(row):
         if kind == "Bidirectional" and not (k + 1 < len(row) and row[k + 1][3][0] == sizes[1]):
             raise ValueError(f"weights alone, and sizes do not tell how {name!r} merges its directions; give {there}")
 
 
-def _missing(row, told):
+def _missing(row: Any, told: Any) -> list[str]:
     """What must be told, one phrase each."""
     kinds = [kind for _, kind, _, _ in row]
     needs = []
@@ -165,12 +175,12 @@ def _missing(row, told):
     return needs
 
 
-def _gates_are_open(kind, values):
+def _gates_are_open(kind: str, values: Any) -> bool:
     """Whether shapes do not tell the activation of an LSTM's gates; cuDNN has but one."""
     return kind == "LSTM" or (kind == "Bidirectional" and values["layer"]["class_name"] == "LSTM")
 
 
-def _with_options(row, told):
+def _with_options(row: Any, told: Any) -> Iterator[Any]:
     """The layers with what has been told."""
     dense = _dense_activations(row, told["dense_activation"])
     last = max((k for k, one in enumerate(row) if one[1] in RECURRENT), default=None)
@@ -192,7 +202,7 @@ def _with_options(row, told):
         yield name, kind, values, sizes
 
 
-def _dense_activations(row, told):
+def _dense_activations(row: Any, told: Any) -> Iterator[Any]:
     count = sum(kind in ("Dense", "TimeDistributed") for _, kind, _, _ in row)
     if count == 1:
         return iter([told])

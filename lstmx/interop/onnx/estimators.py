@@ -1,6 +1,9 @@
 """Estimators and pipelines as ONNX files: by `to_onnx`, and as steps of what skl2onnx converts."""
 
+from __future__ import annotations
+
 import sys
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,8 +12,16 @@ from lstmx.interop.onnx import export as onnx_export
 from lstmx.interop.onnx import export_predictors as onnx_predictors
 from lstmx.interop.onnx.writer import LEAST_OPSET, Graph
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def to_predictor(model):
+    from onnx import ModelProto
+
+    from lstmx._types import Array
+    from lstmx.interop.onnx.writer import Graph
+
+
+def to_predictor(model: Any) -> Any:
     """The predictor of a fitted estimator or Pipeline, or of what `lstmx.load` gave."""
     found = model if isinstance(model, predictors.Step) else None
     if found is None and "sklearn" in sys.modules:  # else it cannot be an estimator
@@ -27,7 +38,7 @@ def to_predictor(model):
     return found
 
 
-def of_predictor(predictor, opset, dtype):
+def of_predictor(predictor: Any, opset: int, dtype: Any) -> ModelProto:
     """The ONNX model of a predictor, in a type, by default its own."""
     steps = [one for _, one in predictor.steps] if isinstance(predictor, predictors.Pipeline) else [predictor]
     if dtype is None:
@@ -46,7 +57,7 @@ def of_predictor(predictor, opset, dtype):
     return onnx_export.finished(g, repr(predictor), inputs, outputs)
 
 
-def _form(steps):
+def _form(steps: Sequence[Any]) -> tuple[Any, ...]:
     """The shape of the input of steps that follow each other."""
     for step in steps:
         if isinstance(step, predictors.ColumnScaler):
@@ -59,7 +70,7 @@ def _form(steps):
     return ("N", config["features"], "T") if config["layout"] == "NCT" else ("N", "T", config["features"])
 
 
-def _forecaster(g, predictor):
+def _forecaster(g: Graph, predictor: Any) -> tuple[Any, dict[str, Any]]:
     config, kept = predictor.config, predictor.kept(predictor.config)
     lead = "N" if config["series"] == 1 else config["series"]
     given = {"history": (lead, kept, config["features"])}
@@ -69,7 +80,7 @@ def _forecaster(g, predictor):
     return inputs, {"y": onnx_predictors.forecast(g, predictor, *given, *[None] * (2 - len(given)))}
 
 
-def probe(predictor, session, rng):
+def probe(predictor: Any, session: Any, rng: np.random.Generator) -> tuple[Any, Any]:
     """(ours, onnxruntime's) outputs of random sequences, or of the series that a forecaster holds."""
     if isinstance(predictor, predictors.Forecaster):
         return _probe_forecaster(predictor, session, rng)
@@ -84,9 +95,10 @@ def probe(predictor, session, rng):
             return getattr(predictor, method)(x), session.run([output.name], {"x": x})[0]
 
 
-def _probe_forecaster(predictor, session, rng):
+def _probe_forecaster(predictor: Any, session: Any, rng: np.random.Generator) -> tuple[Array, Array]:
     config, history = predictor.config, predictor.transform.inverse(predictor.arrays["history"])
-    feeds, future = {"history": history}, None
+    feeds = {"history": history}
+    future: Any = None
     if config["exogenous"]:
         future = rng.normal(size=(len(history), config["horizon"], config["exogenous"]))
         feeds["exogenous"] = np.concatenate([predictor.arrays["history_x"], future], axis=1)
@@ -98,7 +110,7 @@ def _probe_forecaster(predictor, session, rng):
 # skl2onnx
 
 
-def register():
+def register() -> None:
     """Tell skl2onnx how to convert the estimators of lstmx, so that ``skl2onnx.to_onnx`` and ``convert_sklearn`` take
     pipelines that hold them beside those of scikit-learn.
 
@@ -131,7 +143,7 @@ def register():
         update_registered_converter(getattr(estimators, name), f"Lstmx{name}", _shapes, _convert, options=options)
 
 
-def _built(operator, opset, scope=""):
+def _built(operator: Any, opset: int, scope: Any = "") -> tuple[Graph, dict[str, Any]]:
     """(graph, outputs) of an operator of skl2onnx."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 
@@ -148,7 +160,7 @@ def _built(operator, opset, scope=""):
     return g, found
 
 
-def _shapes(operator):
+def _shapes(operator: Any) -> None:
     """Set the types of the outputs."""
     from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, Int64TensorType, StringTensorType
 
@@ -159,7 +171,7 @@ def _shapes(operator):
         output.type = kinds[np.dtype(one.dtype).str[1:]](shape)
 
 
-def _convert(scope, operator, container):
+def _convert(scope: Any, operator: Any, container: Any) -> None:
     """Add the nodes."""
     from onnx import TensorProto, helper
 

@@ -1,24 +1,37 @@
 """An LSTM layer as an ONNX graph: the operator LSTM where it knows all options and the type, else a Scan over steps."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from lstmx.functional.cell import ACTIVATIONS, INITIAL, STANDARD, suffix
 from lstmx.interop.gates import reorder
 from lstmx.interop.onnx.writer import integer, integers
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from lstmx._types import Array, Arrays
+    from lstmx.functional.cell import Cell
+    from lstmx.interop.onnx.writer import Graph
+    from lstmx.layers import LSTM
+
+
 # Names of activations that the operator LSTM spells otherwise than by a capital letter.
 _SPELLED = {"leaky_relu": "LeakyRelu", "thresholded_relu": "ThresholdedRelu", "scaled_tanh": "ScaledTanh",
             "hard_sigmoid": "HardSigmoid"}  # fmt: skip
 
 
-def needs_scan(layer):
+def needs_scan(layer: LSTM) -> bool:
     """Whether the operator LSTM, as onnxruntime has it, does not know an option of a layer, or its type."""
     cell = layer.cell
     beyond = layer.proj_size or cell.layer_norm or cell.cell_clip or any(cell.zoneout) or cell.slstm
     return bool(beyond) or layer.dtype != np.float32
 
 
-def lstm(g, layer, value, lengths, state):
+def lstm(g: Graph, layer: LSTM, value: str, lengths: str | None, state: Any) -> tuple[str, tuple[str, str]]:
     """All layers and directions.
 
     Parameters
@@ -57,7 +70,7 @@ def lstm(g, layer, value, lengths, state):
                         for each in zip(*finals, strict=True))  # fmt: skip
 
 
-def merged(g, merge, parts):
+def merged(g: Graph, merge: str, parts: Any) -> str:
     """Two values by a merge of outputs."""
     if merge == "concat":
         return g.add("Concat", *parts, axis=-1)
@@ -67,7 +80,7 @@ def merged(g, merge, parts):
     return g.scaled(y, 0.5) if merge == "average" else y
 
 
-def _merged(g, layer, parts):
+def _merged(g: Graph, layer: LSTM, parts: Any) -> str:
     """(T, N, F) of what the directions gave: their outputs, or one value (T, D, N, H)."""
     if isinstance(parts, list):
         return parts[0] if len(parts) == 1 else merged(g, layer.merge, parts)
@@ -79,7 +92,7 @@ def _merged(g, layer, parts):
     return merged(g, layer.merge, [g.add("Gather", parts, integer(d), axis=1) for d in range(2)])
 
 
-def _learned(g, layer, batch):
+def _learned(g: Graph, layer: LSTM, batch: str) -> tuple[str, ...]:
     """The learned initial state (h, c) of every sequence."""
     found, parameters = [], layer.parameters()
     for name in INITIAL:
@@ -89,7 +102,7 @@ def _learned(g, layer, batch):
     return tuple(found)
 
 
-def _arrays(layer, k, direction):
+def _arrays(layer: LSTM, k: int, direction: int) -> Arrays:
     """The parameters of one layer and direction, by their name without its ending."""
     end, parameters = suffix(k, direction), layer.parameters()
     return {name[: -len(end)]: array for name, array in parameters.items() if name.endswith(end)}
@@ -98,9 +111,11 @@ def _arrays(layer, k, direction):
 # The operator
 
 
-def _operator(g, layer, k, value, lengths, state, batch):
+def _operator(
+    g: Graph, layer: LSTM, k: int, value: str, lengths: str | None, state: Any, batch: str
+) -> tuple[str, tuple[str, ...]]:
     cell, hidden = layer.cell, layer.hidden_size
-    stacked = {}
+    stacked: dict[str, list[Array]] = {}
     for direction in range(layer.directions):
         for name, array in _of_operator(_arrays(layer, k, direction), cell, hidden).items():
             stacked.setdefault(name, []).append(array)
@@ -121,16 +136,19 @@ def _operator(g, layer, k, value, lengths, state, batch):
     return y, tuple(final)
 
 
-def _of_operator(arrays, cell, hidden):
+def _of_operator(arrays: Arrays, cell: Cell, hidden: int) -> Arrays:
     """W, R, B and P of one direction, gates in the order of ONNX."""
     ours = "igo" if cell.cifg else "ifgo"
 
-    def ordered(array, have, want):
+    def ordered(array: NDArray[Any], have: Any, want: Any) -> Any:
         if cell.cifg:  # nothing looks at the block of the forget gate
             array, have = np.concatenate([array, np.zeros_like(array[:hidden])]), have + "f"
         return reorder(array, have, want)
 
-    found = {"W": ordered(arrays["weight_ih"], ours, "onnx"), "R": ordered(arrays["weight_hh"], ours, "onnx")}
+    found: dict[str, Any] = {
+        "W": ordered(arrays["weight_ih"], ours, "onnx"),
+        "R": ordered(arrays["weight_hh"], ours, "onnx"),
+    }
     if "bias" in arrays:
         bias = ordered(arrays["bias"], ours, "onnx")
         found["B"] = np.concatenate([bias, np.zeros_like(bias)])
@@ -139,12 +157,12 @@ def _of_operator(arrays, cell, hidden):
     return found
 
 
-def _attributes(cell, directions):
-    found = {"clip": cell.clip} if cell.clip is not None else {}
+def _attributes(cell: Cell, directions: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"clip": cell.clip} if cell.clip is not None else {}
     found |= {"input_forget": 1} if cell.cifg else {}
     if cell.activations == STANDARD:
         return found
-    curves = [(a,) if isinstance(a, str) else a for a in cell.activations] * directions
+    curves: list[Any] = [(a,) if isinstance(a, str) else a for a in cell.activations] * directions
     curves = [(name, *(numbers or ACTIVATIONS[name])) for name, *numbers in curves]
     found["activations"] = [_SPELLED.get(name, name.capitalize()) for name, *_ in curves]
     for place, name in ((1, "activation_alpha"), (2, "activation_beta")):
@@ -156,7 +174,9 @@ def _attributes(cell, directions):
 # A Scan over steps
 
 
-def _scan(g, layer, k, value, lengths, state, batch):
+def _scan(
+    g: Graph, layer: LSTM, k: int, value: str, lengths: str | None, state: Any, batch: str
+) -> tuple[Any, tuple[str, ...]]:
     outputs, scope, finals = [], g.scope, []
     for direction, reverse in enumerate(layer.reversed):
         g.scope = scope + ".reverse" * direction
@@ -168,7 +188,9 @@ def _scan(g, layer, k, value, lengths, state, batch):
     return outputs, tuple(g.add("Concat", *each, axis=0) for each in zip(*finals, strict=True))
 
 
-def _scan_one(g, layer, arrays, value, lengths, state, batch, reverse):
+def _scan_one(
+    g: Graph, layer: LSTM, arrays: Arrays, value: str, lengths: str | None, state: Any, batch: str, reverse: bool
+) -> tuple[str, str, str]:
     """(y (T, N, P), h_n, c_n) of one direction."""
     from onnx import helper
 
@@ -199,17 +221,17 @@ def _scan_one(g, layer, arrays, value, lengths, state, batch, reverse):
     return y, h_n, c_n
 
 
-def running(g, value, lengths):
+def running(g: Graph, value: str, lengths: str | None) -> str:
     """Which steps (T, N) of a value (T, N, ..) there are: bool."""
 
-    def make():
+    def make() -> Any:
         times = g.unsqueeze(g.arange(g.size(value, 0)), 1)
         return g.add("Less", times, lengths)
 
     return g.once(("running", lengths), make)
 
 
-def _of_input(g, cell, arrays, value):
+def _of_input(g: Graph, cell: Cell, arrays: Arrays, value: str) -> str:
     """What x adds to the gates at every step (T, N, G*H)."""
     a = g.add("MatMul", value, g.constant(np.ascontiguousarray(arrays["weight_ih"].T), "W"))
     if cell.layer_norm in ("haste", "fastrnn"):
@@ -219,14 +241,14 @@ def _of_input(g, cell, arrays, value):
     return a
 
 
-def _shifted(g, value, arrays, norm):
+def _shifted(g: Graph, value: str, arrays: Arrays, norm: Any) -> str:
     """value * gain + bias, of those there are."""
     value = g.add("Mul", value, g.constant(arrays[norm + "_gain"], norm + "_gain"))
     bias = arrays.get(norm + "_bias")
     return value if bias is None else g.add("Add", value, g.constant(bias, norm + "_bias"))
 
 
-def _step(g, cell, arrays, h, c, a):
+def _step(g: Graph, cell: Cell, arrays: Arrays, h: str, c: str, a: str) -> Any:
     """The new h and c of one step, as `lstmx.reference_cells` writes it."""
     entering = g.add("MatMul", h, g.constant(_recurrent(arrays["weight_hh"], cell), "R"))
     if cell.layer_norm in ("haste", "fastrnn"):
@@ -238,7 +260,7 @@ def _step(g, cell, arrays, h, c, a):
     return (_slstm_cell if cell.slstm else _lstm_cell)(g, cell, arrays, h, c, blocks)
 
 
-def _recurrent(weight, cell):
+def _recurrent(weight: Array, cell: Cell) -> Array:
     """weight_hh turned round, (P, G*H); 0 where a unit does not see those of other heads."""
     heads = cell.heads
     if heads == 1:
@@ -250,17 +272,17 @@ def _recurrent(weight, cell):
     return whole.reshape(heads * weight.shape[1], -1)
 
 
-def _lstm_cell(g, cell, arrays, h, c, blocks):
+def _lstm_cell(g: Graph, cell: Cell, arrays: Arrays, h: str, c: str, blocks: Any) -> list[str]:
     of_gate, of_candidate, of_output = cell.activations
     order = "".join(blocks)
 
-    def by_gate(name, gates=order):
+    def by_gate(name: str, gates: Any = order) -> Any:
         parts = np.split(arrays[name], len(gates)) if name in arrays else ()
         return dict(zip(gates, parts, strict=bool(parts)))
 
     peephole, gain, bias = by_gate("peephole", order.replace("g", "")), by_gate("norm_gain"), by_gate("bias")
 
-    def gate(k, memory, activation):
+    def gate(k: Any, memory: Any, activation: Any) -> str:
         s = blocks[k]
         if k in peephole:
             s = g.add("Add", s, g.add("Mul", memory, g.constant(peephole[k], f"peephole_{k}")))
@@ -285,16 +307,16 @@ def _lstm_cell(g, cell, arrays, h, c, blocks):
     return [_kept(g, h, out, rate_h), _kept(g, c, m, rate_c)]
 
 
-def _cut(g, value, bound):
+def _cut(g: Graph, value: str, bound: float | None) -> str:
     return value if bound is None else g.add("Clip", value, g.number(-bound), g.number(bound))
 
 
-def _kept(g, before, after, rate):
+def _kept(g: Graph, before: str, after: str, rate: float) -> str:
     """The expected value of zoneout."""
     return g.add("Add", g.scaled(before, rate), g.scaled(after, 1 - rate)) if rate else after
 
 
-def _slstm_cell(g, cell, arrays, h, c, blocks):
+def _slstm_cell(g: Graph, cell: Cell, arrays: Arrays, h: str, c: str, blocks: Any) -> list[str]:
     hidden = len(arrays["weight_hh"]) // 4
     c, n, m = g.add("Split", c, integers(hidden, hidden, hidden), outputs=3, axis=1)
     fresh = g.add("Equal", n, g.number(0))

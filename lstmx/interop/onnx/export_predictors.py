@@ -1,7 +1,9 @@
 """What estimators have learnt, as ONNX graphs: one function for each kind of `lstmx.predictors.Step`."""
 
+from __future__ import annotations
+
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,16 +16,20 @@ from lstmx.interop.onnx.writer import integer, integers
 from lstmx.layers import Last, MeanPool
 from lstmx.predictors.transforms import FUNCTIONS
 
+if TYPE_CHECKING:
+    from lstmx._types import Array
+    from lstmx.interop.onnx.writer import Graph
+
 
 class Output(NamedTuple):
     """A value that a graph gives, its type and its shape, in which a str is a free size."""
 
     value: str
-    dtype: object
-    shape: tuple
+    dtype: Any
+    shape: tuple[Any, ...]
 
 
-def add(g, step, x, flat):
+def add(g: Graph, step: Any, x: str, flat: bool) -> dict[str, Output]:
     """Nodes that do what a step does.
 
     Parameters
@@ -48,7 +54,7 @@ def add(g, step, x, flat):
 # Scaling. As in lstmx it is done in float64, or in the type of the arrays, and rounded once.
 
 
-def _scaler(g, step, x, flat):
+def _scaler(g: Graph, step: Any, x: str, flat: bool) -> dict[str, Output]:
     arrays, shape = step.arrays, (-1, 1) if step.config["layout"] == "NCT" and not flat else (-1,)
     y = g.cast(x, np.float64)
     for name, op in (("mean", "Sub"), ("scale", "Div")):
@@ -58,7 +64,7 @@ def _scaler(g, step, x, flat):
     return {"y": Output(g.cast(y, g.dtype), g.dtype, sizes)}
 
 
-def _column_scaler(g, step, x, flat):
+def _column_scaler(g: Graph, step: Any, x: str, flat: bool) -> dict[str, Output]:
     y = x
     for name, op in (("subtract", "Sub"), ("divide", "Div"), ("multiply", "Mul"), ("add", "Add")):
         if name in step.config["operations"]:
@@ -75,12 +81,12 @@ def _column_scaler(g, step, x, flat):
 # Networks
 
 
-def _sizes(step):
+def _sizes(step: Any) -> tuple[Any, ...]:
     features = step.config["features"]
     return ("N", features, "T") if step.config["layout"] == "NCT" else ("N", "T", features)
 
 
-def _read(g, step, x, flat):
+def _read(g: Graph, step: Any, x: str, flat: bool) -> Flow:
     """The `Flow` of standardised sequences; NaN at the end is padding."""
     if step.config.get("missing") == "impute":
         raise ValueError("missing: a graph does not fill missing values; fit with missing=\"error\" to sequences "
@@ -97,7 +103,7 @@ def _read(g, step, x, flat):
     return onnx_export.cleaned(g, Flow(x, lengths, clean=False))
 
 
-def _network(g, model, flow):
+def _network(g: Graph, model: Any, flow: Flow) -> tuple[str, Flow]:
     """(outputs (N, O) or (N, T, O), the flow that they are of)."""
     outer, g.scope = g.scope, f"{g.scope}{'.' * bool(g.scope)}model"
     after, _ = onnx_export.run(g, model.layers, flow)
@@ -106,24 +112,24 @@ def _network(g, model, flow):
     return (after.value if after.pooled else g.add("Transpose", after.value, perm=[1, 0, 2])), after
 
 
-def _with_nan_of(g, after, flow):
+def _with_nan_of(g: Graph, after: Flow, flow: Flow) -> str:
     """What came after a flow, NaN in the sequences in which that has one: the operator LSTM of onnxruntime has none."""
     zero = g.reduce("ReduceSum", g.reduce("ReduceSum", g.scaled(flow.value, 0), 2), 0, keep=True)
     return g.add("Add", after.value, g.add("Transpose", zero, perm=[1, 0]) if after.pooled else g.unsqueeze(zero, 2))
 
 
-def _padded(g, flow, value, axes):
+def _padded(g: Graph, flow: Flow, value: Any, axes: int) -> str:
     """value (N, T, ..), of so many axes, with NaN at the padding."""
     there = g.add("Transpose", onnx_export_lstm.running(g, flow.value, flow.lengths), perm=[1, 0])
     there = g.unsqueeze(there, *range(2, axes)) if axes > 2 else there
     return g.add("Where", there, value, g.number(np.nan))
 
 
-def _model(g, step):
+def _model(g: Graph, step: Any) -> Any:
     return step.model.astype(g.dtype)
 
 
-def _labels(step):
+def _labels(step: Any) -> Array:
     """The classes as a constant can hold them: strings, or int64 as skl2onnx has all numbers."""
     labels = step.classes_.tolist()
     if all(isinstance(label, str) for label in labels):
@@ -134,7 +140,7 @@ def _labels(step):
     return np.array(labels, np.int64)
 
 
-def _classifier(g, step, x, flat):
+def _classifier(g: Graph, step: Any, x: str, flat: bool) -> dict[str, Output]:
     classes, config = _labels(step), step.config
     found, flow = _network(g, _model(g, step), _read(g, step, x, flat))
     lead = ("N", "T") if config["target"] == "step" else ("N",)
@@ -152,7 +158,7 @@ def _classifier(g, step, x, flat):
             "probabilities": Output(found, g.dtype, (*lead, len(classes)))}  # fmt: skip
 
 
-def _regressor(g, step, x, flat):
+def _regressor(g: Graph, step: Any, x: str, flat: bool) -> dict[str, Output]:
     config = step.config
     y, flow = _network(g, _model(g, step), _read(g, step, x, flat))
     if config["standardize"]:
@@ -166,13 +172,13 @@ def _regressor(g, step, x, flat):
     return {"y": Output(y, g.dtype, (*shape, config["outputs"]))}
 
 
-def _zeros_before(g, value):
+def _zeros_before(g: Graph, value: str) -> str:
     """A step of zeros, and then the value (T, N, F)."""
     sizes = g.shape(1, g.size(value, 1), g.size(value, 2))
     return g.add("Concat", g.add("Expand", g.number(0), sizes), value, axis=0)
 
 
-def _transformer(g, step, x, flat):
+def _transformer(g: Graph, step: Any, x: str, flat: bool) -> dict[str, Output]:
     flow, lstm = _read(g, step, x, flat), _model(g, step).layers[0]
     longer = replace(flow, value=_zeros_before(g, flow.value), lengths=g.add("Add", flow.lengths, integer(1)))
     after, _ = onnx_export.run(g, [lstm], longer)
@@ -182,7 +188,7 @@ def _transformer(g, step, x, flat):
     return {"y": Output(_with_nan_of(g, after, flow), g.dtype, ("N", lstm.output_size()))}
 
 
-def _anomaly_detector(g, step, x, flat):
+def _anomaly_detector(g: Graph, step: Any, x: str, flat: bool) -> dict[str, Output]:
     arrays, config = step.arrays, step.config
     flow = _read(g, step, x, flat)
     behind = replace(flow, value=_zeros_before(g, g.cut(flow.value, 0, -1, 0)))
@@ -193,7 +199,7 @@ def _anomaly_detector(g, step, x, flat):
     score = g.add("Neg", g.reduce("ReduceSum", g.add("Mul", weighed, d), 2))  # (T, N)
     there = onnx_export_lstm.running(g, flow.value, flow.lengths)
 
-    def padded(value):
+    def padded(value: Any) -> str:
         return g.add("Where", there, score, np.array(value, np.float64))
 
     if config["aggregate"] == "mean":
@@ -207,7 +213,7 @@ def _anomaly_detector(g, step, x, flat):
             "step_scores": Output(steps, np.float64, ("N", "T"))}  # fmt: skip
 
 
-def _pipeline(g, step, x, flat):
+def _pipeline(g: Graph, step: Any, x: str, flat: bool) -> dict[str, Output]:
     outer = g.scope
     for name, one in step.steps:
         g.scope = f"{outer}{'.' * bool(outer)}{name}"
@@ -221,7 +227,7 @@ def _pipeline(g, step, x, flat):
 # Forecasts, in float64 but for the network
 
 
-def forecast(g, step, history, exogenous):
+def forecast(g: Graph, step: Any, history: str, exogenous: str | None) -> Output:
     """Nodes that do what `Forecaster.predict` does for the horizon of `fit`.
 
     Parameters
@@ -267,7 +273,7 @@ def forecast(g, step, history, exogenous):
     return Output(y, g.dtype, (lead, config["horizon"], config["features"]))
 
 
-def _transformed(g, name, power, y):
+def _transformed(g: Graph, name: str | None, power: Any, y: Any) -> str:
     if name is None:
         return y
     logarithm = g.add("Log", y)
@@ -276,7 +282,7 @@ def _transformed(g, name, power, y):
     return g.add("Where", power[:, None] == 0, logarithm, g.add("Pow", y, power[:, None]))
 
 
-def _restored(g, name, power, z):
+def _restored(g: Graph, name: str | None, power: Any, z: Any) -> str:
     if name is None:
         return z
     grown = g.add("Exp", z)
@@ -287,7 +293,7 @@ def _restored(g, name, power, z):
     return g.add("Where", power == 0, grown, root)
 
 
-def _ahead(g, step, exogenous):
+def _ahead(g: Graph, step: Any, exogenous: str | None) -> str:
     """In the row of each step the scaled variables (n, window, B * E) of the next B steps."""
     arrays, window, block = step.arrays, step.config["window"], step.config["block"]
     x = g.add("Sub", exogenous, g.constant(arrays["x_mean"], "x_mean"))
@@ -296,7 +302,7 @@ def _ahead(g, step, exogenous):
     return g.add("Concat", *(g.cut(x, first + k, first + k + window, 1) for k in range(1, block + 1)), axis=2)
 
 
-def _integrated(g, steps, level, lag, block, features):
+def _integrated(g: Graph, steps: str, level: Any, lag: int, block: int, features: int) -> str:
     """What `lstmx.predictors.forecaster.integrate` does for one lag: each step is added to that `lag` steps before."""
     ends = g.unsqueeze(g.cut(level, -lag, np.iinfo(np.int64).max, 1), 1)
     rounds = -(-block // lag)

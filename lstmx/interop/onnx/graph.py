@@ -1,12 +1,21 @@
 """Reads the graph of an ONNX model into the configuration and arrays of a `GraphModel`; folds constants."""
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstmx.interop.onnx.nodes import CONVERTERS, Node
 from lstmx.predictors.operators import DTYPES, OPERATORS, check_option, limited
 from lstmx.storage import ModelFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lstmx._types import Array, Arrays, Config
+
 
 OLDEST = 7  # operator set
 DEEPEST = 60  # nodes that a constant is made by, one from the other
@@ -22,7 +31,7 @@ TYPES = {
 EXTERNAL = 1  # data_location
 
 
-def array_of(tensor):
+def array_of(tensor: Any) -> Array:
     """A TensorProto as an array: floats of 16 bits as float32, integers but those of 8 bits as int64."""
     from onnx import numpy_helper
 
@@ -45,7 +54,7 @@ def array_of(tensor):
     return array if size == 1 and kind == "int64" else array.astype(DTYPES[kind], copy=False)
 
 
-def declared(value):
+def declared(value: Any) -> dict[str, Any]:
     """A ValueInfoProto as {name, dtype, shape}."""
     tensor = value.type.tensor_type
     if value.type.WhichOneof("value") != "tensor_type" or tensor.elem_type not in TYPES:
@@ -60,7 +69,10 @@ def declared(value):
 class Scope:
     """The values of a graph or subgraph: an array where a value is constant, else the name that it has in the model."""
 
-    def __init__(self, graph, parent=None):
+    values: dict[str, Any]
+    uses: dict[str, int]
+
+    def __init__(self, graph: Any, parent: Scope | None = None) -> None:
         self.graph, self.parent = graph, parent
         self.values = {}
         self.producers = {name: node for node in graph.node for name in node.output if name}
@@ -69,7 +81,7 @@ class Scope:
             self.uses[name] = self.uses.get(name, 0) + 1
 
 
-def _reads(nodes):
+def _reads(nodes: Any) -> Iterator[str]:
     """The names that nodes, and the nodes in their subgraphs, read."""
     for node in nodes:
         yield from node.input
@@ -79,7 +91,7 @@ def _reads(nodes):
                 yield from (output.name for output in graph.output)
 
 
-def needed_nodes(graph):
+def needed_nodes(graph: Any) -> list[Any]:
     """The nodes that the outputs need, in the order of the file."""
     needed, found = {output.name for output in graph.output}, []
     for node in reversed(graph.node):
@@ -110,7 +122,14 @@ class Reader:
         Operators that there are not, and why others are refused.
     """
 
-    def __init__(self, model, label, size, lazy=False):
+    nodes: list[Any]
+    layers: list[Any]
+    unknown: list[str]
+    quantised: list[Any]
+    quantised_products: set[Any]
+    _names: set[str]
+
+    def __init__(self, model: Any, label: str, size: int, lazy: bool = False) -> None:
         self.model, self.label, self.lazy = model, label, lazy
         self.nodes, self.layers, self.unknown, self.quantised = [], [], [], []
         self.quantised_products = set()  # names of values: of Dense layers whose scale is still to come
@@ -124,14 +143,14 @@ class Reader:
                              "onnx.version_converter")  # fmt: skip
         self.functions = {(f.domain, f.name) for f in model.functions}
 
-    def error(self, text):
+    def error(self, text: object) -> ModelFileError:
         """A ModelFileError about this file."""
         ours = "; lstmx wrote this file: load what it was written of by lstmx.load" if self._is_ours else ""
         return ModelFileError(f"{self.label}: {text}{ours}")
 
     # Values.
 
-    def initial_scope(self, graph, parent=None):
+    def initial_scope(self, graph: Any, parent: Scope | None = None) -> Scope:
         """The scope of a graph that nothing of has been read yet but its tensors."""
         scope = Scope(graph, parent)
         if graph.sparse_initializer:
@@ -145,14 +164,14 @@ class Reader:
                 raise self.error(error) from error
         return scope
 
-    def fresh(self, name):
+    def fresh(self, name: str) -> str:
         """A name in the model that no other value has."""
         while name in self._names or not name:
             name += "'"
         self._names.add(name)
         return name
 
-    def value(self, scope, name):
+    def value(self, scope: Scope, name: str) -> Any:
         """An array, or the name of a value that the model computes."""
         place = scope
         while place is not None:
@@ -169,7 +188,7 @@ class Reader:
         raise self.error(f"the value {name!r:.60} is used before any node gives it; nodes must stand in an order in "
                          "which they can run, and in no circle")  # fmt: skip
 
-    def _read_lazily(self, scope, name):
+    def _read_lazily(self, scope: Scope, name: str) -> None:
         node = scope.producers[name]
         for output in node.output:
             scope.values.setdefault(output, "?")  # while it is read: a circle is no constant
@@ -182,7 +201,7 @@ class Reader:
         finally:
             self._depth -= 1
 
-    def bind(self, scope, name, value):
+    def bind(self, scope: Scope, name: str, value: Any) -> None:
         """Give an ONNX name its value."""
         if name:
             if name in scope.values and scope.values[name] != "?" and not self.lazy:
@@ -191,13 +210,13 @@ class Reader:
 
     # Nodes.
 
-    def read_graph(self, scope):
+    def read_graph(self, scope: Scope) -> list[Any]:
         """All nodes that the outputs of a graph need; the values of its outputs."""
         for node in needed_nodes(scope.graph):
             self.read_node(scope, node)
         return [self.value(scope, output.name) for output in scope.graph.output]
 
-    def read_node(self, scope, node):
+    def read_node(self, scope: Scope, node: Any) -> None:
         """One node."""
         domain = "" if node.domain == "ai.onnx" else node.domain
         key = f"{domain}.{node.op_type}" if domain else node.op_type
@@ -213,14 +232,16 @@ class Reader:
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
             raise self.error(f"{node.op_type} {node.name or ', '.join(node.output)!r:.60}: {error}") from error
 
-    def refuse(self, scope, node, what):
+    def refuse(self, scope: Scope, node: Any, what: str) -> None:
         """Note that the graph has something that is not supported, and read on."""
         if what not in self.unknown:
             self.unknown.append(what)
         for name in node.output:
             self.bind(scope, name, self.fresh(name) if name else "")
 
-    def emit(self, op, name, inputs, options=None, outputs=1, layers=()):
+    def emit(
+        self, op: str, name: str, inputs: Any, options: Any = None, outputs: Any = 1, layers: Sequence[Any] = ()
+    ) -> list[Any]:
         """Values of a node of ours: arrays where all its inputs are, else names.
 
         `inputs` are arrays, names, or None; `outputs` is how many there are.
@@ -241,7 +262,7 @@ class Reader:
         self.layers.append(list(layers))
         return names
 
-    def _fold(self, op, inputs, options):
+    def _fold(self, op: str, inputs: Any, options: Any) -> list[Array]:
         with np.errstate(all="ignore"):
             found = OPERATORS[op].function(inputs, options, limited(self.room_left))
         found = [np.asarray(a) for a in (found if isinstance(found, tuple) else (found,))]
@@ -252,7 +273,7 @@ class Reader:
 
     # The whole.
 
-    def graph_model(self):
+    def graph_model(self) -> tuple[Config, Arrays]:
         """Configuration and arrays of a `GraphModel` of the main graph."""
         graph = self.model.graph
         scope = self.initial_scope(graph)
@@ -272,7 +293,7 @@ class Reader:
         self._name_outputs([output["name"] for output in outputs], found, {value["name"] for value in inputs})
         return self._stored(inputs, outputs)
 
-    def _name_outputs(self, names, found, inputs):
+    def _name_outputs(self, names: Any, found: Any, inputs: Any) -> None:
         """Let outputs have their own names."""
         renamed = {}
         for name, value in zip(names, found, strict=True):
@@ -286,8 +307,10 @@ class Reader:
             for side in ("inputs", "outputs"):
                 node[side] = [renamed.get(v, v) if isinstance(v, str) else v for v in node[side]]
 
-    def _stored(self, inputs, outputs):
-        arrays, constants, known = {}, [], {}
+    def _stored(self, inputs: Any, outputs: Any) -> tuple[Config, Arrays]:
+        arrays: Arrays = {}
+        constants: list[dict[str, Any]] = []
+        known: dict[Any, Any] = {}
         for node in self.nodes:
             for k, value in enumerate(node["inputs"]):
                 if isinstance(value, np.ndarray) and id(value) not in known:
@@ -303,12 +326,14 @@ class Reader:
         return {"inputs": inputs, "outputs": outputs, "constants": constants, "nodes": self.nodes}, arrays
 
 
-def _normal(a):
+def _normal(a: Array) -> Array:
     """A constant in one of the types of a `GraphModel`."""
     return a if a.dtype in DTYPES.values() else a.astype(np.int64)
 
 
-def lstm_nodes(reader, graph, parent=None, path=""):
+def lstm_nodes(
+    reader: Reader, graph: Any, parent: Scope | None = None, path: str = ""
+) -> Iterator[tuple[str, Scope, Any]]:
     """(path, scope, node) of every LSTM in a graph and its subgraphs, in the order of the file."""
     scope = reader.initial_scope(graph, parent)
     for node in graph.node:

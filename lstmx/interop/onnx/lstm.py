@@ -1,12 +1,19 @@
 """The LSTM of ONNX, and DynamicQuantizeLSTM of ONNX Runtime, as layers."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstmx.functional.cell import Cell
 from lstmx.interop.gates import reorder
 from lstmx.layers import LSTM
+
+if TYPE_CHECKING:
+    from lstmx._types import Array, Arrays
+
 
 # The inputs by name, in their order; those after P are of DynamicQuantizeLSTM.
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P",
@@ -46,22 +53,22 @@ class Options:
     """
 
     direction: str
-    cells: tuple
+    cells: tuple[Cell, ...]
     hidden_size: int | None
     batch_first: bool
 
     @property
-    def reversed(self):
+    def reversed(self) -> tuple[bool, ...]:
         """For each direction, whether it reads from the end."""
         return DIRECTIONS[self.direction]
 
     @property
-    def order(self):
+    def order(self) -> str:
         """The gates that the weights of a layer have."""
         return "igo" if self.cells[0].cifg else "ifgo"
 
 
-def read_options(attributes):
+def read_options(attributes: dict[str, Any]) -> Options:
     """`Options` of a dict of attributes; ValueError or TypeError for those that cannot be."""
     for name in attributes:
         if name not in ATTRIBUTES:
@@ -74,7 +81,7 @@ def read_options(attributes):
     if clip is not None and not clip > 0:
         raise ValueError(f"clip: got {clip}, must be above 0; leave it out where nothing is clipped")
     clip = None if clip is None or clip >= np.finfo(np.float32).max else short(clip)
-    common = {"clip": clip, "cifg": bool(attributes.get("input_forget", 0))}
+    common: dict[str, Any] = {"clip": clip, "cifg": bool(attributes.get("input_forget", 0))}
     cells = tuple(Cell(activations=own, **common) for own in _read_activations(attributes, count))
     hidden = attributes.get("hidden_size")
     if hidden is not None and hidden < 1:
@@ -82,7 +89,7 @@ def read_options(attributes):
     return Options(direction, cells, hidden, bool(attributes.get("layout", 0)))
 
 
-def _read_activations(attributes, directions):
+def _read_activations(attributes: dict[str, Any], directions: int) -> list[tuple[Any, ...]]:
     """Three activations for each direction; alpha and beta are used up in their order by those that take one."""
     names = attributes.get("activations") or ["Sigmoid", "Tanh", "Tanh"] * directions
     if len(names) != 3 * directions:
@@ -98,18 +105,18 @@ def _read_activations(attributes, directions):
     return [tuple(found[k : k + 3]) for k in range(0, len(found), 3)]
 
 
-def short(number):
+def short(number: float) -> float:
     """The number that a float32 was written for: 0.2, not 0.20000000298."""
     return float(str(np.float32(number)))
 
 
-def row_order(options, hidden):
+def row_order(options: Options, hidden: int) -> tuple[Array, Array]:
     """Which rows of a W or R of ONNX are, one after the other, those of ours; of a P the same."""
     weights = reorder(np.arange(4 * hidden), "onnx", options.order)
     return weights, reorder(np.arange(3 * hidden), "onnx peepholes", "io" if options.order == "igo" else "peepholes")
 
 
-def read_arrays(options, given):
+def read_arrays(options: Options, given: Any) -> list[Arrays]:
     """Our parameters (weight_ih and so on) for each direction, from constants W, R, B and P by name, or None.
 
     The sums of biases are those of float64, rounded.
@@ -142,7 +149,7 @@ def read_arrays(options, given):
     return found
 
 
-def dequantised(given):
+def dequantised(given: Any) -> Arrays:
     """W and R of a DynamicQuantizeLSTM as those of an LSTM: (q - zero point) * scale, transposed."""
     found = {}
     for name in "WR":
@@ -156,7 +163,7 @@ def dequantised(given):
     return {name: a for name, a in given.items() if "_" not in name} | found
 
 
-def make_layers(options, arrays):
+def make_layers(options: Options, arrays: list[Arrays]) -> list[LSTM]:
     """One LSTM, or two of one direction each where their cells differ."""
     peephole = {"peephole": True} if "peephole" in arrays[0] else {}
     W = arrays[0]["weight_ih"]

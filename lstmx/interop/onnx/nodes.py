@@ -1,9 +1,19 @@
 """What each operator of ONNX becomes in a `GraphModel`, in every version since operator set 7."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
 import numpy as np
 
 from lstmx.interop.onnx import lstm as onnx_lstm
 from lstmx.layers import Activation, Dense, Embedding, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lstmx._types import Array, Arrays
+
 
 _FLOAT, _INT, _STRING, _TENSOR, _GRAPH, _FLOATS, _INTS, _STRINGS = 1, 2, 3, 4, 5, 6, 7, 8  # types of attributes
 MOST_UNITS = 2**16  # of an LSTM whose weights are inputs: their order is a constant
@@ -20,7 +30,9 @@ class Node:
     attributes : dict
     """
 
-    def __init__(self, reader, scope, proto):
+    inputs: list[Any]
+
+    def __init__(self, reader: Any, scope: Any, proto: Any) -> None:
         self.reader, self.scope, self.proto = reader, scope, proto
         self.op, self.opset = proto.op_type, reader.opset
         self.name = proto.name or next(filter(None, proto.output), proto.op_type)
@@ -28,22 +40,30 @@ class Node:
         self.outputs = list(proto.output)
         self.attributes = {a.name: _attribute(a) for a in proto.attribute}
 
-    def input(self, k):
+    def input(self, k: int) -> Any:
         """An input, or None."""
         return self.inputs[k] if k < len(self.inputs) else None
 
-    def take(self, name, default=None):
+    def take(self, name: str, default: Any = None) -> Any:
         """An attribute; every value is as ONNX declares it, or an error."""
         value = self.attributes.get(name, default)
         if default is not None and type(value) is not type(default):
             raise ValueError(f"{name}: got {value!r:.60}, must be of type {type(default).__name__}")
         return value
 
-    def emit(self, op, inputs, options=None, outputs=1, layers=(), name=None):
+    def emit(
+        self,
+        op: str,
+        inputs: Any,
+        options: Any = None,
+        outputs: int = 1,
+        layers: Sequence[Any] = (),
+        name: str | None = None,
+    ) -> list[Any]:
         """Values of a node of ours, which the model computes or which are constant."""
         return self.reader.emit(op, name or self.name, inputs, options, outputs, layers)
 
-    def give(self, *values):
+    def give(self, *values: Any) -> None:
         """What the outputs are."""
         for k, name in enumerate(self.outputs):
             if k < len(values):
@@ -51,18 +71,20 @@ class Node:
             elif name and self.scope.uses.get(name):
                 raise ValueError(f"its output {k} is used, but not supported")
 
-    def put(self, op, inputs=None, options=None, layers=(), outputs=1):
+    def put(
+        self, op: str, inputs: Any = None, options: Any = None, layers: Sequence[Any] = (), outputs: int = 1
+    ) -> None:
         """The node becomes one of ours."""
         inputs = self.inputs if inputs is None else inputs
         name = next(filter(None, self.outputs), self.name)
         self.give(*self.reader.emit(op, name, list(inputs), options, outputs, layers))
 
-    def refuse(self, why):
+    def refuse(self, why: str) -> None:
         """Say that this one is not supported."""
         self.reader.refuse(self.scope, self.proto, f"{self.op} ({why})")
 
 
-def _attribute(a):
+def _attribute(a: Any) -> Any:
     values = {_FLOAT: a.f, _INT: a.i, _TENSOR: a.t, _GRAPH: a.g}
     if a.type in values:
         return values[a.type]
@@ -73,13 +95,13 @@ def _attribute(a):
     return list({_FLOATS: a.floats, _INTS: a.ints}.get(a.type, ()))
 
 
-CONVERTERS = {}
+CONVERTERS: dict[str, Callable[[Node], None]] = {}
 
 
-def converter(*names):
+def converter(*names: str) -> Callable[[Callable[[Node], None]], Callable[[Node], None]]:
     """Put a function into the table of `CONVERTERS`, by the names of operators."""
 
-    def register(function):
+    def register(function: Any) -> Any:
         CONVERTERS.update(dict.fromkeys(names, function))
         return function
 
@@ -89,12 +111,12 @@ def converter(*names):
 @converter("Add", "Sub", "Mul", "Div", "Pow", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or",
            "Neg", "Abs", "Not", "IsNaN", "Erf", "Sqrt", "Log", "Reciprocal", "Floor", "Ceil", "Sum", "Min", "Max",
            "Where", "Size", "Expand", "Tile", "Range")  # fmt: skip
-def _same(node):
+def _same(node: Node) -> None:
     if node.op not in ("Add", "Mul") or not _joins_product(node):
         node.put(node.op)
 
 
-def _open_product(node, name, value):
+def _open_product(node: Node, name: str, value: Any) -> Any:
     """The Dense that has just been read and gives a value that nobody else reads, without a bias yet; or None."""
     reader = node.reader
     if not reader.nodes or reader.nodes[-1]["op"] != "Dense" or reader.nodes[-1]["outputs"] != [value]:
@@ -103,7 +125,7 @@ def _open_product(node, name, value):
     return dense if node.scope.uses.get(name) == 1 and not dense.parameters()["bias"].any() else None
 
 
-def _joins_product(node):
+def _joins_product(node: Node) -> bool:
     """Whether an Add of constants became the bias of a Dense, or a Mul the scale of one of quantised weights."""
     names = [value for value in node.inputs if isinstance(value, str)]
     constants = [value for value in node.inputs if isinstance(value, np.ndarray)]
@@ -127,18 +149,18 @@ def _joins_product(node):
     return True
 
 
-def _dense(weight, bias):
+def _dense(weight: Array, bias: Array | None) -> Dense:
     config = {"input_size": weight.shape[1], "output_size": len(weight), "dtype": weight.dtype.name}
     bias = np.zeros(len(weight), weight.dtype) if bias is None else bias
     return Dense.from_state(config, {"weight": weight, "bias": bias})
 
 
-def _is_weight(value):
+def _is_weight(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind == "f" and value.size > 0
 
 
 @converter("MatMul")
-def _matmul(node):
+def _matmul(node: Node) -> None:
     x, weight = node.inputs
     if isinstance(x, str) and _is_weight(weight):
         node.put("Dense", [x], layers=[_dense(weight.T, None)])
@@ -147,7 +169,7 @@ def _matmul(node):
 
 
 @converter("Gemm")
-def _gemm(node):
+def _gemm(node: Node) -> None:
     (a, b), c = node.inputs[:2], node.input(2)
     alpha, beta = node.take("alpha", 1.0), node.take("beta", 1.0)
     trans_a, trans_b = node.take("transA", 0), node.take("transB", 0)
@@ -176,24 +198,24 @@ _NUMBERED = {"LeakyRelu": ("leaky_relu", 0.01), "Elu": ("elu", 1.0), "Thresholde
 
 
 @converter(*_PLAIN)
-def _plain(node):
+def _plain(node: Node) -> None:
     _activate(node, _PLAIN[node.op])
 
 
 @converter(*_NUMBERED)
-def _numbered(node):
+def _numbered(node: Node) -> None:
     name, alpha = _NUMBERED[node.op]
     _activate(node, (name, onnx_lstm.short(node.take("alpha", alpha))))
 
 
 @converter("HardSigmoid")
-def _hard_sigmoid(node):
+def _hard_sigmoid(node: Node) -> None:
     numbers = (onnx_lstm.short(node.take(name, value)) for name, value in (("alpha", 0.2), ("beta", 0.5)))
     _activate(node, ("hard_sigmoid", *numbers))
 
 
 @converter("Selu")
-def _selu(node):
+def _selu(node: Node) -> None:
     given = node.take("alpha", _SELU[0]), node.take("gamma", _SELU[1])
     if not np.allclose(given, _SELU, rtol=1e-6):
         node.refuse(f"of alpha {given[0]:g} and gamma {given[1]:g}")
@@ -202,12 +224,12 @@ def _selu(node):
 
 
 @converter("Gelu")
-def _gelu(node):
+def _gelu(node: Node) -> None:
     _activate(node, "gelu_tanh" if node.take("approximate", "none") == "tanh" else "gelu")
 
 
 @converter("HardSwish", "Mish")
-def _gated(node):
+def _gated(node: Node) -> None:
     """x times a function of x."""
     [x] = node.inputs
     names = ["softplus", "tanh"] if node.op == "Mish" else [("hard_sigmoid", 1 / 6, 0.5)]
@@ -218,12 +240,12 @@ def _gated(node):
 
 
 @converter("LayerNormalization")
-def _layer_norm(node):
+def _layer_norm(node: Node) -> None:
     options = {"axis": node.take("axis", -1), "epsilon": node.take("epsilon", 1e-5)}
     node.put("LayerNormalization", options=options, outputs=3)
 
 
-def _activate(node, activation, x=None, axis=-1):
+def _activate(node: Node, activation: Any, x: Any = None, axis: int = -1) -> None:
     x = node.inputs[0] if x is None else x
     if isinstance(x, np.ndarray):  # folded, as a model would compute it
         rows, *_ = Activation(activation).forward_rows(np.ascontiguousarray(x.reshape(1, -1)), None, None, Run())
@@ -233,7 +255,7 @@ def _activate(node, activation, x=None, axis=-1):
 
 
 @converter("Softmax", "LogSoftmax")
-def _softmax(node):
+def _softmax(node: Node) -> None:
     """Before operator set 13, softmax is over all axes from `axis` on, which is 1."""
     x = node.inputs[0]
     if isinstance(x, np.ndarray):
@@ -256,12 +278,12 @@ def _softmax(node):
 
 
 @converter("Identity")
-def _identity(node):
+def _identity(node: Node) -> None:
     node.give(node.inputs[0])
 
 
 @converter("Dropout")
-def _dropout(node):
+def _dropout(node: Node) -> None:
     training = node.input(2)
     if isinstance(training, str) or (training is not None and training.any()):
         node.refuse("in training")
@@ -270,7 +292,7 @@ def _dropout(node):
 
 
 @converter("Constant")
-def _constant(node):
+def _constant(node: Node) -> None:
     from lstmx.interop.onnx.graph import array_of
 
     if len(node.attributes) != 1:
@@ -286,7 +308,7 @@ def _constant(node):
 
 
 @converter("Cast")
-def _cast(node):
+def _cast(node: Node) -> None:
     from lstmx.interop.onnx.graph import TYPES
 
     to, x = node.take("to", 0), node.inputs[0]
@@ -299,7 +321,7 @@ def _cast(node):
 
 
 @converter("Shape")
-def _shape(node):
+def _shape(node: Node) -> None:
     options = {"start": node.take("start", 0)}
     if "end" in node.attributes:
         options["end"] = max(-(2**62), min(node.take("end", 0), 2**62))
@@ -307,36 +329,36 @@ def _shape(node):
 
 
 @converter("Reshape")
-def _reshape(node):
+def _reshape(node: Node) -> None:
     node.put("Reshape", options={"allowzero": bool(node.take("allowzero", 0))})
 
 
 @converter("Flatten")
-def _flatten(node):
+def _flatten(node: Node) -> None:
     node.put("Flatten", options={"axis": node.take("axis", 1)})
 
 
 @converter("Squeeze", "Unsqueeze")
-def _squeeze(node):
+def _squeeze(node: Node) -> None:
     node.put(node.op, options={"axes": node.take("axes")})
 
 
 @converter("Transpose")
-def _transpose(node):
+def _transpose(node: Node) -> None:
     node.put("Transpose", options={"perm": node.take("perm")})
 
 
 @converter("Concat")
-def _concat(node):
+def _concat(node: Node) -> None:
     node.put("Concat", options={"axis": node.take("axis", 0) if "axis" in node.attributes else _missing("axis")})
 
 
-def _missing(name):
+def _missing(name: str) -> NoReturn:
     raise ValueError(f"the attribute {name!r} is missing")
 
 
 @converter("Slice")
-def _slice(node):
+def _slice(node: Node) -> None:
     inputs = node.inputs
     if node.opset < 10:
         inputs = [inputs[0], *(np.array(node.attributes[name], np.int64) if name in node.attributes else None
@@ -345,7 +367,7 @@ def _slice(node):
 
 
 @converter("Split")
-def _split(node):
+def _split(node: Node) -> None:
     count = len(node.outputs)
     inputs = [node.inputs[0], np.array(node.attributes["split"], np.int64)] if "split" in node.attributes else None
     options = {"axis": node.take("axis", 0), "parts": node.take("num_outputs", count)}
@@ -353,7 +375,7 @@ def _split(node):
 
 
 @converter("Gather")
-def _gather(node):
+def _gather(node: Node) -> None:
     table, index = node.inputs
     axis = node.take("axis", 0)
     if _is_weight(table) and isinstance(index, str) and axis == 0:
@@ -364,12 +386,12 @@ def _gather(node):
 
 
 @converter("GatherElements")
-def _gather_elements(node):
+def _gather_elements(node: Node) -> None:
     node.put("GatherElements", options={"axis": node.take("axis", 0)})
 
 
 @converter("GatherND")
-def _gather_nd(node):
+def _gather_nd(node: Node) -> None:
     if node.take("batch_dims", 0):
         node.refuse("of batches")
     else:
@@ -377,12 +399,12 @@ def _gather_nd(node):
 
 
 @converter("CumSum")
-def _cumsum(node):
+def _cumsum(node: Node) -> None:
     node.put("CumSum", options={name: bool(node.take(name, 0)) for name in ("exclusive", "reverse")})
 
 
 @converter("TopK")
-def _topk(node):
+def _topk(node: Node) -> None:
     inputs = node.inputs
     if node.opset < 10:
         inputs = [inputs[0], np.array(node.attributes["k"], np.int64)]
@@ -391,7 +413,7 @@ def _topk(node):
 
 
 @converter("ConstantOfShape")
-def _constant_of_shape(node):
+def _constant_of_shape(node: Node) -> None:
     from lstmx.interop.onnx.graph import array_of
 
     value = array_of(node.attributes["value"]) if "value" in node.attributes else np.zeros(1, np.float32)
@@ -401,7 +423,7 @@ def _constant_of_shape(node):
 
 
 @converter("Clip")
-def _clip(node):
+def _clip(node: Node) -> None:
     inputs = node.inputs
     if node.opset < 11:
         bounds = (node.attributes.get(name) for name in ("min", "max"))
@@ -410,18 +432,18 @@ def _clip(node):
 
 
 @converter("ReverseSequence")
-def _reverse_sequence(node):
+def _reverse_sequence(node: Node) -> None:
     node.put("ReverseSequence", options={"time": node.take("time_axis", 0), "batch": node.take("batch_axis", 1)})
 
 
 @converter("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare", "ReduceL1", "ReduceL2")
-def _reduce(node):
+def _reduce(node: Node) -> None:
     options = {"axes": node.take("axes"), "keepdims": bool(node.take("keepdims", 1))}
     node.put(node.op, options=options | {"noop": bool(node.take("noop_with_empty_axes", 0))})
 
 
 @converter("ArgMax")
-def _argmax(node):
+def _argmax(node: Node) -> None:
     if node.take("select_last_index", 0):
         node.refuse("of the last index")
     else:
@@ -429,7 +451,7 @@ def _argmax(node):
 
 
 @converter("If")
-def _if(node):
+def _if(node: Node) -> None:
     condition = node.inputs[0]
     if not isinstance(condition, np.ndarray):
         node.refuse("its condition is not constant")
@@ -444,7 +466,7 @@ def _if(node):
 # Quantised weights.
 
 
-def _per_axis(a, x, axis):
+def _per_axis(a: Array, x: Array, axis: int) -> Array:
     """A scale or zero point as it is broadcast over x."""
     if a.size == 1:
         return a.reshape(())
@@ -454,7 +476,7 @@ def _per_axis(a, x, axis):
 
 
 @converter("DequantizeLinear", "QuantizeLinear")
-def _quantise(node):
+def _quantise(node: Node) -> None:
     (x, scale), zero = node.inputs[:2], node.input(2)
     if not all(isinstance(v, np.ndarray) for v in (x, scale)) or isinstance(zero, str) or node.take("block_size", 0):
         node.refuse("of what is not constant")
@@ -474,14 +496,14 @@ def _quantise(node):
 
 
 @converter("DynamicQuantizeLinear")
-def _dynamic_quantise(node):
+def _dynamic_quantise(node: Node) -> None:
     """What is quantised as it comes is left as it is: its scale is 1, its zero point 0."""
     node.reader.quantised.append(node.name)
     node.give(node.inputs[0], np.ones((), np.float32), np.zeros((), np.uint8))
 
 
 @converter("MatMulInteger")
-def _matmul_integer(node):
+def _matmul_integer(node: Node) -> None:
     (x, q), zero_x, zero = node.inputs[:2], node.input(2), node.input(3)
     constant = isinstance(q, np.ndarray) and q.ndim == 2 and q.size and not isinstance(zero, str)
     if not constant or not isinstance(x, str) or not isinstance(zero_x, np.ndarray) or zero_x.any():
@@ -496,7 +518,7 @@ def _matmul_integer(node):
 
 
 @converter("LSTM", "com.microsoft.DynamicQuantizeLSTM")
-def _lstm(node):
+def _lstm(node: Node) -> None:
     options = onnx_lstm.read_options(node.attributes)
     given = dict(zip(onnx_lstm.INPUTS, node.inputs, strict=False))
     rest = [given.get("X"), *(given.get(name) for name in ("sequence_lens", "initial_h", "initial_c"))]
@@ -516,7 +538,7 @@ def _lstm(node):
     node.give(*node.emit("LSTM", rest, {"batch_first": options.batch_first}, 3, layers))
 
 
-def read_weights(op, options, weights):
+def read_weights(op: str, options: Any, weights: Any) -> list[Arrays]:
     """Our parameters for each direction, from the constant inputs of a node by name."""
     for name in ("W", "R", *(onnx_lstm.INPUTS[8:] if op != "LSTM" else ())):
         if weights.get(name) is None:
@@ -524,7 +546,7 @@ def read_weights(op, options, weights):
     return onnx_lstm.read_arrays(options, onnx_lstm.dequantised(weights) if op != "LSTM" else weights)
 
 
-def _given_lstm(node, options, rest, weights):
+def _given_lstm(node: Node, options: Any, rest: Any, weights: Any) -> None:
     """An LSTM whose weights are inputs: their rows are put into our order."""
     hidden = options.hidden_size
     if hidden is None:
@@ -534,7 +556,7 @@ def _given_lstm(node, options, rest, weights):
     rows, peepholes = onnx_lstm.row_order(options, hidden)
     W, R, B, P = (weights.get(name) for name in "WRBP")
 
-    def take(value, index, what):
+    def take(value: Any, index: Any, what: Any) -> Any:
         if value is None:
             return None
         return node.emit("Gather", [value, index], {"axis": 1}, name=f"{node.name} {what}")[0]

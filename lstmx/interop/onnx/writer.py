@@ -2,12 +2,21 @@
 layer or a cell applies.
 """
 
+from __future__ import annotations
+
 import copy
 import itertools
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstmx.functional.cell import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lstmx._types import Array
+
 
 LEAST_OPSET = 14
 
@@ -27,23 +36,27 @@ class Graph:
     nodes, constants : list of onnx.NodeProto, of onnx.TensorProto
     """
 
-    def __init__(self, opset, dtype, scope=""):
+    nodes: list[Any]
+    constants: list[Any]
+    _known: dict[Any, Any]
+
+    def __init__(self, opset: int, dtype: Any, scope: str = "") -> None:
         self.opset, self.dtype, self.scope = opset, np.dtype(dtype), scope
         self.prefix = f"{scope}." if scope else ""
         self.nodes, self.constants = [], []
         self._numbers, self._known, self._inside = itertools.count(), {}, False
 
-    def body(self):
+    def body(self) -> Graph:
         """A graph for the body of a loop: it sees the values of this one, and its constants stand here."""
         inner = copy.copy(self)
         inner.nodes, inner._inside = [], True
         return inner
 
-    def name(self, what):
+    def name(self, what: str) -> str:
         """A new name."""
         return f"{self.scope}{'.' * bool(self.scope)}{what}_{next(self._numbers)}"
 
-    def add(self, op, *inputs, outputs=1, **attributes):
+    def add(self, op: str, *inputs: Any, outputs: Any = 1, **attributes: Any) -> Any:
         """The output of a new node, or a list of several.
 
         Parameters
@@ -63,7 +76,7 @@ class Graph:
         self.nodes.append(helper.make_node(op, names, outputs, name, **attributes))
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def constant(self, array, name=None):
+    def constant(self, array: Any, name: str | None = None) -> str:
         """The name of a constant; of equal ones without a name of their own it is the same."""
         from onnx import numpy_helper
 
@@ -76,11 +89,11 @@ class Graph:
             self.constants.append(numpy_helper.from_array(array, self._known[key]))
         return self._known[key]
 
-    def number(self, value):
+    def number(self, value: Any) -> str:
         """A constant scalar of the type that the graph computes in."""
         return self.constant(np.array(value, self.dtype))
 
-    def once(self, key, make):
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """The value that ``make()`` has given, or gives now, for this key."""
         if self._inside:
             return make()
@@ -90,104 +103,104 @@ class Graph:
 
     # What takes more than one node, or is written in another way in other opsets.
 
-    def cast(self, value, dtype):
+    def cast(self, value: Any, dtype: Any) -> str:
         """A value in another type."""
         from onnx import helper
 
         return self.add("Cast", value, to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
-    def size(self, value, axis):
+    def size(self, value: Any, axis: int) -> str:
         """The size (1,) of an axis."""
         return self.once(
             ("size", value, axis),
             lambda: self.add("Gather", self.once(("shape", value), lambda: self.add("Shape", value)), integers(axis)),
         )
 
-    def shape(self, *sizes):
+    def shape(self, *sizes: Any) -> str:
         """A shape of sizes, each an int or the name of a size (1,)."""
         return self.add("Concat", *(s if isinstance(s, str) else integers(s) for s in sizes), axis=0)
 
-    def reduce(self, op, value, axis, keep=False):
+    def reduce(self, op: str, value: Any, axis: int, keep: bool = False) -> str:
         """ReduceMax, ReduceMean and so on over one axis."""
         if self.opset >= 18 or op == "ReduceSum":
             return self.add(op, value, integers(axis), keepdims=int(keep))
         return self.add(op, value, axes=[axis], keepdims=int(keep))
 
-    def cut(self, value, start, end, axis, step=1):
+    def cut(self, value: Any, start: int, end: int, axis: int, step: int = 1) -> str:
         """value[start:end:step] along an axis."""
         return self.add("Slice", value, *map(integers, (start, end, axis, step)))
 
-    def reshape(self, value, shape):
+    def reshape(self, value: Any, shape: Any) -> str:
         """A value in a shape of ints, in which 0 stands for the size that was there, or in one from `shape`."""
         return self.add("Reshape", value, shape if isinstance(shape, str) else integers(*shape))
 
-    def unsqueeze(self, value, *axes):
+    def unsqueeze(self, value: Any, *axes: int) -> str:
         """New axes of size 1."""
         return self.add("Unsqueeze", value, integers(*axes))
 
-    def arange(self, size):
+    def arange(self, size: Any) -> str:
         """0, 1, .. of a size (1,)."""
         scalars = integer(0), self.add("Squeeze", size), integer(1)
         return self.add("Range", *scalars)
 
-    def either(self, condition, value, other=0.0):
+    def either(self, condition: Any, value: Any, other: Any = 0.0) -> str:
         """value where the condition is true, else the other, which may be a number."""
         return self.add("Where", condition, value, other if isinstance(other, str) else self.number(other))
 
-    def activate(self, activation, x):
+    def activate(self, activation: Any, x: Any) -> str:
         """An activation, a name or (name, alpha, beta), as `lstmx.layers.activation.ACTIVATIONS` has them."""
         name, *numbers = (activation,) if isinstance(activation, str) else activation
         if name == "linear":
             return x
         return _FUNCTIONS[name](self, x, *(numbers or ACTIVATIONS.get(name, ())))
 
-    def scaled(self, x, factor, shift=None):
+    def scaled(self, x: Any, factor: float, shift: float | None = None) -> str:
         """x * factor, or x * factor + shift."""
         y = self.add("Mul", x, self.number(factor))
         return y if shift is None else self.add("Add", y, self.number(shift))
 
-    def norm(self, x, epsilon):
+    def norm(self, x: Any, epsilon: float) -> str:
         """(x - mean) / sqrt(variance + epsilon) over the last axis."""
         centred = self.add("Sub", x, self.reduce("ReduceMean", x, -1, keep=True))
         variance = self.reduce("ReduceMean", self.add("Mul", centred, centred), -1, keep=True)
         return self.add("Div", centred, self.add("Sqrt", self.add("Add", variance, self.number(epsilon))))
 
 
-def integer(value):
+def integer(value: int) -> Array:
     """A scalar of int64."""
     return np.array(value, np.int64)
 
 
-def integers(*values):
+def integers(*values: int) -> Array:
     """An array (K,) of int64, as shapes and axes are given."""
     return np.array(values, np.int64)
 
 
-def _own(op, *names):
+def _own(op: str, *names: Any) -> Callable[..., str]:
     """An activation that is an operator, whose attributes are alpha and beta."""
     return lambda g, x, *numbers: g.add(op, x, **dict(zip(("alpha", "beta"), map(float, numbers), strict=False)))
 
 
-def _where_single(op, other):
+def _where_single(op: str, other: Any) -> Callable[..., str]:
     """An activation that onnxruntime has as an operator in float32 alone."""
     return lambda g, x, *numbers: (_own(op) if g.dtype == np.float32 else other)(g, x, *numbers)
 
 
-def _below(g, x):
+def _below(g: Graph, x: Any) -> str:
     return g.add("Less", x, g.number(0))
 
 
-def _elu(g, x, alpha):
+def _elu(g: Graph, x: Any, alpha: float) -> str:
     grown = g.add("Sub", g.add("Exp", g.add("Min", x, g.number(0))), g.number(1))
     return g.either(_below(g, x), g.scaled(grown, alpha), x)
 
 
-def _softplus(g, x):
+def _softplus(g: Graph, x: Any) -> str:
     rest = g.add("Exp", g.add("Neg", g.add("Abs", x)))
     return g.add("Add", g.add("Relu", x), g.add("Log", g.add("Add", rest, g.number(1))))
 
 
-def _gelu(g, x):
+def _gelu(g: Graph, x: Any) -> str:
     if g.dtype != np.float32:
         raise ValueError('activation: "gelu" needs the operator Erf, which onnxruntime has not in float64; export with '
                          'dtype="float32"')  # fmt: skip
@@ -195,7 +208,7 @@ def _gelu(g, x):
     return g.add("Mul", x, g.scaled(twice, 0.5))
 
 
-def _gelu_tanh(g, x):
+def _gelu_tanh(g: Graph, x: Any) -> str:
     cubed = g.scaled(g.add("Mul", x, g.add("Mul", x, x)), 0.044715)
     t = g.add("Tanh", g.scaled(g.add("Add", x, cubed), np.sqrt(2 / np.pi)))
     return g.add("Mul", x, g.scaled(t, 0.5, 0.5))
@@ -203,7 +216,7 @@ def _gelu_tanh(g, x):
 
 _SELU = 1.6732632423543772, 1.0507009873554805  # alpha and scale; those of the operator are rounded to float32
 
-_FUNCTIONS = {
+_FUNCTIONS: dict[str, Callable[..., str]] = {
     "sigmoid": _own("Sigmoid"),
     "tanh": _own("Tanh"),
     "relu": _own("Relu"),

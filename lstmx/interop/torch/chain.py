@@ -1,8 +1,11 @@
 """Layers of PyTorch in a row, and what they become here."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,7 +18,13 @@ from lstmx.interop.torch.probe import Comparison
 from lstmx.layers import LSTM, Activation, Dense, Dropout, Embedding, FinalState, Last, MeanPool
 from lstmx.model import Sequential
 
-HEADS = {"step": None, "last": Last, "mean": MeanPool, "final": FinalState}
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from lstmx._types import Array, Arrays
+
+
+HEADS: dict[str, Any] = {"step": None, "last": Last, "mean": MeanPool, "final": FinalState}
 MOST_REORDERED = 10  # layers of a file without order
 OF_DENSE = ("relu", "tanh", "sigmoid", "softmax")
 
@@ -42,21 +51,33 @@ class Chain:
     `live` is a function that gives the source as a module that can be called, or None.
     """
 
-    def __init__(self, source, kind, prefix, head, activations, layers, ignore, largest=math.inf, live=None):
+    def __init__(
+        self,
+        source: Any,
+        kind: str,
+        prefix: str,
+        head: str | None,
+        activations: Any,
+        layers: Any,
+        ignore: Any,
+        largest: float = math.inf,
+        live: Any = None,
+    ) -> None:
         self.live, self.kind, self.prefix, self.head = live, kind, prefix.rstrip("."), head
         self.largest = largest  # bytes of all layers
-        self.notes, self.guesses = [], []
+        self.notes: list[str] = []
+        self.guesses: list[str] = []
         self.found = self._below_prefix(torch_modules.layers(source, prefix))
         self._ignored = (ignore,) if isinstance(ignore, str) else tuple(_listed("ignore", ignore))
         self.all = self._without_ignored(self.found)
         self.chain = self._chosen(layers) if layers is not None else self._deduced()
         self._resolve()
         self.activations = self._read_activations(activations)
-        self.steps = []  # (Found or None, kind, its options): what the model is made of
+        self.steps: list[Any] = []  # (Found or None, kind, its options): what the model is made of
 
     # Which layers.
 
-    def _below_prefix(self, found):
+    def _below_prefix(self, found: Any) -> list[Found]:
         if not self.prefix:
             return found
         inside = [one for one in found if one.name == self.prefix or one.name.startswith(self.prefix + ".")]
@@ -67,7 +88,7 @@ class Chain:
             one.name = one.name[len(self.prefix) + 1 :]
         return inside
 
-    def _without_ignored(self, found):
+    def _without_ignored(self, found: Any) -> list[Found]:
         every = [name for one in found for name in (one.name, *map(one.full, one.tensors)) if name]
         for pattern in self._ignored:
             if not any(_matches(name, pattern) for name in every):
@@ -81,11 +102,11 @@ class Chain:
             self.notes.append(f"ignored: {_few([name for name in every if self.ignores(name)])}")
         return kept
 
-    def ignores(self, name):
+    def ignores(self, name: str) -> bool:
         """Whether `ignore` names a module or tensor."""
         return any(_matches(name, pattern) for pattern in self._ignored)
 
-    def _chosen(self, layers):
+    def _chosen(self, layers: Any) -> list[Found]:
         by_name = {one.name: one for one in self.all}
         names = list(_listed("layers", layers))
         if len(set(names)) < len(names) or not names:
@@ -107,7 +128,7 @@ class Chain:
         self.notes += [f"not used: {_few(rest)}"] if rest else []
         return self._usable(chain)
 
-    def _deduced(self):
+    def _deduced(self) -> list[Found]:
         chain = self._usable(self.all)
         lstms = [one for one in chain if one.kind in LSTMS]
         if len(lstms) > 1 and not all(one.ordered for one in chain):
@@ -118,10 +139,10 @@ class Chain:
             return self._ordered_by_size(chain)
         return chain
 
-    def _ordered_by_size(self, chain):
+    def _ordered_by_size(self, chain: list[Found]) -> list[Found]:
         """The only order in which each layer takes what the one before it gives: a safetensors file keeps none."""
 
-        def orders(done, rest, size):
+        def orders(done: Any, rest: Any, size: Any) -> Any:
             if not rest:
                 yield done
             for one in rest:
@@ -138,7 +159,7 @@ class Chain:
                              f"tell it; give layers=[{names}], in the order of forward")  # fmt: skip
         return found[0]
 
-    def _usable(self, found):
+    def _usable(self, found: Any) -> list[Found]:
         """Without what does nothing; an error if anything is of another kind."""
         plain = {"Linear", "Embedding", EITHER, "Dropout", *LSTMS, *ACTIVATIONS}
         found = [one for one in found if one.kind != "Identity" and not (one.kind.endswith("Loss") and one.options)]
@@ -155,7 +176,7 @@ class Chain:
 
     # What they become.
 
-    def _read_activations(self, given):
+    def _read_activations(self, given: Any) -> Any:
         """By name of the layer."""
         if given is None:
             return None
@@ -172,7 +193,7 @@ class Chain:
         self.chain = [one for one in self.chain if one.kind not in ACTIVATIONS]
         return given
 
-    def _resolve(self):
+    def _resolve(self) -> None:
         """Tell embeddings from linear layers, by their place and size."""
         for k, one in enumerate(self.chain):
             if one.kind != EITHER:
@@ -188,7 +209,7 @@ class Chain:
                                  f'does not tell; give layers={{"{one.name}": "embedding", ...}} or "linear", with the '
                                  "names of all layers")  # fmt: skip
 
-    def _check_head(self, last):
+    def _check_head(self, last: int) -> None:
         after = [one.name for one in self.chain[last + 1 :]]
         if after and self.head is None:
             raise ValueError(
@@ -198,7 +219,7 @@ class Chain:
                 "at the last step, the backward direction has read that step alone"
             )
 
-    def _plan(self):
+    def _plan(self) -> None:
         """Make `steps` of the chain."""
         self._check_sizes()
         last = max(k for k, one in enumerate(self.chain) if one.kind in LSTMS)
@@ -220,7 +241,7 @@ class Chain:
                 self.steps.append((None, "activation", Activation(chosen).activation))
             before = before if one.kind == "Dropout" else one
 
-    def _check_between(self, before, one):
+    def _check_between(self, before: Any, one: Any) -> None:
         """An error where an activation is likely between two layers, and nobody says which."""
         if before is None or before.kind != "Linear" or not _input_size(one) or self.activations is not None:
             return
@@ -233,7 +254,7 @@ class Chain:
                              f"forward; give activations=[{shown}], say, one for each Linear; where forward does not "
                              "call them in this order, layers=[names], and what it does not call, ignore=")  # fmt: skip
 
-    def _activation_of(self, one, after):
+    def _activation_of(self, one: Found, after: Any) -> Any:
         try:
             found = ACTIVATIONS[one.kind](one.options)
             if one.kind == "Softmax" and found is None:
@@ -246,7 +267,7 @@ class Chain:
                              "apply it to the outputs, or activations= for another")  # fmt: skip
         return Activation(found).activation
 
-    def _softmax(self, one, pooled):
+    def _softmax(self, one: Found, pooled: bool) -> str:
         """The name, where `dim` is that of the features: of (N, F) if pooled, else of (N, T, F)."""
         if one.options["dim"] == (1 if pooled else 2):
             return "softmax"
@@ -254,7 +275,7 @@ class Chain:
                          f"{'(N, F)' if pooled else '(N, T, F)'}; if dim=-1 is meant, set it; else give ignore= and "
                          "apply it to the outputs")  # fmt: skip
 
-    def _check_sizes(self):
+    def _check_sizes(self) -> None:
         size = before = None
         for one in self.chain:
             wanted = _input_size(one)
@@ -264,7 +285,7 @@ class Chain:
             if one.kind in (*LSTMS, "Linear", "Embedding"):
                 size, before = _output_size(one), one.name or "the source"
 
-    def imported(self):
+    def imported(self) -> Imported:
         """The result of `read`."""
         self._plan()
         for one in (one for one, *_ in self.steps if one):
@@ -287,8 +308,9 @@ class Chain:
         model = built[0] if alone else Sequential(built)
         return Imported(self.kind, model, tuple(parts), tuple(self.notes), Comparison(self, model), tuple(self.guesses))
 
-    def _build(self, dtype):
-        built, self.place = [], []
+    def _build(self, dtype: str) -> list[Any]:
+        built: list[Any] = []
+        self.place: list[Any] = []
         for one, kind, options in self.steps:
             if kind == "activation":
                 plain = built and isinstance(built[-1], Dense) and built[-1].activation == "linear"
@@ -306,7 +328,7 @@ class Chain:
             self.place.append(len(built) - 1)
         return built
 
-    def _parts(self, built, alone):
+    def _parts(self, built: Any, alone: bool) -> Iterator[Any]:
         for (one, kind, options), place in zip(self.steps, self.place, strict=True):
             layer = type(built[place]).__name__
             if isinstance(built[place], Dense) and built[place].activation != "linear":
@@ -314,7 +336,7 @@ class Chain:
             said = describe(one) if one else f"head={options!r}" if kind == "head" else f"activations: {options}"
             yield Part(one.name if one else "", said, layer if alone else f"{place}: {layer}")
 
-    def _note(self):
+    def _note(self) -> None:
         for one, kind, options in self.steps:
             if kind == "LSTM" and options.get("batch_first") is False:
                 self.notes.append(f"{one.name or 'the LSTM'}: has batch_first=False, so x is (T, N, I) there; here it "
@@ -337,21 +359,21 @@ class Chain:
 # One layer.
 
 
-def _input_size(one):
+def _input_size(one: Found) -> int | None:
     """Features that a layer takes; None: any, or integers."""
     if one.kind in LSTMS:
         return one.tensors["weight_ih_l0" if one.kind == "LSTM" else "weight_ih"].shape[1]
     return one.tensors["weight"].shape[1] if one.kind == "Linear" else None
 
 
-def _output_size(one):
+def _output_size(one: Found) -> int:
     if one.kind in LSTMS:
         sizes = lstm_sizes(one)
         return (1 + sizes["bidirectional"]) * (sizes["proj_size"] or sizes["hidden_size"])
     return one.tensors["weight"].shape[one.kind == "Embedding"]
 
 
-def _check_reparametrized(one):
+def _check_reparametrized(one: Found) -> None:
     """An error for weights that are computed from other tensors when the module is called."""
     module, inside, name = f".{one.name}".partition(".parametrizations")
     module, name, utils = module.removeprefix(".") or "module", repr(name.removeprefix(".")), "torch.nn.utils"
@@ -369,7 +391,7 @@ def _check_reparametrized(one):
                          f"pruning have it; {remedy} makes it a plain one")  # fmt: skip
 
 
-def _ways(one, first):
+def _ways(one: Found, first: bool) -> list[tuple[Any, int]]:
     """(features it takes, features it gives) of a layer; two of them where it may be an Embedding or a Linear."""
     if one.kind != EITHER:
         return [(_input_size(one), _output_size(one))] if first or one.kind != "Embedding" else []
@@ -377,12 +399,12 @@ def _ways(one, first):
     return [(columns, rows), *([(None, columns)] if first and rows != columns else [])]
 
 
-def _finite(one, name):
+def _finite(one: Found, name: str) -> Array:
     found = to_array(one.tensors[name])
     return validate.finite(one.full(name), found, "a model that has diverged; take another checkpoint")
 
 
-def _lstm(one, options, dtype):
+def _lstm(one: Found, options: Any, dtype: str) -> LSTM:
     sizes = lstm_sizes(one)
     end = "" if one.kind == "LSTMCell" else "{}"
     arrays = {}
@@ -398,14 +420,14 @@ def _lstm(one, options, dtype):
     return _filled(LSTM, sizes | {"dropout": float(dropout), "dtype": dtype}, arrays)
 
 
-def _dense(one, options, dtype):
+def _dense(one: Found, options: Any, dtype: str) -> Dense:
     weight = _finite(one, "weight")
     bias = _finite(one, "bias") if "bias" in one.tensors else np.zeros(len(weight))
     config = {"input_size": weight.shape[1], "output_size": weight.shape[0], "activation": "linear", "dtype": dtype}
     return _filled(Dense, config, {"weight": weight, "bias": bias})
 
 
-def _embedding(one, options, dtype):
+def _embedding(one: Found, options: Any, dtype: str) -> Embedding:
     if options.get("max_norm") is not None:
         raise ValueError(f"{one.name}: an Embedding with max_norm changes its weights when it is called; set it to "
                          "None after one call with all tokens")  # fmt: skip
@@ -414,7 +436,7 @@ def _embedding(one, options, dtype):
     return _filled(Embedding, config | {"dtype": dtype}, {"weight": weight})
 
 
-def _filled(cls, config, arrays):
+def _filled(cls: Any, config: dict[str, Any], arrays: Arrays) -> Any:
     """A layer with these parameters, without drawing others first; an error if they do not fit."""
     config = cls.without_parameters(config).config()
     names = []
@@ -425,27 +447,27 @@ def _filled(cls, config, arrays):
     return cls.from_state(config, {name: arrays[name] for name in names})
 
 
-def _listed(name, value):
+def _listed(name: str, value: Any) -> Any:
     """A list, a tuple or a dict."""
     if not isinstance(value, list | tuple | dict):
         raise TypeError(f"{name}: got {value!r:.60}, must be a list, with one for each layer or name")
     return value
 
 
-def _matches(name, pattern):
+def _matches(name: str, pattern: str) -> bool:
     return name == pattern or name.startswith(pattern.rstrip(".") + ".") or fnmatchcase(name, pattern)
 
 
-def _names(found):
+def _names(found: Any) -> list[str]:
     return list(dict.fromkeys(one.name or name for one in found for name in (one.tensors or [""])))
 
 
-def _few(names):
+def _few(names: Collection[str]) -> str:
     names = [f"{name:.80}" for name in names]
     return ", ".join(names[:12]) + ", ..." * (len(names) > 12)
 
 
-def _lstms(found):
+def _lstms(found: Any) -> str:
     said = [one.said() for one in found if one.kind in LSTMS]
     are = "is 1 LSTM" if len(said) == 1 else f"are {len(said)} LSTMs"
     return f"there {are} ({'; '.join(said[:12])})" if said else "there is no LSTM in it"

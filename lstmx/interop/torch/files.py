@@ -4,6 +4,8 @@ Tensors are `torch_pickle.Tensor`, whose numbers are read when NumPy asks for th
 file's before anything is made of it.
 """
 
+from __future__ import annotations
+
 import io
 import json
 import math
@@ -12,10 +14,16 @@ import struct
 import zipfile
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lstmx import formats
 from lstmx.interop.torch.pickles import TYPES, Machine, NotData, Part, Refused, Storage, Tensor
 from lstmx.storage import ModelFileError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
 
 MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle that a file begins with which is no zip archive
 LARGEST_HEADER = 2**25  # bytes of JSON
@@ -26,7 +34,7 @@ _SAFETENSORS = {
 _AGAIN = Refused.remedy
 
 
-def source_path(path):
+def source_path(path: str | os.PathLike[str]) -> Any:
     """A path of a file that is there, or an error."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"path: got {type(path).__name__}, must be the path of a file")
@@ -40,7 +48,7 @@ def source_path(path):
     return path
 
 
-def read(path):
+def read(path: str | os.PathLike[str]) -> tuple[str, Any]:
     """What a file holds.
 
     Parameters
@@ -81,10 +89,10 @@ def read(path):
     raise ModelFileError(f"{path}: not a file of PyTorch but {known.what}; {known.remedy}")
 
 
-def _stretch(path, start, size, crc=0):
+def _stretch(path: Any, start: int, size: int, crc: int = 0) -> Callable[[], bytes]:
     """A function that reads some bytes of a file; a check sum of 0 was not made."""
 
-    def fetch():
+    def fetch() -> Any:
         with open(path, "rb") as file:
             file.seek(start)
             found = file.read(size)
@@ -98,7 +106,7 @@ def _stretch(path, start, size, crc=0):
 # Zip archives: what torch.save and torch.jit.save write.
 
 
-def _read_zip(path, file):
+def _read_zip(path: Any, file: Any) -> tuple[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
@@ -107,7 +115,7 @@ def _read_zip(path, file):
         raise ModelFileError(f"{path}: a zip archive that is damaged or cut short ({error})" + _AGAIN) from None
 
 
-def _read_members(path, file, members, count):
+def _read_members(path: Any, file: Any, members: dict[str, Any], count: int) -> tuple[str, Any]:
     end = os.fstat(file.fileno()).st_size
     if len(members) < count:
         raise ModelFileError(f"{path}: two members of the zip archive have the same name" + _AGAIN)
@@ -120,7 +128,7 @@ def _read_members(path, file, members, count):
             )
         raise ModelFileError(f"{path}: not a file of torch.save but {known.what}; {known.remedy}")
 
-    def place(name):
+    def place(name: str) -> Any:
         member = members.get(f"{roots[0]}/{name}")
         if member is None:
             raise Refused(f"it lacks {name}, which its pickle refers to")
@@ -139,9 +147,9 @@ def _read_members(path, file, members, count):
         return start, member.file_size, member.CRC
 
     big = f"{roots[0]}/byteorder" in members and _stretch(path, *place("byteorder"))() == b"big"
-    storages = {}
+    storages: dict[Any, Any] = {}
 
-    def storage(kind, key, count, stretch):
+    def storage(kind: str, key: Any, count: int, stretch: Any) -> Any:
         if key not in storages:
             where = place(f"data/{key}")
             _check_size(key, kind, count, where[1])
@@ -154,12 +162,12 @@ def _read_members(path, file, members, count):
     return "TorchScript archive" if script else "PyTorch file", Machine(pickle, size, storage).run()
 
 
-def _check_size(key, kind, count, size):
+def _check_size(key: Any, kind: str, count: int, size: int) -> None:
     if count * _width(kind) != size:
         raise Refused(f"its storage {key!r:.60} has {size} bytes, not those of {count} numbers of {kind}")
 
 
-def _same(found, key, kind, count, stretch):
+def _same(found: Any, key: Any, kind: str, count: int, stretch: Any) -> Any:
     """A storage that was met before, or a stretch of it."""
     if (found.kind, found.count) != (kind, count):
         raise Refused(f"its storage {key!r:.60} is of two kinds or sizes")
@@ -171,22 +179,22 @@ def _same(found, key, kind, count, stretch):
     return Part(found, first, length)
 
 
-def _width(kind):
+def _width(kind: str) -> int:
     return int(TYPES[kind][1:]) if TYPES[kind] != "?" else 1
 
 
 # What PyTorch before 1.6 wrote: five pickles, then the storages.
 
 
-def _read_old(file, end, stretch):
-    storages = {}
+def _read_old(file: Any, end: int, stretch: Any) -> Any:
+    storages: dict[Any, Any] = {}
 
-    def storage(kind, key, count, part):
+    def storage(kind: str, key: Any, count: int, part: Any) -> Any:
         if count * _width(kind) > end:
             raise Refused(f"its storage {key!r:.60} is larger than the file")
         return _same(storages.setdefault(key, Storage(kind, count, None)), key, kind, count, part)
 
-    def run():
+    def run() -> Any:
         return Machine(file, end - file.tell(), storage).run()
 
     run()  # the magic number
@@ -208,11 +216,11 @@ def _read_old(file, end, stretch):
     return content
 
 
-def _read_pickle(path, file):
+def _read_pickle(path: Any, file: Any) -> Any:
     """A pickle of tensors, as ``pickle.dump`` writes: each storage is a file of its own inside."""
     end, given = os.fstat(file.fileno()).st_size, 0
 
-    def inside(data=None, *more):
+    def inside(data: Any = None, *more: Any) -> Any:
         nonlocal given
         if type(data) is not bytes or not data.startswith(MAGIC):
             raise Refused("its pickle has a storage that is none")
@@ -221,7 +229,7 @@ def _read_pickle(path, file):
             raise Refused("its pickle reads the same storages again and again")
         return _read_old(io.BytesIO(data), len(data), lambda start, size: lambda: data[start : start + size])
 
-    def outside(*_):
+    def outside(*_: Any) -> None:
         raise Refused("its pickle refers to a storage outside")
 
     return Machine(file, end, outside, {"torch.storage._load_from_bytes": inside}).run()
@@ -230,7 +238,7 @@ def _read_pickle(path, file):
 # Safetensors.
 
 
-def _read_safetensors(path, file):
+def _read_safetensors(path: Any, file: Any) -> dict[str, Tensor]:
     end = os.fstat(file.fileno()).st_size
     size = int.from_bytes(file.read(8), "little")
     if size > min(LARGEST_HEADER, end - 8):
@@ -247,7 +255,7 @@ def _read_safetensors(path, file):
         raise ModelFileError(f"{path}: the header is not that of a safetensors file ({error})" + _AGAIN) from None
 
 
-def _safetensor(path, start, end, item):
+def _safetensor(path: Any, start: int, end: int, item: Any) -> Tensor:
     """One tensor, of its entry in the header."""
     kind, shape, (first, last) = _SAFETENSORS.get(item["dtype"]), tuple(item["shape"]), item["data_offsets"]
     if kind is None:

@@ -1,11 +1,20 @@
 """Which layers a torch.nn.Module, a state dict or a file holds: told by their classes, or by names and shapes."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstmx.interop.torch.pickles import Record, Tensor, is_module
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lstmx._types import Array
+
 
 MOST_MODULES = 20_000
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights")
@@ -35,30 +44,30 @@ class Found:
 
     name: str
     kind: str
-    tensors: dict
-    options: dict | None = None
+    tensors: dict[str, Any]
+    options: Any = None
     ordered: bool = False
 
-    def full(self, tensor):
+    def full(self, tensor: str) -> str:
         """The name of a tensor in the source."""
         return f"{self.name}.{tensor}" if self.name else tensor
 
-    def said(self):
+    def said(self) -> str:
         """The name, and what it is: "encoder.lstm: LSTM 40 -> 256, 3 layers"."""
         return f"{self.name or 'the source itself'}: {describe(self)}"
 
 
-def is_tensor(value):
+def is_tensor(value: Any) -> bool:
     """Whether a value has the numbers of a tensor."""
     return isinstance(value, Tensor | np.ndarray) or (hasattr(value, "detach") and hasattr(value, "shape"))
 
 
-def kind_of_numbers(tensor):
+def kind_of_numbers(tensor: Any) -> str:
     """ "float32", "int64", "bfloat16"..., of a tensor of any library."""
     return str(tensor.dtype).rpartition(".")[2]
 
 
-def to_array(tensor):
+def to_array(tensor: Any) -> Array:
     """The numbers of a tensor; half and bfloat16 become float32."""
     if hasattr(tensor, "detach"):
         tensor = tensor.detach().cpu()
@@ -70,7 +79,7 @@ def to_array(tensor):
 # From the source to layers.
 
 
-def layers(source, prefix=""):
+def layers(source: Any, prefix: str = "") -> list[Found]:
     """The layers of a module, of a state dict, or of what a file holds, as a list of `Found`.
 
     A checkpoint is looked into for its state dict, unless `prefix` begins with one of its names.
@@ -92,17 +101,17 @@ def layers(source, prefix=""):
     raise ValueError(f"it holds neither a state dict nor a module, but a {type(source).__name__}")
 
 
-def is_script(source):
+def is_script(source: Any) -> bool:
     """Whether a value is a live module of TorchScript."""
     return any(cls.__module__ == "torch.jit._script" and cls.__name__ == "ScriptModule" for cls in type(source).__mro__)
 
 
-def _is_live(source):
+def _is_live(source: Any) -> bool:
     attributes = getattr(source, "__dict__", {})
     return all(isinstance(attributes.get(name), dict) for name in ("_parameters", "_buffers", "_modules"))
 
 
-def _unwrapped(source):
+def _unwrapped(source: Any) -> Any:
     """The state dict, or the module, of a checkpoint that has it under one of the usual names."""
     for _ in range(4):
         if not isinstance(source, dict):
@@ -115,17 +124,17 @@ def _unwrapped(source):
     return source
 
 
-def _holds_tensors(value):
+def _holds_tensors(value: Any) -> bool:
     if isinstance(value, dict):
         return bool(_flat(value)) or any(_is_module(one) for one in value.values())
     return _is_module(value)
 
 
-def _is_module(value):
+def _is_module(value: Any) -> bool:
     return is_module(value) if isinstance(value, Record) else _is_live(value)
 
 
-def _flat(source):
+def _flat(source: Any) -> dict[str, Any]:
     """All tensors of nested dicts, by names with dots."""
     found, dicts, seen = {}, [("", source)], {id(source)}
     for prefix, inside in dicts:
@@ -138,9 +147,9 @@ def _flat(source):
     return found
 
 
-def _of_tensors(tensors, prefix=""):
+def _of_tensors(tensors: Any, prefix: str = "") -> list[Found]:
     """Layers of tensors by name: those of one module have all but the end of their names in common."""
-    groups = {}
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, tensor in tensors.items():
         module, _, end = name.rpartition(".")
         recurrent = bool(RECURRENT.fullmatch(end)) or end in OF_CELL
@@ -154,7 +163,7 @@ def _of_tensors(tensors, prefix=""):
     return found
 
 
-def _kind(tensors):
+def _kind(tensors: Any) -> str:
     """What tensors with such names and shapes belong to; "" if that is not known."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     end = "_l0" if "weight_hh_l0" in shapes else ""
@@ -174,7 +183,7 @@ def _kind(tensors):
     return {1: "LayerNorm or the like", 3: "Conv1d", 4: "Conv2d"}.get(len(weight), "")
 
 
-def _seen(module):
+def _seen(module: Any) -> Any:
     """(class in torch.nn, attributes or None, tensors, modules) of a live module, or of a record of one."""
     if not isinstance(module, Record):
         kind, attributes = next(filter(None, map(_class, type(module).__mro__)), "Module"), vars(module)
@@ -190,18 +199,18 @@ def _seen(module):
     return kind, attributes, tensors, children
 
 
-def _class(cls):
+def _class(cls: type) -> str:
     return _class_named(cls.__module__, cls.__name__)
 
 
-def _class_named(module, name):
+def _class_named(module: Any, name: str) -> str:
     """The name of a class of PyTorch; "" of one that somebody else derived from it."""
     if module.startswith("torch.ao."):
         return f"quantized {name}"
     return name if module.startswith("torch.nn.") else ""
 
 
-def _of_module(module):
+def _of_module(module: Any) -> Iterator[Any]:
     waiting = [(module, "", False)]
     for _ in range(MOST_MODULES):
         if not waiting:
@@ -225,7 +234,7 @@ def _of_module(module):
 # In words.
 
 
-def describe(found):
+def describe(found: Found) -> str:
     """What a layer is, with its sizes."""
     shapes = {name: tuple(tensor.shape) for name, tensor in found.tensors.items()}
     if found.kind in LSTMS:
@@ -250,7 +259,7 @@ def describe(found):
     return " ".join(filter(None, (found.kind, sizes + ", ..." * (len(shapes) > 6))))
 
 
-def lstm_sizes(found):
+def lstm_sizes(found: Found) -> dict[str, Any]:
     """The configuration of an LSTM, told by its tensors; an error if these are not all there, or do not fit.
 
     Returns
@@ -283,11 +292,11 @@ def lstm_sizes(found):
     return sizes
 
 
-def _or_missing(shape):
+def _or_missing(shape: Any) -> str:
     return "missing" if shape is None else f"{shape}"
 
 
-def _lstm_shapes(sizes):
+def _lstm_shapes(sizes: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """(name, shape) of every tensor of a torch.nn.LSTM."""
     hidden, inputs = sizes["hidden_size"], sizes["input_size"]
     outputs = sizes["proj_size"] or hidden

@@ -5,10 +5,20 @@ PyTorch calls is in the table `CALLS`, and each of its functions is written belo
 of other classes become a `Record`: the name of the class and plain data.
 """
 
+from __future__ import annotations
+
 import math
 import struct
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO
+
+    from lstmx._types import Array
+
 
 # Those that make something count as five. A checkpoint has some forty a tensor, three for each word of a vocabulary.
 MOST_INSTRUCTIONS = 3_000_000
@@ -38,7 +48,7 @@ class Refused(ValueError):
 
     remedy = "; take another copy of it"
 
-    def __init__(self, message, remedy=None):
+    def __init__(self, message: str, remedy: str | None = None) -> None:
         super().__init__(message)
         self.remedy = remedy or self.remedy
 
@@ -57,10 +67,10 @@ class Name:
 
     __slots__ = ("module", "name")
 
-    def __init__(self, module, name):
+    def __init__(self, module: Any, name: str) -> None:
         self.module, self.name = module, name
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.module}.{self.name}"
 
 
@@ -69,8 +79,9 @@ class Record:
 
     __slots__ = ("cls", "state")
 
-    def __init__(self, cls):
-        self.cls, self.state = cls, {}
+    def __init__(self, cls: Any) -> None:
+        self.cls = cls
+        self.state: dict[str, Any] = {}
 
 
 class Storage:
@@ -85,11 +96,11 @@ class Storage:
     order : {"<", ">"}
     """
 
-    def __init__(self, kind, count, fetch, order="<"):
+    def __init__(self, kind: str, count: int, fetch: Any, order: str = "<") -> None:
         self.kind, self.count, self.fetch, self.order = kind, count, fetch, order
-        self._numbers = None
+        self._numbers: Any = None
 
-    def numbers(self):
+    def numbers(self) -> Array:
         """All of them, (count,); bfloat16 as float32."""
         if self._numbers is None:
             found = np.frombuffer(self.fetch(), self.order + TYPES[self.kind], self.count)
@@ -100,10 +111,10 @@ class Storage:
 class Part:
     """A storage that is a stretch of another, as very old files have it."""
 
-    def __init__(self, whole, first, count):
+    def __init__(self, whole: Storage, first: int, count: int) -> None:
         self.whole, self.first, self.count, self.kind = whole, first, count, whole.kind
 
-    def numbers(self):
+    def numbers(self) -> Array:
         """All of them, (count,)."""
         return self.whole.numbers()[self.first : self.first + self.count]
 
@@ -118,7 +129,7 @@ class Tensor:
     shape : tuple of int
     """
 
-    def __init__(self, storage, offset, shape, strides):
+    def __init__(self, storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
         inside = isinstance(storage, Storage | Part) and all(_counts(item) for item in (shape, strides, (offset,)))
         if not inside or len(shape) != len(strides) or len(shape) > MOST_DIMENSIONS:
             raise Refused("it has a tensor whose storage, offset, size or strides are not what they must be")
@@ -131,7 +142,7 @@ class Tensor:
         self.dtype, self.shape = storage.kind, shape
         self._storage, self._offset, self._strides = storage, offset if size else 0, strides
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         numbers = self._storage.numbers()
         dtype = dtype or numbers.dtype.newbyteorder("=")
         if 0 in self.shape:
@@ -144,22 +155,22 @@ class Tensor:
         return view.astype(dtype, order="C", copy=bool(copy))
 
 
-def _counts(value):
+def _counts(value: Any) -> bool:
     return type(value) is tuple and all(type(item) is int and 0 <= item < 2**62 for item in value)
 
 
 # What a file may call: name -> function of the arguments.
 
 
-def _tensor(storage, offset, size, stride, *more):
+def _tensor(storage: Any, offset: int, size: Any, stride: Any, *more: Any) -> Tensor:
     return Tensor(storage, offset, size, stride)
 
 
-def _first(value, *more):
+def _first(value: Any, *more: Any) -> Any:
     return value
 
 
-def _dict(*given):
+def _dict(*given: Any) -> Any:
     """A dict of the last argument; a defaultdict has its factory before it."""
     items = given[-1] if given and not isinstance(given[-1], Name) else ()
     if type(items) is dict:
@@ -169,27 +180,27 @@ def _dict(*given):
     return {_key(key): value for key, value in items}
 
 
-def _list(items=()):
+def _list(items: Any = ()) -> Any:
     if type(items) not in (list, tuple):
         raise Refused("its pickle makes a list of something else than items")
     return items
 
 
-def _encode(text="", encoding=""):
+def _encode(text: str = "", encoding: str = "") -> bytes:
     """Bytes, as protocol 2 has them."""
     if type(text) is not str or encoding != "latin1":
         raise Refused("its pickle makes bytes of something else than text")
     return text.encode("latin1")
 
 
-def _key(value):
+def _key(value: Any) -> Any:
     """What a dict may have as a key: nothing whose hash takes long."""
     if value is None or type(value) in (str, bool, bytes) or (type(value) is int and abs(value) < 2**60):
         return value
     raise NotData(f"its pickle has a dict whose key is a {type(value).__name__}, not a name or a number")
 
 
-CALLS = {
+CALLS: dict[str, Any] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _first,
@@ -257,14 +268,17 @@ class Machine:
         Beside `CALLS`.
     """
 
-    def __init__(self, file, size, storage, more=()):
+    def __init__(self, file: BinaryIO, size: int, storage: Callable[..., Any], more: Any = ()) -> None:
         self._file, self._left, self._storage, self._calls = file, size, storage, CALLS | dict(more)
-        self._stack, self._below, self._memo = [], [], {}
-        self._names, self._records = {}, []
+        self._stack: list[Any] = []
+        self._below: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        self._names: dict[Any, Any] = {}
+        self._records: list[Record] = []
         # Items that calls were given, of which they may make a copy: what is remembered can be given again and again.
         self._given, self._most_given = 0, max(size, MOST_INSTRUCTIONS)
 
-    def run(self):
+    def run(self) -> Any:
         """What the pickle holds.
 
         Raises
@@ -286,7 +300,7 @@ class Machine:
                 raise Refused(f"its pickle is damaged ({type(error).__name__} in the instruction {code!r})") from None
         raise NotData(f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions")
 
-    def _finished(self):
+    def _finished(self) -> Any:
         made = {str(record.cls) for record in self._records}
         known = made | _VALUES | _HARMLESS | self._calls.keys()
         odd = [name for name in self._names if name not in known]
@@ -298,7 +312,7 @@ class Machine:
 
     # Reading.
 
-    def _take(self, count):
+    def _take(self, count: int) -> bytes:
         if count > self._left:
             raise Refused("its pickle is cut short")
         found = self._file.read(count)
@@ -307,10 +321,10 @@ class Machine:
             raise Refused("its pickle is cut short")
         return found
 
-    def _number(self, form):
+    def _number(self, form: Any) -> Any:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
-    def _line(self):
+    def _line(self) -> bytes:
         found = self._file.readline(min(self._left, 4096))
         self._left -= len(found)
         if not found.endswith(b"\n"):
@@ -319,70 +333,70 @@ class Machine:
 
     # The stack.
 
-    def _push(self, value):
+    def _push(self, value: Any) -> None:
         self._stack.append(value)
 
-    def _mark(self):
+    def _mark(self) -> None:
         self._below.append(self._stack)
         self._stack = []
 
-    def _since_mark(self):
+    def _since_mark(self) -> list[Any]:
         items = self._stack
         self._stack = self._below.pop()
         return items
 
-    def _tuple(self, count):
+    def _tuple(self, count: int) -> None:
         items = [self._stack.pop() for _ in range(count)]
         self._push(tuple(reversed(items)))
 
-    def _duplicate(self):
+    def _duplicate(self) -> None:
         self._push(self._stack[-1])
 
-    def _memoize(self, key):
+    def _memoize(self, key: Any) -> None:
         self._memo[key] = self._stack[-1]
 
-    def _append(self, items):
+    def _append(self, items: Any) -> None:
         target = self._stack[-1]
         if type(target) is not list:
             raise Refused(f"its pickle appends to {_said(target)}, which is no list")
         target.extend(items)
 
-    def _set_items(self, items):
+    def _set_items(self, items: Any) -> None:
         target = self._stack[-1]
         target = target.state if isinstance(target, Record) else target
         if type(target) is not dict or len(items) % 2:
             raise Refused(f"its pickle sets items of {_said(target)}, which is no dict")
         target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
 
-    def _dict(self):
+    def _dict(self) -> None:
         items = self._since_mark()
         self._push({})
         self._set_items(items)
 
     # Names, and what is done with them.
 
-    def _name(self, module, name):
+    def _name(self, module: Any, name: str) -> None:
         module = {"__builtin__": "builtins"}.get(module, module)
         found = Name(module, name)
         self._names.setdefault(str(found))
         self._push(found)
 
-    def _global(self):
+    def _global(self) -> None:
         self._name(self._line().decode(), self._line().decode())
 
-    def _stack_global(self):
+    def _stack_global(self) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if type(name) is not str or type(module) is not str:
             raise Refused("its pickle has a name that is no text")
         self._name(module, name)
 
-    def _called(self):
+    def _called(self) -> tuple[Any, Any]:
         args, cls = self._stack.pop(), self._stack.pop()
         if not isinstance(cls, Name) or type(args) is not tuple:
             raise Refused(f"its pickle calls {_said(cls)}, which is not a function by its name")
         return cls, args
 
-    def _reduce(self):
+    def _reduce(self) -> None:
         function, args = self._called()
         if str(function) in self._calls:
             self._given += sum(len(arg) for arg in args if type(arg) in (list, tuple, str))
@@ -400,7 +414,7 @@ class Machine:
                 raise Refused(f"{what}: {_OF_TENSORS[str(function)][0]}", f"; {_OF_TENSORS[str(function)][1]}")
             raise NotData(f"{what}, which could do anything")
 
-    def _new(self, keywords=False):
+    def _new(self, keywords: bool = False) -> None:
         if keywords:
             self._stack.pop()
         cls, args = self._called()
@@ -411,11 +425,11 @@ class Machine:
         else:
             self._record(cls)
 
-    def _record(self, cls):
+    def _record(self, cls: Any) -> None:
         self._records.append(Record(cls))
         self._push(self._records[-1])
 
-    def _build(self):
+    def _build(self) -> None:
         state, target = self._stack.pop(), self._stack[-1]
         if type(state) is tuple and len(state) == 2:  # of a class with slots
             state = state[0]
@@ -424,7 +438,7 @@ class Machine:
         elif not isinstance(target, dict) and str(getattr(target, "cls", target)) not in _HARMLESS:
             raise NotData(f"its pickle sets the state of {_said(target)}")  # a dict may have attributes: not needed
 
-    def _persistent(self):
+    def _persistent(self) -> None:
         found = self._stack.pop()
         if type(found) is not tuple or len(found) not in (5, 6) or found[0] != "storage":
             raise Refused("its pickle refers to something outside that is no storage")
@@ -441,41 +455,41 @@ class Machine:
         self._push(self._storage(kind, key, count, stretch))
 
 
-def is_module(record):
+def is_module(record: Record) -> bool:
     """Whether a record was a torch.nn.Module, or is one of a TorchScript archive."""
     if record.cls.module.partition(".")[0] == "__torch__":
         return True
     return all(type(record.state.get(name)) is dict for name in ("_parameters", "_buffers", "_modules"))
 
 
-def _said(value):
+def _said(value: Any) -> str:
     return f"{value!s:.200}" if isinstance(value, Name) else f"a {type(value).__name__}"
 
 
-def _long(machine):
+def _long(machine: Machine) -> int:
     return int.from_bytes(machine._take(machine._number("<B")), "little", signed=True)
 
 
-def _integer(machine):
+def _integer(machine: Machine) -> int:
     text = machine._line()
     if not text.lstrip(b"-").isdigit() or len(text) > 20:
         raise Refused("its pickle has an integer that is none")
     return {b"00": False, b"01": True}.get(text, int(text))
 
 
-def _pushed(read):
+def _pushed(read: Callable[..., Any]) -> Callable[[Machine], None]:
     return lambda machine: machine._push(read(machine))
 
 
-def _text(form):
+def _text(form: Any) -> Callable[[Machine], None]:
     return _pushed(lambda m: m._take(m._number(form)).decode("utf-8", "replace"))
 
 
-def _bytes(form, decode):
+def _bytes(form: Any, decode: Callable[..., Any]) -> Callable[[Machine], None]:
     return _pushed(lambda m: decode(m._take(m._number(form))))
 
 
-def _old_text(data):
+def _old_text(data: bytes) -> str:
     """Of Python 2, which had no other for names."""
     return data.decode("utf-8", "replace")
 

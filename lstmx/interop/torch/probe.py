@@ -1,11 +1,22 @@
 """A probe through the original, or PyTorch's own layers, and ours."""
 
+from __future__ import annotations
+
 import copy
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstmx.interop.torch.modules import lstm_sizes, to_array
 from lstmx.layers import LSTM
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lstmx._types import Array
+    from lstmx.interop.torch.chain import Chain
+    from lstmx.model import Sequential
+
 
 SEQUENCES, STEPS, LENGTHS = 3, 12, [12, 7, 1]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -41,12 +52,13 @@ class Comparison:
         After a call: the modules whose hooks were left out.
     """
 
-    def __init__(self, chain, model):
+    def __init__(self, chain: Chain, model: LSTM | Sequential) -> None:
         self._chain, self._model = chain, model
-        self.against, self.whole, self.remedy, self.hooked = "", False, "", []
+        self.against, self.whole, self.remedy = "", False, ""
+        self.hooked: list[str] = []
         self.ordered = all(one.ordered for one in chain.chain)
 
-    def __call__(self):
+    def __call__(self) -> tuple[Any, Any]:
         import torch
 
         x = torch.from_numpy(self._inputs())
@@ -66,7 +78,7 @@ class Comparison:
             theirs = _run_cell(torch, module, x) if cell else _run_lstm(torch, module, x)
             return self._ours(x, None if cell else LENGTHS, theirs), _joined(theirs)
 
-    def _inputs(self):
+    def _inputs(self) -> Any:
         """Sequences of which all but the first end in padding, as a forward may look for it: zeros, or such tokens."""
         rng, (first, kind, _) = np.random.default_rng(0), self._chain.steps[0]
         if kind == "Embedding":
@@ -77,18 +89,18 @@ class Comparison:
             row[length:] = nothing
         return x
 
-    def _padding(self):
+    def _padding(self) -> Any:
         padding = self._model.embedding.padding_idx
         return 0 if padding is None else padding
 
-    def _ours(self, x, lengths, theirs):
+    def _ours(self, x: Any, lengths: Any, theirs: Any) -> Any:
         """The outputs of the model; of an LSTM y, h_n and c_n in one, as many as there are on the other side."""
         if not isinstance(self._model, LSTM):
             return self._model.predict(x.numpy(), lengths=lengths)
         y, state = self._model(x.numpy(), lengths=lengths)
         return _joined([y, *state][: len(theirs)])
 
-    def _module(self, torch):
+    def _module(self, torch: Any) -> Any:
         """A copy of the module that is the source, or the part of it that was taken; None if it is no module."""
         if self._chain.live is None:
             return None
@@ -112,7 +124,7 @@ class Comparison:
         self.hooked = list(dict.fromkeys(hooked))
         return module
 
-    def _beside_layers(self, torch, x):
+    def _beside_layers(self, torch: Any, x: Any) -> tuple[Any, Any]:
         theirs = _run_layers(torch, self._chain, x)
         self.against = "beside an LSTM of PyTorch with the same tensors"
         if len(self._chain.steps) > 1:
@@ -122,7 +134,7 @@ class Comparison:
         ours = self._ours(x, LENGTHS, theirs)
         return ours, _joined(theirs) if isinstance(self._model, LSTM) else np.asarray(theirs[0])
 
-    def _beside_forward(self, module, x):
+    def _beside_forward(self, module: Any, x: Any) -> tuple[Any, Any]:
         """The nearest of the outputs, whichever axis of x is that of the steps."""
         found, failed = [], None
         ours = self._model(x.numpy())[0] if isinstance(self._model, LSTM) else self._model.predict(x.numpy())
@@ -145,11 +157,11 @@ class Comparison:
         return ours, theirs
 
 
-def _joined(arrays):
+def _joined(arrays: Any) -> Array:
     return np.concatenate([np.asarray(array).reshape(-1) for array in arrays])
 
 
-def _tensors(value):
+def _tensors(value: Any) -> Iterator[Any]:
     """The tensors of nested tuples, lists and dicts."""
     if hasattr(value, "detach"):
         yield value
@@ -158,17 +170,17 @@ def _tensors(value):
             yield from _tensors(item)
 
 
-def _without_ones(array):
+def _without_ones(array: Array) -> list[int]:
     """The shape, of which forward may have squeezed axes."""
     return [length for length in array.shape if length != 1]
 
 
-def _distance(ours, theirs):
+def _distance(ours: Any, theirs: Any) -> float:
     distance = np.abs(ours - theirs).max(initial=0)
     return distance if np.isfinite(distance) else np.inf
 
 
-def _run_cell(torch, cell, x):
+def _run_cell(torch: Any, cell: Any, x: Any) -> list[Any]:
     """[y, h_n, c_n] of a cell called step by step."""
     state, outputs = None, []
     for t in range(x.shape[1]):
@@ -177,14 +189,14 @@ def _run_cell(torch, cell, x):
     return [torch.stack(outputs, 1), *state]
 
 
-def _run_lstm(torch, lstm, x):
+def _run_lstm(torch: Any, lstm: Any, x: Any) -> list[Any]:
     """[y, h_n, c_n], y (N, T, D*H) being 0 past a sequence's end."""
     pack, pad = torch.nn.utils.rnn.pack_padded_sequence, torch.nn.utils.rnn.pad_packed_sequence
     packed, state = lstm(pack(x, torch.tensor(LENGTHS), batch_first=True, enforce_sorted=False))
     return [pad(packed, batch_first=True, total_length=x.shape[1])[0], *state]
 
 
-def _run_layers(torch, chain, y):
+def _run_layers(torch: Any, chain: Chain, y: Any) -> list[Any]:
     """[output], of an LSTM alone with h_n and c_n, of PyTorch's layers made of the tensors of the source."""
     functional, lengths, state = torch.nn.functional, torch.tensor(LENGTHS), ()
     for one, kind, options in chain.steps:
@@ -206,17 +218,17 @@ def _run_layers(torch, chain, y):
     return [y, *(state if len(chain.steps) == 1 else ())]
 
 
-def _chain_dtype(torch, chain):
+def _chain_dtype(torch: Any, chain: Chain) -> Any:
     """float64 if any tensor of the chain is."""
     kinds = {str(tensor.dtype) for one, *_ in chain.steps if one for tensor in one.tensors.values()}
     return torch.float64 if any(kind.endswith("float64") for kind in kinds) else torch.float32
 
 
-def _bias(tensors, dtype):
+def _bias(tensors: Any, dtype: Any) -> Any:
     return tensors["bias"].to(dtype) if "bias" in tensors else None
 
 
-def _pooled(torch, head, y, state, lengths):
+def _pooled(torch: Any, head: Any, y: Any, state: Any, lengths: Any) -> Any:
     if head == "last":
         return y[torch.arange(len(y)), lengths - 1]
     if head == "mean":
@@ -226,7 +238,7 @@ def _pooled(torch, head, y, state, lengths):
     return torch.cat(list(h_n[-directions:]), 1)
 
 
-def _activations(torch):
+def _activations(torch: Any) -> dict[str, Callable[..., Any]]:
     """Name -> function of an array and (name, alpha, beta)."""
     f = torch.nn.functional
     return {
