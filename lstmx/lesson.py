@@ -63,7 +63,7 @@ def build(
 ) -> lstmx.Sequential:
     """A model of one of the `NETS`, with a Dense layer behind: at the last step, or else at every step."""
     pool = [lstmx.Last()] if last else []
-    layers = [NETS[kind].layer(inputs, hidden, steps), *pool, lstmx.Dense(hidden, outputs, activation)]
+    layers = [NETS[kind].layer(inputs, hidden, steps), *pool, lstmx.Dense(hidden, outputs, activation)]  # type: ignore[arg-type]
     return lstmx.Sequential(layers, random_state=seed)
 
 
@@ -135,7 +135,7 @@ def vanishing(
 ) -> dict[str, GradientNorms]:
     """`GradientNorms` of models of the adding problem, as ``{name: model}``; all on the same sequences."""
     x, _ = adding_problem(count, steps, np.random.default_rng(seed))
-    return {name: gradient_norms(model.layers[0], x) for name, model in models.items()}
+    return {name: gradient_norms(model.layers[0], x) for name, model in models.items()}  # type: ignore[arg-type]
 
 
 # A made-up task that needs a memory: the adding problem (Hochreiter and Schmidhuber 1997).

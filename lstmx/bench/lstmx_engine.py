@@ -54,7 +54,12 @@ class LstmxEngine:
 
     def _layer(self, case: Case) -> lstmx.LSTM:
         lstm = lstmx.LSTM(
-            case.shape.I, case.shape.H, proj_size=case.proj_size, cell=case.cell, dtype=case.dtype, random_state=0
+            case.shape.I,
+            case.shape.H,
+            proj_size=case.proj_size,
+            cell=case.cell,
+            dtype=case.dtype,  # type: ignore[arg-type]
+            random_state=0,  # type: ignore[arg-type]
         )
         lstm.set_parameters({f"{name}_l0": value for name, value in case.weights.items()})
         return lstm

@@ -190,7 +190,8 @@ class Net:
 
     def read_baseline(self, baseline: Any, X: Any, lengths: Any, mask: Any) -> Any:
         """A number or array (I,) of the net's type, or `Sequences` that are like X."""
-        size = self.layers[0].features if self.tokens else self.model.input_size
+        first: Any = self.layers[0]
+        size = first.features if self.tokens else self.model.input_size
         several = isinstance(baseline, list | tuple) and any(np.ndim(a) for a in baseline)
         if several or np.ndim(baseline) > 1:
             if self.tokens:
@@ -232,7 +233,7 @@ class Net:
         output, base, completeness, chosen, rounding = (np.concatenate(a) for a in list(zip(*parts, strict=True))[1:])
         if step is not None and not np.isfinite(output).any():
             raise IndexError(f"step: got {step}, but no sequence has such a step")
-        chosen = None if weights is not None else chosen  # type: ignore[assignment]
+        chosen = None if weights is not None else chosen
         found = Attribution(found[0] if single else found, output, base, completeness, chosen, method, not single)
         if method == "integrated_gradients":
             _warn_of_rest(found, tolerance, rounding)
@@ -244,7 +245,7 @@ class Net:
             return None
         array = np.asarray(output)
         if array.ndim:
-            return validate.shaped("output", array, (self.outputs,), np.float64, "one weight for each output")
+            return validate.shaped("output", array, (self.outputs,), np.float64, "one weight for each output")  # type: ignore[arg-type]
         k = validate.count("output", output, 0)
         if k >= self.outputs:
             raise ValueError(f"output: got {k}, the model has {self.outputs} output{'s' * (self.outputs > 1)}, from 0")

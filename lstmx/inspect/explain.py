@@ -235,7 +235,7 @@ def explain(
         output = _class(output, classes) if classes else validate.count("output", output, 0)
     if step is not None:
         step = validate.whole("step", step)
-    how = {"output": output, "step": step, "method": method, "steps": steps, "tolerance": tolerance}
+    how: dict[str, Any] = {"output": output, "step": step, "method": method, "steps": steps, "tolerance": tolerance}
     if isinstance(predictor, Forecaster):
         return _forecast(predictor, X, feature_names, **how)
     if X is None:

@@ -173,6 +173,9 @@ class _Rows:
         The first row of each sequence, and its steps without padding.
     """
 
+    _back: Any
+    lengths: Any
+
     def __init__(self, X: Any, layout: str | None) -> None:
         arrays = panel.as_list(X)
         if arrays is None:
@@ -208,7 +211,7 @@ class _Rows:
     def _lengths(self, counts: Array) -> Array:
         if counts.all() and self.values.dtype.kind == "f":
             there = ~np.isnan(self.values).all(axis=1)
-            last = np.maximum.reduceat(np.where(there, np.arange(len(there)), -1), self.starts)
+            last = np.maximum.reduceat(np.where(there, np.arange(len(there)), -1), self.starts)  # type: ignore[arg-type]
             counts = np.maximum(last - self.starts + 1, 0)
         if not counts.all():
             raise ValueError(f"X: sequence {int(counts.argmin())} has no steps; leave it out")

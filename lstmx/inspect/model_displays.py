@@ -89,7 +89,7 @@ class GradientFlowDisplay:
         if not hasattr(flow, "norms"):
             raise TypeError(f"flow: got {type(flow).__name__}, must be a GradientFlow")
         display = cls({}, by)
-        display.norms = {name: flow.norms(name, align="end" if by == "lag" else "start") for name in "hc"}
+        display.norms = {name: flow.norms(name, align="end" if by == "lag" else "start") for name in "hc"}  # type: ignore[arg-type]
         return display.plot(ax)
 
     @classmethod
@@ -265,7 +265,7 @@ class WeightsDisplay:
         if direction not in (0, 1) or names["x"] not in parameters:
             raise IndexError(f"layer, direction: there is no ({layer}, {direction}) in {model!r}")
         weights = {part: parameters[name] for part, name in names.items() if name in parameters}
-        return cls(weights, model.hidden_size, feature_names).plot(ax)  # type: ignore[union-attr]
+        return cls(weights, model.hidden_size, feature_names).plot(ax)
 
     @classmethod
     def from_estimator(

@@ -344,7 +344,7 @@ def draw(ax: Axes, values: Mapping[str, Any]) -> None:
         _text(ax, scale, Label(middle, GATES + 1.6, symbol, "layer", "middle"), ink)
         _text(ax, scale, Label(middle, GATES - 2.4, name, "gate", "middle"), ink)
     _patch(ax, "box", KEY_BOX, round=0.8, facecolor="#DDDDDD", edgecolor=ink, linewidth=0.8, zorder=3)
-    for x, y, symbol in OPERATIONS:  # type: ignore[assignment]
+    for x, y, symbol in OPERATIONS:
         look: dict[str, Any] = {"facecolor": paper, "edgecolor": ink, "linewidth": 1.1, "zorder": 4}
         if symbol == "tanh":
             _patch(ax, "box", (x - 5, y - RADIUS, 10, 2 * RADIUS), round=RADIUS, **look)

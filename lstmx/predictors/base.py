@@ -215,7 +215,7 @@ class Predictor(Step, abstract=True):
         cls.check(own)
         yield from cls.own_shapes(own)
         for name, *rest in Sequential.array_shapes(model):
-            yield f"model.{name}", *rest
+            yield f"model.{name}", *rest  # type: ignore[misc]
 
     @classmethod
     def from_state(cls, config: Config, arrays: Arrays) -> Self:

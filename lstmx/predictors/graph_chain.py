@@ -57,7 +57,7 @@ class Value(NamedTuple):
     slots: Any = None
     final: bool = False
     memory: bool = False
-    merge: str | None = None
+    merge: Any = None
     computed: bool = False
 
 

@@ -62,4 +62,4 @@ class Imputer(Step):
         data, indicators = self.read(X), self.config["indicators"]
         filled = missing.fill_panel(data, self.config["strategy"], self.arrays["values"])
         pairs = zip(filled.each(), filled.each_missing(), strict=True)
-        return data.give([np.concatenate([x, gaps[:, indicators]], axis=1, dtype=x.dtype) for x, gaps in pairs])
+        return data.give([np.concatenate([x, gaps[:, indicators]], axis=1, dtype=x.dtype) for x, gaps in pairs])  # type: ignore[index]

@@ -75,7 +75,7 @@ class NextStep(Data):
     def __init__(self, inputs: Sequences, weights: Any) -> None:
         super().__init__(inputs, self, weights)
 
-    def batch(self, chosen: Array) -> tuple[Array, Context, Array, Array | None]:
+    def batch(self, chosen: Array) -> tuple[Array, Context, Array, Array | None]:  # type: ignore[override]
         """(rows, context, target rows, weight rows) of a batch."""
         context = self.inputs.context(chosen)
         rows = self.inputs.rows_of(chosen, context)
@@ -209,7 +209,7 @@ class Transformer(_NextStepPredictor):
     @property
     def gives(self) -> tuple[int | None, ...]:  # type: ignore[override]
         """A table of the hidden units."""
-        return 1, self.model.layers[0].output_size()
+        return 1, self.model.layers[0].output_size()  # type: ignore[call-arg]
 
     @classmethod
     def check(cls, config: Config) -> None:

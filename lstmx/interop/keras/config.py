@@ -90,7 +90,7 @@ class Options:
         value = self.values.get(key, default)
         if isinstance(value, dict):  # how an array stands in files of Keras 2
             value = value.get("value")
-        value = value.item() if hasattr(value, "item") and getattr(value, "size", 0) == 1 else value
+        value = value.item() if hasattr(value, "item") and getattr(value, "size", 0) == 1 else value  # type: ignore[union-attr]
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise self.error(key, "it must be a number")
         return float(value)

@@ -28,7 +28,7 @@ from lstmx.storage import ModelFileError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from lstmx._types import Path
+    from lstmx._types import PathLike
     from lstmx.interop.keras.config import Part
     from lstmx.interop.keras.hdf5 import Array, Hdf5
 
@@ -59,7 +59,7 @@ class KerasFile:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[KerasFile]:
+def opened(path: PathLike) -> Iterator[KerasFile]:
     """A `KerasFile`; all that a bad file causes, in the body too, is a ModelFileError that names the path."""
     text = os.fsdecode(path)
     h5py = import_h5py()
@@ -89,7 +89,7 @@ def import_h5py() -> Any:
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: PathLike) -> Iterator[None]:
     """Makes what a bad file may cause a ModelFileError that names the file."""
     try:
         yield
@@ -101,7 +101,7 @@ def explained(path: Path) -> Iterator[None]:
         raise ModelFileError(f"{path}: damaged, or cut short ({error!r:.200}); take another copy of it") from error
 
 
-def _check_is_file(path: Path) -> None:
+def _check_is_file(path: PathLike) -> None:
     if not os.path.exists(path):
         raise FileNotFoundError(f"source: there is no file {path!r}")
     if os.path.isdir(path):
@@ -114,7 +114,7 @@ def _check_is_file(path: Path) -> None:
 # The archive of Keras 3.
 
 
-def _archive(h5py: Any, path: Path, stack: contextlib.ExitStack) -> KerasFile:
+def _archive(h5py: Any, path: PathLike, stack: contextlib.ExitStack) -> KerasFile:
     archive = stack.enter_context(zipfile.ZipFile(path))
     names = archive.namelist()
     if "config.json" not in names and "model.weights.h5" not in names:
@@ -168,7 +168,7 @@ def _text(value: Any) -> str | None:
 # HDF5.
 
 
-def _hdf5(h5py: Any, path: Path, stack: contextlib.ExitStack) -> KerasFile:
+def _hdf5(h5py: Any, path: PathLike, stack: contextlib.ExitStack) -> KerasFile:
     def data() -> Any:
         with open(path, "rb") as file:
             return stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

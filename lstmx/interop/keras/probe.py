@@ -66,9 +66,9 @@ def _input(ours: Sequential, shape: Any) -> Array:
     if isinstance(first, Embedding):
         x = rng.integers(first.num_embeddings, size=(count, steps))
         return np.where(rng.random(x.shape) < 0.2, 0, x)
-    x = rng.normal(size=(count, steps, ours.input_size)).astype(ours.dtype)
+    x = rng.normal(size=(count, steps, ours.input_size)).astype(ours.dtype)  # type: ignore[arg-type]
     if first.masks:
-        x[rng.random((count, steps)) < 0.3] = first.value
+        x[rng.random((count, steps)) < 0.3] = first.value  # type: ignore[attr-defined]
     return x
 
 

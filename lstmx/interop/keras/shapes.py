@@ -126,7 +126,7 @@ def _in_order(row: Any) -> Any:
     """Layers whose names have a counter for each class, in the only order that their sizes allow; else None."""
     queues: Any = {}
     for one in row:
-        stem, counter = re.fullmatch(r"(.*?)(?:_(\d+))?", one[0], re.DOTALL).groups()
+        stem, counter = re.fullmatch(r"(.*?)(?:_(\d+))?", one[0], re.DOTALL).groups()  # type: ignore[union-attr]
         queues.setdefault(stem, []).append((int(counter or 0), one))
     queues = [[one for _, one in sorted(queue, key=lambda item: item[0])] for queue in queues.values()]
     found: list[Any] = []

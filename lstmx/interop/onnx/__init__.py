@@ -344,7 +344,7 @@ def _constant_states(node, options):
                 continue
         elif value is not None:
             notes.append(f"{name} is no constant: give it as state=(h, c), else it is 0")
-        found.append(None)
+        found.append(None)  # type: ignore[arg-type]
     return found, notes
 
 

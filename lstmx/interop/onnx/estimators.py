@@ -80,7 +80,7 @@ def _forecaster(g: Graph, predictor: Any) -> tuple[Any, dict[str, Any]]:
     return inputs, {"y": onnx_predictors.forecast(g, predictor, *given, *[None] * (2 - len(given)))}
 
 
-def probe(predictor: Any, session: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+def probe(predictor: Any, session: Any, rng: np.random.Generator) -> tuple[Any, Any]:  # type: ignore[return]
     """(ours, onnxruntime's) outputs of random sequences, or of the series that a forecaster holds."""
     if isinstance(predictor, predictors.Forecaster):
         return _probe_forecaster(predictor, session, rng)

@@ -29,7 +29,7 @@ MOST_REORDERED = 10  # layers of a file without order
 OF_DENSE = ("relu", "tanh", "sigmoid", "softmax")
 
 # The class in torch.nn -> the activation here, of the module's attributes; None: there is none.
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Any] = {
     "ReLU": lambda o: "relu",
     "Tanh": lambda o: "tanh",
     "Sigmoid": lambda o: "sigmoid",
@@ -256,7 +256,7 @@ class Chain:
 
     def _activation_of(self, one: Found, after: Any) -> Any:
         try:
-            found = ACTIVATIONS[one.kind](one.options)
+            found: Any = ACTIVATIONS[one.kind](one.options)
             if one.kind == "Softmax" and found is None:
                 found = self._softmax(one, after and self.head not in (None, "step"))
         except KeyError:
@@ -415,7 +415,7 @@ def _lstm(one: Found, options: Any, dtype: str) -> LSTM:
                 arrays[name + ours] = _finite(one, name + theirs)
             if sizes["bias"]:
                 both = (_finite(one, name + theirs).astype(np.float64) for name in ("bias_ih", "bias_hh"))
-                arrays["bias" + ours] = sum(both)
+                arrays["bias" + ours] = sum(both)  # type: ignore[assignment]
     dropout = options.get("dropout", 0.0) if sizes["num_layers"] > 1 else 0.0
     return _filled(LSTM, sizes | {"dropout": float(dropout), "dtype": dtype}, arrays)
 

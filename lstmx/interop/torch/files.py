@@ -126,7 +126,7 @@ def _read_members(path: Any, file: Any, members: dict[str, Any], count: int) -> 
             known = formats.Kind(
                 "an archive of torch.export", "save the state dict: torch.save(model.state_dict(), path)"
             )
-        raise ModelFileError(f"{path}: not a file of torch.save but {known.what}; {known.remedy}")
+        raise ModelFileError(f"{path}: not a file of torch.save but {known.what}; {known.remedy}")  # type: ignore[union-attr]
 
     def place(name: str) -> Any:
         member = members.get(f"{roots[0]}/{name}")

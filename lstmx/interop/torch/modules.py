@@ -276,12 +276,12 @@ def lstm_sizes(found: Found) -> dict[str, Any]:
             raise ValueError(f"{found.full(name)}: an LSTM has no such tensor")
     if any(len(shapes.get(name, ())) != 2 for name in ("weight_ih_l0", "weight_hh_l0")):
         raise ValueError(f"{found.full('weight_ih_l0')}: missing, or no matrix")
-    kinds = {match[1] for match in matches}
+    kinds = {match[1] for match in matches}  # type: ignore[index]
     rows, width = shapes["weight_hh_l0"]
     sizes = {
         "input_size": shapes["weight_ih_l0"][1], "hidden_size": rows // 4,
-        "num_layers": len({match[2] for match in matches}), "bias": "bias_ih" in kinds,
-        "bidirectional": any(match[3] for match in matches), "proj_size": width if "weight_hr" in kinds else 0,
+        "num_layers": len({match[2] for match in matches}), "bias": "bias_ih" in kinds,  # type: ignore[index]
+        "bidirectional": any(match[3] for match in matches), "proj_size": width if "weight_hr" in kinds else 0,  # type: ignore[index]
     }  # fmt: skip
     wanted = dict(_lstm_shapes(sizes))
     for name in wanted | shapes:

@@ -90,7 +90,7 @@ class Comparison:
         return x
 
     def _padding(self) -> Any:
-        padding = self._model.embedding.padding_idx
+        padding = self._model.embedding.padding_idx  # type: ignore[union-attr]
         return 0 if padding is None else padding
 
     def _ours(self, x: Any, lengths: Any, theirs: Any) -> Any:
@@ -186,7 +186,7 @@ def _run_cell(torch: Any, cell: Any, x: Any) -> list[Any]:
     for t in range(x.shape[1]):
         state = cell(x[:, t], state)
         outputs.append(state[0])
-    return [torch.stack(outputs, 1), *state]
+    return [torch.stack(outputs, 1), *state]  # type: ignore[misc]
 
 
 def _run_lstm(torch: Any, lstm: Any, x: Any) -> list[Any]:
