@@ -59,7 +59,7 @@ class LstmxEngine:
             proj_size=case.proj_size,
             cell=case.cell,
             dtype=case.dtype,  # type: ignore[arg-type]
-            random_state=0,  # type: ignore[arg-type]
+            random_state=0,
         )
         lstm.set_parameters({f"{name}_l0": value for name, value in case.weights.items()})
         return lstm
