@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any, Self, TypeVar
 
-    from lstmx._types import Arrays, Config, PathLike, Shape
+    from lstmx._types import Arrays, Config, PathLike
 
     C = TypeVar("C", bound=type)
 

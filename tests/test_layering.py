@@ -34,7 +34,9 @@ HEIGHT = {
     "estimators": 7,
 }
 # Leaves import nothing of lstmx but each other, and all may import them.
-LEAVES = {"datasets", "formats", "testing", "init", "plots", "reference", "reference_cells", "tensors", "_types", "_version"}
+LEAVES = {
+    "datasets", "formats", "testing", "init", "plots", "reference", "reference_cells", "tensors", "_types", "_version",
+}  # fmt: skip
 # These import anything but _core; only they import each other, and inside functions.
 TOP = {"loading", "interop", "inspect", "bench", "cli", "demo", "lesson", "lesson_pictures", "__main__"}
 PEERS = {"torch", "keras", "tf_keras", "h5py", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "tf2onnx"}

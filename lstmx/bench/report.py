@@ -1,14 +1,22 @@
 """Ratios, tables and the chart, all made of the results of `run`."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lstmx.bench.tasks import OWN, PEERS, PLAIN, TASKS
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
 
 BEST = "best peer"
 
 
-def geometric_mean(values):
+def geometric_mean(values: Sequence[float]) -> float:
     """The geometric mean of positive numbers.
 
     Examples
@@ -19,17 +27,17 @@ def geometric_mean(values):
     return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
-def label(case):
+def label(case: dict[str, Any]) -> str:
     """The shape of a case, and its cell where it has one: "50,32,64,128 cifg"."""
     return f"{case['shape']} {case['cell']}" if "cell" in case else case["shape"]
 
 
-def seconds_of(case, engine):
+def seconds_of(case: dict[str, Any], engine: str) -> float | None:
     """The time of an engine; None where it has none."""
     return case["engines"].get(engine, {}).get("seconds")
 
 
-def ratio(case, peer, what="seconds"):
+def ratio(case: dict[str, Any], peer: str, what: str = "seconds") -> float | None:
     """The peer's time (or memory) over lstmx's, None without both; `BEST` is the best of all peers."""
     own = case["engines"].get("lstmx", {}).get(what)
     names = [name for name in case["engines"] if name not in OWN] if peer == BEST else [peer]
@@ -38,33 +46,33 @@ def ratio(case, peer, what="seconds"):
     return min(theirs) / own if own and theirs else None
 
 
-def of_plain(case):
+def of_plain(case: dict[str, Any]) -> float | None:
     """The time of an option's cell over the plain one's, None without both."""
     inverse = ratio(case, PLAIN)
     return 1 / inverse if inverse else None
 
 
-def rate(case):
+def rate(case: dict[str, Any]) -> float | None:
     """lstmx's GFLOP/s, None where that means nothing."""
     own = seconds_of(case, "lstmx")
     return case["gflop"] / own if own and case["gflop"] else None
 
 
-def groups(results):
+def groups(results: dict[str, Any]) -> dict[tuple[str, int], list[dict[str, Any]]]:
     """(task, threads) -> its cases, in the order in which they ran."""
-    found = {}
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for case in results["cases"]:
         found.setdefault((case["task"], case["threads"]), []).append(case)
     return found
 
 
-def peers_of(cases):
+def peers_of(cases: Sequence[dict[str, Any]]) -> list[str]:
     """The peers in these cases: known ones first, then others by name."""
     names = {name for case in cases for name in case["engines"]} - {*OWN}
     return sorted(names, key=lambda name: (PEERS.index(name) if name in PEERS else len(PEERS), name))
 
 
-def complete(results):
+def complete(results: dict[str, Any]) -> dict[str, Any]:
     """Add to each case gflops and peak_fraction, and to the results the summary; returns the results."""
     peaks = {(p["threads"], p["dtype"]): p["gflops"] for p in results["peaks"]}
     for case in results["cases"]:
@@ -79,7 +87,7 @@ def complete(results):
             if not ratios:
                 continue
             worst, shape = min(ratios)
-            mean = geometric_mean([value for value, _ in ratios])
+            mean = geometric_mean([value for value, _ in ratios])  # type: ignore[misc]
             results["summary"].append(
                 {"task": task, "threads": threads, "peer": peer, "cases": len(ratios), "worst": worst,
                  "worst_shape": shape, "geometric_mean": mean}
@@ -87,7 +95,7 @@ def complete(results):
     return results
 
 
-def as_time(seconds):
+def as_time(seconds: float | None) -> str:
     """Three digits and a unit: "12.3 us"."""
     if seconds is None:
         return "-"
@@ -98,20 +106,20 @@ def as_time(seconds):
     return "-"
 
 
-def as_number(value, form=".2f"):
+def as_number(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
 
 
-def as_percent(value):
+def as_percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.0f} %"
 
 
-def as_shares(values):
+def as_shares(values: Sequence[float] | None) -> str:
     """Each thread's part, the calling one first: "2, 9 %"."""
     return "-" if values is None else ", ".join(f"{100 * value:.0f}" for value in values) + " %"
 
 
-def header(results):
+def header(results: dict[str, Any]) -> list[str]:
     """What ran where, a list of lines."""
     e = results["environment"]
     isa, blas, load = e["isa"], e["blas"], e["load"]
@@ -134,14 +142,14 @@ def header(results):
     return lines
 
 
-def count(threads):
+def count(threads: int) -> str:
     return f"{threads} thread{'s' if threads > 1 else ''}"
 
 
-def columns(task, cases, peers):
+def columns(task: str, cases: Sequence[dict[str, Any]], peers: Sequence[str]) -> list[tuple[str, Callable[[Any], str]]]:
     """(title, function of a case) for the table of one task."""
     per_step = TASKS[task].kind == "stream"
-    found = [
+    found: list[Any] = [
         ("T,N,I,H", label),
         ("lstmx", lambda case: as_time(seconds_of(case, "lstmx"))),
     ]
@@ -169,7 +177,7 @@ def columns(task, cases, peers):
     return found
 
 
-def table(task, threads, cases, summary):
+def table(task: str, threads: int, cases: Sequence[dict[str, Any]], summary: Any) -> list[str]:
     """The lines of the table of one task and number of threads."""
     peers = peers_of(cases)
     wanted = columns(task, cases, peers)
@@ -189,7 +197,7 @@ def table(task, threads, cases, summary):
     return lines
 
 
-def troubles(results):
+def troubles(results: dict[str, Any]) -> list[str]:
     """Errors, and engines that used more CPUs than they were given; a list of lines."""
     lines, load = [], results["environment"]["load"]
     if load and load[0] > 0.5 * results["environment"]["cpus"]:
@@ -206,7 +214,7 @@ def troubles(results):
     return ["", *lines] if lines else []
 
 
-def text(results):
+def text(results: dict[str, Any]) -> str:
     """Everything, as plain text."""
     lines = header(results)
     for (task, threads), cases in groups(results).items():
@@ -214,7 +222,7 @@ def text(results):
     return "\n".join(lines + troubles(results))
 
 
-def markdown(results):
+def markdown(results: dict[str, Any]) -> str:
     """The summary as a Markdown table."""
     e = results["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
@@ -251,7 +259,7 @@ def write(path, name, text):
     Path(path).write_text(f"{before}{text}\n{after}", encoding="utf-8")
 
 
-def chart(results, path):
+def chart(results: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Draw how many times slower each peer is, one panel for each task and number of threads, into a file."""
     try:
         from matplotlib.figure import Figure

@@ -1,17 +1,25 @@
 """From any file of a model to any other: what ``lstmx convert`` does."""
 
+from __future__ import annotations
+
 import importlib
 import inspect
 import os
+from typing import TYPE_CHECKING, Any
 
 from lstmx import formats, storage
 from lstmx.interop.imported import Imported
 from lstmx.predictors.graph import GraphModel
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+    from lstmx._types import Array, Arrays, PathLike
+
 __all__ = ["convert", "read"]
 
 
-def _function(module, name):
+def _function(module: str, name: str) -> Any:
     """A function of a module that is loaded only now."""
     return getattr(importlib.import_module(f"lstmx.{module}"), name)
 
@@ -26,7 +34,7 @@ WRITERS = {
 }
 
 
-def read(path, /, **options):
+def read(path: PathLike, /, **options: Any) -> Imported:
     """A model file of any kind, told by what it holds.
 
     Parameters
@@ -60,18 +68,18 @@ def read(path, /, **options):
         return Saved(f"{path}: a model saved by lstmx", _function("loading", "load")(path))
     reader = "from_torch" if kind is None else kind.reader  # safetensors
     if not reader:
-        raise storage.ModelFileError(f"{path}: {kind.what}; {kind.remedy}")
+        raise storage.ModelFileError(f"{path}: {kind.what}; {kind.remedy}")  # type: ignore[union-attr]
     read_it = _function(f"interop.{reader.removeprefix('from_')}", "read")
     _check_arguments(f"lstmx.{reader}, which reads this file,", _keywords(read_it), options)
     return read_it(path, **options)
 
 
-def _keywords(function):
+def _keywords(function: Callable[..., Any]) -> list[str]:
     """The names of the arguments that a function takes by keyword alone."""
     return [name for name, one in inspect.signature(function).parameters.items() if one.kind is one.KEYWORD_ONLY]
 
 
-def _check_arguments(who, known, given):
+def _check_arguments(who: str, known: Collection[str], given: Iterable[str]) -> None:
     for name in given:
         if name not in known:
             remedy = f"it has {', '.join(known)}" if known else "leave it out"
@@ -81,13 +89,13 @@ def _check_arguments(who, known, given):
 class Saved(Imported):
     """A model that lstmx itself has saved: there is nothing to say but what it is."""
 
-    def report(self):
+    def report(self) -> str:
         """Text: the model, layer by layer."""
         summary = getattr(self.model, "summary", self.model.__repr__)
         return f"{self.source}\n{summary()}"
 
 
-def check(imported):
+def check(imported: Imported) -> str:
     """A line about a probe through the original and the model, or about why there was none.
 
     Raises
@@ -124,7 +132,7 @@ class Target:
         For another ending; arguments that there are not; a place where no file can be.
     """
 
-    def __init__(self, path, /, **arguments):
+    def __init__(self, path: PathLike, /, **arguments: Any) -> None:
         self.path, self.arguments = os.fspath(path), arguments
         found = [WRITERS[ending] for ending in WRITERS if self.path.lower().endswith(ending)]
         if not found:
@@ -137,11 +145,11 @@ class Target:
         _check_arguments(f"what writes this file ({self.what})", known, arguments)
         storage.check_target(self.path, "target")
 
-    def write(self, model):
+    def write(self, model: Any) -> None:
         """Write a model; a graph becomes the Sequential that it is, where the file is not one of lstmx."""
         self._write(self._layers(model), self.path, **self.arguments)
 
-    def _layers(self, model):
+    def _layers(self, model: Any) -> Any:
         if self.what == "lstmx" or not isinstance(model, GraphModel):
             return model
         try:
@@ -151,7 +159,7 @@ class Target:
             raise ValueError(f"source: its graph is no chain of layers, so {self.what} cannot be written ({why}); "
                              "write .safetensors, which keeps any graph") from error  # fmt: skip
 
-    def check(self, model):
+    def check(self, model: Any) -> str:
         """A line about the file beside the model that it was written of; as `check`."""
         model = self._layers(model)
         if self.what == "ONNX":
@@ -166,15 +174,15 @@ class Target:
         return f"{self.what}, checked: {len(wanted)} arrays come back bit for bit"
 
 
-def _same(a, b):
+def _same(a: Array, b: Array) -> bool:
     return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
 
 
-def _of_lstmx(model, path):
+def _of_lstmx(model: Any, path: PathLike) -> tuple[Arrays, Arrays]:
     return model.state()[1], _function("loading", "load")(path).state()[1]
 
 
-def _of_torch(model, path, **names):
+def _of_torch(model: Any, path: PathLike, **names: Any) -> Iterator[Arrays]:
     import torch
 
     wanted = _function("interop.torch", "to_torch_state_dict")(model, **names)
@@ -182,7 +190,7 @@ def _of_torch(model, path, **names):
     return ({name: tensor.numpy() for name, tensor in state.items()} for state in (wanted, found))
 
 
-def _of_keras(model, path):
+def _of_keras(model: Any, path: PathLike) -> tuple[Arrays, Arrays]:
     from lstmx.interop import keras
 
     wanted = keras.to_places(model)
@@ -190,10 +198,14 @@ def _of_keras(model, path):
 
 
 # What a file is -> a function that gives the arrays of the model, and those of the file.
-_READ_BACK = {"lstmx": _of_lstmx, "PyTorch state dict": _of_torch, "Keras weights": _of_keras}
+_READ_BACK: dict[str, Callable[..., Any]] = {
+    "lstmx": _of_lstmx,
+    "PyTorch state dict": _of_torch,
+    "Keras weights": _of_keras,
+}
 
 
-def convert(source, target, *, export=None, **options):
+def convert(source: PathLike, target: PathLike, *, export: Mapping[str, Any] | None = None, **options: Any) -> Imported:
     """Read a model file and write another.
 
     Parameters

@@ -4,9 +4,17 @@ Gates are i (input), f (forget), g (the candidate, also called c or z) and o (ou
 gates, which have no forget gate of their own, i, g, o.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+if TYPE_CHECKING:
+    from lstmx._types import Array
+
 __all__ = ["reorder"]
+
 
 OURS = "ifgo"
 ORDERS = {
@@ -18,7 +26,7 @@ ORDERS = {
 }
 
 
-def reorder(array, have, want=OURS, axis=0):
+def reorder(array: Array, have: str, want: str = OURS, axis: int = 0) -> Array:
     """An array whose `axis` has one block for each gate in the order `have`, with these blocks in the order `want`.
 
     Parameters

@@ -1,6 +1,9 @@
 """Models of RTNeural, which its exporters write from Keras as JSON."""
 
+from __future__ import annotations
+
 import json
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,13 +15,19 @@ from lstmx.layers import LSTM, Activation, Dense
 from lstmx.model import Sequential
 from lstmx.storage import ModelFileError
 
+if TYPE_CHECKING:
+    from lstmx._types import Array, PathLike
+    from lstmx.layers import LSTM, Dense
+    from lstmx.layers.base import Layer
+
 __all__ = ["from_rtneural", "read"]
+
 
 DENSE = ("dense", "time-distributed-dense")
 ACTIVATIONS = ("tanh", "relu", "sigmoid", "softmax", "elu")  # those that RTNeural has
 
 
-def from_rtneural(path, *, check=False):
+def from_rtneural(path: PathLike, *, check: bool = False) -> Sequential:
     """A model of RTNeural.
 
     Parameters
@@ -42,7 +51,7 @@ def from_rtneural(path, *, check=False):
     return finish(read(path), check)
 
 
-def read(path):
+def read(path: PathLike) -> Imported:
     """As `from_rtneural`.
 
     Returns
@@ -62,7 +71,7 @@ def read(path):
         raise ModelFileError(f"{path}: {error}") from error
 
 
-def _imported(content):
+def _imported(content: Any) -> Imported:
     content = content if isinstance(content, dict) else {}
     if "state_dict" in content or any(name.endswith("weight_ih_l0") for name in content):
         raise ValueError("a state dict of PyTorch as JSON; make arrays of its lists, and give these to "
@@ -71,13 +80,16 @@ def _imported(content):
     if not isinstance(shape, list) or not isinstance(entries, list) or not shape:
         raise ValueError('not a model of RTNeural, which has "in_shape" and "layers"; give the JSON that its exporter '
                          "wrote")  # fmt: skip
-    layers, parts, notes, size = [], [], [], shape[-1]
+    layers: list[Layer] = []
+    parts: list[Part] = []
+    notes: list[str] = []
+    size = shape[-1]
     for k, entry in enumerate(entries):
         made, found = _layers(entry, f"layers[{k}]", size)
         parts.append(Part(f"layers[{k}]", found, ", ".join(f"{len(layers) + n}: {type(layer).__name__}"
                                                            for n, layer in enumerate(made))))  # fmt: skip
         layers += made
-        size = next((layer.output_size() for layer in made if layer.input_size is not None), size)
+        size = next((layer.output_size() for layer in made if layer.input_size is not None), size)  # type: ignore[call-arg]
         if entry["type"] == "lstm" and len(entry.get("shape", ())) == 2:
             notes.append(f"layers[{k}]: the Keras model gave the output of the last step alone; RTNeural, and this "
                          "model, give one at each step")  # fmt: skip
@@ -90,7 +102,7 @@ def _imported(content):
     return Imported("RTNeural model", Sequential(layers), tuple(parts), tuple(notes))
 
 
-def _layers(entry, name, size):
+def _layers(entry: dict[str, Any], name: str, size: int) -> tuple[list[Layer], str]:
     """(layers here, what it is there) of one entry, which is given `size` features."""
     if not isinstance(entry, dict) or not isinstance(entry.get("type"), str):
         raise ValueError(f'{name}: not a layer, which has a "type"')
@@ -107,7 +119,7 @@ def _layers(entry, name, size):
     if kind not in ("lstm", *DENSE):
         raise ValueError(f"{name}: of type {kind!r:.40}; only lstm, {', '.join(DENSE)} and activation have a place in "
                          "an lstmx.Sequential")  # fmt: skip
-    layer = _lstm(weights, name) if kind == "lstm" else _dense(weights, name, activation)
+    layer: Any = _lstm(weights, name) if kind == "lstm" else _dense(weights, name, activation)
     units = layer.hidden_size if kind == "lstm" else layer.output_size()
     if layer.input_size != size:
         raise ValueError(f"{name}: takes {layer.input_size} features, but what is before it gives {size!r:.40}")
@@ -118,7 +130,7 @@ def _layers(entry, name, size):
     return [layer, *after], f"{kind} {size} -> {units}" + f", {activation}" * (kind != "lstm" and bool(activation))
 
 
-def _lstm(weights, name):
+def _lstm(weights: Any, name: str) -> LSTM:
     if len(weights) not in (2, 3):
         raise ValueError(f"{name}: has {len(weights)} weights, must have kernel, recurrent kernel and bias")
     kernel, recurrent = (_array(weights[k], 2, f"{name}, weights[{k}]") for k in (0, 1))
@@ -133,17 +145,17 @@ def _lstm(weights, name):
     return lstm
 
 
-def _dense(weights, name, activation):
+def _dense(weights: Any, name: str, activation: Any) -> Dense:
     if len(weights) not in (1, 2):
         raise ValueError(f"{name}: has {len(weights)} weights, must have a kernel and a bias")
     kernel = _array(weights[0], 2, f"{name}, weights[0]")
     bias = _array(weights[1], 1, f"{name}, weights[1]") if len(weights) == 2 else np.zeros(kernel.shape[1])
-    dense = Dense(*kernel.shape, None if activation in ("", "elu") else activation)
+    dense = Dense(*kernel.shape, None if activation in ("", "elu") else activation)  # type: ignore[arg-type, call-arg]
     dense.set_parameters({"weight": kernel.T, "bias": bias})
     return dense
 
 
-def _array(value, dimensions, name):
+def _array(value: Any, dimensions: int, name: str) -> Array:
     """Lists of numbers as an array, or an error."""
     rows = value if dimensions == 2 else [value]
     good = type(rows) is list and rows and all(type(row) is list and row and len(row) == len(rows[0]) for row in rows)

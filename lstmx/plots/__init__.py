@@ -1,11 +1,23 @@
 """Plots: loss curves, and what the gates did; they need matplotlib."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+    from lstmx._types import Array
 
 __all__ = ["plot_history"]
 
 
-def pyplot():
+def pyplot() -> Any:
     """matplotlib.pyplot, or an error that says what to install."""
     try:
         import matplotlib.pyplot as plt
@@ -18,14 +30,14 @@ def pyplot():
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 
 
-def whole_numbers(axis):
+def whole_numbers(axis: Any) -> None:
     """Ticks of an axis of epochs or steps at whole numbers alone."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
 
 
-def plot_history(history, ax=None):
+def plot_history(history: Any, ax: Axes | None = None) -> Axes:
     """Draw the loss of every epoch, and of the validation data if there are any.
 
     Of a history with ``monitor="gradients"`` the share of the gradient that reaches the first step is drawn too, on a
@@ -58,7 +70,7 @@ def plot_history(history, ax=None):
     return ax
 
 
-def _draw_shares(ax, epochs, shares):
+def _draw_shares(ax: Axes, epochs: Any, shares: Mapping[str, Any]) -> list[Any]:
     """Lines of the shares of the gradient that reach the first step."""
     lines = []
     for k, (name, values) in enumerate(shares.items()):
@@ -70,7 +82,7 @@ def _draw_shares(ax, epochs, shares):
     return lines
 
 
-def axes_or_new(ax, size=None):
+def axes_or_new(ax: Axes | None, size: tuple[float, float] | None = None) -> Any:
     """`ax`, or the axes of a new figure."""
     if ax is None:
         return pyplot().figure(figsize=size, layout="constrained").subplots()
@@ -79,7 +91,7 @@ def axes_or_new(ax, size=None):
     return ax
 
 
-def divided(ax, rows, columns=1, size=None, **options):
+def divided(ax: Any, rows: int, columns: int = 1, size: tuple[float, float] | None = None, **options: Any) -> Array:
     """An array of axes in place of `ax`: axes, a figure, a part of a figure, or None for a new figure.
 
     `options` are those of ``subplots``; one panel in given axes is these axes.
@@ -98,7 +110,9 @@ def divided(ax, rows, columns=1, size=None, **options):
     return place.subgridspec(rows, columns, **ratios).subplots(squeeze=False, **options)
 
 
-def draw_heat(ax, image, label, *, how="mean", **colours):
+def draw_heat(
+    ax: Axes, image: Array, label: str, *, how: str = "mean", **colours: Any
+) -> tuple[AxesImage, tuple[int, ...]]:
     """Draw an array (rows, columns), in fewer blocks than there are pixels; values that are not finite are grey.
 
     Parameters
@@ -129,17 +143,17 @@ def draw_heat(ax, image, label, *, how="mean", **colours):
     return drawn, block
 
 
-def blocks_of(ax, shape):
+def blocks_of(ax: Axes, shape: tuple[int, ...]) -> tuple[int, ...]:
     """(rows, columns) of a block, so that each is at least a pixel wide once labels have taken a third of the room."""
     box = ax.get_window_extent()
     room = (max(1, int(side * 2 / 3)) for side in (box.height, box.width))
     return tuple(-(-count // pixels) for count, pixels in zip(shape, room, strict=True))
 
 
-def of_blocks(image, block, how):
+def of_blocks(image: Array, block: tuple[int, ...], how: str) -> Array:
     """The mean or the extreme of blocks; those at the end may be smaller."""
 
-    def over(function, array):
+    def over(function: Any, array: Array) -> Array:
         for axis, size in enumerate(block):
             array = function.reduceat(array, np.arange(0, array.shape[axis], size), axis=axis)
         return array
@@ -151,13 +165,13 @@ def of_blocks(image, block, how):
         return np.where(-low > high, low, high)
 
 
-def largest(*arrays):
+def largest(*arrays: Array) -> float:
     """The largest finite magnitude, for a scale around 0."""
     found = [np.abs(a[np.isfinite(a)]).max(initial=0) for a in arrays]
     return max(float(max(found)), 1e-9)
 
 
-def usual_limit(array):
+def usual_limit(array: Array) -> tuple[float, bool]:
     """(limit, whether some values are beyond it) of a scale around 0 that a few outliers do not blow up."""
     sizes = np.abs(array[np.isfinite(array)])
     most, usual = float(sizes.max(initial=1e-9)), float(np.quantile(sizes, 0.995)) if len(sizes) else 0.0

@@ -7,9 +7,11 @@ horizon, the recursive one B = 1; a longer forecast goes on from its own results
 If there is a transform, y is what it gives, from beginning to end; only results are transformed back.
 """
 
+from __future__ import annotations
+
 import functools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -22,10 +24,19 @@ from lstmx.model import rollout
 from lstmx.predictors import intervals, transforms
 from lstmx.predictors.base import FINITE, POSITIVE, UNIT, Predictor
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import MappingProxyType
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, ArrayShape, Config, PathLike
+
+
 LONGEST = 10**6  # horizon
 
 
-def difference(y, lags):
+def difference(y: Array, lags: Sequence[int]) -> list[Array]:
     """Levels [y, then after each lag]: y_t - y_{t-lag} along the second axis from the end, each `lag` rows shorter."""
     levels = [y]
     for lag in lags:
@@ -34,7 +45,7 @@ def difference(y, lags):
     return levels
 
 
-def integrate(steps, levels, lags):
+def integrate(steps: Array, levels: list[Array], lags: Sequence[int]) -> Array:
     """The next values of the first of `levels` (from `difference`), given the next `steps` (n, B, O) of the last."""
     for lag, level in zip(reversed(lags), reversed(levels[:-1]), strict=True):
         ends = level[..., -lag:, :]
@@ -45,7 +56,7 @@ def integrate(steps, levels, lags):
     return steps
 
 
-def lead(x, count):
+def lead(x: Array, count: int) -> Array:
     """(.., T - count, count * E) from (.., T, E): in row t the rows t + 1 to t + count."""
     rows = x.shape[-2] - count
     return np.concatenate([x[..., k : k + rows, :] for k in range(1, count + 1)], axis=-1)
@@ -86,13 +97,13 @@ class _Origin:
 class Forecaster(Predictor):
     """What comes next in series that it has seen the end of, or in others like them."""
 
-    fields = (*Predictor.fields, "window", "block", "horizon", "lags", "series", "exogenous", "single", "many",
-              "columns", "calibrated", "drawn", "transform", "missing")  # fmt: skip
-    defaults: ClassVar = {"transform": None, "missing": "error"}
+    fields: ClassVar[tuple[str, ...]] = (*Predictor.fields, "window", "block", "horizon", "lags", "series", "exogenous",
+              "single", "many", "columns", "calibrated", "drawn", "transform", "missing")  # fmt: skip
+    defaults: ClassVar[dict[str, Any] | MappingProxyType[str, Any]] = {"transform": None, "missing": "error"}
     in_pipelines = False  # it takes series
 
     @classmethod
-    def check(cls, config):
+    def check(cls, config: Config) -> None:
         super().check(config)
         for name in ("window", "block", "horizon", "series"):
             validate.count(name, config[name])
@@ -117,22 +128,22 @@ class Forecaster(Predictor):
         validate.choice("missing", config["missing"], missing.MISSING)
 
     @classmethod
-    def inputs(cls, config):
+    def inputs(cls, config: Config) -> int:
         """Features that the model must take."""
         return config["features"] + config["block"] * config["exogenous"]
 
     @classmethod
-    def outputs(cls, config):
+    def outputs(cls, config: Config) -> int:
         """Outputs that the model must have."""
         return config["features"] * config["block"]
 
     @classmethod
-    def kept(cls, config):
+    def kept(cls, config: Config) -> int:
         """Rows of each series that a forecast needs."""
         return config["window"] + sum(config["lags"])
 
     @classmethod
-    def own_shapes(cls, config):
+    def own_shapes(cls, config: Config) -> Iterable[ArrayShape]:
         series, outputs, exogenous = config["series"], config["features"], config["exogenous"]
         for name, shape, need in (
             ("y_mean", (series, outputs), FINITE),
@@ -149,27 +160,27 @@ class Forecaster(Predictor):
             yield "y_lambda", (series, outputs), "float64", UNIT
 
     @classmethod
-    def array_shapes(cls, config):
+    def array_shapes(cls, config: Config) -> Iterator[ArrayShape]:
         if config.get("transform") == transforms.FUNCTIONS:
             raise ValueError("transform: a pair of functions is in no file; make the file again")
         yield from super().array_shapes(config)
 
     @functools.wraps(storage.Stored.save)
-    def save(self, path):
+    def save(self, path: PathLike) -> None:  # type: ignore[override]
         if self.config["transform"] == transforms.FUNCTIONS:
             raise TypeError(f"transform: functions ({transforms.names_of(self._functions)}) cannot be saved to a file, "
                             'as it holds no code; pickle the forecaster, or fit with "log" or "boxcox"')  # fmt: skip
         super().save(path)
 
-    def _more(self):
+    def _more(self) -> dict[str, Any]:
         return super()._more() | ({} if self._functions is None else {"_functions": self._functions})
 
     @property
-    def transform(self):
+    def transform(self) -> transforms.Transform:
         """The `transforms.Transform` of y."""
         return transforms.Transform(self.config["transform"], self.arrays.get("y_lambda"), self._functions)
 
-    def rows(self, y, x, mean, scale):
+    def rows(self, y: Array, x: Array, mean: Array, scale: Array) -> Array:
         """What the model reads (n, window, features): from the last rows y (n, K, O) and x (n, K + block, E)."""
         z = (difference(y, self.config["lags"])[-1] - mean[:, None]) / scale[:, None]
         if self.config["exogenous"]:
@@ -177,7 +188,9 @@ class Forecaster(Predictor):
             z = np.concatenate([z, ahead[:, -z.shape[1] :]], axis=2)
         return np.ascontiguousarray(z[:, -self.config["window"] :])
 
-    def roll(self, y, x, mean, scale, horizon, draw=None):
+    def roll(
+        self, y: Array, x: Array, mean: Array, scale: Array, horizon: int, draw: Callable[..., Any] | None = None
+    ) -> Array:
         """Forecasts (n, horizon, O) from the last rows y (n, K, O) of n series, with x (n, K + the future, E).
 
         `draw(n)`, if given, draws errors (n, block, O) that are added to what the model gives, in its own units.
@@ -197,7 +210,9 @@ class Forecaster(Predictor):
             y = np.concatenate([y, steps], axis=1)[:, -kept:]
         return np.concatenate(found, axis=1)[:, :horizon]
 
-    def _roll_steps(self, y, x, mean, scale, horizon, draw):
+    def _roll_steps(
+        self, y: Array, x: Array, mean: Array, scale: Array, horizon: int, draw: Callable[..., Any] | None
+    ) -> Array:
         """`roll` step by step, in the model's own units; the steps are put together at the end.
 
         Every step reads a window anew, as in training. With a state that is carried on, the errors for a noisy sum of
@@ -286,15 +301,15 @@ class Forecaster(Predictor):
             found.append(x[np.minimum(np.arange(need), len(x) - 1)])
         return origin, horizon, np.concatenate([origin.x, np.stack(found)], axis=1)
 
-    def _exogenous(self, X):
+    def _exogenous(self, X: ArrayLike) -> Any:
         return self._filled(as_series(X, "X", **self._form(), columns=self.config["columns"]), "X",
                             self.arrays["history_x"])  # fmt: skip
 
-    def _form(self):
+    def _form(self) -> dict[str, Any]:
         """How series must be given, as `as_series` is told."""
         return {"many": self.config["many"], "count": self.config["series"], "gaps": self.config["missing"] == "impute"}
 
-    def _filled(self, series, name, history):
+    def _filled(self, series: Any, name: str, history: Any) -> Any:
         """Series without gaps that follow a history."""
         if self.config["missing"] == "error":
             return series
@@ -402,7 +417,7 @@ class Forecaster(Predictor):
         rng = validate.random_generator("random_state", random_state)
         errors = self.arrays["errors"]
 
-        def drawn(count):
+        def drawn(count: int) -> Array:
             return errors[rng.integers(len(errors), size=count)]
 
         draw = intervals.student(errors, rng, len(origin) * n_paths) if few else drawn
@@ -410,7 +425,7 @@ class Forecaster(Predictor):
         found = self.roll(past, np.repeat(x, n_paths, axis=0), mean, scale, horizon, draw)
         return found.reshape(-1, n_paths, *found.shape[1:])
 
-    def update(self, y, X=None):
+    def update(self, y: ArrayLike, X: ArrayLike | None = None) -> Self:
         """Take new observations into account, without training: forecasts then begin after them.
 
         Parameters

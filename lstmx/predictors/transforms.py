@@ -1,6 +1,16 @@
 """Monotone transforms of the series that a forecaster learns from, and their inverses."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from lstmx._types import Array
+
 
 NAMES = ("log", "boxcox")
 FUNCTIONS = "functions"  # the name, in a configuration, of a pair that the user gave
@@ -19,7 +29,15 @@ class Transform:
         Of "functions": of arrays (n,), element by element.
     """
 
-    def __init__(self, name, powers=None, functions=None):
+    powers: Any
+    functions: Any
+
+    def __init__(
+        self,
+        name: str | None,
+        powers: Array | None = None,
+        functions: tuple[Callable[..., Any], Callable[..., Any]] | None = None,
+    ) -> None:
         self.name, self.powers, self.functions = name, powers, functions
 
     def for_series(self, series):
@@ -29,7 +47,7 @@ class Transform:
         powers = np.array([[likeliest(v) for v in a.T] for a in series])
         return Transform(self.name, powers)
 
-    def forward(self, y, k, label, step=0):
+    def forward(self, y: Array, k: int, label: str, step: int = 0) -> Array:
         """The transformed y (T, O) of series k; errors call it `label` and count from `step`."""
         if self.name is None:
             return y
@@ -52,7 +70,7 @@ class Transform:
         power = self.powers[k]
         return np.where(power == 0, np.log(y), y**power)
 
-    def inverse(self, z):
+    def inverse(self, z: Array) -> Array:
         """What was transformed to z (series, .., O)."""
         if self.name is None:
             return z
@@ -69,12 +87,12 @@ class Transform:
         with np.errstate(over="ignore"):  # of what `where` does not take
             return np.where(power == 0, np.exp(z), np.maximum(z, 0) ** (1 / np.where(power == 0, 1, power)))
 
-    def bounds(self, lower, upper):
+    def bounds(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         """What was transformed to (lower, upper), the less first: a decreasing function changes their places."""
         lower, upper = self.inverse(lower), self.inverse(upper)
         return (lower, upper) if self.name is None else (np.minimum(lower, upper), np.maximum(lower, upper))
 
-    def check(self, y, z, label):
+    def check(self, y: Array, z: Array, label: str) -> None:
         """Raise ValueError unless the pair of functions is monotone on y, which gave z, and its inverse undoes it."""
         back = self._call(1, z)
         worst = np.abs(back - y) / np.maximum(np.abs(y), max(np.abs(y).mean(), np.finfo(np.float64).tiny))
@@ -88,7 +106,7 @@ class Transform:
             raise ValueError(f"transform: neither rises nor falls all along the values of {label}, so that bounds have "
                              "no meaning; give a monotone function")  # fmt: skip
 
-    def _call(self, which, values):
+    def _call(self, which: int, values: Array) -> Array:
         flat = values.flatten()  # a copy, which the function may change
         found = np.asarray(self.functions[which](flat), np.float64)
         if found.shape != (values.size,):
@@ -112,6 +130,6 @@ def _curved(logs, power):
     return logs if power == 0 else np.expm1(power * logs) / power
 
 
-def names_of(functions):
+def names_of(functions: Iterable[Callable[..., Any]]) -> str:
     """The names of functions, for messages."""
     return ", ".join(getattr(f, "__name__", type(f).__name__) for f in functions)

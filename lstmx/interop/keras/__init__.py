@@ -1,7 +1,10 @@
 """Models from Keras, and weights for it."""
 
+from __future__ import annotations
+
 import io
 import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,13 +21,28 @@ from lstmx.interop.keras.shapes import parts_from_shapes
 from lstmx.layers import LSTM, Dense, Embedding
 from lstmx.model import Sequential
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from lstmx._types import PathLike
+
 __all__ = ["from_keras", "read", "to_keras_weights"]
 
 
 def from_keras(
-    source, *, config=None, layers=None, recurrent_activation=None, activation=None, dense_activation=None,
-    return_sequences=None, mask_zero=None, check=False,
-):  # fmt: skip
+    source: Any,
+    *,
+    config: PathLike | dict[str, Any] | None = None,
+    layers: str | Sequence[str] | None = None,
+    recurrent_activation: str | tuple[Any, ...] | None = None,
+    activation: str | tuple[Any, ...] | None = None,
+    dense_activation: str | tuple[Any, ...] | None = None,
+    return_sequences: bool | None = None,
+    mask_zero: bool | None = None,
+    check: bool = False,
+) -> Sequential | LSTM:
     """A model of Keras: Sequential, or a graph that is a chain.
 
     Parameters
@@ -66,18 +84,25 @@ def from_keras(
     Embedding, LSTM and CuDNNLSTM, Bidirectional, RNN of LSTMCells, Dense, TimeDistributed, activations, dropout of all
     kinds, Masking and GlobalAveragePooling1D can be read.
     """
-    told = {"recurrent_activation": recurrent_activation, "activation": activation,
+    told: dict[str, Any] = {"recurrent_activation": recurrent_activation, "activation": activation,
             "dense_activation": dense_activation, "return_sequences": return_sequences,
             "mask_zero": mask_zero}  # fmt: skip
     return finish(read(source, config=config, layers=layers, **told), check)
 
 
 def read(
-    source, *, config=None, layers=None, recurrent_activation=None, activation=None, dense_activation=None,
-    return_sequences=None, mask_zero=None,
-):  # fmt: skip
+    source: Any,
+    *,
+    config: PathLike | dict[str, Any] | None = None,
+    layers: str | Sequence[str] | None = None,
+    recurrent_activation: str | tuple[Any, ...] | None = None,
+    activation: str | tuple[Any, ...] | None = None,
+    dense_activation: str | tuple[Any, ...] | None = None,
+    return_sequences: bool | None = None,
+    mask_zero: bool | None = None,
+) -> Imported:
     """As `from_keras`, giving an `Imported`."""
-    told = {"recurrent_activation": recurrent_activation, "activation": activation,
+    told: dict[str, Any] = {"recurrent_activation": recurrent_activation, "activation": activation,
             "dense_activation": dense_activation, "return_sequences": return_sequences,
             "mask_zero": mask_zero}  # fmt: skip
     told = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
@@ -117,7 +142,7 @@ def read(
         return _imported(file.kind, builder, original)
 
 
-def _configuration(config):
+def _configuration(config: Any) -> Any:
     """The configuration that stands in another file, or is given itself."""
     if isinstance(config, dict):
         return config
@@ -130,21 +155,21 @@ def _configuration(config):
         return keras_files.read_json(file.read(LARGEST_TEXT + 1))
 
 
-def _named(found, name):
+def _named(found: Any, name: str) -> Any:
     if name not in found:
         raise ValueError(f"layers: there is no layer {name!r}; there are {list(found)[:50]}")
     return found[name]
 
 
-def _chosen(parts, names):
+def _chosen(parts: list[Any], names: Any) -> list[Any]:
     """The parts of these names; all where there are none."""
-    by_name = {}
+    by_name: dict[str, Any] = {}
     for part in parts:
         by_name.setdefault(part.name, part)
     return parts if names is None else [_named(by_name, name) for name in names]
 
 
-def _read_object(source, names):
+def _read_object(source: Any, names: Any) -> Imported:
     """Of a model or layer of Keras."""
     own = {base.__module__.partition(".")[0] for base in type(source).__mro__} & set(kc.PACKAGES)
     if not own or not hasattr(source, "get_config"):
@@ -166,14 +191,14 @@ def _read_object(source, names):
     return _imported(f"Keras {type(source).__name__}", builder, (source, config, None, names))
 
 
-def _as_in_a_file(value):
+def _as_in_a_file(value: Any) -> Any:
     """A configuration with lists where a live model has tuples, as JSON would have it."""
     if isinstance(value, dict):
         return {key: _as_in_a_file(one) for key, one in value.items()}
     return [_as_in_a_file(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _arrays(layer):
+def _arrays(layer: Any) -> list[Any]:
     """The weights of a layer or model, layer by layer."""
     if getattr(layer, "layers", None) is not None:
         return [array for one in layer.layers for array in _arrays(one)]
@@ -181,7 +206,7 @@ def _arrays(layer):
                                                                               strict=True)]  # fmt: skip
 
 
-def _version(source):
+def _version(source: Any) -> str | None:
     """Of the Keras that an object is of."""
     import sys
 
@@ -191,7 +216,7 @@ def _version(source):
         getattr(module, "__version__", None))  # fmt: skip
 
 
-def _imported(kind, builder, original):
+def _imported(kind: str, builder: Builder, original: Any) -> Imported:
     layers = builder.layers()
     alone = builder.alone and isinstance(layers[0], LSTM) and sum(isinstance(one, LSTM) for one in layers) == 1
     whole = Sequential([layer.copy() for layer in layers] if alone else layers)
@@ -199,7 +224,7 @@ def _imported(kind, builder, original):
     return Imported(kind, layers[0] if alone else whole, tuple(builder.found), tuple(builder.notes), compare)
 
 
-def to_keras_weights(model, path=None):
+def to_keras_weights(model: LSTM | Sequential, path: PathLike | None = None) -> list[NDArray[Any]]:
     """The weights of a model, for a model of the same layers in Keras.
 
     Parameters
@@ -236,10 +261,11 @@ def to_keras_weights(model, path=None):
     return list(found.values())
 
 
-def to_places(model):
+def to_places(model: LSTM | Sequential) -> dict[str, NDArray[Any]]:
     """The weights of a model by their places in a file of Keras 3."""
     layers = [model] if isinstance(model, LSTM) else model.layers
-    found, counts = {}, {}
+    found: dict[str, NDArray[Any]] = {}
+    counts: dict[str, int] = {}
     for layer in layers:
         for kind, arrays in _for_keras(layer):
             count = counts[kind] = counts.get(kind, -1) + 1
@@ -248,7 +274,7 @@ def to_places(model):
     return found
 
 
-def read_places(path):
+def read_places(path: PathLike) -> dict[str, NDArray[Any]]:
     """All arrays of a file that `to_keras_weights` wrote, by their places."""
     with keras_files.opened(path) as file:
         layers = file.weights.layers()
@@ -256,7 +282,7 @@ def read_places(path):
                 for place, array in arrays.items()}  # fmt: skip
 
 
-def _for_keras(layer):
+def _for_keras(layer: Any) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
     """(class in Keras, {place in a file: array}) of each layer that Keras needs for one of ours."""
     parameters = layer.parameters()
     if isinstance(layer, LSTM):
@@ -275,12 +301,12 @@ def _for_keras(layer):
         yield "Embedding", {"vars/0": parameters["weight"]}
 
 
-def _for_cell(parameters, ending):
+def _for_cell(parameters: dict[str, NDArray[Any]], ending: str) -> dict[str, NDArray[Any]]:
     names = [name + ending for name in ("weight_ih", "weight_hh", "bias")]
     return {f"cell/vars/{k}": parameters[name].T for k, name in enumerate(names) if name in parameters}
 
 
-def _check_options(lstm):
+def _check_options(lstm: LSTM) -> None:
     """An error for options that no LSTM of Keras has."""
     here = {"input_dropout", "recurrent_dropout", "dropout_per_gate", "weight_dropout", "activations"}
     more = [name for name in lstm.cell.config() if name not in here]
@@ -293,7 +319,7 @@ def _check_options(lstm):
                          f"{output!r}; to_onnx exports every option")  # fmt: skip
 
 
-def _write_weights(path, arrays):
+def _write_weights(path: PathLike, arrays: dict[str, NDArray[Any]]) -> None:
     """A file of arrays by their places, as Keras 3 writes it."""
     text = os.fspath(path)
     if not str(text).endswith(".weights.h5"):

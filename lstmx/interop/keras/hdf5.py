@@ -1,9 +1,17 @@
 """HDF5 as Keras writes it, read by h5py with nothing trusted: see `lstmx.interop.keras.files`."""
 
+from __future__ import annotations
+
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
 
 LARGEST_TEXT = 2**24  # bytes of a configuration, and of an attribute
 LARGEST_EXPANSION = 16  # what a list of texts, or a part of an archive, may be as a multiple of its size in the file
@@ -26,16 +34,16 @@ class Array(NamedTuple):
     """
 
     name: str
-    shape: tuple
+    shape: tuple[int, ...]
     read: Any
 
     @classmethod
-    def of(cls, name, value):
+    def of(cls, name: str, value: Any) -> Self:
         """One that is there already."""
         return cls(name, value.shape, lambda: as_float(name, value))
 
 
-def as_float(name, value):
+def as_float(name: str, value: Any) -> NDArray[Any]:
     """Numbers as float32, or float64 where they are that; an error where they are no numbers or not finite."""
     value = np.asarray(value)
     if value.dtype.kind != "f":
@@ -59,13 +67,15 @@ class Hdf5:
         Gives them: bytes, or a map of the file.
     """
 
-    def __init__(self, h5py, file, size, data):
+    _longest: Any
+
+    def __init__(self, h5py: Any, file: Any, size: int, data: Callable[[], Any]) -> None:
         self.h5py, self.root, self.size = h5py, file["/"].id, size
         self._left, self._bytes, self._longest = size, data, None
         if file.id.get_create_plist().get_sizes() != (8, 8):
             raise ValueError(f"an HDF5 file of a kind that Keras never writes; {SAVE_AGAIN}")
 
-    def child(self, parent, name):
+    def child(self, parent: Any, name: str) -> Any:
         """The object of a name in a group; None where there is none."""
         key = name.encode()
         if not name or name == "." or not isinstance(parent, self.h5py.h5g.GroupID) or not parent.links.exists(key):
@@ -76,26 +86,26 @@ class Hdf5:
             )
         return self.h5py.h5o.open(parent, key)
 
-    def find(self, path, parent=None):
+    def find(self, path: str, parent: Any = None) -> Any:
         """The object of a path such as "layers/lstm"; None where there is none."""
         found = self.root if parent is None else parent
         for name in path.split("/"):
             found = None if found is None else self.child(found, name)
         return found
 
-    def group(self, path, parent=None):
+    def group(self, path: str, parent: Any = None) -> Any:
         """The group of a path; None where there is none."""
         found = self.find(path, parent)
         return found if isinstance(found, self.h5py.h5g.GroupID) else None
 
-    def names(self, group):
+    def names(self, group: Any) -> list[str]:
         """The names in a group."""
         count = group.get_num_objs()
         if count > MOST_NAMES:
             raise ValueError(f"a group in it has {count} members, more than the {MOST_NAMES} allowed")
         return [name.decode() for name in group]
 
-    def array(self, path, parent=None):
+    def array(self, path: str, parent: Any = None) -> Array | None:
         """The `Array` of a path; None where there is none."""
         found = self.find(path, parent)
         if not isinstance(found, self.h5py.h5d.DatasetID):
@@ -112,7 +122,7 @@ class Hdf5:
         if shape is None or size > self.size or found.get_storage_size() < size:
             raise ValueError(f"the array {path!r} says that its shape is {shape}, but the file is too small for it")
 
-        def read():
+        def read() -> Any:
             self._left -= size
             if self._left < 0:
                 raise ValueError("its arrays together are larger than the file: they lie over each other")
@@ -122,12 +132,12 @@ class Hdf5:
 
         return Array(path, shape, read)
 
-    def text(self, item, name):
+    def text(self, item: Any, name: str) -> str | None:
         """An attribute that is a text; None where there is none."""
         value = self._attribute(item, name, single=True)
         return None if value is None else value.decode() if isinstance(value, bytes) else value
 
-    def texts(self, item, name):
+    def texts(self, item: Any, name: str) -> list[str]:
         """An attribute that is a list of texts, which may be cut in parts of its name with a number."""
         whole = self._list(item, name)
         parts = [] if whole is None else [whole]
@@ -137,7 +147,7 @@ class Hdf5:
                 raise ValueError(f"{name!r} in it has more than the {MOST_NAMES} names allowed")
         return [text for part in parts for text in part]
 
-    def _list(self, item, name):
+    def _list(self, item: Any, name: str) -> Any:
         value = self._attribute(item, name, single=False)
         if value is None:
             return None
@@ -146,7 +156,7 @@ class Hdf5:
             raise ValueError(f"{name!r} in it has {len(found)} names, or longer ones than Keras gives")
         return found
 
-    def _attribute(self, item, name, single):
+    def _attribute(self, item: Any, name: str, single: bool) -> Any:
         h5py = self.h5py
         if not h5py.h5a.exists(item, name.encode()):
             return None
@@ -163,7 +173,7 @@ class Hdf5:
         kept = h5py.Group if isinstance(item, h5py.h5g.GroupID) else h5py.Dataset
         return kept(item).attrs[name]
 
-    def longest_text(self):
+    def longest_text(self) -> int:
         """Bytes of the longest text of variable length in the file, or more: all of them stand in heaps, which begin
         with "GCOL"; lists refer to them. An error where HDF5 would not come to the end of a heap.
         """
@@ -175,9 +185,9 @@ class Hdf5:
                 at = data.find(b"GCOL", at + 4)
         return self._longest
 
-    def lists(self, group):
+    def lists(self, group: Any) -> dict[str, list[Array]]:
         """The arrays of every layer, in the order of the layers and of the layer's own list."""
-        found = {}
+        found: dict[str, list[Array]] = {}
         for layer in self.texts(group, "layer_names"):
             own = self.group(layer, group)
             if own is None or layer in found:
@@ -193,7 +203,7 @@ class Hdf5:
         return found
 
 
-def _sizes_in_heap(data, at):
+def _sizes_in_heap(data: Any, at: int) -> Iterator[int]:
     """The sizes of the texts in a global heap of HDF5: 16 bytes before each of them have its number and size.
 
     What has the number 0 is free, its size that of the header too. HDF5 walks from one to the next as this does, and
@@ -213,5 +223,5 @@ def _sizes_in_heap(data, at):
         at += step
 
 
-def _from_bfloat16(value):
+def _from_bfloat16(value: NDArray[Any]) -> NDArray[Any]:
     return (value.view("<u2").astype(np.uint32) << 16).view(np.float32)

@@ -3,10 +3,13 @@
 `export` and `estimators` write them.
 """
 
+from __future__ import annotations
+
 import importlib
 import math
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,19 +25,32 @@ from lstmx.predictors.graph_chain import beginning_at
 from lstmx.predictors.operators import LARGEST, limited
 from lstmx.storage import ModelFileError
 
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+    from onnx import ModelProto
+
+    from lstmx._types import Array, Arrays
+    from lstmx.interop.onnx.graph import Reader, Scope
+    from lstmx.layers import LSTM
+
 __all__ = ["FoundLSTM", "from_onnx", "lstms", "read"]
+
 
 PROBE = 7  # batch and steps of a probe
 _MODULES = ("estimators", "export")  # loaded when they are named
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'lstmx.interop.onnx' has no attribute {name!r}")
     return importlib.import_module(f"lstmx.interop.onnx.{name}")
 
 
-def from_onnx(source, *, lstm=None, check=False):
+def from_onnx(
+    source: str | os.PathLike[str] | bytes | ModelProto, *, lstm: str | int | None = None, check: bool = False
+) -> GraphModel | LSTM:
     """A model of ONNX, such as PyTorch, Keras (by tf2onnx) and others export, to be run without ONNX.
 
     Parameters
@@ -72,7 +88,7 @@ def from_onnx(source, *, lstm=None, check=False):
 
 
 @np.errstate(all="ignore")  # weights may be anything
-def read(source, *, lstm=None):
+def read(source: str | os.PathLike[str] | bytes | ModelProto, *, lstm: str | int | None = None) -> Imported:
     """As `from_onnx`: the `Imported`."""
     model, label, size = _load(source)
     if lstm is not None:
@@ -94,7 +110,7 @@ def read(source, *, lstm=None):
     return Imported("ONNX model", found, tuple(parts), tuple(notes), _Comparison(model, found, reader.quantised))
 
 
-def _described(node, layers):
+def _described(node: Any, layers: Sequence[Any]) -> str:
     if node["op"] == "LSTM":
         one = layers[0]
         return f"LSTM {one.input_size} -> {one.hidden_size}" + ", bidirectional" * (
@@ -108,7 +124,7 @@ def _described(node, layers):
 # Files.
 
 
-def _load(source):
+def _load(source: Any) -> tuple[Any, str, int]:
     """(ModelProto with all its data, what errors call it, bytes of it)."""
     try:
         import onnx
@@ -146,7 +162,7 @@ def _load(source):
     return model, label, len(data) + (0 if folder is None else _load_external(model, label, folder))
 
 
-def _of_others(label, folder):
+def _of_others(label: str, folder: Any) -> str:
     """What a file is that others read, and who does; "" where that is not known."""
     known = None if folder is None else formats.identify(label)
     if known is None and folder is not None and storage.is_ours(label):
@@ -156,7 +172,7 @@ def _of_others(label, folder):
     return f"not an ONNX model but {known.what}; {known.remedy}"
 
 
-def _load_external(model, label, folder):
+def _load_external(model: Any, label: str, folder: Any) -> int:
     """Read what lies in files beside the model, inside its folder; the bytes of these files."""
     from onnx import external_data_helper
 
@@ -186,7 +202,7 @@ def _load_external(model, label, folder):
     return sum(sizes.values())
 
 
-def _tensors(graph):
+def _tensors(graph: Any) -> Iterator[Any]:
     """All tensors of a graph and its subgraphs."""
     yield from graph.initializer
     for node in graph.node:
@@ -196,7 +212,7 @@ def _tensors(graph):
                 yield from _tensors(inner)
 
 
-def _names(graph):
+def _names(graph: Any) -> Iterator[Any]:
     """All names in a graph and its subgraphs: protobuf gives those that are not UTF-8 as bytes."""
     for node in graph.node:
         yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
@@ -240,7 +256,7 @@ class FoundLSTM:
     input_size: int | None
     hidden_size: int | None
     direction: str
-    cells: tuple
+    cells: tuple[Cell, ...]
     batch_first: bool
     dtype: str | None
     quantised: bool
@@ -248,7 +264,7 @@ class FoundLSTM:
 
 
 @np.errstate(all="ignore")  # weights may be anything
-def lstms(source):
+def lstms(source: str | os.PathLike[str] | bytes | ModelProto) -> list[FoundLSTM]:
     """Every LSTM of an ONNX model, those inside of If, Loop and Scan too.
 
     The other operators may be anything.
@@ -266,7 +282,7 @@ def lstms(source):
     return [found for found, *_ in _find_lstms(model, label, size)]
 
 
-def _find_lstms(model, label, size):
+def _find_lstms(model: Any, label: str, size: int) -> list[tuple[Any, ...]]:
     """(FoundLSTM, node, its `Options`, arrays or None) of each LSTM."""
     reader, found, names = Reader(model, label, size, lazy=True), [], set()
     for index, (path, scope, proto) in enumerate(lstm_nodes(reader, model.graph)):
@@ -277,7 +293,7 @@ def _find_lstms(model, label, size):
     return found
 
 
-def _read_one(reader, index, name, scope, proto):
+def _read_one(reader: Reader, index: int, name: str, scope: Scope, proto: Any) -> tuple[Any, ...]:
     quantised = proto.op_type != "LSTM"
     node = options = arrays = None
     try:
@@ -293,7 +309,7 @@ def _read_one(reader, index, name, scope, proto):
         problem = str(error).removeprefix(f"{reader.label}: ")
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         problem = str(error)
-    sizes = (None, None, None)
+    sizes: Any = (None, None, None)
     if arrays:
         sizes = arrays[0]["weight_ih"].shape[1], arrays[0]["weight_hh"].shape[1], arrays[0]["weight_ih"].dtype.name
     cells = () if options is None else options.cells
@@ -304,7 +320,7 @@ def _read_one(reader, index, name, scope, proto):
     return one, node, options, arrays
 
 
-def _read_lstm(model, label, size, wanted):
+def _read_lstm(model: Any, label: str, size: int, wanted: str | int) -> Imported:
     every = _find_lstms(model, label, size)
     shown = ", ".join(f"{one.index}: {one.name} ({one.input_size} -> {one.hidden_size}, {one.direction})"
                       for one, *_ in every) or "none"  # fmt: skip
@@ -332,7 +348,7 @@ def _read_lstm(model, label, size, wanted):
     return Imported("LSTM of an ONNX model", layer, (part,), tuple(notes), compare)
 
 
-def _constant_states(node, options):
+def _constant_states(node: Any, options: Any) -> tuple[Any, list[str]]:
     """Initial states (D, 1, H) that are constant and the same for each sequence, else None; and notes."""
     found, notes = [], []
     for k, name in ((5, "initial_h"), (6, "initial_c")):
@@ -351,7 +367,7 @@ def _constant_states(node, options):
 # Probes.
 
 
-def _session(model):
+def _session(model: Any) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -365,14 +381,14 @@ def _session(model):
         raise ValueError(f"check: onnxruntime does not run this model ({str(error)[:300]})") from error
 
 
-def _run(session, feed):
+def _run(session: Any, feed: Arrays) -> Any:
     try:
         return session.run(None, feed)
     except Exception as error:
         raise ValueError(f"check: onnxruntime does not run this model on a probe ({str(error)[:300]})") from error
 
 
-def _refuse_quantised(names):
+def _refuse_quantised(names: Any) -> None:
     if names:
         raise ValueError("check: the original rounds inputs and states to 8 bits, so outputs differ by more than "
                          "rounding explains; hold results against your data instead")  # fmt: skip
@@ -381,10 +397,10 @@ def _refuse_quantised(names):
 class _Comparison:
     """A probe through a model and a `GraphModel`."""
 
-    def __init__(self, model, found, quantised):
+    def __init__(self, model: Any, found: GraphModel, quantised: Any) -> None:
         self.model, self.found, self.quantised = model, found, quantised
 
-    def __call__(self):
+    def __call__(self) -> tuple[Array, ...]:
         _refuse_quantised(self.quantised)
         session, rng = _session(self.model), np.random.default_rng(0)
         tokens = [layer.num_embeddings for _, layers in self.found.nodes for layer in layers
@@ -411,7 +427,7 @@ _NUMPY = {number: np.dtype(kind) for number, (kind, *_) in TYPES.items()} | {
     6: np.dtype(np.int32), 10: np.dtype(np.float16), 2: np.dtype(np.uint8), 3: np.dtype(np.int8)}  # fmt: skip
 
 
-def _joined(ours, theirs):
+def _joined(ours: Sequence[Any], theirs: Sequence[Any]) -> tuple[Array, ...]:
     """All outputs end to end, of both; where shapes differ, the two that do."""
     for pair in zip(ours, theirs, strict=True):
         if np.shape(pair[0]) != np.shape(pair[1]):
@@ -422,10 +438,10 @@ def _joined(ours, theirs):
 class _LayerComparison:
     """A probe through a node and an LSTM."""
 
-    def __init__(self, node, layer, states, quantised):
+    def __init__(self, node: Any, layer: LSTM, states: Any, quantised: Any) -> None:
         self.node, self.layer, self.states, self.quantised = node, layer, states, quantised
 
-    def __call__(self):
+    def __call__(self) -> tuple[Array, ...]:
         from onnx import TensorProto, helper, numpy_helper
 
         _refuse_quantised(self.quantised)

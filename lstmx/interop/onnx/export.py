@@ -1,6 +1,9 @@
 """Models as ONNX files."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,13 +16,31 @@ from lstmx.interop.onnx.writer import LEAST_OPSET, Graph, integer, integers
 from lstmx.layers import LSTM
 from lstmx.model import Sequential
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from onnx import ModelProto
+
+    from lstmx._types import PathLike, Precision
+    from lstmx.interop.onnx.writer import Graph
+
 __all__ = ["to_onnx"]
+
 
 LARGEST = 2**31 - 2**20  # bytes of constants: what one file of Protocol Buffers holds
 _END = np.iinfo(np.int64).max
 
 
-def to_onnx(model, path=None, *, states=False, lengths=False, opset=LEAST_OPSET, dtype=None, check=False):
+def to_onnx(
+    model: Any,
+    path: PathLike | None = None,
+    *,
+    states: bool = False,
+    lengths: bool = False,
+    opset: int = LEAST_OPSET,
+    dtype: Precision | None = None,
+    check: bool = False,
+) -> ModelProto:
     """Write a model as ONNX.
 
     Parameters
@@ -104,7 +125,9 @@ def to_onnx(model, path=None, *, states=False, lengths=False, opset=LEAST_OPSET,
     return made
 
 
-def written(model, path, *, states=False, lengths=False, dtype=None, **_):
+def written(
+    model: Any, path: PathLike, *, states: bool = False, lengths: bool = False, dtype: Precision | None = None, **_: Any
+) -> Imported:
     """The file that `to_onnx` wrote with these arguments, as an `Imported` beside the model."""
     import onnx
 
@@ -114,7 +137,7 @@ def written(model, path, *, states=False, lengths=False, dtype=None, **_):
     return Imported("ONNX model", made, compare=lambda: _probe(model, made, states, lengths))
 
 
-def _check_opset(opset):
+def _check_opset(opset: int) -> int:
     try:
         from onnx import defs
     except ImportError as error:
@@ -152,11 +175,11 @@ class Flow:
     clean: bool = True
     mask: str | None = None
     whole: str | None = None
-    reversed: tuple = (False,)
+    reversed: tuple[bool, ...] = (False,)
     pooled: bool = False
 
 
-def of_layers(model, states, lengths, opset):
+def of_layers(model: Any, states: bool, lengths: bool, opset: int) -> ModelProto:
     """The ONNX model of an LSTM or a Sequential."""
     from onnx import TensorProto
 
@@ -168,9 +191,11 @@ def of_layers(model, states, lengths, opset):
                     "a batch of sequences" + " of integers" * tokens)]  # fmt: skip
     inputs += [info("lengths", np.int64, ("N",), "steps of each sequence")] if lengths else []
     outputs = [info("y", g.dtype, None, "outputs")]
-    given, ends, recurrent = {}, [], [k for k, layer in enumerate(chain) if isinstance(layer, LSTM)]
+    given: dict[int, Any] = {}
+    ends: list[Any] = []
+    recurrent = [k for k, layer in enumerate(chain) if isinstance(layer, LSTM)]
     for k in recurrent if states else ():
-        names = ["h", "c"] if len(recurrent) == 1 else [f"{k}.h", f"{k}.c"]
+        names: Sequence[str] = ["h", "c"] if len(recurrent) == 1 else [f"{k}.h", f"{k}.c"]
         parts, widths = chain[k].num_layers * chain[k].directions, chain[k].cell.widths(*_sizes(chain[k]))
         given[k] = tuple(names)
         for name, width in zip(names, widths, strict=True):
@@ -192,11 +217,11 @@ def of_layers(model, states, lengths, opset):
     return finished(g, repr(model), inputs, outputs)
 
 
-def _sizes(lstm):
+def _sizes(lstm: LSTM) -> tuple[int, int]:
     return lstm.hidden_size, lstm.proj_size
 
 
-def _check_streams(model, chain):
+def _check_streams(model: Any, chain: Sequence[Any]) -> None:
     """An error for a model whose blocks cannot follow each other."""
     if isinstance(model, LSTM):
         return
@@ -212,14 +237,14 @@ def _check_streams(model, chain):
         raise ValueError("states: this model has no LSTM, so there is no state; leave it out")
 
 
-def info(name, kind, shape, doc=""):
+def info(name: str, kind: Any, shape: Any, doc: str = "") -> Any:
     from onnx import helper
 
     kind = kind if isinstance(kind, int) else helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     return helper.make_tensor_value_info(name, kind, shape, doc)
 
 
-def finished(g, doc, inputs, outputs):
+def finished(g: Graph, doc: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> ModelProto:
     """The ONNX model of a graph."""
     from onnx import helper
 
@@ -233,7 +258,9 @@ def finished(g, doc, inputs, outputs):
                              producer_name="lstmx", producer_version=__version__, doc_string=doc)  # fmt: skip
 
 
-def run(g, chain, flow, given=None, alone=False):
+def run(
+    g: Graph, chain: Sequence[Any], flow: Flow, given: Any = None, alone: bool = False
+) -> tuple[Flow, dict[int, Any]]:
     """All layers of a chain: the flow after them, and by their index the final states of LSTM layers."""
     outer, finals = g.scope, {}
     for k, layer in enumerate(chain):
@@ -254,7 +281,7 @@ def run(g, chain, flow, given=None, alone=False):
 # Layers, on flows
 
 
-def _dense(g, layer, flow):
+def _dense(g: Graph, layer: Any, flow: Flow) -> Flow:
     parameters = layer.parameters()
     weight, bias = parameters["weight"], g.constant(parameters["bias"], "bias")
     if flow.pooled:
@@ -265,11 +292,11 @@ def _dense(g, layer, flow):
     return replace(flow, value=g.activate(layer.activation, y), clean=False)
 
 
-def _activation(g, layer, flow):
+def _activation(g: Graph, layer: Any, flow: Flow) -> Flow:
     return replace(flow, value=g.activate(layer.activation, flow.value), clean=False)
 
 
-def _embedding(g, layer, flow):
+def _embedding(g: Graph, layer: Any, flow: Flow) -> Flow:
     if layer.mask_padding:
         padding = g.add("Equal", flow.value, integer(layer.padding_idx))
         flow = _masked(g, flow, g.add("Not", padding), tokens=True)
@@ -280,13 +307,13 @@ def _embedding(g, layer, flow):
     return replace(flow, value=g.add("Gather", weight, tokens), clean=False)
 
 
-def _masking(g, layer, flow):
+def _masking(g: Graph, layer: Any, flow: Flow) -> Flow:
     other = g.add("Not", g.add("Equal", flow.value, g.number(layer.value)))
     there = g.reduce("ReduceMax", g.cast(other, np.int32), 2)
     return _masked(g, flow, g.cast(there, bool))
 
 
-def _masked(g, flow, mask, tokens=False):
+def _masked(g: Graph, flow: Flow, mask: str, tokens: bool = False) -> Flow:
     """The flow in which the steps where `mask` (T, N) is true stand first."""
     if flow.lengths is not None:
         mask = g.add("And", mask, onnx_export_lstm.running(g, flow.value, flow.lengths))
@@ -299,18 +326,18 @@ def _masked(g, flow, mask, tokens=False):
     return replace(flow, value=value, lengths=lengths, clean=False, mask=mask, whole=flow.lengths)
 
 
-def _taken(g, value, rows, flat=False):
+def _taken(g: Graph, value: str, rows: str, flat: bool = False) -> str:
     """value (T, N, F), or flat (T, N), at other steps (T, N) of each sequence."""
     if not flat:
         rows = g.add("Expand", g.unsqueeze(rows, 2), g.add("Shape", value))
     return g.add("GatherElements", value, rows, axis=0)
 
 
-def _unmask(g, layer, flow):
+def _unmask(g: Graph, layer: Any, flow: Flow) -> Flow:
     return flow if flow.mask is None else _unmasked(g, flow, layer.fill)
 
 
-def _unmasked(g, flow, fill):
+def _unmasked(g: Graph, flow: Flow, fill: Any) -> Flow:
     """The flow in which all steps stand at their times again, masked ones by `fill` as Unmask has it."""
     places = g.add("Sub", g.add("CumSum", g.cast(flow.mask, np.int64), integer(0)), integer(1))
     value = _taken(g, flow.value, g.add("Max", places, integer(0)))
@@ -319,27 +346,27 @@ def _unmasked(g, flow, fill):
     return replace(flow, value=value, lengths=flow.whole, clean=fill == "zero", mask=None, whole=None)
 
 
-def _reversed(g, layer, flow):
+def _reversed(g: Graph, layer: Any, flow: Flow) -> Flow:
     mask = None if flow.mask is None else _turned(g, flow.mask, flow.whole)
     return replace(flow, value=_turned(g, flow.value, flow.lengths), mask=mask, reversed=(False,))
 
 
-def _turned(g, value, lengths):
+def _turned(g: Graph, value: str, lengths: str | None) -> str:
     if lengths is None:
         return g.cut(value, -1, np.iinfo(np.int64).min, 0, -1)
     return g.add("ReverseSequence", value, lengths, time_axis=0, batch_axis=1)
 
 
-def _dropout(g, layer, flow):
+def _dropout(g: Graph, layer: Any, flow: Flow) -> Flow:
     return flow
 
 
-def _at_end(g, flow):
+def _at_end(g: Graph, flow: Flow) -> str:
     """(N, F): the value at each sequence's last step, 0 for an empty one."""
     if flow.lengths is None:
         return g.add("Gather", flow.value, integer(-1), axis=0)
 
-    def make():
+    def make() -> Any:
         last = g.add("Max", g.add("Sub", flow.lengths, integer(1)), integer(0))
         columns = (g.unsqueeze(one, 1) for one in (last, g.arange(g.size(flow.value, 1))))
         return g.add("Concat", *columns, axis=1)
@@ -347,18 +374,18 @@ def _at_end(g, flow):
     return _of_some(g, flow, g.add("GatherND", flow.value, g.once(("ends", flow.lengths), make)))
 
 
-def _of_some(g, flow, value):
+def _of_some(g: Graph, flow: Flow, value: str) -> str:
     """value (N, F), 0 for empty sequences."""
     if flow.clean or flow.lengths is None:
         return value
     return g.either(g.unsqueeze(g.add("Greater", flow.lengths, integer(0)), 1), value)
 
 
-def _last(g, layer, flow):
+def _last(g: Graph, layer: Any, flow: Flow) -> Flow:
     return Flow(_at_end(g, flow), pooled=True)
 
 
-def _final_state(g, layer, flow):
+def _final_state(g: Graph, layer: Any, flow: Flow) -> Flow:
     ends = {}
     if False in flow.reversed:
         ends[False] = _at_end(g, flow)
@@ -374,14 +401,14 @@ def _final_state(g, layer, flow):
     return Flow(parts[0], pooled=True)
 
 
-def _mean_pool(g, layer, flow):
+def _mean_pool(g: Graph, layer: Any, flow: Flow) -> Flow:
     value = cleaned(g, flow).value
     total = g.reduce("ReduceSum", value, 0)
     steps = g.size(value, 0) if flow.lengths is None else g.unsqueeze(g.add("Max", flow.lengths, integer(1)), 1)
     return Flow(g.add("Div", total, g.cast(steps, g.dtype)), pooled=True)
 
 
-def cleaned(g, flow):
+def cleaned(g: Graph, flow: Flow) -> Flow:
     """The flow with 0 past each sequence's end."""
     if flow.clean or flow.lengths is None:
         return flow
@@ -389,7 +416,7 @@ def cleaned(g, flow):
     return replace(flow, value=g.either(there, flow.value), clean=True)
 
 
-def batch_first(g, flow):
+def batch_first(g: Graph, flow: Flow) -> str:
     """(N, T, F), 0 where there is no step."""
     flow = cleaned(g, flow if flow.mask is None else _unmasked(g, flow, "zero"))
     return g.add("Transpose", flow.value, perm=[1, 0, 2])
@@ -412,7 +439,7 @@ LAYERS = {
 # The probe
 
 
-def _probe(model, made, states, lengths):
+def _probe(model: Any, made: ModelProto, states: bool, lengths: bool) -> tuple[Any, Any]:
     """(ours, onnxruntime's) outputs of random sequences, as `Imported.compare` gives them."""
     import onnxruntime
 
@@ -424,11 +451,12 @@ def _probe(model, made, states, lengths):
         from lstmx.interop.onnx import estimators as onnx_estimators
 
         return onnx_estimators.probe(model, session, rng)
-    feeds, more = {}, {}
+    feeds: dict[str, Any] = {}
+    more: dict[str, Any] = {}
     if isinstance(model, Sequential) and model.embedding is not None:
         feeds["x"] = rng.integers(model.embedding.num_embeddings, size=(3, 9))
     else:
-        feeds["x"] = rng.normal(size=(3, 9, model.input_size)).astype(model.dtype)
+        feeds["x"] = rng.normal(size=(3, 9, model.input_size)).astype(model.dtype)  # type: ignore[arg-type]
     if lengths:
         feeds["lengths"] = more["lengths"] = np.array([9, 4, 1])
     for given in session.get_inputs():

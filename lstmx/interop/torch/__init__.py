@@ -1,11 +1,14 @@
 """Models of PyTorch: from modules, state dicts and files, and to state dicts and files."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import io
 import os
 import tempfile
 import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,13 +23,32 @@ from lstmx.layers import LSTM, Dense, Embedding, FinalState, Masking, Reversed
 from lstmx.model import Sequential
 from lstmx.storage import ModelFileError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from lstmx._types import Array, Arrays, PathLike
+    from lstmx.interop.imported import Imported
+    from lstmx.layers.base import Layer
+
 __all__ = ["from_torch", "read", "save_state_dict", "to_safetensors", "to_torch_state_dict"]
+
 
 IN_FORWARD = ("mask", "merge", "reverse")  # what changes results, and no layer of PyTorch does
 LARGEST_SHARE = 8  # times the size of a file: what its layers may come to, of half precision and tied weights
 
 
-def from_torch(source, *, prefix="", head=None, activations=None, layers=None, ignore=(), check=False):
+def from_torch(
+    source: Any,
+    *,
+    prefix: str = "",
+    head: str | None = None,
+    activations: str | Sequence[Any] | Mapping[str, Any] | None = None,
+    layers: Sequence[str] | Mapping[str, str] | None = None,
+    ignore: str | Sequence[str] = (),
+    check: bool = False,
+) -> LSTM | Sequential:
     """A model of PyTorch: nn.LSTM, nn.LSTMCell, or a chain of them with Embedding, Linear, activations and Dropout.
 
     Parameters
@@ -79,7 +101,13 @@ def from_torch(source, *, prefix="", head=None, activations=None, layers=None, i
     state dict does not have it. ``batch_first`` is a matter of the call: here x is always
     (N, T, I).
     """
-    options = {"prefix": prefix, "head": head, "activations": activations, "layers": layers, "ignore": ignore}
+    options: dict[str, Any] = {
+        "prefix": prefix,
+        "head": head,
+        "activations": activations,
+        "layers": layers,
+        "ignore": ignore,
+    }
     imported = read(source, **options)
     if not check and not isinstance(source, str | os.PathLike | dict):
         _compare(imported, told=imported.compare.ordered and (layers is None or activations is not None))
@@ -90,7 +118,15 @@ def from_torch(source, *, prefix="", head=None, activations=None, layers=None, i
     return model
 
 
-def read(source, *, prefix="", head=None, activations=None, layers=None, ignore=()):
+def read(
+    source: Any,
+    *,
+    prefix: str = "",
+    head: str | None = None,
+    activations: str | Sequence[Any] | Mapping[str, Any] | None = None,
+    layers: Sequence[str] | Mapping[str, str] | None = None,
+    ignore: str | Sequence[str] = (),
+) -> Imported:
     """As `from_torch`.
 
     Returns
@@ -122,7 +158,7 @@ def read(source, *, prefix="", head=None, activations=None, layers=None, ignore=
 
 
 @contextlib.contextmanager
-def _file_of(script):
+def _file_of(script: Any) -> Iterator[str]:
     """What the file of a module of TorchScript holds: only that tells the classes of its layers."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
@@ -131,7 +167,7 @@ def _file_of(script):
         yield torch_files.read(path)[1]
 
 
-def _load_script(path):
+def _load_script(path: PathLike) -> Any:
     import torch
 
     with warnings.catch_warnings():
@@ -139,7 +175,7 @@ def _load_script(path):
         return torch.jit.load(path, map_location="cpu")
 
 
-def _compare(imported, told):
+def _compare(imported: Imported, told: Any) -> None:
     """A warning where a module computes something else than the model, or cannot be asked."""
     try:
         with warnings.catch_warnings():
@@ -153,7 +189,13 @@ def _compare(imported, told):
         messages.warn(f"the model does not compute what the module does: {error}")
 
 
-def to_torch_state_dict(model, *, prefix="", names=None, in_forward=()):
+def to_torch_state_dict(
+    model: LSTM | Dense | Embedding | Sequential,
+    *,
+    prefix: str = "",
+    names: Sequence[str] | None = None,
+    in_forward: str | Sequence[str] = (),
+) -> dict[str, Tensor]:
     """The parameters of a model as a state dict of PyTorch, which ``load_state_dict`` takes.
 
     Parameters
@@ -195,7 +237,14 @@ def to_torch_state_dict(model, *, prefix="", names=None, in_forward=()):
     return {name: torch.from_numpy(array.copy()) for name, array in found.items()}
 
 
-def save_state_dict(model, path, *, prefix="", names=None, in_forward=()):
+def save_state_dict(
+    model: LSTM | Dense | Embedding | Sequential,
+    path: PathLike,
+    *,
+    prefix: str = "",
+    names: Sequence[str] | None = None,
+    in_forward: str | Sequence[str] = (),
+) -> None:
     """Write what `to_torch_state_dict` gives by torch.save, which needs PyTorch.
 
     Parameters
@@ -210,7 +259,14 @@ def save_state_dict(model, path, *, prefix="", names=None, in_forward=()):
     storage.write_bytes(path, file.getbuffer())
 
 
-def to_safetensors(model, path, *, prefix="", names=None, in_forward=()):
+def to_safetensors(
+    model: LSTM | Dense | Embedding | Sequential,
+    path: PathLike,
+    *,
+    prefix: str = "",
+    names: Sequence[str] | None = None,
+    in_forward: str | Sequence[str] = (),
+) -> None:
     """Write the parameters of a model to a safetensors file, with the names and the layout of PyTorch.
 
     PyTorch reads it by ``module.load_state_dict(safetensors.torch.load_file(path))``, and `from_torch` does.
@@ -244,7 +300,12 @@ def to_safetensors(model, path, *, prefix="", names=None, in_forward=()):
     storage.write_bytes(path, *tensors.parts(_named(model, prefix, names, in_forward), {"format": "pt"}))
 
 
-def _named(model, prefix, names, in_forward):
+def _named(
+    model: LSTM | Dense | Embedding | Sequential,
+    prefix: str,
+    names: Sequence[str] | None,
+    in_forward: str | Sequence[str],
+) -> Arrays:
     """Arrays by PyTorch's names."""
     if not isinstance(prefix, str):
         raise TypeError(f"prefix: got {type(prefix).__name__}, must be text")
@@ -272,7 +333,7 @@ def _named(model, prefix, names, in_forward):
     }  # fmt: skip
 
 
-def _of_layer(layer, name):
+def _of_layer(layer: Any, name: str) -> Iterator[tuple[str, Array]]:
     """(end of the name, array) of every parameter, as PyTorch has them."""
     if type(layer) not in (LSTM, Dense, Embedding):
         raise TypeError(f"{name}: PyTorch has no layer like {type(layer).__name__}")
@@ -287,7 +348,7 @@ def _of_layer(layer, name):
             yield key, array
 
 
-def _check_forward(layer, name, in_forward):
+def _check_forward(layer: Layer, name: str, in_forward: Any) -> None:
     """An error for what changes results, and is neither a layer of PyTorch nor named by `in_forward`."""
     needed = {
         "mask": "Masking" if isinstance(layer, Masking) else
@@ -302,7 +363,7 @@ def _check_forward(layer, name, in_forward):
                              f'does it itself, give in_forward=["{word}"]')  # fmt: skip
 
 
-def _check_options(lstm, name):
+def _check_options(lstm: LSTM, name: str) -> None:
     """An error for an LSTM that computes what torch.nn.LSTM cannot."""
     training = {"input_dropout", "recurrent_dropout", "weight_dropout", "dropout_per_gate"}
     odd = [option for option in lstm.cell.config() if option not in training]
