@@ -31,12 +31,12 @@ from lstmx import (
     Sequential,
     StreamPool,
     Unmask,
-    rollout,
 )
 from lstmx.functional import engine as engines
 from lstmx.functional import kernels
 from lstmx.layers.compiled import CompiledLayers
 from lstmx.layers.state import leaves
+from lstmx.model import rollout
 
 pytestmark = pytest.mark.skipif(engines.NAME != "tile", reason="bits are a promise of the tile engine")
 
