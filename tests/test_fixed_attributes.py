@@ -150,7 +150,7 @@ def test_a_fit_sets_the_history_and_nobody_else():
 
 def test_signatures_are_those_that_classes_were_written_with():
     assert list(inspect.signature(LSTM).parameters)[:3] == ["input_size", "hidden_size", "num_layers"]
-    assert str(inspect.signature(Dropout)) == "(p)"
+    assert list(inspect.signature(Dropout).parameters) == ["p"]
     with pytest.raises(TypeError, match=r"Dropout.__init__\(\) got an unexpected keyword argument 'rate'"):
         Dropout(rate=0.5)
 

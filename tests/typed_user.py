@@ -3,6 +3,8 @@
 Uses that must be errors are marked by what the checkers call them; a mark where there is no error is one, too.
 """
 
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
 from __future__ import annotations
 
 import os
