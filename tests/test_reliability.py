@@ -9,15 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reliability
-from campaigns import Failed, allocations, calls, environment, files, kills, run_cases, team
 
-import lstmx
-from lstmx.functional import engine as engines
+pytest.importorskip("resource", reason="the campaigns need POSIX")
+
+import reliability  # noqa: E402
+from campaigns import Failed, allocations, calls, environment, files, kills, run_cases, team  # noqa: E402
+
+import lstmx  # noqa: E402
+from lstmx.functional import engine as engines  # noqa: E402
 
 DOCS = Path(lstmx.__file__).resolve().parent.parent / "docs"
 needs_docs = pytest.mark.skipif(not (DOCS / "reliability.md").exists(), reason="an installed lstmx")
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads a library, reads /proc")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+preloads = pytest.mark.skipif(not allocations.available(), reason="needs GCC and glibc")
 tile = pytest.mark.skipif(engines.NAME != "tile", reason="the tile engine's promises")
 
 
@@ -44,13 +48,14 @@ def test_the_figures_are_large_enough_to_mean_something():
 @pytest.mark.long
 @pytest.mark.parametrize("name", reliability.CAMPAIGNS)
 def test_some_seconds_of_each_campaign(name):
-    if name == "team" and not team.available():
-        pytest.skip("GCC without ThreadSanitizer")
+    needs = {"team": team, "allocations": allocations, "files": allocations}.get(name)
+    if needs is not None and not needs.available():
+        pytest.skip("needs GCC, with ThreadSanitizer or for glibc")
     found = reliability.run(name, 0.1, 0)
     assert found["seconds"] >= 0 and sum(isinstance(value, int) and value > 0 for value in found.values()) > 2
 
 
-@linux
+@preloads
 @tile
 @pytest.mark.long
 @pytest.mark.parametrize("name", allocations.names())

@@ -63,7 +63,7 @@ def run_cases(name, seconds, first, limit, **more):
     """
     found, end = collections.Counter(), time.monotonic() + seconds
     while not found["cases"] or time.monotonic() < end:
-        part = min(end - time.monotonic(), A_CHILD)
+        part = max(0, min(end - time.monotonic(), A_CHILD))
         add(found, _child(name, first + found["cases"], part, limit, environment(**more)))
     return dict(found)
 

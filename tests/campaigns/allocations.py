@@ -38,16 +38,18 @@ HANDLER = ctypes.c_char_p(b"mem_handler")  # NumPy asks for this name, and keeps
 def run(seconds, first):
     """Cases in children which have the malloc preloaded."""
     with tempfile.TemporaryDirectory() as folder:
-        library = build(folder)
-        if library is None:
-            raise Failed("allocations: needs gcc and glibc, for a malloc that fails")
-        return run_cases(NAME, seconds, first, LIMIT, LD_PRELOAD=library, OPENBLAS_NUM_THREADS="1")
+        return run_cases(NAME, seconds, first, LIMIT, LD_PRELOAD=build(folder), OPENBLAS_NUM_THREADS="1")
+
+
+def available():
+    """Whether malloc.c can be built: by GCC, for glibc."""
+    return os.name == "posix" and bool(shutil.which("gcc")) and hasattr(ctypes.CDLL(None), "gnu_get_libc_version")
 
 
 def build(folder):
-    """The path of the library that malloc.c makes, or None where it cannot be made."""
-    if shutil.which("gcc") is None or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
-        return None
+    """The path of the library that malloc.c makes."""
+    if not available():
+        raise Failed("needs gcc and glibc, for a malloc that fails and measures")
     path = Path(folder, "malloc.so")
     source = Path(__file__).with_name("malloc.c")
     subprocess.run(["gcc", "-std=gnu11", "-O2", "-shared", "-fPIC", str(source), "-o", str(path)], check=True)

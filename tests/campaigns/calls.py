@@ -1,5 +1,6 @@
 """The calls that threads make at once, and that are made for a long time: all kinds, on models that all share."""
 
+import atexit
 import itertools
 import tempfile
 from pathlib import Path
@@ -111,4 +112,6 @@ class Models:
 
 def in_folder():
     """`Models` whose files are gone with the process."""
-    return Models(tempfile.mkdtemp(prefix="lstmx-calls-"))
+    folder = tempfile.TemporaryDirectory(prefix="lstmx-calls-")
+    atexit.register(folder.cleanup)
+    return Models(folder.name)
