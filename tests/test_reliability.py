@@ -12,11 +12,11 @@ import pytest
 
 pytest.importorskip("resource", reason="the campaigns need POSIX")
 
-import reliability  # noqa: E402
-from campaigns import Failed, allocations, calls, environment, files, kills, run_cases, team  # noqa: E402
+import reliability
+from campaigns import Failed, allocations, calls, environment, files, kills, run_cases, team
 
-import lstmx  # noqa: E402
-from lstmx.functional import engine as engines  # noqa: E402
+import lstmx
+from lstmx.functional import engine as engines
 
 DOCS = Path(lstmx.__file__).resolve().parent.parent / "docs"
 needs_docs = pytest.mark.skipif(not (DOCS / "reliability.md").exists(), reason="an installed lstmx")
