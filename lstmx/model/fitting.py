@@ -352,7 +352,7 @@ class Fitting:
         *,
         loss: LossName = "mse",
         lengths: ArrayLike | None = None,
-        mask: Any = None,
+        mask: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> GradientFlow:
         """The gradient of a loss at every step of the recurrent layers, without dropout, from one backward pass.
