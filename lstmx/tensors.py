@@ -8,12 +8,20 @@ The package of that name does the same, in Rust: where there is no memory left, 
 raises what is no Exception when it reads.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, BinaryIO
+
+    from lstmx._types import Array
 
 LARGEST_HEADER = 10**8  # bytes: what the format allows
 # By name: the widest first, in which order they are written, as the format wants numbers aligned.
@@ -46,7 +54,7 @@ class Entry(NamedTuple):
     start: int
 
 
-def parts(arrays, metadata):
+def parts(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> list[Any]:
     """What a file consists of: its header, then the numbers of each array; no array in the right form is copied.
 
     The same arrays and metadata give the same bytes.
@@ -74,7 +82,7 @@ def parts(arrays, metadata):
     return [len(line).to_bytes(8, "little") + line, *(arrays[name].reshape(-1).view(np.uint8).data for name in order)]
 
 
-def read_header(file):
+def read_header(file: BinaryIO) -> tuple[dict[str, str], dict[str, Entry]]:
     """The header of a file that is open for reading: (metadata, {name: Entry}).
 
     Nothing is allocated beyond the size of the header, and all numbers that it promises are there, each in one tensor.
@@ -105,7 +113,7 @@ def read_header(file):
     return metadata, {name: entry._replace(start=8 + size + first) for name, (entry, (first, _)) in found.items()}
 
 
-def _entry(dtype, shape, data_offsets):
+def _entry(dtype: Any, shape: Any, data_offsets: Any) -> tuple[Any, ...]:
     """(Entry, (first, last)) of an entry of the header."""
     first, last = data_offsets
     if not all(type(number) is int and 0 <= number < 2**63 for number in (*shape, first, last)) or dtype not in WIDTHS:
@@ -115,7 +123,7 @@ def _entry(dtype, shape, data_offsets):
     return Entry(dtype, tuple(shape), 0), (first, last)
 
 
-def unique(pairs):
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A dict of pairs; a key that comes twice is an error, as programs differ in which of its values they take."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -125,7 +133,7 @@ def unique(pairs):
     return found
 
 
-def read_array(file, entry):
+def read_array(file: BinaryIO, entry: Entry) -> Array:
     """The numbers of a tensor, in this machine's byte order; a FormatError where the type is none of `DTYPES`."""
     try:
         array = np.empty(entry.shape, DTYPES[entry.dtype])

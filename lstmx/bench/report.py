@@ -239,7 +239,7 @@ def markdown(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "Geometric mean over the shapes, in brackets the worst shape."])
 
 
-def parts_of(path, name):
+def parts_of(path: str | Path, name: str) -> Any:
     """A page cut into (what stands before a table, the table, what stands after it), by its two marks."""
     marks = f"<!-- {name} table -->\n", f"<!-- end {name} table -->"
     try:
@@ -253,7 +253,7 @@ def parts_of(path, name):
     return before + marks[0], table, marks[1] + after
 
 
-def write(path, name, text):
+def write(path: str | Path, name: str, text: str) -> None:
     """Put a table between its marks in a page."""
     before, _, after = parts_of(path, name)
     Path(path).write_text(f"{before}{text}\n{after}", encoding="utf-8")

@@ -494,7 +494,7 @@ class Trace:
         """Write an interactive page of it, one HTML file: see `lstmx.inspect.report`, which has the options."""
         from lstmx.plots.report import report
 
-        return report(self, path, **options)
+        report(self, path, **options)
 
     def to_pandas(self, layer: int = 0, direction: int = 0) -> Any:
         """A frame with a row for each step that there is, and a column for each quantity and unit (needs pandas).

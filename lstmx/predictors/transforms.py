@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from lstmx._types import Array
 
@@ -40,7 +40,7 @@ class Transform:
     ) -> None:
         self.name, self.powers, self.functions = name, powers, functions
 
-    def for_series(self, series):
+    def for_series(self, series: Sequence[Array]) -> Transform:
         """The same of other series, each (T, O) with powers of its own."""
         if self.name != "boxcox":
             return self
@@ -115,7 +115,7 @@ class Transform:
         return found.reshape(values.shape)
 
 
-def likeliest(values):
+def likeliest(values: Array) -> float:
     """The power, from 0 to 1 in steps of 0.01, that makes positive values most like a normal sample."""
     if values.min() <= 0 or np.ptp(values) == 0:
         return 1.0  # the former is an error soon
@@ -125,7 +125,7 @@ def likeliest(values):
     return float(powers[np.argmax(likelihoods)])
 
 
-def _curved(logs, power):
+def _curved(logs: Array, power: float) -> Array:
     """The transform of Box and Cox of numbers whose logarithms are given."""
     return logs if power == 0 else np.expm1(power * logs) / power
 
