@@ -19,13 +19,13 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, BinaryIO
+    from typing import Any
 
     from lstmx._types import Array
 
 LARGEST_HEADER = 10**8  # bytes: what the format allows
 # By name: the widest first, in which order they are written, as the format wants numbers aligned.
-DTYPES = {
+DTYPES: dict[str, np.dtype[Any]] = {
     "U64": np.dtype("<u8"), "I64": np.dtype("<i8"), "F64": np.dtype("<f8"), "F32": np.dtype("<f4"),
     "U32": np.dtype("<u4"), "I32": np.dtype("<i4"), "F16": np.dtype("<f2"), "U16": np.dtype("<u2"),
     "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
@@ -50,7 +50,7 @@ class Entry(NamedTuple):
     """
 
     dtype: str
-    shape: tuple
+    shape: tuple[int, ...]
     start: int
 
 
@@ -72,7 +72,8 @@ def parts(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> list[Any]
     names = {dtype: name for name, dtype in DTYPES.items()}
     arrays = {name: np.asarray(a, a.dtype.newbyteorder("<"), order="C") for name, a in arrays.items()}
     order = sorted(arrays, key=lambda name: (list(DTYPES).index(names[arrays[name].dtype]), name))
-    header, end = {"__metadata__": metadata}, 0
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
     for name in order:
         a = arrays[name]
         header[name] = {"dtype": names[a.dtype], "shape": a.shape, "data_offsets": [end, end + a.nbytes]}
@@ -82,7 +83,7 @@ def parts(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> list[Any]
     return [len(line).to_bytes(8, "little") + line, *(arrays[name].reshape(-1).view(np.uint8).data for name in order)]
 
 
-def read_header(file: BinaryIO) -> tuple[dict[str, str], dict[str, Entry]]:
+def read_header(file: Any) -> tuple[dict[str, str], dict[str, Entry]]:
     """The header of a file that is open for reading: (metadata, {name: Entry}).
 
     Nothing is allocated beyond the size of the header, and all numbers that it promises are there, each in one tensor.
@@ -128,12 +129,12 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         seen = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice!r:.60} comes twice; leave one out")
     return found
 
 
-def read_array(file: BinaryIO, entry: Entry) -> Array:
+def read_array(file: Any, entry: Entry) -> Array:
     """The numbers of a tensor, in this machine's byte order; a FormatError where the type is none of `DTYPES`."""
     try:
         array = np.empty(entry.shape, DTYPES[entry.dtype])
