@@ -109,6 +109,11 @@ def without_folders(app, docname, source):
     source[0] = re.sub(r"\[([^\]]*)\]\(([^)\s:#]+)\)", plain, source[0])
 
 
+def without_files(app, path, docname, content):
+    """Links of an included file, which count from another folder, become plain text where they lead into the project."""
+    content[0] = re.sub(r"\[([^\]]*)\]\([^\s:#)]+\)", r"\1", content[0])
+
+
 def find(app, env, node, contnode):
     """Where `Sequential.fit` leads, which the docstrings of other modules name without its module."""
     target, found = node["reftarget"], env.domains.python_domain.objects
@@ -123,4 +128,5 @@ def find(app, env, node, contnode):
 def setup(app):
     app.connect("autodoc-skip-member", skip)
     app.connect("missing-reference", find)
+    app.connect("include-read", without_files)
     app.connect("source-read", without_folders)

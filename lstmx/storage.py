@@ -160,7 +160,7 @@ class Stored:
         return self._note
 
     def with_note(self, note: str | None) -> Self:
-        """This object, with another note, of at most `LARGEST_NOTE` characters."""
+        """This object, with another note, of at most ``LARGEST_NOTE`` characters."""
         self._note = note
         return self
 

@@ -2,7 +2,7 @@
 
 `torch`, `keras`, `onnx` and `rtneural` read models and write them; `convert` does both by the names of files. `gates`
 has the orders of gates, `imported` what every importer gives. Adapters to neighbours of scikit-learn, which import
-these at once, are imported by name: ``from lstmx.interop.sktime import SktimeForecaster`` and `lstmx.interop.aeon`.
+these at once, are imported by name: ``from lstmx.interop.sktime import SktimeForecaster`` and ``lstmx.interop.aeon``.
 """
 
 from __future__ import annotations
