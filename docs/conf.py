@@ -110,7 +110,7 @@ def without_folders(app, docname, source):
 
 
 def without_files(app, path, docname, content):
-    """Links of an included file, which count from another folder, become plain text where they lead into the project."""
+    """Links of an included file into the project become plain text: they count from another folder."""
     content[0] = re.sub(r"\[([^\]]*)\]\([^\s:#)]+\)", r"\1", content[0])
 
 
