@@ -66,7 +66,7 @@ def _growth(found):
     first, last = (f"{found[name] / 2**20:.1f} MiB" for name in ("bytes at first", "bytes at last"))
     return (
         f"{found['calls']:,} calls; over the last {found['calls watched']:,} of them the memory of the process went "
-        f"from {first} to {last}, by {found['grown by bytes'] / found['calls watched']:.0f} bytes a call."
+        f"from {first} to {last}, a difference of {found['grown by bytes']:,} bytes."
     )
 
 
@@ -84,7 +84,7 @@ def filled(page, numbers):
     """The page with these numbers between its marks."""
     for name, block in BLOCKS.items():
         found = numbers[name]
-        text = f"{block(found)} ({found['seconds'] / 60:.0f} minutes on {found['cpu']}, lstmx {found['lstmx']}.)"
+        text = f"{block(found)} ({found['seconds'] / 60:.0f} minutes on {found['cpu']}, lstmx {found['version']}.)"
         text = f"<!-- {name} -->\n{text}\n<!-- end {name} -->"
         page, count = re.subn(f"<!-- {name} -->.*?<!-- end {name} -->", lambda _, text=text: text, page, flags=re.S)
         if count != 1:
@@ -106,7 +106,8 @@ def run(name, minutes, seed):
     """The figures of a campaign."""
     start, numbered = time.monotonic(), hasattr(CAMPAIGNS[name], "case")
     figures = CAMPAIGNS[name].run(60 * minutes, seed * (A_SEED if numbered else 1))
-    about = {"cpu": cpu_name(), "lstmx": lstmx.__version__, "seconds": round(time.monotonic() - start), "seed": seed}
+    about = {"cpu": cpu_name(), "version": lstmx.__version__, "seconds": round(time.monotonic() - start), "seed": seed}
+    assert not about.keys() & figures.keys()
     return about | figures
 
 

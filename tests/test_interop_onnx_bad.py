@@ -17,6 +17,7 @@ from onnx_cases import model_of  # noqa: E402
 
 import lstmx  # noqa: E402
 from lstmx.interop.onnx import from_onnx, lstms  # noqa: E402
+from lstmx.interop.onnx.graph import CONVERTERS  # noqa: E402
 from lstmx.storage import ModelFileError  # noqa: E402
 
 with np.load(Path(__file__).parent / "data" / "onnx_torch.npz") as file:
@@ -217,6 +218,15 @@ def test_graphs_inside_of_graphs_end_somewhere():
     for read in (from_onnx, lstms):
         with pytest.raises(ModelFileError, match="not an ONNX model"):
             read(message(7, graph))
+
+
+def test_too_little_memory_is_no_fault_of_the_file(monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setitem(CONVERTERS, "LSTM", fail)
+    with pytest.raises(MemoryError):
+        from_onnx(around())
 
 
 def test_the_error_names_the_file(tmp_path):

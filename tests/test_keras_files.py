@@ -231,6 +231,15 @@ def test_heaps_whose_end_hdf5_would_never_reach(which, size, path):
     assert "ModelFileError" in done.stderr and str(path) in done.stderr, done.stderr
 
 
+def test_too_little_memory_is_no_fault_of_the_file(path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("lstmx.interop.keras.hdf5.as_float", fail)
+    with pytest.raises(MemoryError):
+        from_keras(path)
+
+
 def test_attributes_of_other_kinds(path):
     for name, value in (("layer_names", 3), ("layer_names", np.ones(3)), ("layer_names", "text")):
         with h5py.File(path, "a") as file:
