@@ -112,7 +112,7 @@ def test_it_is_saved_and_pickled(tmp_path):
     code = "import lstmx, sys; lstmx.load(sys.argv[1]).update([5.1, float('nan')]); print('sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "f.safetensors")], capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
-    LSTMForecaster(**QUICK).fit(SERIES).save(tmp_path / "old.safetensors")
+    LSTMForecaster(**QUICK).fit(SERIES)._predictor.save(tmp_path / "old.safetensors")
     assert b"missing" not in (tmp_path / "old.safetensors").read_bytes(), "as before there was such a key"
 
 

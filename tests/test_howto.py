@@ -25,6 +25,7 @@ def test_code_runs_and_prints_what_is_said(page, tmp_path, monkeypatch, capsys):
     """The blocks of a page share their names; what a comment ``# -> ..`` says is printed, in this order."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    lstmx.set_num_threads(None)  # whatever another test has left
     threads = lstmx.get_num_threads()
     names = {"__name__": page.stem}
     for block in blocks(page):

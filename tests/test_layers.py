@@ -447,7 +447,8 @@ def test_tab_completion_shows_what_is_documented():
                  "copy", "astype", "summary", "memory", "size", "directions"}  # fmt: skip
     protocol = {"forward_rows", "backward_rows", "compiled", "program_part", "config", "parameter_table", "output_size",
                 "per_sequence", "causal", "masks", "store", "reads_windows", "without_parameters", "array_shapes",
-                "state", "from_state", "reversed", "start_state", "state_width", "room"}  # fmt: skip
+                "state", "from_state", "reversed", "start_state", "state_width", "room", "note",
+                    "with_note"}  # fmt: skip
     shown = {name for name in dir(LSTM(1, 1)) if not name.startswith("_")}
     assert shown == arguments | for_users | protocol
     assert shown - {name for name in dir(LSTM) if not name.startswith("_")} == arguments - {"input_size"} | {"store"}

@@ -132,6 +132,10 @@ def encode(value, name):
         return {"float": repr(value)}
     if isinstance(value, list):
         return [encode(v, name) for v in value]
+    if isinstance(value, tuple) and value and all(map(callable, value)):
+        names = ", ".join(getattr(function, "__name__", repr(function)) for function in value)
+        raise TypeError(f"{name}: functions ({names}) cannot be saved to a file, as it holds no code; pickle the "
+                        "estimator, or give what has a name")  # fmt: skip
     if isinstance(value, tuple):
         return {"tuple": [encode(v, name) for v in value]}
     if isinstance(value, dict):

@@ -42,8 +42,10 @@ def to_step(estimator):
     return estimator if isinstance(estimator, predictors.Step) else None
 
 
-def to_stored(estimator):
+def to_stored(estimator, note=True):
     """What a file holds of a fitted estimator or Pipeline; None of one that no file holds.
+
+    Without `note` it is what was learnt alone.
 
     Raises
     ------
@@ -52,7 +54,7 @@ def to_stored(estimator):
         If a step of a Pipeline cannot be saved.
     """
     if isinstance(estimator, FileMixin):
-        return to_step(estimator).with_note(describe(estimator))
+        return to_step(estimator).with_note(describe(estimator) if note else None)
     if type(estimator) is not Pipeline:
         return to_step(estimator)
     steps = list(_steps(estimator, ""))

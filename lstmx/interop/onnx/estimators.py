@@ -27,7 +27,7 @@ def to_predictor(model: Any) -> Any:
     if found is None and "sklearn" in sys.modules:  # else it cannot be an estimator
         from lstmx.estimators import to_stored
 
-        found = to_stored(model)
+        found = to_stored(model, note=False)
     if not isinstance(found, predictors.Step):
         more = "; export its best_estimator_" if hasattr(model, "best_estimator_") else ""
         in_sequential = isinstance(model, layers.Layer) and not isinstance(model, layers.RNN)  # which is not exported
