@@ -1,5 +1,9 @@
 """lstmx in aeon: a classifier and a forecaster (needs aeon)."""
 
+from __future__ import annotations
+
+from typing import Any, Self
+
 import numpy as np
 from aeon.classification import BaseClassifier
 from aeon.forecasting.base import BaseForecaster
@@ -29,22 +33,22 @@ class AeonClassifier(BaseClassifier):
         "algorithm_type": "deeplearning",
     }
 
-    def __init__(self, estimator=None):
+    def __init__(self, estimator: LSTMClassifier | None = None) -> None:
         self.estimator = estimator
         super().__init__()
 
-    def _fit(self, X, y):
+    def _fit(self, X: Any, y: Any) -> Self:
         self.estimator_ = unfitted(self.estimator, LSTMClassifier, layout="NCT", target="sequence").fit(X, y)
         return self
 
-    def _predict(self, X):
+    def _predict(self, X: Any) -> Any:
         return self.estimator_.predict(X)
 
-    def _predict_proba(self, X):
+    def _predict_proba(self, X: Any) -> Any:
         return self.estimator_.predict_proba(X)
 
     @classmethod
-    def _get_test_params(cls, parameter_set="default"):
+    def _get_test_params(cls, parameter_set: str = "default") -> dict[str, Any]:
         return {"estimator": LSTMClassifier(hidden_size=4, max_iter=3, random_state=0)}
 
 
@@ -77,18 +81,18 @@ class AeonForecaster(BaseForecaster):
 
     _tags = {"capability:horizon": True}  # noqa: RUF012
 
-    def __init__(self, estimator=None, horizon=1):
+    def __init__(self, estimator: LSTMForecaster | None = None, horizon: int = 1) -> None:
         self.estimator = estimator
         super().__init__(horizon=horizon, axis=1)
 
-    def _fit(self, y, exog=None):
+    def _fit(self, y: Any, exog: Any = None) -> Self:
         self.estimator_ = unfitted(self.estimator, LSTMForecaster, horizon=self.horizon).fit(np.ravel(y))
         self.forecast_ = float(self.estimator_.predict()[-1])
         return self
 
-    def _predict(self, y, exog=None):
+    def _predict(self, y: Any, exog: Any = None) -> Any:
         return float(self.estimator_.predict(y=np.ravel(y))[-1])
 
     @classmethod
-    def _get_test_params(cls, parameter_set="default"):
+    def _get_test_params(cls, parameter_set: str = "default") -> dict[str, Any]:
         return {"estimator": LSTMForecaster(4, hidden_size=4, max_iter=3, random_state=0)}

@@ -1,7 +1,11 @@
 """What the adapters to neighbours of scikit-learn share."""
 
+from __future__ import annotations
 
-def unfitted(estimator, default, **fixed):
+from typing import Any
+
+
+def unfitted(estimator: Any, default: type[Any], **fixed: Any) -> Any:
     """Another estimator with the same parameters, but for those fixed; None is one as it comes."""
     estimator = default() if estimator is None else estimator
     if not isinstance(estimator, default):

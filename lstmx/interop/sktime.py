@@ -1,5 +1,9 @@
 """lstmx in sktime: a forecaster and a classifier that sktime's pipelines, splitters and tuners take (needs sktime)."""
 
+from __future__ import annotations
+
+from typing import Any, Self
+
 import pandas as pd
 from sktime.classification.base import BaseClassifier
 from sktime.forecasting.base import BaseForecaster
@@ -51,40 +55,40 @@ class SktimeForecaster(BaseForecaster):
         "X_inner_mtype": "pd.DataFrame",
     }
 
-    def __init__(self, estimator=None):
+    def __init__(self, estimator: LSTMForecaster | None = None) -> None:
         self.estimator = estimator
         super().__init__()
         if getattr(estimator, "missing", None) == "impute":
             self.set_tags(**{"capability:missing_values": True})
 
-    def _fit(self, y, X, fh):
+    def _fit(self, y: Any, X: Any, fh: Any) -> Self:
         self.estimator_ = unfitted(self.estimator, LSTMForecaster)
         self.estimator_.fit(y.to_numpy(), None if X is None else X.to_numpy())
         self._exogenous, self._columns, self._end = X is not None, y.columns, y.index[-1]
         return self
 
-    def _update(self, y, X=None, update_params=True):
+    def _update(self, y: Any, X: Any = None, update_params: bool = True) -> Self:
         new = y.index > self._end  # the others are known
         if new.any():
             self.estimator_.update(y[new].to_numpy(), X.loc[y.index[new]].to_numpy() if self._exogenous else None)
             self._end = y.index[-1]
         return self
 
-    def _ahead(self, fh, X):
+    def _ahead(self, fh: Any, X: Any) -> tuple[Any, int, Any, Any]:
         """(steps, the last of them, exogenous variables up to it, places in time)."""
         steps = fh.to_relative(self.cutoff).to_numpy().astype(int)
         return steps, int(steps.max()), X.to_numpy() if self._exogenous else None, fh.to_absolute_index(self.cutoff)
 
-    def _predict(self, fh, X):
+    def _predict(self, fh: Any, X: Any) -> Any:
         steps, last, X, index = self._ahead(fh, X)
         return pd.DataFrame(self.estimator_.predict(last, X)[steps - 1], index, self._columns)
 
-    def _predict_interval(self, fh, X, coverage):
+    def _predict_interval(self, fh: Any, X: Any, coverage: Any) -> Any:
         steps, last, X, index = self._ahead(fh, X)
         # Errors are known up to the horizon of the estimator; what lies further ahead are paths.
         how = {"method": "residuals"} if last <= self.estimator_.horizon else {"method": "paths", "random_state": 0}
         names = self._get_varnames()
-        found = {}
+        found: dict[Any, Any] = {}
         for share in coverage:
             bounds = self.estimator_.predict_interval(last, X, coverage=share, **how)
             for side, bound in zip(("lower", "upper"), bounds, strict=True):
@@ -93,9 +97,9 @@ class SktimeForecaster(BaseForecaster):
         return pd.DataFrame(found, index)[list(columns)].set_axis(columns, axis=1)
 
     @classmethod
-    def get_test_params(cls, parameter_set="default"):
+    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """Parameters for sktime's own checks."""
-        small = {"window": 4, "hidden_size": 4, "max_iter": 3, "random_state": 0}
+        small: dict[str, Any] = {"window": 4, "hidden_size": 4, "max_iter": 3, "random_state": 0}
         return [{"estimator": LSTMForecaster(**small, horizon=3)},
                 {"estimator": LSTMForecaster(**small, strategy="recursive", early_stopping=False)}]  # fmt: skip
 
@@ -124,27 +128,27 @@ class SktimeClassifier(BaseClassifier):
         "capability:categorical_in_X": False,
     }
 
-    def __init__(self, estimator=None):
+    def __init__(self, estimator: LSTMClassifier | None = None) -> None:
         self.estimator = estimator
         super().__init__()
 
-    def _fit(self, X, y):
+    def _fit(self, X: Any, y: Any) -> Self:
         self.estimator_ = unfitted(self.estimator, LSTMClassifier, layout="NTC", target="sequence")
         self.estimator_.fit(self._arrays(X), y)
         return self
 
     @staticmethod
-    def _arrays(X):
+    def _arrays(X: Any) -> list[Any]:
         return [x.to_numpy() for x in X]
 
-    def _predict(self, X):
+    def _predict(self, X: Any) -> Any:
         return self.estimator_.predict(self._arrays(X))
 
-    def _predict_proba(self, X):
+    def _predict_proba(self, X: Any) -> Any:
         return self.estimator_.predict_proba(self._arrays(X))
 
     @classmethod
-    def get_test_params(cls, parameter_set="default"):
+    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
         """Parameters for sktime's own checks."""
         return [{"estimator": LSTMClassifier(hidden_size=4, max_iter=3, random_state=0)},
                 {"estimator": LSTMClassifier(hidden_size=3, max_iter=2, pooling="mean", random_state=0)}]  # fmt: skip

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from lstmx._types import Array, ArrayShape, Config, PathLike
+    from lstmx._types import Array, ArrayShape, Config, PathLike, RandomState
+    from lstmx.layers.trace import Trace
 
 
 LONGEST = 10**6  # horizon
@@ -62,7 +63,7 @@ def lead(x: Array, count: int) -> Array:
     return np.concatenate([x[..., k : k + rows, :] for k in range(1, count + 1)], axis=-1)
 
 
-def scales(y, lags, what):
+def scales(y: Array, lags: Sequence[int], what: str) -> tuple[Array, Array]:
     """(mean (O,), scale (O,)) of the differences of y (T, O); an error calls it `what`."""
     z = difference(y, lags)[-1]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -86,10 +87,10 @@ class _Origin:
     transform: transforms.Transform
     many: bool  # whether the caller has a list of series
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.y)
 
-    def repeated(self, count):
+    def repeated(self, count: int) -> Iterator[Array]:
         """The same with each series so many times."""
         return (np.repeat(a, count, axis=0) for a in (self.y, self.mean, self.scale))
 
@@ -228,14 +229,14 @@ class Forecaster(Predictor):
         steps, _ = rollout.run(self.model, rows, horizon, exog=exog, noise=noise, window=self.config["window"])
         return integrate(steps * scale[:, None] + mean[:, None], difference(y, lags), lags)
 
-    def _origin(self, y=None, X=None):
+    def _origin(self, y: Any = None, X: Any = None) -> tuple[_Origin, Any]:
         """(`_Origin`, exogenous variables to come): of the series of `fit`, or of y, whose variables X begins with."""
         config, arrays = self.config, self.arrays
         if not config["exogenous"] and X is not None:
             raise ValueError("X: got exogenous variables, but the model was fitted without; leave X out")
         if y is None:
             names = ("history", "history_x", "y_mean", "y_scale")
-            return _Origin(*(arrays[name] for name in names), self.transform, config["many"]), X
+            return _Origin(*(arrays[name] for name in names), self.transform, config["many"]), X  # type: ignore[arg-type, call-arg]
         several, kept, gaps = are_several(y), self.kept(config), config["missing"] == "impute"
         series = as_series(y, "y", gaps=gaps)
         labels = [f"[{n}]" if several else "" for n in range(len(series))]
@@ -257,7 +258,7 @@ class Forecaster(Predictor):
         history = np.stack([a[-kept:] for a in series])
         return _Origin(history, np.stack([x[-kept:] for x in past]), mean, scale, transform, several), X
 
-    def _past_of(self, X, series, labels, several):
+    def _past_of(self, X: Any, series: list[Array], labels: list[str], several: bool) -> tuple[list[Array], Any]:
         """X that begins with the steps of series, cut behind them: (past of each, what is to come)."""
         if not self.config["exogenous"]:
             return [np.zeros((len(a), 0)) for a in series], None
@@ -276,7 +277,7 @@ class Forecaster(Predictor):
         pairs = [(x[: len(a)], x[len(a) :]) for x, a in zip(found, series, strict=True)]
         return [past for past, _ in pairs], [later for _, later in pairs] if several else pairs[0][1]
 
-    def _start(self, horizon, X, y):
+    def _start(self, horizon: int | None, X: Any, y: Any) -> tuple[_Origin, int, Array]:
         """(`_Origin`, horizon, exogenous variables (n, kept + future, E)).
 
         The model reads whole blocks. Rows after the last given are taken to be like it; they lie beyond the horizon.
@@ -320,7 +321,7 @@ class Forecaster(Predictor):
             found.append(bridged(np.concatenate([past[-1:], a]), label)[1:] if same else a)
         return found
 
-    def predict(self, horizon=None, X=None, *, y=None):
+    def predict(self, horizon: int | None = None, X: Any = None, *, y: Any = None) -> Array | Any:
         """The next steps, of the series of `fit` or of others.
 
         Parameters
@@ -349,8 +350,16 @@ class Forecaster(Predictor):
     forecast = predict
 
     def predict_interval(
-        self, horizon=None, X=None, *, y=None, coverage=0.9, method="residuals", n_paths=500, random_state=None
-    ):
+        self,
+        horizon: int | None = None,
+        X: Any = None,
+        *,
+        y: Any = None,
+        coverage: float = 0.9,
+        method: str = "residuals",
+        n_paths: int = 500,
+        random_state: RandomState = None,
+    ) -> tuple[Any, ...]:
         """Lower and upper bounds between which each step lies with probability `coverage`.
 
         Parameters
@@ -401,7 +410,15 @@ class Forecaster(Predictor):
             lower, upper = middle + scale * lower, middle + scale * upper
         return tuple(self._give(a, origin.many) for a in origin.transform.bounds(lower, upper))
 
-    def sample(self, horizon=None, X=None, *, y=None, n_paths=100, random_state=None):
+    def sample(
+        self,
+        horizon: int | None = None,
+        X: Any = None,
+        *,
+        y: Any = None,
+        n_paths: int = 100,
+        random_state: RandomState = None,
+    ) -> Array | Any:
         """Sample paths: forecasts plus errors drawn from those on the held-out data; each path goes on from itself.
 
         Returns
@@ -411,7 +428,9 @@ class Forecaster(Predictor):
         origin, horizon, x = self._start(horizon, X, y)
         return self._give(origin.transform.inverse(self._paths(origin, horizon, x, n_paths, random_state)), origin.many)
 
-    def _paths(self, origin, horizon, x, n_paths, random_state, few=False):
+    def _paths(
+        self, origin: _Origin, horizon: int, x: Array, n_paths: int, random_state: RandomState, few: bool = False
+    ) -> Array:
         """(series, n_paths, horizon, O), not transformed back; from `few` errors new ones are made, not drawn."""
         n_paths = validate.count("n_paths", n_paths)
         rng = validate.random_generator("random_state", random_state)
@@ -465,7 +484,7 @@ class Forecaster(Predictor):
         self._arrays = self._arrays | joined
         return self
 
-    def trace(self, X=None, *, y=None):
+    def trace(self, X: Any = None, *, y: Any = None) -> dict[int, Trace]:
         """What the gates did on the windows from which the next forecast is made.
 
         Parameters
@@ -479,12 +498,12 @@ class Forecaster(Predictor):
         """
         return self.model.trace(self.next_rows(X, y=y))
 
-    def next_rows(self, X=None, *, y=None):
+    def next_rows(self, X: Any = None, *, y: Any = None) -> Array:
         """What the model reads (series, window, features) for the next forecast; X and y as in `trace`."""
         origin, _, x = self._start(1, X, y)
         return self.rows(origin.y, x, origin.mean, origin.scale)
 
-    def _give(self, found, many):
+    def _give(self, found: Array, many: bool) -> Array | Any:
         """(series, .., O) as the caller gave series."""
         dtype = self.model.dtype
         found = found[..., 0].astype(dtype) if self.config["single"] else found.astype(dtype)

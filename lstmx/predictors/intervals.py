@@ -1,11 +1,20 @@
 """Bounds of forecasts from the errors that were made on windows held out."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from lstmx.functional.messages import warn
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def bounds(errors, coverage):
+    from lstmx._types import Array
+
+
+def bounds(errors: Array, coverage: float) -> tuple[Array, Array]:
     """(lower, upper), each (horizon, O), of errors (n, horizon, O)."""
     count = len(errors)
     if not count:
@@ -23,7 +32,7 @@ def bounds(errors, coverage):
     return lower, upper
 
 
-def too_few(count, coverage):
+def too_few(count: int, coverage: float) -> bool:
     """Whether so few errors cannot bound such a share; if so, warn of what is done."""
     need = int(np.ceil(2 / (1 - coverage) - 1e-9)) - 1
     if count < need:
@@ -35,12 +44,12 @@ def too_few(count, coverage):
     return count < need
 
 
-def _apart(count, steps):
+def _apart(count: int, steps: Array) -> Array:
     """How many of `count` windows in a row are followed by stretches of `steps` that do not overlap, with fractions."""
     return (count + steps - 1) / steps
 
 
-def _t_quantile(degrees, coverage):
+def _t_quantile(degrees: Array, coverage: float) -> Array:
     """The bound that the absolute value of Student's t of >= 1 `degrees` of freedom keeps with probability `coverage`.
 
     With t = sqrt(degrees) tan(a) the density of a is proportional to cos(a)**(degrees - 1).
@@ -54,21 +63,21 @@ def _t_quantile(degrees, coverage):
     return out
 
 
-def _rising(values):
+def _rising(values: Array) -> Array:
     """The values (n, O) that do not fall along the first axis and are nearest, by squares: isotonic regression."""
     out = np.empty_like(values)
     for o, column in enumerate(values.T):
-        runs = []  # (mean, length); one that is less than the one before is joined with it
+        runs: list[tuple[Any, int]] = []  # (mean, length); one that is less than the one before is joined with it
         for value in column:
             runs.append((value, 1))
             while len(runs) > 1 and runs[-2][0] > runs[-1][0]:
                 (a, m), (b, n) = runs[-2:]
                 runs[-2:] = [((a * m + b * n) / (m + n), m + n)]
-        out[:, o] = np.repeat(*zip(*runs, strict=True))
+        out[:, o] = np.repeat(*zip(*runs, strict=True))  # type: ignore[call-overload]
     return out
 
 
-def student(errors, rng, paths):
+def student(errors: Array, rng: np.random.Generator, paths: int) -> Callable[[int], Array]:
     """A function that draws, block by block, errors for so many paths: normal with the second moments of `errors`.
 
     Each path has them times a factor, as in a t distribution: what so few errors leave open about their scale.
@@ -78,7 +87,7 @@ def student(errors, rng, paths):
     chi_squared = np.cumsum(more[:, ::-1], axis=1)[:, ::-1]
     factor = np.sqrt(degrees / chi_squared)[..., None]
 
-    def draw(count):
+    def draw(count: int) -> Array:
         weights = rng.normal(size=(count, len(errors))) / np.sqrt(len(errors))
         return factor * np.einsum("cn,nbo->cbo", weights, errors)
 
