@@ -1,10 +1,13 @@
 """What all estimators share: parameters, the fit from start to end, saving."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import os
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -26,32 +29,42 @@ from lstmx.init import SCHEMES
 from lstmx.layers import LSTM, Dense, Dropout, FinalState, Last, MeanPool
 from lstmx.model import Sequential
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Arrays, Config, DType
+    from lstmx.layers.trace import Trace
+    from lstmx.training import Trainer, TrainerState
+
+
 POOLINGS = {"last": Last, "mean": MeanPool, "final": FinalState}
 SCHEDULES = ("constant", "invscaling", "adaptive")
 _FREE = {"max_iter", "verbose", "checkpoint", "checkpoint_every", "resume", "random_state",
          "transform"}  # a resumed fit may differ in these; another transform shows in the data  # fmt: skip
 
 
-def delegated(method, reads_X=True):
+def delegated(method: Callable[..., Any], reads_X: bool = True) -> Callable[..., Any]:
     """An estimator's method that hands sequences X, or with ``reads_X=False`` whatever it is given, to the same method
     of its predictor.
     """
     name = method.__name__
     if reads_X:
 
-        def call(self, X):
+        def call(self: Any, X: ArrayLike) -> Any:
             predictor = self._fitted()
             return getattr(predictor, name)(self._read(X))
 
     else:
 
-        def call(self, *args, **kwargs):
+        def call(self: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[misc]
             return getattr(self._fitted(), name)(*args, **kwargs)
 
     return functools.wraps(method)(call)
 
 
-def _as_it_is(predictor):
+def _as_it_is(predictor: Any) -> dict[str, Any]:
     return {"_predictor": predictor}
 
 
@@ -81,19 +94,19 @@ class Problem:
         What is found after training, as attributes of the estimator by name; among them ``_predictor``.
     """
 
-    kind: type
-    config: dict
-    arrays: dict
-    data: object
+    kind: Any
+    config: Config
+    arrays: Arrays
+    data: Any
     loss: str
-    activation: str
+    activation: Any
     per_step: bool
-    dtype: object
-    validation: object = None
-    score: object = None
+    dtype: DType
+    validation: Any = None
+    score: Callable[..., float] | None = None
     total_weight: float | None = None
-    identity: tuple = field(default=())
-    finish: object = _as_it_is
+    identity: tuple[Any, ...] = field(default=())
+    finish: Callable[[Any], dict[str, Any]] = _as_it_is
 
 
 class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
@@ -102,19 +115,25 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
     _uses_pooling = True
     _solvers = tuple(optim.OPTIMIZERS)
     monitor = "score"  # a parameter of some
+    _kind: Any  # the class of the predictor
+    _predictor: Any
+    _moments: dict[str, Any]
+    loss_curve_: list[float]
+    validation_scores_: Any  # list of float, or None
+    validation_loss_curve_: Any
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in {"__init__", "fit"} & vars(cls).keys():
             setattr(cls, name, explained(vars(cls)[name]))
 
-    def _store(self, arguments):
+    def _store(self, arguments: dict[str, Any]) -> None:
         """What __init__ was given, as attributes."""
-        vars(self).update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})
+        vars(self).update({name: value for name, value in arguments.items() if name not in ("self", "__class__")})  # type: ignore[attr-defined]
 
     # The fitted state is the predictor: plain arrays and JSON values. What is pickled is just that.
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         predictor = state.pop("_predictor", None)
         if predictor is not None:
@@ -124,7 +143,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
                                "functions": predictor.functions}  # fmt: skip
         return state
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         fitted = state.pop("_state", None)
         super().__setstate__(state)
@@ -132,33 +151,33 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             self._predictor = storage.registered(fitted["class"]).from_state(fitted["config"], fitted["arrays"])
             self._predictor.with_functions(fitted.get("functions"))  # old pickles have none
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_predictor")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = tags.input_tags.three_d_array = True
         return tags
 
     @property
-    def model_(self):
+    def model_(self) -> Sequential:
         """The trained `lstmx.Sequential`; it reads standardised sequences if ``standardize``."""
         return self._fitted().model
 
     @property
-    def parameters_(self):
+    def parameters_(self) -> Arrays:
         """The trained parameters by name, read-only arrays."""
         return self.model_.parameters()
 
-    def _stored(self):
+    def _stored(self) -> Any:
         return self._fitted()
 
-    def _restore(self, stored, private):
+    def _restore(self, stored: Any, private: Config) -> None:
         if not isinstance(stored, self._kind):
             raise TypeError(f"a {type(stored).__name__}")
         self._predictor = stored
 
-    def trace(self, X):
+    def trace(self, X: ArrayLike) -> dict[int, Trace]:
         """What the gates did on sequences X, by the layer's index in ``model_.layers``.
 
         Returns
@@ -167,30 +186,30 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
         """
         return self._fitted().trace(self._read(X))
 
-    def _fitted(self):
+    def _fitted(self) -> Any:
         """The predictor, or scikit-learn's error."""
         predictor = vars(self).get("_predictor")
         if predictor is None:
             check_is_fitted(self)
         return predictor
 
-    def _read(self, X):
+    def _read(self, X: Any) -> panel.Panel:
         config = self._predictor.config
         return read_X(self, X, self.layout, fitted=config, gaps=config.get("missing") == "impute")
 
-    def _seed(self):
+    def _seed(self) -> int:
         try:
             random = check_random_state(self.random_state)
         except (TypeError, ValueError) as error:
             raise type(error)(f"random_state: {error}") from None
         return int(random.randint(np.iinfo(np.int32).max))
 
-    def _is_first(self, incremental=False):
+    def _is_first(self, incremental: bool = False) -> bool:
         return not self.__sklearn_is_fitted__() or not (self.warm_start or incremental)
 
     # Validation of parameters.
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         for name in ("hidden_size", "num_layers", "max_iter", "checkpoint_every"):
             validate.count(name, getattr(self, name))
         validate.count("proj_size", self.proj_size, 0)
@@ -234,7 +253,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
         if self.checkpoint is not None:
             _training.check_path(self.checkpoint)
 
-    def _optimizer(self, batch_size, problem):
+    def _optimizer(self, batch_size: int, problem: Problem) -> optim.SGD | optim.RMSprop | optim.Adam:
         samples = len(problem.data.inputs.lengths)
         weight = samples if problem.total_weight is None else problem.total_weight
         decay = self.alpha if self.solver == "adamw" else self.alpha * samples / (batch_size * weight)
@@ -250,7 +269,8 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             more = betas
         return optim.OPTIMIZERS[self.solver](self.learning_rate_init, weight_decay=decay, **more)
 
-    def _layers(self, problem):
+    def _layers(self, problem: Problem) -> list[Any]:
+        dtype: Any
         features, dtype = problem.kind.inputs(problem.config), problem.dtype.name
         lstm = LSTM(features, self.hidden_size, self.num_layers, bidirectional=getattr(self, "bidirectional", False),
                     dropout=self.dropout if self.num_layers > 1 else 0.0, proj_size=self.proj_size, cell=self.cell,
@@ -260,7 +280,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
         outputs = problem.kind.outputs(problem.config)
         return [*layers, Dense(lstm.output_size(), outputs, problem.activation, dtype=dtype)]
 
-    def _check_network(self, lstm):
+    def _check_network(self, lstm: Any) -> None:
         """An error where a fit would go on with a network that the parameters no longer describe."""
         now = {name: getattr(self, name) for name in ("hidden_size", "num_layers", "proj_size")}
         now |= {"bidirectional": getattr(self, "bidirectional", False), "cell": self.cell or Cell()}
@@ -274,7 +294,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
 
     # Training.
 
-    def _run(self, problem, seed, given, *, incremental=False):
+    def _run(self, problem: Problem, seed: int, given: dict[str, Any], *, incremental: bool = False) -> Self:
         """Train for `problem`; `given` is what scikit-learn's callbacks are told: X, y, metadata."""
         problem.kind.check(problem.config)  # what could not be saved is an error now, not after training
         first = self._is_first(incremental)
@@ -294,7 +314,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
         state = self._state(problem, model, seed, incremental, optimizer)
         callbacks, context = self._callbacks(problem, seed, given, incremental)
         epochs = 1 if incremental else self.max_iter
-        trainer = kind(
+        trainer: Any = kind(
             model, problem.data, losses.get_loss(problem.loss, problem.activation), optimizer, batch_size=batch_size,
             shuffle=self.shuffle, validation=problem.validation, score=problem.score, clip_norm=self.clip_norm, rng=rng,
             early_stopping=watcher, callbacks=callbacks, state=state,
@@ -330,7 +350,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             )
         return self
 
-    def _watcher(self):
+    def _watcher(self) -> training.Watcher:
         """The rules of MLPClassifier: without early stopping the training loss is watched, with it what is held out."""
         monitor = "loss" if not self.early_stopping else "val_loss" if self.monitor == "loss" else "val_score"
         return training.Watcher(
@@ -338,7 +358,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             sklearn=True, schedule=self.learning_rate, rate=self.learning_rate_init, power_t=self.power_t,
         )  # fmt: skip
 
-    def _remember(self, watcher, state, incremental):
+    def _remember(self, watcher: training.Watcher, state: TrainerState, incremental: bool) -> None:
         """What the last fit has left for this one."""
         memory = state.memory = watcher.start(self.t_)
         if not self.early_stopping:
@@ -351,7 +371,9 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
         if incremental and self.learning_rate == "adaptive":
             memory |= getattr(self, "_moments", {}).get("schedule", {})
 
-    def _state(self, problem, model, seed, incremental, optimizer):
+    def _state(
+        self, problem: Problem, model: Sequential, seed: int, incremental: bool, optimizer: Any
+    ) -> TrainerState | None:
         """Where training goes on, or None to begin."""
         if incremental and hasattr(self, "_moments"):
             values, _ = training.Parameters(model).read()
@@ -375,7 +397,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
                              "this network; remove it, or give another path")  # fmt: skip
         return state
 
-    def _identity(self, problem, seed):
+    def _identity(self, problem: Problem, seed: int) -> dict[str, Any]:
         parameters = {
             name: repr(value.item() if isinstance(value, np.generic) else value)
             for name, value in self.get_params(deep=False).items()
@@ -389,7 +411,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             "data": _training.digest(problem.dtype.name, *problem.identity, *problem.arrays.values()),
         }
 
-    def _resumed_seed(self):
+    def _resumed_seed(self) -> int:
         """The seed of this fit: that of the checkpoint which it goes on from, else from random_state."""
         checkpoint = _training.read_checkpoint(self.checkpoint) if self.resume else None
         if checkpoint is None:
@@ -400,7 +422,11 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
                              "give what it was written with, or fit with resume=False")  # fmt: skip
         return seed
 
-    def _callbacks(self, problem, seed, given, incremental):
+    def _callbacks(
+        self, problem: Problem, seed: int, given: dict[str, Any], incremental: bool
+    ) -> tuple[list[training.Callback], Any]:
+        callbacks: list[training.Callback]
+        context: Any
         callbacks, context = [], None
         if incremental:  # no fit: neither tasks of scikit-learn's callbacks nor a checkpoint
             return callbacks, None
@@ -413,7 +439,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             callbacks.append(_training.Checkpoint(self.checkpoint, self.checkpoint_every, self.max_iter, identity))
         return callbacks, context
 
-    def _fitted_now(self, problem, trainer):
+    def _fitted_now(self, problem: Problem, trainer: Trainer) -> dict[str, Any]:
         """The attributes of an estimator as if training ended here."""
         model = trainer.model.copy()
         if trainer.state.best is not None:
@@ -423,7 +449,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
         )
 
     @staticmethod
-    def _curves(state):
+    def _curves(state: TrainerState) -> dict[str, Any]:
         curves = state.history.history
         return {
             "n_iter_": state.epoch,
@@ -431,7 +457,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             "loss_": curves["loss"][-1] if "loss" in curves else np.nan,
         }
 
-    def _keep(self, problem, trainer, first):
+    def _keep(self, problem: Problem, trainer: Trainer, first: bool) -> None:
         """Set the fitted attributes."""
         state, model = trainer.state, trainer.model
         if model.dtype != problem.dtype:
@@ -459,9 +485,9 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             "moments": dict(state.moments), "rng": state.rng.bit_generator.state, "updates": state.updates,
             "schedule": {name: state.memory[name] for name in ("rate", "count")},
         }  # fmt: skip
-        vars(self).update(found)
+        vars(self).update(found)  # type: ignore[attr-defined]
 
 
 @to_step.register
-def _(estimator: LSTMEstimator):
+def _(estimator: LSTMEstimator) -> Any:
     return estimator._fitted()

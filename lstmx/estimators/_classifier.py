@@ -1,5 +1,9 @@
 """LSTMClassifier."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
@@ -13,6 +17,15 @@ from lstmx.estimators._base import delegated
 from lstmx.estimators._supervised import SupervisedEstimator, takes_parts
 from lstmx.functional import validate
 from lstmx.functional.messages import explained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Arrays, Config, DType, Initial, PathLike
+    from lstmx.data import panel
+    from lstmx.functional.cell import Cell
 
 
 class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
@@ -149,25 +162,33 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
 
     _kind = predictors.Classifier
     _several = "(n, K)"
+    classes_: Array
 
-    def __init__(self, hidden_size=64, num_layers=1, *, target="sequence", bidirectional=False, cell=None, proj_size=0,
-                 init="glorot", pooling="last", dropout=0.0, standardize=True, layout="NTC", solver="adam",
-                 alpha=0.0001, batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5,
-                 max_iter=200, shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False,
-                 momentum=0.9, nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1,
-                 validation_from="random", monitor="score", beta_1=0.9, beta_2=0.999, epsilon=1e-8,
-                 n_iter_no_change=30, clip_norm=1.0, max_fun=15000, class_weight=None, checkpoint=None,
-                 checkpoint_every=10, resume=False):  # fmt: skip
+    def __init__(self, hidden_size: int = 64, num_layers: int = 1, *, target: str = "sequence",
+                 bidirectional: bool = False, cell: Cell | None = None, proj_size: int = 0, init: Initial = "glorot",
+                 pooling: str = "last", dropout: float = 0.0, standardize: bool = True, layout: str = "NTC",
+                 solver: str = "adam", alpha: float = 0.0001, batch_size: int | str = "auto",
+                 learning_rate: str = "constant", learning_rate_init: float = 0.005, power_t: float = 0.5,
+                 max_iter: int = 200, shuffle: bool = True, random_state: int | np.random.RandomState | None = None,
+                 tol: float = 1e-4, verbose: bool | int = False, warm_start: bool = False, momentum: float = 0.9,
+                 nesterovs_momentum: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
+                 validation_from: str = "random", monitor: str = "score", beta_1: float = 0.9, beta_2: float = 0.999,
+                 epsilon: float = 1e-8, n_iter_no_change: float = 30, clip_norm: float | None = 1.0,
+                 max_fun: int = 15000, class_weight: dict[Any, float] | str | None = None,
+                 checkpoint: PathLike | None = None, checkpoint_every: int = 10,
+                 resume: bool = False) -> None:  # fmt: skip
         self._store(locals())
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
 
     @available_if(takes_parts)
     @explained
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """One epoch over one part of the data; the optimiser goes on where it was.
 
         Parameters
@@ -183,7 +204,7 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
         """
         return self._partial_fit(X, y, sample_weight, classes)
 
-    def _target_rows(self, y, data, config=None, name="y"):
+    def _target_rows(self, y: Any, data: panel.Panel, config: Config | None = None, name: str = "y") -> Any:
         rows = super()._target_rows(y, data, config, name)
         if self._is_per_step(config):
             rows = rows[:, 0] if rows.shape[1:] == (1,) else rows
@@ -191,7 +212,7 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
         check_consistent_length(data.lengths, rows)
         return validate.present(name, rows)
 
-    def _read_targets(self, y, data, first, incremental, classes):
+    def _read_targets(self, y: Any, data: panel.Panel, first: bool, incremental: bool, classes: Any) -> Config:
         if incremental and first and classes is None:
             raise ValueError("classes: must be passed on the first call to partial_fit: all labels that will come")
         if not first:
@@ -224,10 +245,10 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
         }
 
     @staticmethod
-    def _labels(y, multilabel):
+    def _labels(y: Any, multilabel: bool) -> Array:
         return np.arange(np.shape(y)[1]) if multilabel else unique_labels(column_or_1d(y))
 
-    def _encode(self, y, data, config, name="y"):
+    def _encode(self, y: Any, data: panel.Panel, config: Config, name: str = "y") -> tuple[Array, Array | None]:
         """(targets, labels by which to hold out the same share of each class)."""
         if config["multilabel"]:
             y = check_array(y, input_name=name)
@@ -244,12 +265,12 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
             raise ValueError(f"{name}: has the labels {unknown}, which are not among the classes {classes.tolist()}")
         return place, place if config["target"] == "sequence" else None
 
-    def _rows(self, target, config, arrays, dtype):
+    def _rows(self, target: Array, config: Config, arrays: Arrays, dtype: DType) -> Array:
         if config["multilabel"]:
             return target.astype(dtype)
         return target.astype(dtype)[:, None] if len(config["classes"]) == 2 else target.astype(np.int64)
 
-    def _class_weights(self, rows, target, weight, incremental):
+    def _class_weights(self, rows: Any, target: Array, weight: Any, incremental: bool) -> Array | None:
         if self.class_weight is None:
             return None
         if incremental and self.class_weight == "balanced":
@@ -263,13 +284,13 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
                 validate.number(f"class_weight[{label!r}]", value, 0)
         return compute_sample_weight(self.class_weight, rows)
 
-    def _head(self, config):
+    def _head(self, config: Config) -> tuple[str, str]:
         if config["multilabel"] or len(config["classes"]) == 2:
             return "binary_crossentropy", "sigmoid"
         return "categorical_crossentropy", "softmax"
 
-    def _scorer(self, config):
-        def accuracy(target, output, weight):
+    def _scorer(self, config: Config) -> Callable[..., float]:
+        def accuracy(target: Array, output: Array, weight: Array | None) -> float:
             if target.ndim == 1:
                 return float(accuracy_score(target, output.argmax(axis=1), sample_weight=weight))
             return float(accuracy_score(target > 0.5, output > 0.5, sample_weight=weight))
@@ -280,7 +301,7 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
     predict_log_proba = delegated(predictors.Classifier.predict_log_proba)
     predict = delegated(predictors.Classifier.predict)
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """Accuracy of the predictions, for labels per step over all steps."""
         predictor, data = self._fitted(), self._read(X)
         if predictor.config["target"] == "sequence":
@@ -290,7 +311,7 @@ class LSTMClassifier(ClassifierMixin, SupervisedEstimator):
         return float(accuracy_score(rows, found, sample_weight=weight))
 
 
-def _balanced(target, weight):
+def _balanced(target: Array, weight: Array | None) -> Array:
     """(n,) weights under which all classes count the same, as scikit-learn's "balanced", which counts sequences where
     this adds up their weights: repeats and weights are the same.
     """
@@ -303,13 +324,13 @@ def _balanced(target, weight):
     return found
 
 
-def _check_kind(y):
+def _check_kind(y: Any) -> None:
     """Labels of other kinds could neither be saved nor loaded."""
     dtype = np.asarray(y).dtype
     if dtype.kind not in "biufUO" or (dtype.kind == "f" and dtype.itemsize > 8):
         raise ValueError(f"y: got labels of dtype {dtype}; convert them to strings or integers: y.astype(str)")
 
 
-def _places(classes, y):
+def _places(classes: Array, y: Any) -> Array:
     place = {label: k for k, label in enumerate(classes.tolist())}
     return np.array([place.get(label, 0) for label in np.asarray(y).tolist()], np.int64)

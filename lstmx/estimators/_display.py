@@ -1,5 +1,9 @@
 """LossCurveDisplay."""
 
+from __future__ import annotations
+
+from typing import Any, Self
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
@@ -38,14 +42,23 @@ class LossCurveDisplay:
     5
     """
 
-    def __init__(self, loss_curve, *, validation_loss_curve=None, validation_scores=None, estimator_name=None):
+    lines_: list[Any]
+
+    def __init__(
+        self,
+        loss_curve: list[float],
+        *,
+        validation_loss_curve: list[float] | None = None,
+        validation_scores: list[float] | None = None,
+        estimator_name: str | None = None,
+    ) -> None:
         self.loss_curve = loss_curve
         self.validation_loss_curve = validation_loss_curve
         self.validation_scores = validation_scores
         self.estimator_name = estimator_name
 
     @classmethod
-    def from_estimator(cls, estimator, *, name=None, ax=None, **line_kw):
+    def from_estimator(cls, estimator: Any, *, name: str | None = None, ax: Any = None, **line_kw: Any) -> Self:
         """Draw the curves of a fitted estimator.
 
         Parameters
@@ -74,7 +87,7 @@ class LossCurveDisplay:
         )
         return display.plot(ax=ax, **line_kw)
 
-    def plot(self, ax=None, *, name=None, **line_kw):
+    def plot(self, ax: Any = None, *, name: str | None = None, **line_kw: Any) -> Self:
         """Draw; parameters as in `from_estimator`."""
         ax = pyplot().subplots(layout="constrained")[1] if ax is None else ax
         name = self.estimator_name if name is None else name
@@ -94,6 +107,6 @@ class LossCurveDisplay:
         ax.legend(handles=self.lines_, loc="center right" if self.validation_scores else "best")
         return self
 
-    def _draw(self, ax, curve, label, line_kw):
+    def _draw(self, ax: Any, curve: list[float], label: str, line_kw: dict[str, Any]) -> None:
         line_kw = {"marker": "o" if len(curve) == 1 else None} | line_kw
         self.lines_ += ax.plot(np.arange(1, len(curve) + 1), curve, label=label, **line_kw)

@@ -1,7 +1,10 @@
 """LSTMForecaster."""
 
+from __future__ import annotations
+
 import bisect
 import functools
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.metrics import r2_score
@@ -21,6 +24,14 @@ from lstmx.functional.read import Sequences
 from lstmx.predictors import transforms
 from lstmx.predictors.forecaster import difference, lead, scales
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lstmx._types import Array, Arrays, Config, Context, DType, Initial, Ints, PathLike
+    from lstmx.functional.cell import Cell
+    from lstmx.layers.trace import Trace
+
+
 MOST_CALIBRATED = 1000  # windows whose errors are kept, spread evenly
 
 
@@ -29,20 +40,20 @@ class _Blocks:
 
     per_step = False
 
-    def __init__(self, values, starts, block):
+    def __init__(self, values: Array, starts: Ints, block: int) -> None:
         self.values, self.starts, self.ahead = values, starts, np.arange(block)
 
-    def rows_of(self, chosen, context):
+    def rows_of(self, chosen: Ints, context: Context) -> Array:
         """(n, block * O) in the order of the model's output."""
         places = self.starts[context.sort(chosen)][:, None] + self.ahead
         return self.values[places].reshape(len(places), -1)
 
 
-def _framed(method, labelled=True):
+def _framed(method: Callable[..., Any], labelled: bool = True) -> Callable[..., Any]:
     """A method of the predictor that forecasts, for series and results with the names and dates of frames."""
 
     @functools.wraps(method)
-    def call(self, horizon=None, X=None, *, y=None, **how):
+    def call(self: Any, horizon: int | None = None, X: Any = None, *, y: Any = None, **how: Any) -> Any:
         predictor, frames = self._fitted(), self._frames if y is None else Frames(y, self._frames)
         X, y = frames.values(X, "X"), frames.values(y)
         frames.check_future(X, y)
@@ -134,16 +145,22 @@ model_, parameters_
     layout, pooling = "NTC", "last"
     _frames = Frames()  # of the series of `fit`: their names, and how their dates go on
 
-    def __init__(self, window=32, horizon=1, *, strategy="direct", differences=(1,), transform=None, missing="error",
-                 hidden_size=64, num_layers=1, cell=None, proj_size=0, init="glorot", loss="squared_error",
-                 dropout=0.0, standardize=True, solver="adam", alpha=0.0001, batch_size="auto",
-                 learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True,
-                 random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True,
-                 early_stopping=True, validation_fraction=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-8,
-                 n_iter_no_change=5, clip_norm=1.0, checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
+    def __init__(self, window: int = 32, horizon: int = 1, *, strategy: str = "direct",
+                 differences: tuple[int, ...] | list[int] = (1,),
+                 transform: str | tuple[Callable[..., Any], Callable[..., Any]] | None = None, missing: str = "error",
+                 hidden_size: int = 64, num_layers: int = 1, cell: Cell | None = None, proj_size: int = 0,
+                 init: Initial = "glorot", loss: str = "squared_error", dropout: float = 0.0, standardize: bool = True,
+                 solver: str = "adam", alpha: float = 0.0001, batch_size: int | str = "auto",
+                 learning_rate: str = "constant", learning_rate_init: float = 0.005, power_t: float = 0.5,
+                 max_iter: int = 200, shuffle: bool = True, random_state: int | np.random.RandomState | None = None,
+                 tol: float = 1e-4, verbose: bool | int = False, warm_start: bool = False, momentum: float = 0.9,
+                 nesterovs_momentum: bool = True, early_stopping: bool = True, validation_fraction: float = 0.1,
+                 beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8, n_iter_no_change: float = 5,
+                 clip_norm: float | None = 1.0, checkpoint: PathLike | None = None, checkpoint_every: int = 10,
+                 resume: bool = False) -> None:  # fmt: skip
         self._store(locals())
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         super()._check_parameters()
         validate.count("window", self.window)
         validate.count("horizon", self.horizon)
@@ -162,7 +179,7 @@ model_, parameters_
                             "(function, inverse), such as (np.log1p, np.expm1)")  # fmt: skip
 
     @fitting
-    def fit(self, y, X=None):
+    def fit(self, y: Any, X: Any = None) -> Self:
         """Learn from the past of one series or of several.
 
         Parameters
@@ -249,12 +266,12 @@ model_, parameters_
         return self._run(problem, seed, {"X": X, "y": y, "metadata": None})
 
     @staticmethod
-    def _dtype(y):
+    def _dtype(y: Any) -> DType:
         arrays = list(y) if are_several(y) else [y]
         single = all(np.asarray(a).dtype.name == "float32" for a in arrays)
         return np.dtype(np.float32) if single else np.dtype(np.float64)
 
-    def _read_exogenous(self, X, series, several):
+    def _read_exogenous(self, X: Any, series: list[Array], several: bool) -> list[Array]:
         if X is None:
             return [np.zeros((len(a), 0)) for a in series]
         found = as_series(X, "X", several, len(series), gaps=self.missing == "impute")
@@ -266,14 +283,14 @@ model_, parameters_
             raise ValueError("X: its arrays have different numbers of variables; give them the same")
         return found
 
-    def _check_same(self, config):
+    def _check_same(self, config: Config) -> None:
         was = self._predictor.config
         for name in ("features", "exogenous", "window", "block"):
             if config[name] != was[name]:
                 raise ValueError(f"warm_start: the last fit had {name} = {was[name]}, now it is {config[name]}; set "
                                  "warm_start=False")  # fmt: skip
 
-    def _split(self, n, steps, config):
+    def _split(self, n: int, steps: int, config: Config) -> tuple[Array, Array]:
         """(origins of training, origins held out): the last steps that windows see.
 
         The last share of the windows that are followed by the whole horizon is held out, and what comes after them. No
@@ -298,18 +315,20 @@ model_, parameters_
         held = first + train + block - 1 if self.early_stopping else steps
         return np.arange(first, first + train), np.arange(held, steps - block)
 
-    def _for_training(self, count, block):
+    def _for_training(self, count: int, block: int) -> int:
         """How many of `count` windows remain: those whose targets overlap with targets held out are left out."""
         if not self.early_stopping:
             return count
         return count - max(1, round(self.validation_fraction * count)) - (block - 1)
 
     @staticmethod
-    def _seen(splits, config):
+    def _seen(splits: list[Any], config: Config) -> list[int]:
         """How many rows of each series training sees."""
         return [train[-1] + config["block"] + 1 for train, _ in splits]
 
-    def _transform(self, series, splits, config):
+    def _transform(
+        self, series: list[Array], splits: list[Any], config: Config
+    ) -> tuple[transforms.Transform, Array | None]:
         """(the `transforms.Transform`, its lambdas (series, O) if it is "boxcox")."""
         name, lambdas = config["transform"], None
         if name == "boxcox":
@@ -317,7 +336,7 @@ model_, parameters_
             lambdas = np.array([[_lambda(v) for v in a[:end].T] for a, end in zip(series, ends, strict=True)])
         return transforms.Transform(name, lambdas, self.transform if name == transforms.FUNCTIONS else None), lambdas
 
-    def _statistics(self, series, exogenous, splits, config):
+    def _statistics(self, series: list[Array], exogenous: list[Array], splits: list[Any], config: Config) -> Arrays:
         """Means and deviations, of what training sees alone."""
         count, outputs, variables = len(series), config["features"], config["exogenous"]
         arrays = {"y_mean": np.zeros((count, outputs)), "y_scale": np.ones((count, outputs)),
@@ -336,7 +355,7 @@ model_, parameters_
                 arrays["x_mean"], arrays["x_scale"] = mean, panel.usable(deviation, mean)
         return arrays
 
-    def _ends(self, series, exogenous, config):
+    def _ends(self, series: list[Array], exogenous: list[Array], config: Config) -> Arrays:
         kept = self._kind.kept(config)
         return {
             "history": np.stack([a[-kept:] for a in series]),
@@ -345,7 +364,15 @@ model_, parameters_
             "residuals": np.zeros((0, config["horizon"], config["features"])),
         }
 
-    def _windows(self, series, exogenous, splits, arrays, config, dtype):
+    def _windows(
+        self,
+        series: list[Array],
+        exogenous: list[Array],
+        splits: list[Any],
+        arrays: Arrays,
+        config: Config,
+        dtype: DType,
+    ) -> tuple[batches.Data, Array, Array]:
         """(data of all windows, places of those for training, of those held out)."""
         block, window, lags = config["block"], config["window"], config["lags"]
         skipped = sum(lags)
@@ -369,7 +396,14 @@ model_, parameters_
         data = batches.Data(windows, blocks, RowWeights(None, None, dtype))
         return data, np.flatnonzero(~held), np.flatnonzero(held)
 
-    def _calibrate(self, predictor, series, exogenous, splits, functions):
+    def _calibrate(
+        self,
+        predictor: predictors.Forecaster,
+        series: list[Array],
+        exogenous: list[Array],
+        splits: list[Any],
+        functions: Any,
+    ) -> predictors.Forecaster:
         """The predictor with its errors on the windows held out, or without such on those of training."""
         config, arrays = predictor.config, predictor.arrays
         origins = [(k, t) for k, (train, rest) in enumerate(splits) for t in (rest if len(rest) else train)]
@@ -390,7 +424,13 @@ model_, parameters_
         return found
 
     @staticmethod
-    def _around(origins, series, exogenous, predictor, ahead):
+    def _around(
+        origins: list[tuple[int, int]],
+        series: list[Array],
+        exogenous: list[Array],
+        predictor: predictors.Forecaster,
+        ahead: int,
+    ) -> tuple[Array, Array, Array, Array, Array]:
         """Past and future of at most MOST_CALIBRATED origins: y before, y after, X of both, means and scales."""
         kept = predictor.kept(predictor.config)
         chosen = np.unique(np.linspace(0, len(origins) - 1, MOST_CALIBRATED).astype(int))
@@ -401,7 +441,7 @@ model_, parameters_
         x = np.stack([exogenous[k][t + 1 - kept : t + 1 + ahead] for k, t in origins])
         return past, future, x, predictor.arrays["y_mean"][which], predictor.arrays["y_scale"][which]
 
-    def score(self, y, X=None):
+    def score(self, y: Any, X: Any = None) -> float:
         """R² of the forecast of the steps that follow those known so far; of several series the mean.
 
         So a search with ``cv=TimeSeriesSplit()`` works: each part is forecast by what was fitted to those before it.
@@ -433,7 +473,7 @@ model_, parameters_
         pairs = [(a[t], f[t]) for (a, f), t in zip(pairs, there, strict=True)]
         return float(np.mean([r2_score(a, f) for a, f in pairs]))
 
-    def _private(self):
+    def _private(self) -> Config:
         frames = self._frames.state()
         try:
             encode(frames, "names")
@@ -441,7 +481,7 @@ model_, parameters_
             return {}
         return {"frames": frames}
 
-    def _restore(self, stored, private):
+    def _restore(self, stored: Any, private: Config) -> None:
         super()._restore(stored, private)
         if "frames" in private:
             self._frames = Frames.from_state(private["frames"])
@@ -451,12 +491,12 @@ model_, parameters_
     sample = _framed(predictors.Forecaster.sample, labelled=False)
 
     @functools.wraps(predictors.Forecaster.trace)
-    def trace(self, X=None, *, y=None):
+    def trace(self, X: Any = None, *, y: Any = None) -> dict[int, Trace]:  # type: ignore[override]
         predictor, frames = self._fitted(), self._frames if y is None else Frames(y, self._frames)
         return predictor.trace(frames.values(X, "X"), y=frames.values(y))
 
     @functools.wraps(predictors.Forecaster.update)
-    def update(self, y, X=None):
+    def update(self, y: Any, X: Any = None) -> Self:
         predictor, frames = self._fitted(), self._frames
         y, X = frames.values(y), frames.values(X, "X")
         frames.check_new(y)
@@ -466,7 +506,7 @@ model_, parameters_
         return self
 
 
-def _bridged(series, ends, name, several):
+def _bridged(series: list[Array], ends: list[int], name: str, several: bool) -> list[Array]:
     """Series without gaps; what lies behind the `ends` of training changes nothing before them."""
     found = []
     for n, (a, end) in enumerate(zip(series, ends, strict=True)):
@@ -476,7 +516,7 @@ def _bridged(series, ends, name, several):
     return found
 
 
-def _with_targets(a, origins, block):
+def _with_targets(a: Array, origins: tuple[Array, Array], block: int) -> tuple[Array, ...]:
     """(origins of training, origins held out) after which some value of the block is there."""
     there = np.concatenate([[0], np.cumsum(~np.isnan(a).all(axis=1))])
     found = tuple(t[there[t + 1 + block] > there[t + 1]] for t in origins)
@@ -486,7 +526,7 @@ def _with_targets(a, origins, block):
     return found
 
 
-def _lambda(values):
+def _lambda(values: Array) -> float:
     """The power, from 0 to 1, that makes positive values most like a normal sample; 0 and 1 where it is near them."""
     try:
         from scipy import optimize, stats

@@ -3,28 +3,37 @@
 Neither library is imported unless a series of it was given.
 """
 
+from __future__ import annotations
+
 import warnings
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from lstmx.data.series import are_several
 from lstmx.functional.messages import warn
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lstmx._types import Array, Config
+
+
 DATED = ("DatetimeIndex", "PeriodIndex", "TimedeltaIndex")
 
 
-def library_of(y):
+def library_of(y: Any) -> str | None:
     """ "pandas" or "polars" for a Series or a DataFrame of theirs, else None."""
     library = type(y).__module__.partition(".")[0]
     return library if library in ("pandas", "polars") and (hasattr(y, "columns") or hasattr(y, "name")) else None
 
 
-def _is_dated(index):
+def _is_dated(index: Any) -> bool:
     return type(index).__name__ in DATED
 
 
-def _step(index, label):
+def _step(index: Any, label: str) -> Any:
     """What leads from one place of an index to the next; None where that is not always the same, which is warned of."""
     if not len(index):
         return None
@@ -53,7 +62,7 @@ def _step(index, label):
     return step
 
 
-def _inferred(index):
+def _inferred(index: Any) -> Any:
     from pandas import infer_freq
     from pandas.tseries.frequencies import to_offset
 
@@ -84,14 +93,14 @@ class Frame:
     """
 
     library: str
-    names: object
+    names: Any
     table: bool
     rows: int
-    last: object = None
-    step: object = None
+    last: Any = None
+    step: Any = None
 
     @classmethod
-    def of(cls, y, label, like=None):
+    def of(cls, y: Any, label: str, like: Frame | None = None) -> Self | None:
         """That of a series, or None; what it does not say is as in `like`."""
         library = library_of(y)
         if library is None:
@@ -105,7 +114,7 @@ class Frame:
             step = like.step
         return cls(library, names, table, len(y), y.index[-1:], step)
 
-    def index(self, count):
+    def index(self, count: int) -> Any:
         """The next `count` places."""
         import pandas
 
@@ -125,7 +134,7 @@ class Frame:
             found = pandas.Index(last + self.step * np.arange(1, count + 1))
         return found.rename(self.last.name)
 
-    def label(self, values):
+    def label(self, values: Array) -> Any:
         """A Series or a DataFrame of forecasts (H,) or (H, O)."""
         if self.table:
             values = values.reshape(len(values), -1)
@@ -144,15 +153,15 @@ class Frame:
             return pandas.DataFrame(values, index, self.names)
         return pandas.Series(values, index, name=self.names)
 
-    def after(self, y):
+    def after(self, y: Any) -> Frame:
         """That of the same series after the steps of y."""
         count = len(y)
         last = self.last if self.step is None or not count else self.index(count)[-1:]
         return replace(self, rows=self.rows + count, last=last)
 
-    def check_dates(self, frame, label, before=None):
+    def check_dates(self, frame: Any, label: str, before: Any = None) -> None:
         """An error unless the dates of a frame, if there are such, are those to come, or `before` and then those."""
-        index = getattr(frame, "index", None)
+        index: Any = getattr(frame, "index", None)
         if self.step is None or not _is_dated(self.last) or not _is_dated(index):
             return
         wanted = self.index(max(len(index) - (0 if before is None else len(before)), 0))
@@ -160,13 +169,13 @@ class Frame:
             wanted = before[: len(index)].append(wanted)
         check_same(index, wanted, label)
 
-    def check_columns(self, frame, label):
+    def check_columns(self, frame: Any, label: str) -> None:
         """An error for a DataFrame with other columns."""
         if self.table and hasattr(frame, "columns") and list(frame.columns) != self.names:
             raise ValueError(f"{label}: has the columns {list(frame.columns)}, must have those of fit, in order: "
                              f"{self.names}")  # fmt: skip
 
-    def state(self):
+    def state(self) -> Config:
         """All there is as plain values."""
         found = {name: getattr(self, name) for name in ("library", "names", "table", "rows")}
         if self.step is not None:
@@ -175,7 +184,7 @@ class Frame:
         return found
 
     @classmethod
-    def from_state(cls, state):
+    def from_state(cls, state: Config) -> Self:
         """A frame from what `state` gave."""
         own = {name: state[name] for name in ("library", "names", "table", "rows")}
         if "step" not in state:
@@ -191,7 +200,7 @@ class Frame:
         return cls(**own, step=step, last=last)
 
 
-def _state_of(last):
+def _state_of(last: Any) -> Config:
     """One place of an index as plain values."""
     kind, found = type(last).__name__, {"index_name": last.name}
     if kind not in DATED:
@@ -202,7 +211,7 @@ def _state_of(last):
     return found | {"kind": kind, "last": int(last.asi8[0]), "unit": last.unit, "zone": zone and str(zone)}
 
 
-def _index_of(state):
+def _index_of(state: Config) -> Any:
     """The place that `_state_of` gave."""
     import pandas
 
@@ -216,7 +225,7 @@ def _index_of(state):
     return found if state["zone"] is None else found.tz_localize("UTC").tz_convert(state["zone"])
 
 
-def check_same(index, wanted, label):
+def check_same(index: Any, wanted: Any, label: str) -> None:
     """An error for an index of dates that are not those wanted."""
     same = np.asarray(index == wanted) if type(index) is type(wanted) else np.zeros(len(index), bool)
     if not same.all():
@@ -235,28 +244,30 @@ class Frames:
         Those of `fit`.
     """
 
-    def __init__(self, y=None, like=None):
+    each: list[Any]  # a `Frame` or None
+
+    def __init__(self, y: Any = None, like: Frames | None = None) -> None:
         self.keys = list(y) if isinstance(y, dict) else None
         self.many = self.keys is not None or are_several(y)
         each = self.values(y) if self.many else [y]
-        first = None if like is None else next(filter(None, like.each), None)
+        first: Any = None if like is None else next(filter(None, like.each), None)
         self.each = [Frame.of(a, f"y[{n}]" if self.many else "y", first) for n, a in enumerate(each)]
         for n, a in enumerate(each if first is not None else ()):
             first.check_columns(a, f"y[{n}]" if self.many else "y")
 
-    def state(self):
+    def state(self) -> Config:
         """All there is as plain values."""
         return {"keys": self.keys, "many": self.many, "each": [f and f.state() for f in self.each]}
 
     @classmethod
-    def from_state(cls, state):
+    def from_state(cls, state: Config) -> Self:
         """Frames from what `state` gave."""
         found = cls()
         found.keys, found.many = state["keys"], state["many"]
         found.each = [f and Frame.from_state(f) for f in state["each"]]
         return found
 
-    def values(self, data, name="y"):
+    def values(self, data: Any, name: str = "y") -> Any:
         """Series or exogenous variables without the keys of a dict: a list in the order of the series."""
         if not isinstance(data, dict):
             return data
@@ -265,7 +276,7 @@ class Frames:
             raise ValueError(f"{name}: got a dict with the keys {list(data)}, must have {want}")
         return [data[key] for key in self.keys]
 
-    def _pairs(self, data, name):
+    def _pairs(self, data: Any, name: str) -> Iterator[tuple[Frame, Any, str]]:
         """(frame, data, what to call it) of each series that has a frame."""
         if data is None or not any(self.each) or self.many != are_several(data):
             return
@@ -273,37 +284,39 @@ class Frames:
             if frame is not None:
                 yield frame, a, f"{name}[{n}]" if self.many else name
 
-    def check_past(self, X, y):
+    def check_past(self, X: Any, y: Any) -> None:
         """An error where the dates of X, without keys, are not those of y."""
         for n, (_, x, label) in enumerate(self._pairs(X, "X")):
+            index: Any
+            wanted: Any
             index, wanted = getattr(x, "index", None), getattr(y[n] if self.many else y, "index", None)
             if _is_dated(index) and _is_dated(wanted) and len(index) == len(wanted):
                 check_same(index, wanted, label)
 
-    def check_future(self, X, y=None, name="X"):
+    def check_future(self, X: Any, y: Any = None, name: str = "X") -> None:
         """An error where the dates of X, without keys, are not those to come, behind those of y if it is given."""
         for n, (frame, x, label) in enumerate(self._pairs(X, name)):
             before = None if y is None else (y[n] if self.many else y).index
             frame.check_dates(x, label, before)
 
-    def label(self, found):
+    def label(self, found: Any) -> Any:
         """Forecasts as the series came: arrays (H,) or (H, O), or a list of them."""
         if not self.many:
             return found if self.each[0] is None else self.each[0].label(found)
         found = [a if frame is None else frame.label(a) for frame, a in zip(self.each, found, strict=True)]
         return self.keyed(found)
 
-    def keyed(self, found):
+    def keyed(self, found: Any) -> Any:
         """A list as it is, or a dict if the series came so."""
         return found if self.keys is None else dict(zip(self.keys, found, strict=True))
 
-    def check_new(self, y):
+    def check_new(self, y: Any) -> None:
         """An error where steps of y, without keys, have other dates than those that are due, or other columns."""
         self.check_future(y, name="y")
         for frame, a, label in self._pairs(y, "y"):
             frame.check_columns(a, label)
 
-    def after(self, y):
+    def after(self, y: Any) -> Frames:
         """Those after the steps of y, without keys."""
         new, given = Frames(), y if self.many else [y]
         pairs = zip(self.each, given, strict=True) if any(self.each) else ()

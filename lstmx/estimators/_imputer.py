@@ -1,5 +1,9 @@
 """SequenceImputer."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
@@ -12,6 +16,11 @@ from lstmx.estimators._output import SequenceOutputMixin
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
 from lstmx.functional.messages import explained
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Config
 
 
 class SequenceImputer(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixin, FileMixin, BaseEstimator):
@@ -72,20 +81,22 @@ class SequenceImputer(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixi
     """
 
     @explained
-    def __init__(self, strategy="linear", *, fill_value=0.0, add_indicator=False, layout="NTC"):
+    def __init__(
+        self, strategy: str = "linear", *, fill_value: float = 0.0, add_indicator: bool = False, layout: str = "NTC"
+    ) -> None:
         self.strategy = strategy
         self.fill_value = fill_value
         self.add_indicator = add_indicator
         self.layout = layout
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = tags.input_tags.three_d_array = tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     @explained
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn the means, and which features have missing values.
 
         Parameters
@@ -111,19 +122,19 @@ class SequenceImputer(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixi
         self._form = {"features": data.features, "steps": data.x.shape[1] if is_table(data) else None}
         return self
 
-    def _transformed(self, X):
+    def _transformed(self, X: ArrayLike) -> Any:
         return to_step(self).transform(read_X(self, X, self.layout, fitted=self._form, gaps=True))
 
-    def _stored(self):
+    def _stored(self) -> Any:
         return to_step(self)
 
-    def _private(self):
+    def _private(self) -> Config:
         return {"form": self._form}
 
-    def _restore(self, stored, private):
+    def _restore(self, stored: Any, private: Config) -> None:
         self._form = private["form"]
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Any = None) -> Array:
         """Names of features: those of X, then ``"missingindicator_"`` and the name of each that has an indicator.
 
         Parameters
@@ -144,7 +155,7 @@ class SequenceImputer(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixi
 
 
 @to_step.register
-def _(imputer: SequenceImputer):
+def _(imputer: SequenceImputer) -> predictors.Imputer:
     check_is_fitted(imputer)
     config = {"features": imputer._form["features"], "layout": imputer.layout, "strategy": imputer.strategy,
               "indicators": imputer.indicator_features_.tolist()}  # fmt: skip

@@ -1,5 +1,9 @@
 """From what users pass to a panel: names and numbers of features by scikit-learn, sequences by `lstmx.data.panel`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 
@@ -7,10 +11,18 @@ from lstmx.data import missing, panel
 from lstmx.functional import validate
 from lstmx.functional.messages import warn
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Config, Ints, Shape
+
+
 ANY = {"dtype": [np.float64, np.float32], "ensure_all_finite": False, "allow_nd": True}
 
 
-def read_X(estimator, X, layout, *, fitted=None, name="X", gaps=False):
+def read_X(
+    estimator: Any, X: Any, layout: str, *, fitted: Config | None = None, name: str = "X", gaps: bool = False
+) -> panel.Panel:
     """A `panel.Panel` of X, which is checked against the `fitted` configuration or, without one, defines it.
 
     2-D data, frames among them, pass scikit-learn's own checks; ``n_features_in_`` counts their columns. For sequences
@@ -51,7 +63,7 @@ def read_X(estimator, X, layout, *, fitted=None, name="X", gaps=False):
     return found
 
 
-def _shared_columns(X, name):
+def _shared_columns(X: Any, name: str) -> list[str] | None:
     """The names of the columns of a list of frames; None if they are not all frames, or their names no strings."""
     columns = [list(getattr(x, "columns", ())) for x in X]
     if not all(c and all(isinstance(one, str) for one in c) for c in columns):
@@ -63,16 +75,16 @@ def _shared_columns(X, name):
     return columns[0]
 
 
-def _refuse_dates(X, name):
+def _refuse_dates(X: Any, name: str) -> None:
     """scikit-learn would take them for nanoseconds."""
-    kinds = {np.dtype(t).kind for t in getattr(X, "dtypes", ()) if isinstance(t, np.dtype)}
+    kinds: set[str] = {np.dtype(t).kind for t in getattr(X, "dtypes", ()) if isinstance(t, np.dtype)}
     kinds.add(getattr(getattr(X, "dtype", None), "kind", ""))
     if kinds & {"M", "m"}:
         raise TypeError(f"{name}: holds dates or durations, must be numbers; convert them, such as "
                         f"({name} - {name}.min()) / np.timedelta64(1, 'D')")  # fmt: skip
 
 
-def learnt_means(data):
+def learnt_means(data: panel.Panel) -> Array:
     """What missing values become where a sequence says nothing of them: the mean (F,) of each feature."""
     found = missing.means(data)
     if np.isnan(found).any():
@@ -81,7 +93,7 @@ def learnt_means(data):
     return np.nan_to_num(found)
 
 
-def as_array(y):
+def as_array(y: Any) -> Any:
     """y as it is if it is a list, as a list if it is an array of arrays, else as an array."""
     if isinstance(y, list | tuple):
         return y
@@ -89,7 +101,7 @@ def as_array(y):
     return list(y) if y.dtype == object and y.ndim == 1 and len(y) and np.ndim(y[0]) else y
 
 
-def step_rows(y, data, name="y", tail=None):
+def step_rows(y: Any, data: panel.Panel, name: str = "y", tail: Shape | None = None) -> Array:
     """Targets of all steps, without padding, as rows (S, ...): one sequence of the panel after the other.
 
     `tail` is the shape that a row must have; None takes that of the first.
@@ -116,12 +128,12 @@ def step_rows(y, data, name="y", tail=None):
     return np.concatenate(found)
 
 
-def is_table(data):
+def is_table(data: panel.Panel) -> bool:
     """Whether a panel came as (n, T) numbers."""
     return data.flat and not data.ragged
 
 
-def read_weight(sample_weight, count, name="sample_weight"):
+def read_weight(sample_weight: ArrayLike | None, count: int, name: str = "sample_weight") -> Array | None:
     """(n,) weights in float64, or None."""
     if sample_weight is None:
         return None
@@ -139,7 +151,7 @@ def read_weight(sample_weight, count, name="sample_weight"):
     return weight
 
 
-def weighed(data, weight):
+def weighed(data: panel.Panel, weight: Any) -> tuple[Ints, panel.Panel, Array | None]:
     """(places, panel, weights) of the sequences whose weight is not 0: the others are as if they had not been given."""
     chosen = np.arange(len(data)) if weight is None else np.flatnonzero(weight)
     if len(chosen) == len(data):

@@ -1,5 +1,9 @@
 """solver="lbfgs": all of the data at once, by `scipy.optimize`."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -8,6 +12,11 @@ from lstmx import training
 from lstmx.functional import kernels
 from lstmx.functional.messages import warn
 from lstmx.layers import Run
+
+if TYPE_CHECKING:
+    from lstmx._types import Array
+    from lstmx.training import History
+
 
 PART = 256  # sequences whose tape is kept at once
 
@@ -27,13 +36,13 @@ class Minimizer(training.Trainer):
         Evaluations of the loss at most, but for the last iteration.
     """
 
-    def __init__(self, *args, tol, max_fun, **kwargs):
+    def __init__(self, *args: Any, tol: float, max_fun: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tol, self.max_fun = tol, max_fun
-        self.result = None  # of scipy.optimize
-        self._place = None  # (parameters, loss without penalty) of the last evaluation
+        self.result: Any = None  # of scipy.optimize
+        self._place: Any = None  # (parameters, loss without penalty) of the last evaluation
 
-    def run(self, epochs):
+    def run(self, epochs: int) -> History:
         """At most `epochs` iterations from where the state is. Returns the history."""
         from scipy.optimize import minimize
 
@@ -42,7 +51,7 @@ class Minimizer(training.Trainer):
         self.parameters.bind(state.values, state.tables)
         reached = start = state.values.copy()
 
-        def follow(x):
+        def follow(x: Array) -> None:
             nonlocal reached
             reached = x.copy()
             self._iteration(reached, epochs)
@@ -69,7 +78,7 @@ class Minimizer(training.Trainer):
             self._finish()
         return history
 
-    def _objective(self, values):
+    def _objective(self, values: Array) -> tuple[float, Array]:
         """(mean loss with penalty, its gradient) in float64."""
         np.copyto(self.state.values, values)
         self.parameters.changed()
@@ -93,7 +102,7 @@ class Minimizer(training.Trainer):
                 gradient[place] += self.optimizer.weight_decay * values[place]
         return loss, gradient
 
-    def _iteration(self, values, epochs):
+    def _iteration(self, values: Array, epochs: int) -> None:
         """What follows an iteration that has come to these parameters."""
         state, epoch = self.state, self.state.epoch
         if not np.array_equal(self._place[0], values):
@@ -118,12 +127,12 @@ class Minimizer(training.Trainer):
         if state.epoch < epochs:
             self._call("on_epoch_begin", state.epoch)
 
-    def _conclude(self):
+    def _conclude(self) -> None:
         """The reason why it has ended, if it has converged."""
         if self.result is not None and self.result.status == 0:
             self.state.reason, self.state.history.stopped = f"lbfgs: {self.result.message}", "early"
 
-    def warn_unless_converged(self, max_iter):
+    def warn_unless_converged(self, max_iter: int) -> None:
         """As scikit-learn's MLPClassifier."""
         result = self.result
         if result is None or result.status == 0 or self.state.history.stopped == "callback":

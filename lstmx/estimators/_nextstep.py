@@ -1,6 +1,9 @@
 """LSTMAnomalyDetector and LSTMTransformer: both learn to predict the next step."""
 
+from __future__ import annotations
+
 import warnings
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
@@ -15,6 +18,13 @@ from lstmx.estimators._training import fitting
 from lstmx.functional import validate
 from lstmx.functional.read import Sequences
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Arrays, Config, Initial, Ints, PathLike
+    from lstmx.functional.cell import Cell
+
+
 MOST_ERRORS = 10_000  # that the robust covariance looks at; its time grows with their number
 
 
@@ -23,7 +33,7 @@ class _NextStepEstimator(LSTMEstimator):
 
     missing = "error"  # a parameter of one
 
-    def _train(self, X, sample_weight=None):
+    def _train(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         self._check_parameters()
         seed, first = self._resumed_seed(), self._is_first()
         gaps = self.missing == "impute"
@@ -48,7 +58,7 @@ class _NextStepEstimator(LSTMEstimator):
         stretches = self._stretches(data)
         owner = np.arange(len(data)) if stretches is None else stretches[2]
         train, rest = self._split(len(owner))
-        each = None if weight is None else weight[owner]
+        each: Any = None if weight is None else weight[owner]
         sample = None if weight is None else Targets(each.astype(dtype), False)
         total = None if weight is None else float(each[slice(None) if rest is None else train].sum())
         if gaps:
@@ -77,7 +87,9 @@ class _NextStepEstimator(LSTMEstimator):
         self._run(problem, seed, {"X": X, "y": None, "metadata": metadata})
         return self
 
-    def _seen(self, data, weight, stretches, train):
+    def _seen(
+        self, data: panel.Panel, weight: Array | None, stretches: Any, train: Any
+    ) -> tuple[panel.Panel, Array | None]:
         """(panel, weights) of what training sees, without what is held out."""
         if train is not None and stretches is None:
             data, weight = data.select(train), None if weight is None else weight[train]
@@ -92,16 +104,16 @@ class _NextStepEstimator(LSTMEstimator):
             weight = None if weight is None else weight[seen]
         return data, weight
 
-    def _finish(self, predictor, data):
+    def _finish(self, predictor: Any, data: panel.Panel) -> dict[str, Any]:
         return {"_predictor": predictor}
 
-    def _extra_config(self):
+    def _extra_config(self) -> Config:
         return {}
 
-    def _extra_arrays(self, features):
+    def _extra_arrays(self, features: int) -> Arrays:
         return {}
 
-    def _stretches(self, data):
+    def _stretches(self, data: panel.Panel) -> tuple[Ints, Ints, Ints] | None:
         """The windows that the network trains on: (first rows, lengths, sequences that they are of).
 
         They stand one after the other; the last of a sequence overlaps with the one before it. None: whole sequences.
@@ -116,7 +128,7 @@ class _NextStepEstimator(LSTMEstimator):
         starts = offsets[owner] + np.concatenate(firsts)
         return starts, np.minimum(window, data.lengths)[owner], owner
 
-    def _split(self, count):
+    def _split(self, count: int) -> tuple[Any, Any]:
         """(training, validation) indices: the tail is held out; or (None, None)."""
         if not self.early_stopping:
             return None, None
@@ -126,13 +138,13 @@ class _NextStepEstimator(LSTMEstimator):
                              f"{held} for validation; give more, set window, or set early_stopping=False")  # fmt: skip
         return np.arange(count - held), np.arange(count - held, count)
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         super()._check_parameters()
         if self.window is not None:
             validate.count("window", self.window)
 
 
-def minus_error(target, output, weight):
+def minus_error(target: Array, output: Array, weight: Array | None) -> float:
     return -float(np.average(((target - output) ** 2).mean(axis=1, dtype=np.float64), weights=weight))
 
 
@@ -192,16 +204,21 @@ n_features_in_, model_, parameters_
 
     _kind, _uses_pooling = predictors.AnomalyDetector, False
 
-    def __init__(self, hidden_size=64, num_layers=1, *, aggregate="mean", contamination=0.1, support_fraction=None,
-                 window=None, missing="error", cell=None, proj_size=0, init="glorot", dropout=0.0, standardize=True,
-                 layout="NTC", solver="adam", alpha=0.0001, batch_size="auto", learning_rate="constant",
-                 learning_rate_init=0.005, power_t=0.5, max_iter=200, shuffle=True, random_state=None, tol=1e-4,
-                 verbose=False, warm_start=False, momentum=0.9, nesterovs_momentum=True, early_stopping=False,
-                 validation_fraction=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0,
-                 checkpoint=None, checkpoint_every=10, resume=False):  # fmt: skip
+    def __init__(self, hidden_size: int = 64, num_layers: int = 1, *, aggregate: str = "mean",
+                 contamination: float = 0.1, support_fraction: float | None = None, window: int | None = None,
+                 missing: str = "error", cell: Cell | None = None, proj_size: int = 0, init: Initial = "glorot",
+                 dropout: float = 0.0, standardize: bool = True, layout: str = "NTC", solver: str = "adam",
+                 alpha: float = 0.0001, batch_size: int | str = "auto", learning_rate: str = "constant",
+                 learning_rate_init: float = 0.005, power_t: float = 0.5, max_iter: int = 200, shuffle: bool = True,
+                 random_state: int | np.random.RandomState | None = None, tol: float = 1e-4,
+                 verbose: bool | int = False, warm_start: bool = False, momentum: float = 0.9,
+                 nesterovs_momentum: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
+                 beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8, n_iter_no_change: float = 10,
+                 clip_norm: float | None = 1.0, checkpoint: PathLike | None = None, checkpoint_every: int = 10,
+                 resume: bool = False) -> None:  # fmt: skip
         self._store(locals())
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         super()._check_parameters()
         validate.choice("aggregate", self.aggregate, ("mean", "max"))
         validate.choice("missing", self.missing, missing.MISSING)
@@ -209,19 +226,19 @@ n_features_in_, model_, parameters_
         if self.support_fraction is not None:
             validate.number("support_fraction", self.support_fraction, 0, 1, open_low=True)
 
-    def _extra_config(self):
+    def _extra_config(self) -> Config:
         return {"aggregate": self.aggregate, "offset": 0.0, "step_offset": 0.0, "missing": self.missing}
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = self.missing == "impute"
         return tags
 
-    def _extra_arrays(self, features):
+    def _extra_arrays(self, features: int) -> Arrays:
         return {"location": np.zeros(features), "precision": np.eye(features)}
 
     @fitting
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn how sequences go on, and how far errors usually are.
 
         Parameters
@@ -235,7 +252,7 @@ n_features_in_, model_, parameters_
         """
         return self._train(X)
 
-    def _finish(self, predictor, data):
+    def _finish(self, predictor: Any, data: panel.Panel) -> dict[str, Any]:
         """Measure the errors on the training data."""
         found = predictor.errors(data)
         errors = np.concatenate(found).astype(np.float64)
@@ -259,7 +276,7 @@ n_features_in_, model_, parameters_
         }  # fmt: skip
 
     @staticmethod
-    def _of_what_is_there(errors, gaps):
+    def _of_what_is_there(errors: Array, gaps: Array) -> Array:
         """Errors to measure others by: of the steps that lack nothing, or if these are few, of all that have something,
         with the mean error of a feature in place of one that is missing.
         """
@@ -270,7 +287,7 @@ n_features_in_, model_, parameters_
         mean = np.where(gaps, 0, errors).sum(axis=0) / count
         return np.where(gaps, mean, errors)[~gaps.all(axis=1)]
 
-    def _robust(self, errors):
+    def _robust(self, errors: Array) -> tuple[Array, Array]:
         """Location and covariance of errors; a little is added to the diagonal, should a feature not vary at all.
 
         In units of the median deviation, as MinCovDet takes variances below 1e-8 for nothing.
@@ -339,33 +356,37 @@ n_features_in_, model_, parameters_
 
     _kind, _uses_pooling = predictors.Transformer, False
 
-    def __init__(self, hidden_size=64, num_layers=1, *, pooling="last", window=None, cell=None, proj_size=0,
-                 init="glorot", dropout=0.0, standardize=True, layout="NTC", solver="adam", alpha=0.0001,
-                 batch_size="auto", learning_rate="constant", learning_rate_init=0.005, power_t=0.5, max_iter=200,
-                 shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False, momentum=0.9,
-                 nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1, beta_1=0.9, beta_2=0.999,
-                 epsilon=1e-8, n_iter_no_change=10, clip_norm=1.0, checkpoint=None, checkpoint_every=10,
-                 resume=False):  # fmt: skip
+    def __init__(self, hidden_size: int = 64, num_layers: int = 1, *, pooling: str = "last", window: int | None = None,
+                 cell: Cell | None = None, proj_size: int = 0, init: Initial = "glorot", dropout: float = 0.0,
+                 standardize: bool = True, layout: str = "NTC", solver: str = "adam", alpha: float = 0.0001,
+                 batch_size: int | str = "auto", learning_rate: str = "constant", learning_rate_init: float = 0.005,
+                 power_t: float = 0.5, max_iter: int = 200, shuffle: bool = True,
+                 random_state: int | np.random.RandomState | None = None, tol: float = 1e-4,
+                 verbose: bool | int = False, warm_start: bool = False, momentum: float = 0.9,
+                 nesterovs_momentum: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
+                 beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8, n_iter_no_change: float = 10,
+                 clip_norm: float | None = 1.0, checkpoint: PathLike | None = None, checkpoint_every: int = 10,
+                 resume: bool = False) -> None:  # fmt: skip
         self._store(locals())
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         super()._check_parameters()
         validate.choice("pooling", self.pooling, ("last", "mean"))
 
-    def _extra_config(self):
+    def _extra_config(self) -> Config:
         return {"pooling": self.pooling}
 
     @property
-    def _n_features_out(self):
-        return self.model_.layers[0].output_size()
+    def _n_features_out(self) -> int:
+        return self.model_.layers[0].output_size()  # type: ignore[call-arg]
 
     @fitting
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
         """Learn how sequences go on.
 
         Parameters

@@ -1,9 +1,12 @@
 """What an estimator says of itself in a file: its class, its parameters, its attributes, as JSON."""
 
+from __future__ import annotations
+
 import inspect
 import json
 import os
 import re
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -12,6 +15,12 @@ from lstmx.functional.cell import Cell
 from lstmx.functional.messages import warn
 from lstmx.storage import ModelFileError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lstmx._types import Config, PathLike
+
+
 _MOST_BYTES = 2**26  # of an array of a note; a file may ask for strings of a billion characters
 _ATTRIBUTE = re.compile(r"[a-z](\w*[a-z0-9])?_")  # names of what a fit has found
 
@@ -19,7 +28,7 @@ _ATTRIBUTE = re.compile(r"[a-z](\w*[a-z0-9])?_")  # names of what a fit has foun
 class FileMixin:
     """`save` and `load` of an estimator, whose ``_stored()`` is what a file holds of it."""
 
-    def save(self, path):
+    def save(self, path: PathLike) -> None:
         """Write what was learnt, and the estimator's parameters, to one safetensors file, atomically.
 
         `lstmx.load` reads it and gives a predictor with the same methods and the same bits, without scikit-learn;
@@ -32,7 +41,7 @@ class FileMixin:
         self._stored().with_note(describe(self)).save(path)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: PathLike) -> Self:
         """The fitted estimator that `save` wrote: it predicts the same bits, scores, clones, and can be fitted again.
 
         What the optimiser remembers is not in the file: with warm_start or `partial_fit` training goes on from the
@@ -75,15 +84,15 @@ class FileMixin:
             raise ModelFileError(f"{path}: what it says of its estimator cannot be read ({error!r}); take another copy "
                                  "of it, or read what was learnt by lstmx.load") from error  # fmt: skip
 
-    def _private(self):
+    def _private(self) -> Config:
         """What a note holds beside parameters and attributes: plain values by name."""
         return {}
 
-    def _restore(self, stored, private):
+    def _restore(self, stored: Any, private: Config) -> None:
         """Take what a file holds of a fitted estimator, and what `_private` gave."""
 
 
-def describe(estimator):
+def describe(estimator: Any) -> str | None:
     """The note of an estimator; None, with a warning, if it is too long for a file."""
     parameters = estimator.get_params(deep=False)
     if not isinstance(parameters.get("random_state", 0), int | np.integer):
@@ -106,7 +115,7 @@ def describe(estimator):
     return text
 
 
-def _restored(cls, stored, note, path):
+def _restored(cls: type[Any], stored: Any, note: Any, path: PathLike) -> Any:
     if note["class"] != cls.__name__:
         raise ModelFileError(f"{path}: holds a {note['class']}, not a {cls.__name__}; {note['class']}.load reads it")
     unknown = sorted(set(note["parameters"]) - set(inspect.signature(cls).parameters))
@@ -122,7 +131,7 @@ def _restored(cls, stored, note, path):
     return estimator
 
 
-def encode(value, name):
+def encode(value: Any, name: str) -> Any:
     """A value as JSON holds it; what is no plain JSON is a dict with one key, its kind."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -150,7 +159,7 @@ def encode(value, name):
                     "None, or pickle the estimator")  # fmt: skip
 
 
-def decode(value):
+def decode(value: Any) -> Any:
     """What `encode` was given."""
     if isinstance(value, list):
         return [decode(v) for v in value]
@@ -162,7 +171,7 @@ def decode(value):
             raise ValueError(f"an array of {own.size} x {dtype}")
         return own.reshape(value["shape"]).astype(dtype)
     ((kind, own),) = value.items()
-    kinds = {
+    kinds: dict[str, Callable[[Any], Any]] = {
         "float": float,
         "tuple": lambda own: tuple(decode(own)),
         "dict": lambda own: {decode(k): decode(v) for k, v in own},

@@ -1,7 +1,14 @@
 """What transformers of sequences give after ``set_output``: frames with the names of features."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from sklearn import get_config
 from sklearn.utils.validation import check_is_fitted
+
+if TYPE_CHECKING:
+    from lstmx._types import Array
 
 
 class SequenceOutputMixin:
@@ -11,7 +18,7 @@ class SequenceOutputMixin:
     class, which this is not.
     """
 
-    def transform(self, X):
+    def transform(self, X: Any) -> Any:
         """Sequences in the form, layout and type of X.
 
         Parameters
@@ -37,12 +44,12 @@ class SequenceOutputMixin:
             return [_frame(library, a, x, None, names) for a, x in zip(found, X, strict=True)]
         return [_frame(library, a.reshape(len(a), -1), x, names) for a, x in zip(found, X, strict=True)]
 
-    def fit_transform(self, X, y=None, **fit_params):
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
         """`fit`, then `transform` of the same X."""
         return self.fit(X, y, **fit_params).transform(X)
 
 
-def _frame(library, values, given, columns, index=None):
+def _frame(library: str, values: Array, given: Any, columns: Any, index: Any = None) -> Any:
     """A DataFrame of values (rows, columns), with the index of what was given if that is a frame of pandas."""
     if library == "polars":
         import polars

@@ -1,6 +1,9 @@
 """LSTMRegressor."""
 
+from __future__ import annotations
+
 import warnings
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin
@@ -14,6 +17,15 @@ from lstmx.estimators._base import delegated
 from lstmx.estimators._supervised import SupervisedEstimator, takes_parts
 from lstmx.functional import validate
 from lstmx.functional.messages import explained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Array, Arrays, Config, DType, Initial, PathLike, Shape
+    from lstmx.functional.cell import Cell
+
 
 LOSSES = {"squared_error": "mse", "absolute_error": "mae", "huber": "huber"}
 
@@ -57,38 +69,42 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
 
     _kind = predictors.Regressor
 
-    def __init__(self, hidden_size=64, num_layers=1, *, target="sequence", loss="squared_error", bidirectional=False,
-                 cell=None, proj_size=0, init="glorot", pooling="last", dropout=0.0, standardize=True, layout="NTC",
-                 solver="adam", alpha=0.0001, batch_size="auto", learning_rate="constant", learning_rate_init=0.005,
-                 power_t=0.5, max_iter=200, shuffle=True, random_state=None, tol=1e-4, verbose=False, warm_start=False,
-                 momentum=0.9, nesterovs_momentum=True, early_stopping=False, validation_fraction=0.1,
-                 validation_from="random", monitor="score", beta_1=0.9, beta_2=0.999, epsilon=1e-8,
-                 n_iter_no_change=30, clip_norm=1.0, max_fun=15000, checkpoint=None, checkpoint_every=10,
-                 resume=False):  # fmt: skip
+    def __init__(self, hidden_size: int = 64, num_layers: int = 1, *, target: str = "sequence",
+                 loss: str = "squared_error", bidirectional: bool = False, cell: Cell | None = None, proj_size: int = 0,
+                 init: Initial = "glorot", pooling: str = "last", dropout: float = 0.0, standardize: bool = True,
+                 layout: str = "NTC", solver: str = "adam", alpha: float = 0.0001, batch_size: int | str = "auto",
+                 learning_rate: str = "constant", learning_rate_init: float = 0.005, power_t: float = 0.5,
+                 max_iter: int = 200, shuffle: bool = True, random_state: int | np.random.RandomState | None = None,
+                 tol: float = 1e-4, verbose: bool | int = False, warm_start: bool = False, momentum: float = 0.9,
+                 nesterovs_momentum: bool = True, early_stopping: bool = False, validation_fraction: float = 0.1,
+                 validation_from: str = "random", monitor: str = "score", beta_1: float = 0.9, beta_2: float = 0.999,
+                 epsilon: float = 1e-8, n_iter_no_change: float = 30, clip_norm: float | None = 1.0,
+                 max_fun: int = 15000, checkpoint: PathLike | None = None, checkpoint_every: int = 10,
+                 resume: bool = False) -> None:  # fmt: skip
         self._store(locals())
 
     _several = "(n, O)"
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         super()._check_parameters()
         validate.choice("loss", self.loss, LOSSES)
 
     @available_if(takes_parts)
     @explained
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """One epoch over one part of the data; the optimiser goes on where it was.
 
         Features and targets are standardised by the statistics of the first part.
         """
         return self._partial_fit(X, y, sample_weight)
 
-    def _read_targets(self, y, data, first, incremental, classes):
+    def _read_targets(self, y: Any, data: panel.Panel, first: bool, incremental: bool, classes: Any) -> Config:
         if not first:
             return self._predictor.config
         shape = np.shape(y)
         return self._config(data) | {"outputs": shape[1] if len(shape) == 2 else 1, "single": len(shape) == 1}
 
-    def _encode(self, y, data, config, name="y"):
+    def _encode(self, y: Any, data: panel.Panel, config: Config, name: str = "y") -> tuple[Array, Array | None]:
         if config["target"] == "step":
             y = validate.real_array(name, y, np.float64).reshape(len(y), config["outputs"])
             bad = ~np.isfinite(y).all(axis=1)
@@ -109,7 +125,7 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
         what = "value" if config["single"] else "row"
         raise ValueError(f"{name}: got shape {y.shape}, must be {want}: one {what} per sequence{hint}")
 
-    def _standardise(self, data, target, weight, config):
+    def _standardise(self, data: panel.Panel, target: Array, weight: Any, config: Config) -> Arrays:
         arrays = super()._standardise(data, target, weight, config)
         if self.standardize:
             rows = panel.Panel(target[:, None], np.ones(len(target), np.int64), False, "NTC")
@@ -117,17 +133,17 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
             arrays["y_mean"], arrays["y_scale"] = panel.statistics(rows, weight, "y")
         return arrays
 
-    def _rows(self, target, config, arrays, dtype):
+    def _rows(self, target: Array, config: Config, arrays: Arrays, dtype: DType) -> Array:
         return ((target - arrays.get("y_mean", 0.0)) / arrays.get("y_scale", 1.0)).astype(dtype)
 
-    def _row_shape(self, config):
+    def _row_shape(self, config: Config) -> Shape | None:
         return () if config["single"] else (config["outputs"],)
 
-    def _head(self, config):
+    def _head(self, config: Config) -> tuple[str, str]:
         return LOSSES[self.loss], "linear"
 
-    def _scorer(self, config):
-        def r2(target, output, weight):
+    def _scorer(self, config: Config) -> Callable[..., float]:
+        def r2(target: Array, output: Array, weight: Array | None) -> float:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a single value R2 is not defined; NaN improves nothing
                 return float(r2_score(target, output, sample_weight=weight))
@@ -136,7 +152,7 @@ n_features_in_, n_layers_, n_outputs_, out_activation_, model_, parameters_
 
     predict = delegated(predictors.Regressor.predict)
 
-    def score(self, X, y, sample_weight=None):
+    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """R² of the predictions, for per-step targets over all steps."""
         predictor, data = self._fitted(), self._read(X)
         if predictor.config["target"] == "sequence":

@@ -1,7 +1,10 @@
 """From fitted estimators to what files hold: `to_step` for each kind, and pipelines of them."""
 
+from __future__ import annotations
+
 import functools
 import warnings
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sklearn
@@ -12,8 +15,14 @@ from sklearn.utils.validation import check_is_fitted
 from lstmx import predictors
 from lstmx.estimators._notes import FileMixin, describe
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lstmx._types import Array
+
+
 # Of a scaler of scikit-learn: the arrays of a `predictors.ColumnScaler`, None for those it does not use, and bounds.
-_SCALERS = {
+_SCALERS: dict[Any, Callable[[Any], Any]] = {
     StandardScaler: lambda s: (
         {"subtract": s.mean_ if s.with_mean else None, "divide": s.scale_ if s.with_std else None},
         None,
@@ -29,7 +38,7 @@ _KINDS = f"estimators of lstmx but LSTMForecaster, and {', '.join(kind.__name__ 
 
 
 @functools.singledispatch
-def to_step(estimator):
+def to_step(estimator: Any) -> Any:
     """The `predictors.Step` of a fitted estimator, or None of one that no file holds. Ours register themselves.
 
     Raises
@@ -42,7 +51,7 @@ def to_step(estimator):
     return estimator if isinstance(estimator, predictors.Step) else None
 
 
-def to_stored(estimator, note=True):
+def to_stored(estimator: Any, note: bool = True) -> Any:
     """What a file holds of a fitted estimator or Pipeline; None of one that no file holds.
 
     Without `note` it is what was learnt alone.
@@ -63,7 +72,7 @@ def to_stored(estimator, note=True):
     return predictors.Pipeline(steps)
 
 
-def _steps(pipeline, prefix):
+def _steps(pipeline: Any, prefix: str) -> Iterator[tuple[str, predictors.Step]]:
     """(name, `predictors.Step`) of the steps that do something; those of a nested pipeline are "outer__inner"."""
     for name, estimator in pipeline.steps:
         name = prefix + name
@@ -84,7 +93,7 @@ def _steps(pipeline, prefix):
         yield name, step
 
 
-def _column_scaler(estimator, arrays, clip=None):
+def _column_scaler(estimator: Any, arrays: dict[str, Any], clip: Any = None) -> predictors.ColumnScaler:
     """A `predictors.ColumnScaler` that gives the bits of `estimator`.
 
     Versions of scikit-learn differ in whether they round the arrays to the type of X: which is right is tried out.
@@ -105,7 +114,7 @@ def _column_scaler(estimator, arrays, clip=None):
                     "lstmx does not know; use SequenceScaler")  # fmt: skip
 
 
-def _same(step, estimator, table):
+def _same(step: predictors.ColumnScaler, estimator: Any, table: Array) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a table without names
         wanted = np.asarray(estimator.transform(table.copy()))

@@ -1,5 +1,9 @@
 """SequenceScaler."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -11,6 +15,11 @@ from lstmx.estimators._output import SequenceOutputMixin
 from lstmx.estimators._saving import to_step
 from lstmx.functional import validate
 from lstmx.functional.messages import explained
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from lstmx._types import Config
 
 
 class SequenceScaler(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixin, FileMixin, BaseEstimator):
@@ -50,19 +59,19 @@ class SequenceScaler(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixin
     """
 
     @explained
-    def __init__(self, *, with_mean=True, with_std=True, layout="NTC"):
+    def __init__(self, *, with_mean: bool = True, with_std: bool = True, layout: str = "NTC") -> None:
         self.with_mean = with_mean
         self.with_std = with_std
         self.layout = layout
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     @explained
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
         """Find mean and deviation.
 
         Parameters
@@ -86,25 +95,25 @@ class SequenceScaler(OneToOneFeatureMixin, SequenceOutputMixin, TransformerMixin
         self._form = {"features": data.features, "steps": data.x.shape[1] if is_table(data) else None}
         return self
 
-    def _transformed(self, X):
+    def _transformed(self, X: ArrayLike) -> Any:
         return to_step(self).transform(read_X(self, X, self.layout, fitted=self._form))
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X: ArrayLike) -> Any:
         """Sequences in the original units, in the form of X."""
         return to_step(self).inverse_transform(read_X(self, X, self.layout, fitted=self._form))
 
-    def _stored(self):
+    def _stored(self) -> Any:
         return to_step(self)
 
-    def _private(self):
+    def _private(self) -> Config:
         return {"form": self._form}
 
-    def _restore(self, stored, private):
+    def _restore(self, stored: Any, private: Config) -> None:
         self._form = private["form"]
 
 
 @to_step.register
-def _(scaler: SequenceScaler):
+def _(scaler: SequenceScaler) -> predictors.Scaler:
     check_is_fitted(scaler)
     arrays = {"mean": scaler.mean_, "scale": scaler.scale_}
     config = {"features": scaler._form["features"], "layout": scaler.layout, "with_mean": scaler.mean_ is not None,

@@ -1,5 +1,9 @@
 """What LSTMClassifier and LSTMRegressor share."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 from sklearn.model_selection import train_test_split
 
@@ -11,8 +15,13 @@ from lstmx.estimators._training import fitting
 from lstmx.functional import validate
 from lstmx.functional.messages import warn
 
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
-def takes_parts(estimator):
+    from lstmx._types import Array, Arrays, Config, DType, Ints, Shape
+
+
+def takes_parts(estimator: Any) -> bool:
     """What scikit-learn asks before it gives `partial_fit`."""
     if estimator.solver == "lbfgs":
         raise AttributeError("solver: 'lbfgs' needs all of the data at once, so there is no partial_fit; set it to "
@@ -29,22 +38,31 @@ class SupervisedEstimator(LSTMEstimator):
     _solvers = (*LSTMEstimator._solvers, "lbfgs")
 
     @property
-    def n_layers_(self):
+    def n_layers_(self) -> int:
         """Layers of the network, those of its inputs and outputs among them, as MLPClassifier counts."""
-        return self.model_.layers[0].num_layers + 2
+        return self.model_.layers[0].num_layers + 2  # type: ignore[attr-defined]
 
     @property
-    def n_outputs_(self):
+    def n_outputs_(self) -> int:
         """Outputs of the network: one for two classes."""
         return self.model_.output_size
 
     @property
-    def out_activation_(self):
+    def out_activation_(self) -> str:
         """In the words of MLPClassifier: "softmax", "logistic" or "identity"."""
-        return {"sigmoid": "logistic", "linear": "identity"}.get(*[self.model_.layers[-1].activation] * 2)
+        return {"sigmoid": "logistic", "linear": "identity"}.get(*[self.model_.layers[-1].activation] * 2)  # type: ignore[attr-defined, return-value]
 
     @fitting
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
+    ) -> Self:
         """Fit to sequences.
 
         Parameters
@@ -70,7 +88,9 @@ class SupervisedEstimator(LSTMEstimator):
         return self._run(problem, seed, {"X": X, "y": y, "metadata": metadata})
 
     @fitting
-    def _partial_fit(self, X, y, sample_weight, classes=None):
+    def _partial_fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None, classes: ArrayLike | None = None
+    ) -> Self:
         self._check_parameters()
         if self.early_stopping:
             raise ValueError("early_stopping: partial_fit sees one part of the data and does not stop; set it to False")
@@ -78,7 +98,18 @@ class SupervisedEstimator(LSTMEstimator):
         problem = self._problem(X, y, sample_weight, (None, None, None), seed, first, incremental=True, classes=classes)
         return self._run(problem, seed, {"X": X, "y": y, "metadata": None}, incremental=True)
 
-    def _problem(self, X, y, sample_weight, held, seed, first, *, incremental=False, classes=None):
+    def _problem(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None,
+        held: tuple[Any, Any, Any],
+        seed: int,
+        first: bool,
+        *,
+        incremental: bool = False,
+        classes: Any = None,
+    ) -> Problem:
         data = read_X(self, X, self.layout, fitted=None if first else self._predictor.config)
         if y is None:
             raise ValueError(f"y: {type(self).__name__} requires y to be passed, but the target y is None")
@@ -122,13 +153,13 @@ class SupervisedEstimator(LSTMEstimator):
             raise ValueError("X_val: y_val or sample_weight_val is given without it; give all or none")
         if held[0] is not None:
             validation, given = self._held_out(*held, config, arrays, working)
-        return Problem(
+        return Problem(  # type: ignore[call-arg, misc]
             self._kind, config, arrays, whole if rest is None else batches.Subset(whole, train), *self._head(config),
             per_step, dtype, validation, self._scorer(config), float(part.sum()),
             identity=(*identity, *given),
         )  # fmt: skip
 
-    def _target_rows(self, y, data, config=None, name="y"):
+    def _target_rows(self, y: Any, data: panel.Panel, config: Config | None = None, name: str = "y") -> Any:
         """Targets as rows, such as those of a fitted configuration if there is one."""
         if self._is_per_step(config):
             return step_rows(y, data, name, None if config is None else self._row_shape(config))
@@ -142,18 +173,18 @@ class SupervisedEstimator(LSTMEstimator):
                              'one per step set target="step"')  # fmt: skip
         return y
 
-    def _is_per_step(self, config):
+    def _is_per_step(self, config: Config | None) -> bool:
         return (self.target if config is None else config["target"]) == "step"
 
-    def _row_shape(self, config):
+    def _row_shape(self, config: Config) -> Shape | None:
         """What shape a row of fitted targets per step must have; None is any."""
         return None
 
-    def _class_weights(self, rows, target, weight, incremental):
+    def _class_weights(self, rows: Any, target: Array, weight: Any, incremental: bool) -> Array | None:
         """What each row weighs by its class, or None."""
         return None
 
-    def _config(self, data):
+    def _config(self, data: panel.Panel) -> Config:
         return {
             "target": self.target,
             "features": data.features,
@@ -162,20 +193,24 @@ class SupervisedEstimator(LSTMEstimator):
             "standardize": bool(self.standardize),
         }
 
-    def _standardise(self, data, target, weight, config):
+    def _standardise(self, data: panel.Panel, target: Array, weight: Any, config: Config) -> Arrays:
         if not self.standardize:
             return {}
         mean, scale = panel.statistics(data, weight)
         return {"x_mean": mean, "x_scale": scale}
 
-    def _data(self, data, target, weight, config, arrays, dtype):
+    def _data(
+        self, data: panel.Panel, target: Array, weight: Array | None, config: Config, arrays: Arrays, dtype: DType
+    ) -> batches.Data:
         inputs = data.sequences(dtype, panel.affine(arrays, dtype))
         targets = Targets(self._rows(target, config, arrays, dtype), config["target"] == "step", data.lengths)
         # Weights are of sequences or of steps, which are the same where there is a step for each sequence.
         sample = None if weight is None else Targets(weight.astype(dtype), len(weight) > len(data), data.lengths)
         return batches.Data(inputs, targets, RowWeights(sample, None, dtype))
 
-    def _held_out(self, X, y, weight, config, arrays, dtype):
+    def _held_out(
+        self, X: Any, y: Any, weight: Any, config: Config, arrays: Arrays, dtype: DType
+    ) -> tuple[batches.Data, tuple[Any, ...]]:
         if y is None:
             raise ValueError("y_val: X_val is given without it; give both or neither")
         y = as_array(y)
@@ -188,7 +223,7 @@ class SupervisedEstimator(LSTMEstimator):
             raise ValueError(f"y_val: has values too large for {dtype}; scale them, or give X in float64")
         return held, (*data.each(), *_pieces(y), weight)
 
-    def _split(self, count, label, given, seed):
+    def _split(self, count: int, label: Array | None, given: bool, seed: int) -> tuple[Any, Any]:
         """(training, validation) indices, or (None, None)."""
         if given or not self.early_stopping:
             return None, None
@@ -212,14 +247,14 @@ class SupervisedEstimator(LSTMEstimator):
             )
         return train, rest
 
-    def _scored(self, data, y, sample_weight):
+    def _scored(self, data: panel.Panel, y: Any, sample_weight: ArrayLike | None) -> tuple[Array, Array, Array | None]:
         """(rows of the targets per step, those predicted, their weights or None), for a score over all steps."""
         config, lengths = self._predictor.config, data.lengths
         rows = self._target_rows(as_array(y), data, config)
         found = [f[:n] for f, n in zip(self._predictor.predict(data), lengths.tolist(), strict=True)]
         return rows, np.concatenate(found), _spread(read_weight(sample_weight, len(data)), lengths, True)
 
-    def _check_parameters(self):
+    def _check_parameters(self) -> None:
         super()._check_parameters()
         validate.choice("target", self.target, ("sequence", "step"))
         validate.choice("validation_from", self.validation_from, ("random", "tail"))
@@ -228,7 +263,7 @@ class SupervisedEstimator(LSTMEstimator):
         if self.solver == "lbfgs":
             self._check_lbfgs()
 
-    def _check_lbfgs(self):
+    def _check_lbfgs(self) -> None:
         """Errors for what would make the loss another at every step, and for what needs epochs."""
         if self.dropout or (self.cell is not None and self.cell.drops):
             name = "dropout" if self.dropout else "cell"
@@ -240,11 +275,11 @@ class SupervisedEstimator(LSTMEstimator):
                                  "or take solver='adam'")  # fmt: skip
 
 
-def _spread(values, lengths, per_step):
+def _spread(values: Array | None, lengths: Ints, per_step: bool) -> Array | None:
     """Values of sequences, or None, for every row of the targets."""
     return np.repeat(values, lengths) if per_step and values is not None else values
 
 
-def _pieces(y):
+def _pieces(y: Any) -> tuple[Array, ...]:
     """The arrays of targets, for a fingerprint."""
     return tuple(map(np.asarray, y)) if isinstance(y, list | tuple) and np.ndim(y[0]) else (np.asarray(y),)

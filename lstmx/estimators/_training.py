@@ -1,8 +1,11 @@
 """What an estimator adds to training: checkpoints, and scikit-learn's callbacks."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import os
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -11,27 +14,37 @@ from lstmx.functional import validate
 from lstmx.storage import ModelFileError
 from lstmx.training import Callback, TrainerState
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lstmx._types import Arrays, Config, PathLike
+    from lstmx.training import Trainer
+
+
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks  # scikit-learn 1.9
 except ImportError:
 
-    class CallbackSupportMixin:
+    class CallbackSupportMixin:  # type: ignore[no-redef]
         """Nothing, before scikit-learn 1.9."""
 
-    def with_callbacks(method):
+    def with_callbacks(method: Any) -> Any:
         """The method itself, before scikit-learn 1.9."""
         return method
 
 
-def _is_fitted_state(name):
+_Method = TypeVar("_Method", bound="Callable[..., Any]")
+
+
+def _is_fitted_state(name: str) -> bool:
     return name.endswith("_") or name in ("_predictor", "_moments", "_frames")
 
 
-def fitting(method):
+def fitting(method: _Method) -> _Method:
     """Makes a method a fit: scikit-learn's callbacks end with it, and if it fails, what was fitted before stays."""
 
     @functools.wraps(method)
-    def fit(self, *args, **kwargs):
+    def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
         before = {name: value for name, value in vars(self).items() if _is_fitted_state(name)}
         try:
             return method(self, *args, **kwargs)
@@ -47,16 +60,18 @@ def fitting(method):
 class FitTasks(Callback):
     """Tells scikit-learn's own callbacks (`sklearn.callback`, 1.9) of every epoch: a task below the fit."""
 
-    def __init__(self, context, estimator, data, fitted):
+    def __init__(
+        self, context: Any, estimator: Any, data: dict[str, Any], fitted: Callable[[Trainer], dict[str, Any]]
+    ) -> None:
         self.context, self.estimator, self.data, self.fitted = context, estimator, data, fitted
-        self.task = None
+        self.task: Any = None
 
-    def on_epoch_begin(self, trainer, epoch):
+    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
         """A task begins."""
         self.task = self.context.subcontext(task_name="epoch")
         self.task.call_on_fit_task_begin(estimator=self.estimator, **self.data)
 
-    def on_epoch_end(self, trainer, epoch, logs):
+    def on_epoch_end(self, trainer: Trainer, epoch: int, logs: dict[str, float]) -> bool | None:
         """A task ends; a callback can end training by returning True."""
         return self.task.call_on_fit_task_end(
             estimator=self.estimator, **self.data, reconstruction_attributes=lambda: self.fitted(trainer)
@@ -75,20 +90,20 @@ class Checkpoint(Callback):
         Plain JSON values that must be the same when training goes on: the estimator, its parameters, its data.
     """
 
-    def __init__(self, path, every, last, identity):
+    def __init__(self, path: PathLike, every: int, last: int, identity: dict[str, Any]) -> None:
         self.path, self.every, self.last, self.identity = path, every, last, identity
 
-    def on_epoch_end(self, trainer, epoch, logs):
+    def on_epoch_end(self, trainer: Trainer, epoch: int, logs: dict[str, float]) -> None:
         """Write if it is time."""
         if (epoch + 1) % self.every == 0 or epoch + 1 == self.last:
             self.write(trainer.state)
 
-    def on_train_end(self, trainer):
+    def on_train_end(self, trainer: Trainer) -> None:
         """Write if training has ended after an epoch before the last."""
         if trainer.state.history.stopped in ("callback", "early"):
             self.write(trainer.state)
 
-    def write(self, state):
+    def write(self, state: TrainerState) -> None:
         """Write the state after an epoch."""
         arrays = {"values": state.values} | {f"moments.{name}": m for name, m in state.moments.items()}
         arrays |= {f"history.{name}": np.array(v, np.float64) for name, v in state.history.history.items()}
@@ -108,7 +123,7 @@ class Checkpoint(Callback):
         storage.write(self.path, config, arrays)
 
 
-def check_path(path):
+def check_path(path: Any) -> None:
     """Raise at once what writing a checkpoint would raise after some epochs."""
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"checkpoint: got {path!r}, must be a path or None")
@@ -117,7 +132,7 @@ def check_path(path):
         raise PermissionError(f"checkpoint: the folder {folder!r} cannot be written to; give another path")
 
 
-def read_checkpoint(path):
+def read_checkpoint(path: PathLike) -> tuple[Config, Arrays] | None:
     """(configuration, arrays) of a checkpoint; None if there is no such file."""
     if not os.path.exists(path):
         return None
@@ -133,7 +148,7 @@ def read_checkpoint(path):
     return config, arrays
 
 
-def _check_checkpoint(config, arrays):
+def _check_checkpoint(config: Config, arrays: Arrays) -> None:
     """Raise some error if this is not what `Checkpoint` writes."""
     generator = np.random.PCG64()
     validate.keys("its configuration", config, ("class", "identity", "epoch", "updates", "rng", "memory", "reason"))
@@ -159,7 +174,7 @@ def _check_checkpoint(config, arrays):
             raise ValueError(f"{name}: {a.dtype} {a.shape}")
 
 
-def restore(checkpoint, identity, early_stopping):
+def restore(checkpoint: tuple[Config, Arrays], identity: dict[str, Any], early_stopping: bool) -> TrainerState:
     """The `TrainerState` of a checkpoint whose identity is this one."""
     config, arrays = checkpoint
     was = config["identity"]
@@ -183,7 +198,7 @@ def restore(checkpoint, identity, early_stopping):
     return state
 
 
-def digest(*arrays):
+def digest(*arrays: Any) -> str:
     """A fingerprint of arrays and of what else is given."""
     found = hashlib.blake2b(digest_size=16)
     for a in arrays:
