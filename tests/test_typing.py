@@ -16,7 +16,7 @@ import lstmx
 HERE = Path(__file__).parent
 PACKAGE = Path(lstmx.__file__).parent
 USER = HERE / "typed_user.py"
-# Public names that are annotated; those of other modules come here when they are.
+# Modules whose public names are annotated: all.
 NAMED = [
     "lstmx",
     "lstmx.functional",
@@ -34,8 +34,13 @@ NAMED += [
     "lstmx.model",
     "lstmx.streams",
     "lstmx.storage",
+    "lstmx.interop",
+    "lstmx.predictors",
+    "lstmx.inspect",
+    "lstmx.cli",
+    "lstmx.lesson",
 ]
-OTHERS = ("lstmx.estimators", "lstmx.interop", "lstmx.inspect", "lstmx.predictors", "lstmx.cli", "lstmx.lesson")
+NAMED += ["lstmx.estimators"] * (importlib.util.find_spec("sklearn") is not None)
 
 
 def bare(call):
@@ -73,7 +78,7 @@ def public_calls():
         )
         for name in names:
             value = getattr(module, name)
-            if not name.startswith("_") and not getattr(value, "__module__", "").startswith(OTHERS):
+            if not name.startswith("_"):
                 found |= (
                     {f"{value.__module__}.{full}": call for full, call in calls_of(name, value)}
                     if callable(value)

@@ -94,7 +94,7 @@ class Problem:
         What is found after training, as attributes of the estimator by name; among them ``_predictor``.
     """
 
-    kind: Any
+    kind: type[Any]
     config: Config
     arrays: Arrays
     data: Any
@@ -115,7 +115,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
     _uses_pooling = True
     _solvers = tuple(optim.OPTIMIZERS)
     monitor = "score"  # a parameter of some
-    _kind: Any  # the class of the predictor
+    _kind: type[Any]  # the predictor that results
     _predictor: Any
     _moments: dict[str, Any]
     loss_curve_: list[float]
