@@ -56,7 +56,8 @@ class StreamPool:
     moment; fork between pushes, as one that another thread is in may be half written there.
 
     A slot of the pool is used again and again, an id never: ``id % 2**32`` is the slot, the lowest free one, and
-    ``id // 2**32`` counts how often it was used before. The first ids are 0, 1, 2, ...
+    ``id // 2**32`` counts how often it was used before. The first ids are 0, 1, 2, ... A pool that is restored from a
+    snapshot knows of no id that was given after it: what clients hold of such must be thrown away.
 
     Examples
     --------
@@ -417,8 +418,8 @@ class StreamPool:
         self._place[slots] = every
         twice = self._place[slots] != every
         if twice.any():
-            raise ValueError(f"ids: {array[twice.argmax()]} is given twice; push one of its frames after the other, or "
-                             "several steps as (n, k, ..)")  # fmt: skip
+            raise ValueError(f"ids: {array[twice.argmax()]} is given twice; give it once: several of its frames are "
+                             "pushed one after the other, or as (n, k, ..)")  # fmt: skip
         return slots, single
 
     def _read(self, frames: Any, n: int, single: bool) -> tuple[Array, bool]:

@@ -457,7 +457,7 @@ def test_memory_does_not_grow_with_the_steps(steps):
             {"tbptt": (10, 25)},
             r"tbptt: got k1 = 10 and k2 = 25, but k2 must be a multiple .* use \(10, 20\) or \(10, 30\)",
         ),
-        ({"tbptt": (10, 5)}, r"use \(10, 10\) or \(10, 10\)"),
+        ({"tbptt": (10, 5)}, r"use \(10, 10\)$"),
         ({"tbptt": (1, 2, 3)}, "tbptt: got .* must be a number of steps k, or a pair"),
         ({"tbptt": 0}, "tbptt: got 0, must be at least 1"),
         ({"tbptt": 5, "memory": "1GB"}, "memory: got tbptt as well"),

@@ -122,7 +122,8 @@ class Fitting:
         memory : int or str, optional
             The most working memory of an update, in bytes or as "200MB", "1.5 GB", "64MiB": `memory` says what it
             takes. Longer batches are run forward once more, segment by segment: a third more time for the same
-            gradients, to the last bit. X, y, parameters and their moments come on top.
+            gradients, to the last bit. X, y, parameters and their moments come on
+            top, and with `metrics` all outputs of an epoch.
         verbose : {0, 1, 2}
             0 says nothing, 1 shows a bar where there is a terminal and tqdm, else one line per epoch, 2 always a line.
         random_state : None, int, SeedSequence or Generator

@@ -30,9 +30,10 @@ def read_truncation(value: Any) -> tuple[int, int]:
         raise ValueError(f"tbptt: got {value!r}, must be a number of steps k, or a pair (k1, k2)")
     k1, k2 = (validate.count("tbptt", k) for k in pair)
     if k2 % k1:
+        pairs = sorted({(k1, max(k2 // k1, 1) * k1), (k1, -(-k2 // k1) * k1)})
         raise ValueError(
             f"tbptt: got k1 = {k1} and k2 = {k2}, but k2 must be a multiple of k1, so that a gradient goes back to a "
-            f"state that was kept; use ({k1}, {max(k2 // k1, 1) * k1}) or ({k1}, {-(-k2 // k1) * k1})"
+            f"state that was kept; use {' or '.join(map(str, pairs))}"
         )
     return k1, k2
 
