@@ -1,6 +1,6 @@
 """Many streams, closed loops and long sequences: lstmx, and how else one would do it.
 
-    python benchmarks/streams.py [--rounds 5] [--threads 1] [--tasks push,subset] [--write README.md]
+    python benchmarks/streams.py [--rounds 5] [--threads 1] [--tasks push,subset] [--write docs/performance.md]
 
 Every engine runs in processes of its own, in turn, and is given its best form: each is timed, the fastest counts. Of
 times the minimum counts, of memory the largest. Outputs are compared too; a difference is relative to the largest of
@@ -136,14 +136,6 @@ def cells(figures):
     return [figures.get("form", ""), seconds(figures["time"])]
 
 
-def write(path, text):
-    """Put a table between the marks of a page."""
-    page = path.read_text(encoding="utf-8")
-    begin, end = "<!-- streams table -->\n", "<!-- end streams table -->"
-    before, rest = page.split(begin)
-    path.write_text(f"{before}{begin}{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -163,12 +155,13 @@ def main():
     tasks = options.tasks.split(",")
     results = {task: compare(task, options.rounds, options.threads, clock) for task in tasks}
     from lstmx.bench.environment import cpu_name
+    from lstmx.bench.report import write
 
     said = f"{cpu_name()}, {options.threads} thread{'s' * (options.threads > 1)}{', time of the CPU' * options.busy}."
     text = f"{table(results)}\n\n{said}"
     print(text)
     if options.write:
-        write(options.write, text)
+        write(options.write, "streams", text)
     bad = [task for task, (_, apart) in results.items() if not max(apart.values(), default=0) <= WITHIN]
     if bad:
         raise SystemExit(f"outputs differ by more than {WITHIN}: {', '.join(bad)}")
