@@ -215,3 +215,59 @@ def test_arrays_need_neither_pandas_nor_polars():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["['a',", "'b']"]
+
+
+@pytest.mark.parametrize("freq", ["ME", "MS", "B", "W-SUN", "2h"])
+def test_the_hint_for_gaps_names_the_frequency_of_most_rows(freq):
+    days = pandas.date_range("2020-01-31", periods=60, freq=freq).delete([20, 21, 40])
+    with pytest.warns(UserWarning, match=rf"asfreq\('{freq}'\)"):
+        fit(make(), pandas.Series(walk(57), days))
+
+
+def test_the_hint_for_gaps_names_no_frequency_that_would_lose_rows():
+    days = pandas.DatetimeIndex(np.sort(np.random.default_rng(0).choice(10**6, 60, False)).astype("M8[s]"))
+    with pytest.warns(UserWarning, match=r"asfreq\(\.\.\.\)"):
+        fit(make(), pandas.Series(walk(60), days))
+    months = pandas.period_range("2020-01", periods=60, freq="M").delete(20)
+    with pytest.warns(UserWarning, match=r"y\.reindex\(pandas\.period_range\(y\.index\[0\], y\.index\[-1\]\)\)"):
+        fit(make(), pandas.Series(walk(59), months))
+
+
+def test_dates_in_a_column_are_no_variable():
+    y = pandas.DataFrame({"d": DAYS, "a": walk(70)})
+    with pytest.raises(TypeError, match=r"^y: its column 'd' holds dates .* drop it, or .* y\.set_index\('d'\)"):
+        fit(make(), y)
+    polars = pytest.importorskip("polars")
+    for dates in (DAYS.date.tolist(), DAYS.to_pydatetime().tolist()):
+        with pytest.raises(TypeError, match=r"^y: its column 'd' holds dates .* y\.to_pandas\(\)\.set_index\('d'\)"):
+            fit(make(), polars.DataFrame({"d": dates, "a": walk(70)}))
+
+
+def test_an_index_of_several_levels_is_several_series():
+    index = pandas.MultiIndex.from_product([["p", "q"], DAYS], names=["id", "date"])
+    long = pandas.Series(walk(140), index, name="v")
+    for y in (long, long.to_frame()):
+        with pytest.raises(ValueError, match=r"^y: its index has 2 levels, \['id', 'date'\], .*groupby\(level=0\)"):
+            fit(make(), y)
+    found = fit(make(), [g.droplevel(0) for _, g in long.groupby(level=0)]).predict()
+    assert [f.index[0] for f in found] == [DAYS[-1] + DAYS.freq] * 2
+
+
+def test_exogenous_columns_of_several_types():
+    y, flags = walk(70), np.arange(70) % 7 == 0
+    X = pandas.DataFrame({"flag": flags, "value": walk(70), "count": pandas.array(np.arange(70), dtype="Int64"),
+                          "known": pandas.array(flags, dtype="boolean")})  # fmt: skip
+    plain = np.column_stack([flags, X["value"], np.arange(70), flags])
+    assert np.array_equal(fit(make(), y, X).predict(2, X[:2]), fit(make(), y, plain).predict(2, plain[:2]))
+    for wrong, what in ((["x"] * 70, ".*, must be numbers"), (DAYS, "dates or durations")):
+        with pytest.raises(TypeError, match=f"^X: its column 'bad' holds {what}"):
+            fit(make(), y, X.assign(bad=wrong))
+    with pytest.raises(TypeError, match=r"^X: its column 'bad' holds dates"):
+        fit(make(), y, X.assign(bad=DAYS.tz_localize("UTC")))
+
+
+def test_a_series_is_no_horizon():
+    fitted = fit(make(), walk(70))
+    for wrong in (walk(70), pandas.Series(walk(70)), [1.0, 2.0], {"a": walk(70)}):
+        with pytest.raises(TypeError, match=r"^horizon: got \w+, must be an integer of at least 1; .* is y=,"):
+            fitted.predict(wrong)

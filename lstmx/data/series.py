@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +42,53 @@ def bridged(a: Array, label: Any) -> Array:
     return filled
 
 
+_SEVERAL = "several series are a list, from a long frame [g for _, g in frame.set_index(date).groupby(name)[value]]"
+
+
+def _numbers(label: str, a: Any) -> Array:
+    """One series in float64; frames column by column, as they may be of several types."""
+    levels = getattr(getattr(a, "index", None), "nlevels", 1)
+    if levels > 1:
+        raise ValueError(f"{label}: its index has {levels} levels, {list(a.index.names)}, must have one, the steps of "
+                         "one series; several series are a list, "
+                         f"[g.droplevel(0) for _, g in {label}.groupby(level=0)]")  # fmt: skip
+    library = type(a).__module__.partition(".")[0]
+    if library in ("pandas", "polars") and hasattr(a, "columns"):
+        each = [a.iloc[:, k] if library == "pandas" else a[name] for k, name in enumerate(a.columns)]
+        found = [_column(label, name, column, library) for name, column in zip(a.columns, each, strict=True)]
+        return np.stack(found, axis=1) if found else np.empty((len(a), 0))
+    if library == "pandas" and hasattr(a, "name"):
+        a = _plain(a, library)
+    if validate.rectangular(label, a).dtype.kind == "O":
+        raise TypeError(f"{label}: got {type(a).__name__} of objects, must be numbers; {_SEVERAL}")
+    return validate.real_array(label, a, np.float64)
+
+
+def _column(label: str, name: Any, column: Any, library: str) -> Array:
+    """One column of a frame in float64."""
+    column = _plain(column, library)
+    found = np.asarray(column)
+    if found.dtype.kind in "biuf":
+        return found.astype(np.float64)
+    if found.dtype.kind in "Mm" or getattr(column.dtype, "kind", "") in ("M", "m"):
+        frame = label if library == "pandas" else f"{label}.to_pandas()"
+        raise TypeError(f"{label}: its column {name!r} holds dates or durations, must be numbers; drop it, or make it "
+                        f"the index, {frame}.set_index({name!r}), with which forecasts go on")  # fmt: skip
+    if found.dtype.kind == "O" and all(isinstance(value, Real) for value in found):
+        return found.astype(np.float64)
+    raise TypeError(f"{label}: its column {name!r} holds {column.dtype}, must be numbers; convert it, or leave it out; "
+                    f"{_SEVERAL}")  # fmt: skip
+
+
+def _plain(column: Any, library: str) -> Any:
+    """A column of numbers of a library's own type, in which values may be missing, in float64; others as they are."""
+    dtype = column.dtype
+    if library == "pandas":
+        own = not isinstance(dtype, np.dtype) and getattr(dtype, "kind", "O") in ("b", "i", "u", "f")
+        return column.astype("Float64").to_numpy(np.float64, na_value=np.nan) if own else column
+    return column.cast(float) if dtype.is_numeric() or str(dtype) == "Boolean" else column
+
+
 def as_series(
     y: Any, name: str, many: Any = None, count: int | None = None, columns: Any = None, gaps: bool = False
 ) -> Any:
@@ -57,10 +105,7 @@ def as_series(
         label = f"{name}[{n}]" if several else name
         if columns is not None and columns_of(a) not in (None, columns):
             raise ValueError(f"{label}: has the columns {columns_of(a)}, must have those of fit, in order: {columns}")
-        if validate.rectangular(label, a).dtype.kind == "O":
-            raise TypeError(f"{label}: got {type(a).__name__} of objects, must be numbers; several series are a list, "
-                            "from a long frame [g.to_numpy() for _, g in frame.groupby(name)[value]]")  # fmt: skip
-        a = validate.real_array(label, a, np.float64)
+        a = _numbers(label, a)
         a = a[:, None] if a.ndim == 1 else a
         if a.ndim != 2 or a.shape[1] == 0:
             raise ValueError(f"{label}: got shape {a.shape}, must be (T,) or (T, variables); several series are a list")

@@ -47,7 +47,7 @@ def _step(index: Any, label: str) -> Any:
             step = index.freq if len(index.asi8) < 2 or (np.diff(index.asi8) == index.freq.n).all() else None
         else:
             step = index.freq or _inferred(index)
-        remedy = f"give it a frequency, such as {label}.asfreq('D'), and missing=\"impute\" for the gaps"
+        remedy = f'give it a frequency, {_evened(index, label)}, and missing="impute" for the gaps'
     elif getattr(index.dtype, "kind", "O") in "iuf":
         steps = np.diff(index.to_numpy())
         step = steps[0].item() if len(steps) else 1
@@ -60,6 +60,29 @@ def _step(index: Any, label: str) -> Any:
         warn(f"{label}: its index is not evenly spaced, so it says nothing of the steps to come: forecasts are "
              f"numbered by the rows of {label}; {remedy}")  # fmt: skip
     return step
+
+
+def _evened(index: Any, label: str) -> str:
+    """How to give an index of dates or durations, which has gaps, a row for each step."""
+    if type(index).__name__ == "PeriodIndex":
+        return f"{label}.reindex(pandas.period_range({label}.index[0], {label}.index[-1]))"
+    times = index.asi8
+    many = times[-1] - times[0] > 100 * len(times) * np.median(np.diff(times))  # rows, nearly all of them gaps
+    for rows in () if many else (8, 3):  # a week of working days, else as few as can be
+        starts = np.unique(np.linspace(0, len(index) - rows, 64).astype(int)) if len(index) >= rows else ()
+        found = [_inferred(index[start : start + rows]) for start in starts]
+        common = max(found, key=found.count, default=None)
+        most = common is not None and 2 * found.count(common) > len(found)
+        if most and index.isin(_range(index, common)).all():  # else rows would be lost
+            return f"{label}.asfreq({common.freqstr!r})"
+    return f"{label}.asfreq(...)"
+
+
+def _range(index: Any, step: Any) -> Any:
+    import pandas
+
+    make = pandas.date_range if type(index).__name__ == "DatetimeIndex" else pandas.timedelta_range
+    return make(index[0], index[-1], freq=step)
 
 
 def _inferred(index: Any) -> Any:

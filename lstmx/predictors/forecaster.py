@@ -283,6 +283,9 @@ class Forecaster(Predictor):
         The model reads whole blocks. Rows after the last given are taken to be like it; they lie beyond the horizon.
         """
         config = self.config
+        if hasattr(horizon, "__len__") and not isinstance(horizon, str) and getattr(horizon, "ndim", 1):
+            raise TypeError(f"horizon: got {type(horizon).__name__}, must be an integer of at least 1; a series to "
+                            "forecast is y=, exogenous variables are X=")  # fmt: skip
         horizon = config["horizon"] if horizon is None else validate.count("horizon", horizon)
         need = -(-horizon // config["block"]) * config["block"]
         origin, X = self._origin(y, X)
