@@ -473,6 +473,16 @@ def test_sequences_of_one_step_predict_nothing(kind):
     fit(kind(), [*sequences(3, 4), *sequences(2, 1)])  # among longer ones they may be
 
 
+def test_one_series_is_not_taken_for_sequences_of_one_step():
+    series = generator().normal(size=(30, 1))
+    detector = fit(LSTMAnomalyDetector(hidden_size=3, max_iter=1, random_state=0), series[None])
+    for one in (detector, detector._predictor):
+        for method in ("predict", "score_steps", "score_samples"):
+            with pytest.raises(ValueError, match=r"^X: got 30 sequences of one step.*is X\[None\]"):
+                getattr(one, method)(series)
+    assert len(detector.predict([series[:1]])) == 1  # which a list says
+
+
 def test_covariance_of_many_steps_is_from_some_of_them(monkeypatch):
     from lstmx.estimators import _nextstep
 

@@ -42,10 +42,7 @@ class _NextStepEstimator(LSTMEstimator):
         identity = (*data.each(), weight)
         _, data, weight = weighed(data, weight)
         if data.lengths.max() < 2:
-            raise ValueError(
-                f"X: got {len(data)} sequences of one step (for a table n_features = 1), which predict nothing; one "
-                "series of shape (T, F) is X[None], and one of shape (T,) is X[None, :, None]"
-            )
+            predictors.nextstep.refuse_single_steps(data)
         if first:
             table = data.x.shape[1] if is_table(data) else None
             config = {"features": data.features, "steps": table, "layout": self.layout}

@@ -40,6 +40,14 @@ def behind(rows: Array, context: Context) -> Array:
     return out
 
 
+def refuse_single_steps(data: panel.Panel) -> None:
+    """An error for sequences of one step each, for which one series is easily taken."""
+    raise ValueError(
+        f"X: got {len(data)} sequences of one step (for a table n_features = 1), which predict nothing; one "
+        "series of shape (T, F) is X[None], and one of shape (T,) is X[None, :, None]"
+    )
+
+
 def distances(d: Array, precision: Array, gaps: Array | None = None) -> Array:
     """The part (T, F) of each feature in the squared Mahalanobis distances of deviations (T, F); of `gaps` (T, F) it is
     0, and the distance is that of the others.
@@ -141,6 +149,8 @@ class AnomalyDetector(_NextStepPredictor):
         """A `panel.Panel` of X without missing values."""
         gaps = self.config["missing"] == "impute"
         data = super().read(X, gaps)
+        if data.flat and not data.ragged and data.x.shape[1] < 2:
+            refuse_single_steps(data)
         return missing.fill_panel(data, "linear", self.arrays["x_fill"]) if gaps and data.missing is None else data
 
     def step_scores(self, data: panel.Panel) -> list[Array]:
