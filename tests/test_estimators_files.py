@@ -10,6 +10,7 @@ from forecasts import walk
 
 pytest.importorskip("sklearn")
 from sklearn.base import clone
+from sklearn.pipeline import make_pipeline
 
 import lstmx
 from lstmx import (
@@ -177,9 +178,12 @@ def test_files_of_something_else(tmp_path):
         LSTMClassifier.load(tmp_path / "regressor")
     lstmx.LSTM(1, 2).save(tmp_path / "layer")
     lstmx.load(tmp_path / "regressor").with_note(None).save(tmp_path / "learnt")
-    for name, kind in (("layer", "LSTM"), ("learnt", "Regressor")):
-        with pytest.raises(ValueError, match=f"holds a {kind} without the parameters of an estimator"):
+    lstmx.save(make_pipeline(fit(LSTMRegressor(**QUICK), X, Y)), tmp_path / "pipeline")
+    for name, kind in (("layer", "LSTM"), ("pipeline", "Pipeline")):
+        with pytest.raises(ValueError, match=rf"holds a {kind}, not a LSTMRegressor; lstmx\.load reads it"):
             LSTMRegressor.load(tmp_path / name)
+    with pytest.raises(ValueError, match="holds a Regressor without the parameters of an estimator"):
+        LSTMRegressor.load(tmp_path / "learnt")
     with pytest.raises(FileNotFoundError):
         LSTMRegressor.load(tmp_path / "none")
 

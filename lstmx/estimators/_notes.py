@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from lstmx import storage
+from lstmx import predictors, storage
 from lstmx.functional.cell import Cell
 from lstmx.functional.messages import warn
 from lstmx.storage import ModelFileError
@@ -73,6 +73,8 @@ class FileMixin:
         array([1.])
         """
         stored = storage.load(path, False)
+        if not isinstance(stored, predictors.Step) or isinstance(stored, predictors.Pipeline):
+            raise ModelFileError(f"{path}: holds a {type(stored).__name__}, not a {cls.__name__}; lstmx.load reads it")
         if stored.note is None:
             raise ModelFileError(f"{path}: holds a {type(stored).__name__} without the parameters of an estimator, as "
                                  "earlier versions write it; lstmx.load reads it")  # fmt: skip
