@@ -832,3 +832,32 @@ def test_a_child_that_loads_a_hostile_file_needs_little_memory(path):
     done = subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(code)], capture_output=True, text=True,
                           timeout=60, env=CHILD)  # fmt: skip
     assert done.returncode != -signal.SIGKILL and done.stdout == "refused True\n", done.stderr
+
+
+def test_frames_have_the_columns_of_fit(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frames = [pandas.DataFrame(np.random.default_rng(n).normal(size=(n, 2)), columns=["a", "b"]) for n in (4, 5, 6, 7)]
+    table = pandas.DataFrame(np.random.default_rng(0).normal(size=(4, 3)), columns=["t0", "t1", "t2"])
+    for X, swapped in ((frames, [x[["b", "a"]] for x in frames]), (table, table[["t1", "t0", "t2"]])):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            clf = lstmx.LSTMClassifier(2, max_iter=1, random_state=0).fit(X, [0, 1, 0, 1])
+        clf.save(tmp_path / "clf")
+        for again in (lstmx.load(tmp_path / "clf"), pickle.loads(pickle.dumps(lstmx.load(tmp_path / "clf")))):
+            assert (again.predict_proba(X) == clf.predict_proba(X)).all()
+            with pytest.raises(ValueError, match=r"^X(\[0\])?: has the columns .* must have those of fit, in order: "):
+                again.predict(swapped)
+            again.predict([x.to_numpy() for x in swapped] if X is frames else swapped.to_numpy())  # no names
+
+
+def test_a_detector_names_its_own_remedy_for_gaps():
+    X = np.random.default_rng(0).normal(size=(4, 6, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        detector = lstmx.LSTMAnomalyDetector(2, max_iter=1, random_state=0).fit(X)
+    X[1, 2] = np.nan
+    for call in (detector.fit, detector.predict, detector._predictor.predict, lambda X: detector.predict(list(X))):
+        with pytest.raises(ValueError, match=r'contains NaN inside .*Set missing="impute" and fit, by which'):
+            call(X)
+    with pytest.raises(ValueError, match=r"is padding\. Fill it with lstmx"):
+        lstmx.LSTMTransformer(2).fit(X)

@@ -139,7 +139,9 @@ def as_list(X: Any) -> list[Array] | None:
     return [validate.rectangular(f"X[{n}]", a) for n, a in enumerate(X)]
 
 
-def read(X: Any, layout: str = "NTC", name: str = "X", features: int | None = None, gaps: bool = False) -> Panel:
+def read(
+    X: Any, layout: str = "NTC", name: str = "X", features: int | None = None, gaps: bool = False, imputes: bool = False
+) -> Panel:
     """A `Panel` of X.
 
     Parameters
@@ -154,14 +156,16 @@ def read(X: Any, layout: str = "NTC", name: str = "X", features: int | None = No
     gaps : bool
         Whether NaN inside a sequence is a missing value, not an error. At the end, in all features of a step, NaN is
         padding all the same in an array; in a list, whose sequences have lengths of their own, it is missing too.
+    imputes : bool
+        Whether the caller has a parameter ``missing``, which the error for gaps then names.
     """
     validate.choice("layout", layout, LAYOUTS)
     arrays = as_list(X)
     if arrays is None:
         refuse_nested(X, name)
-        panel = _read_array(X, layout, name, features, gaps)
+        panel = _read_array(X, layout, name, features, gaps, imputes)
     else:
-        panel = _read_list(arrays, layout, name, gaps)
+        panel = _read_list(arrays, layout, name, gaps, imputes)
     if features is not None and panel.features != features:
         shape = panel.x[0].shape if panel.ragged else panel.x.shape
         raise ValueError(
@@ -210,7 +214,7 @@ def _real(name: str, array: Any) -> Array:
         return array.astype(np.float64)
 
 
-def _read_list(arrays: list[Array], layout: str, name: str, gaps: bool) -> Panel:
+def _read_list(arrays: list[Array], layout: str, name: str, gaps: bool, imputes: bool) -> Panel:
     flat = all(a.ndim == 1 for a in arrays)
     found: list[Any] = []
     for n, a in enumerate(arrays):
@@ -234,14 +238,14 @@ def _read_list(arrays: list[Array], layout: str, name: str, gaps: bool) -> Panel
     lengths, rows = np.array([len(a) for a in found], np.int64), np.concatenate(found)
     joined = rows, np.cumsum(lengths) - lengths
     if not lengths.all() or not np.isfinite(rows).all():
-        ends = [_lengths(a[None], f"{name}[{n}]", layout, gaps, first=n)[0] for n, a in enumerate(found)]
+        ends = [_lengths(a[None], f"{name}[{n}]", layout, gaps, imputes, first=n)[0] for n, a in enumerate(found)]
         if not gaps:
             found = [a[:end] for a, end in zip(found, ends, strict=True)]
             lengths = np.array(ends, np.int64)
     return Panel(found, lengths, flat, layout, joined)
 
 
-def _read_array(X: Any, layout: str, name: str, features: int | None, gaps: bool) -> Panel:
+def _read_array(X: Any, layout: str, name: str, features: int | None, gaps: bool, imputes: bool) -> Panel:
     x = _real(name, validate.rectangular(name, X))
     if x.ndim not in (2, 3):
         raise ValueError(f"{name}: got shape {x.shape}, {_dimensions(x, name, features)}")
@@ -252,7 +256,7 @@ def _read_array(X: Any, layout: str, name: str, features: int | None, gaps: bool
     if 0 in x.shape:
         raise ValueError(f"{name}: got shape {np.shape(X)}, which holds no numbers; sequences, steps and features must "
                          "each be at least 1")  # fmt: skip
-    return Panel(x, _lengths(x, name, layout, gaps), flat, layout)
+    return Panel(x, _lengths(x, name, layout, gaps, imputes), flat, layout)
 
 
 def _dimensions(x: Array, name: str, features: int | None) -> Any:
@@ -273,7 +277,7 @@ def _two_readings(x: Array, name: str, features: int | None) -> Any:
     )
 
 
-def _lengths(x: Array, name: str, layout: str, gaps: bool, first: Any = None) -> Ints:
+def _lengths(x: Array, name: str, layout: str, gaps: bool, imputes: bool, first: Any = None) -> Ints:
     """Steps of each sequence of x (n, T, F) without trailing NaN; NaN elsewhere unless gaps are allowed, infinite
     values and empty sequences are errors.
     """
@@ -292,9 +296,10 @@ def _lengths(x: Array, name: str, layout: str, gaps: bool, first: Any = None) ->
         found = _ends(missing)
         inside = _inside(missing, found)
         if inside.any() and not gaps:
+            own = 'Set missing="impute" and fit, by which gaps become straight lines. ' if imputes else ""
             raise ValueError(
                 f"{name}: contains NaN inside sequence {_where(inside, start, first)}; only NaN at the end, in all "
-                f"features of a step, is padding{_padded_elsewhere(missing, layout)}. Fill it with "
+                f"features of a step, is padding{_padded_elsewhere(missing, layout)}. {own}Fill it with "
                 "lstmx.SequenceImputer (scikit-learn's imputers and scalers know no sequences), or cut the sequence "
                 "there"
             )

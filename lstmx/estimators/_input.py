@@ -30,8 +30,9 @@ def read_X(
     """
     if isinstance(X, panel.Panel):
         return X
+    imputes = "missing" in vars(estimator)  # a parameter of its own
     if type(X) is np.ndarray and X.ndim == 3 and fitted is not None:
-        return panel.read(X, layout, name, fitted["features"], gaps)
+        return panel.read(X, layout, name, fitted["features"], gaps, imputes)
     arrays = panel.as_list(X)
     # scikit-learn's checks would drop a mask, and know neither sequences nor their shapes.
     if arrays is None and getattr(X, "ndim", None) not in (1, 3) and not isinstance(X, np.ma.MaskedArray):
@@ -49,7 +50,7 @@ def read_X(
     if names is not None and wanted is not None and names != wanted.tolist():
         raise ValueError(f"{name}: its frames have the columns {names}, must have those of fit, in order: "
                          f"{wanted.tolist()}")  # fmt: skip
-    found = panel.read(X if arrays is None else arrays, layout, name, features, gaps)
+    found = panel.read(X if arrays is None else arrays, layout, name, features, gaps, imputes)
     if fitted is None and panel.seems_swapped(found):
         warn(f'{name}: got {len(found)} sequences that layout="NTC" reads as {found.lengths.max()} steps of '
              f"{found.features} features, but their numbers look like {found.features} steps; if features stand before "

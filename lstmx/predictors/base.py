@@ -5,12 +5,14 @@ pipeline is, which may have no model.
 from __future__ import annotations
 
 import functools
+import json
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
 from lstmx import storage
 from lstmx.data import panel
+from lstmx.data.series import columns_of
 from lstmx.functional import validate
 from lstmx.model import Sequential
 
@@ -117,6 +119,28 @@ class Step(storage.Stored):
     def state(self) -> tuple[Config, Arrays]:
         """(configuration, arrays): all there is, as plain JSON values and plain arrays."""
         return self.config, self.arrays
+
+    @functools.cached_property
+    def _names(self) -> list[str] | None:
+        """The names of the columns that the estimator was fitted to, if its note says them."""
+        try:
+            found = json.loads(self.note or "{}")["attributes"]["feature_names_in_"]["array"]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return None
+        return found if isinstance(found, list) else None
+
+    def _check_columns(self, X: Any) -> None:
+        """An error for frames with other columns than those of fit; what has no names is not checked."""
+        many = isinstance(X, list | tuple)
+        if many and self.config["layout"] != "NTC":
+            return
+        for n, frame in enumerate(X if many else [X]):
+            columns = columns_of(frame) if hasattr(frame, "columns") else None
+            if columns is None or self._names is None or (not many and len(columns) != len(self._names)):
+                continue
+            if columns != self._names:
+                raise ValueError(f"{f'X[{n}]' if many else 'X'}: has the columns {columns}, must have those of fit, in "
+                                 f"order: {self._names}")  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
@@ -234,7 +258,9 @@ class Predictor(Step, abstract=True):
         """A `panel.Panel` of X, checked against what the model was fitted with; X itself if it is one."""
         if isinstance(X, panel.Panel):
             return X
-        return panel.read(X, self.config["layout"], features=self.config["features"], gaps=gaps)
+        self._check_columns(X)
+        config = self.config
+        return panel.read(X, config["layout"], features=config["features"], gaps=gaps, imputes="missing" in config)
 
     def sequences(self, data: panel.Panel) -> Sequences:
         """Standardised sequences of a panel."""
