@@ -9,6 +9,7 @@ anything from elsewhere.
 """
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -100,10 +101,12 @@ def skip(app, what, name, obj, skipped, options):
 
 
 def without_folders(app, docname, source):
-    """Links to folders of the project become plain text: there is no page for them."""
+    """Links to the examples lead to their gallery; to other folders of the project become text: they have no page."""
     here = (HERE / docname).parent
 
     def plain(link):
+        if (here / link[2]).resolve() == HERE.parent / "examples":
+            return f"[{link[1]}]({os.path.relpath(HERE / 'gallery' / 'index.rst', here)})"
         return link[1] if (here / link[2]).is_dir() else link[0]
 
     source[0] = re.sub(r"\[([^\]]*)\]\(([^)\s:#]+)\)", plain, source[0])
