@@ -182,7 +182,7 @@ def _swapped(shape: Shape, features: int | None, layout: str) -> str:
 
 def refuse_nested(X: Any, name: str) -> None:
     """An error for a table whose cells are series, as sktime nests them."""
-    if not hasattr(X, "columns") and getattr(getattr(X, "dtype", None), "kind", None) != "O":
+    if not hasattr(X, "columns") and (getattr(getattr(X, "dtype", None), "kind", None) != "O" or X.ndim == 0):
         return
     first = validate.rectangular(name, X[:1])
     if first.dtype.kind == "O" and first.ndim == 2 and any(np.ndim(cell) for cell in first.flat):

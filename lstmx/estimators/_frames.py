@@ -72,8 +72,8 @@ def _evened(index: Any, label: str) -> str:
         starts = np.unique(np.linspace(0, len(index) - rows, 64).astype(int)) if len(index) >= rows else ()
         found = [_inferred(index[start : start + rows]) for start in starts]
         common = max(found, key=found.count, default=None)
-        most = common is not None and 2 * found.count(common) > len(found)
-        if most and index.isin(_range(index, common)).all():  # else rows would be lost
+        most = 2 * found.count(common) > len(found)
+        if common is not None and most and index.isin(_range(index, common)).all():  # else rows would be lost
             return f"{label}.asfreq({common.freqstr!r})"
     return f"{label}.asfreq(...)"
 

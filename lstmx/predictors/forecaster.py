@@ -283,7 +283,8 @@ class Forecaster(Predictor):
         The model reads whole blocks. Rows after the last given are taken to be like it; they lie beyond the horizon.
         """
         config = self.config
-        if hasattr(horizon, "__len__") and not isinstance(horizon, str) and getattr(horizon, "ndim", 1):
+        given: Any = horizon
+        if hasattr(given, "__len__") and not isinstance(given, str) and getattr(given, "ndim", 1):
             raise TypeError(f"horizon: got {type(horizon).__name__}, must be an integer of at least 1; a series to "
                             "forecast is y=, exogenous variables are X=")  # fmt: skip
         horizon = config["horizon"] if horizon is None else validate.count("horizon", horizon)
