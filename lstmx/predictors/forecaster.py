@@ -284,7 +284,7 @@ class Forecaster(Predictor):
         """
         config = self.config
         given: Any = horizon
-        if hasattr(given, "__len__") and not isinstance(given, str) and getattr(given, "ndim", 1):
+        if hasattr(given, "__len__") and not isinstance(given, str) and getattr(given, "ndim", None) != 0:
             raise TypeError(f"horizon: got {type(horizon).__name__}, must be an integer of at least 1; a series to "
                             "forecast is y=, exogenous variables are X=")  # fmt: skip
         horizon = config["horizon"] if horizon is None else validate.count("horizon", horizon)
