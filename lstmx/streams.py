@@ -14,11 +14,11 @@ from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import NAME as ENGINE
 from lstmx.functional.engine import get_engine
 from lstmx.functional.read import sequences
+from lstmx.functional.states import leaves, nested, read_states, structure
 from lstmx.functional.threads import Section
 from lstmx.layers import LSTM, RNN, Run
 from lstmx.layers.compiled import CompiledLayers
 from lstmx.layers.snapshot import MOST, SLOTS, StreamSnapshot
-from lstmx.layers.state import leaves, nested, read_states, structure
 from lstmx.model import Sequential
 
 if TYPE_CHECKING:
@@ -313,7 +313,11 @@ class StreamPool:
             if np.may_share_memory(out, frames) or (isinstance(ids, np.ndarray) and np.may_share_memory(out, ids)):
                 raise ValueError("out: overlaps with what is read; give an array of its own")
             view = out.reshape(len(slots), *frames.shape[1 : 1 + self._per_step], self._width)
-        y = self._advance(slots, frames, view)
+        y = None
+        if self._sessions is not None:  # frames and ids are plain arrays now
+            y = self._sessions.push(self._ids[slots], np.ascontiguousarray(frames), view)
+        if y is None:
+            y = self._advance(slots, frames, view)
         return y.reshape(shape) if out is None else out
 
     def _compile(self) -> None:

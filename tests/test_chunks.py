@@ -10,9 +10,9 @@ from tolerances import ENGINES
 from lstmx import LSTM, RNN, Activation, Cell, Dense, Dropout, Embedding, FinalState, Last, MeanPool, Sequential
 from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import NAME
+from lstmx.functional.states import leaves, nested, structure
 from lstmx.layers import Run
 from lstmx.layers.base import snapshots
-from lstmx.layers.state import leaves, nested, structure
 
 FEATURES = 5
 LENGTHS = np.array([7, 0, 3, 9, 1, 9])

@@ -34,8 +34,8 @@ from lstmx import (
 )
 from lstmx.functional import engine as engines
 from lstmx.functional import kernels
+from lstmx.functional.states import leaves
 from lstmx.layers.compiled import CompiledLayers
-from lstmx.layers.state import leaves
 from lstmx.model import rollout
 
 pytestmark = pytest.mark.skipif(engines.NAME != "tile", reason="bits are a promise of the tile engine")

@@ -39,9 +39,9 @@ from lstmx import (
 )
 from lstmx.functional import allocate
 from lstmx.functional.engine import NAME
+from lstmx.functional.states import leaves
 from lstmx.layers import Layer
 from lstmx.layers.compiled import CompiledLayers
-from lstmx.layers.state import leaves
 
 LIMIT = 20  # seconds until a run counts as hanging
 CHILD = os.environ | {"PYTHONPATH": os.path.dirname(os.path.dirname(lstmx.__file__))}  # imports what is tested here

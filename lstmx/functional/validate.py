@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
     from typing import Any
 
     from lstmx._types import Array, Config, DType, Ints, Pair, RandomState, Shape
@@ -287,48 +287,6 @@ def output(
             f"{name}: its arrays overlap each other or what is read; give arrays of their own, or the very state"
         )
     return y, (h, c)
-
-
-def fill(name: str, out: Any, results: Any, x: Any, state: Any) -> Any:
-    """Copy results (y, states) to `out`, arrays in tuples of the same structure, which share no memory but with the
-    arrays of `state` that they take the place of.
-    """
-    pairs = list(_pairs(name, out, results))
-    for label, array, result in pairs:
-        writable(label, array, result.shape, result.dtype)
-    targets = [array for _, array, _ in pairs]
-    before = [] if state is None else list(_arrays(state))
-    for k, (label, a, _) in enumerate(pairs):
-        others = [x, *targets[:k], *(b for m, b in enumerate(before) if not (b is a and m == k - 1))]
-        if any(isinstance(b, np.ndarray) and np.may_share_memory(a, b) for b in others):
-            raise ValueError(
-                f"{label}: overlaps others of {name}, or what is read; give arrays of their own, or the very state"
-            )
-    for _, array, result in pairs:
-        array[...] = result
-    return out
-
-
-def _pairs(label: str, out: Any, results: Any) -> Iterator[tuple[str, Any, Array]]:
-    """(label, array of `out`, result) of all results."""
-    if isinstance(results, np.ndarray):
-        yield label, out, results
-    elif results is not None:
-        if not isinstance(out, tuple | list) or len(out) != len(results):
-            raise TypeError(
-                f"{label}: got {type(out).__name__}, must be a tuple of {len(results)}, as a call without out returns"
-            )
-        for k, (part, result) in enumerate(zip(out, results, strict=True)):
-            yield from _pairs(f"{label}[{k}]", part, result)
-
-
-def _arrays(value: Any) -> Iterator[Array]:
-    """All arrays in tuples."""
-    if isinstance(value, tuple | list):
-        for part in value:
-            yield from _arrays(part)
-    elif value is not None:
-        yield value
 
 
 def present(name: str, labels: Any, lengths: Ints | None = None) -> Any:

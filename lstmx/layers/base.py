@@ -11,6 +11,7 @@ import numpy as np
 
 from lstmx import storage
 from lstmx.functional import messages, validate
+from lstmx.functional.states import leaves
 from lstmx.functional.threads import Section
 
 if TYPE_CHECKING:
@@ -273,8 +274,8 @@ class Layer(storage.Stored):
         return self.store.snapshot if run.parameters is None else run.parameters
 
     def state_width(self, features: int) -> int:
-        """Numbers of the state of one sequence, for `features` inputs."""
-        return 0
+        """Numbers of the layer's type that the state of one sequence takes, for `features` inputs."""
+        return sum(a.nbytes for a in leaves(self.start_state(1, features))) // self.dtype.itemsize
 
     def room(self, batch: int, rows: int, steps: int, features: int, itemsize: int) -> int:
         """What training allocates beside the outputs and the gradients of inputs and outputs.

@@ -132,10 +132,6 @@ class RNN(Layer):
                     yield Parameter("bias" + end, (hidden,), partial(scheme.bias, gates=1), decays=False)
             inputs = directions * hidden
 
-    def state_width(self, features: int) -> int:
-        """The layer protocol."""
-        return self.num_layers * self.directions * self.hidden_size
-
     def room(self, batch: int, rows: int, steps: int, features: int, itemsize: int) -> int:
         """The layer protocol: states before each step, outputs and gradients of the layers within."""
         wide = self.directions * self.hidden_size

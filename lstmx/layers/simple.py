@@ -351,10 +351,6 @@ class Last(_Plain):
 
     per_sequence = True
 
-    def state_width(self, features: int) -> int:
-        """The layer protocol."""
-        return features
-
     _both_ends = False  # whether a second direction is read where it ends, at the first step
 
     def _places(self, context: Context, width: int) -> Any:
@@ -509,10 +505,6 @@ class MeanPool(_Plain):
         """The layer protocol: zeros (N, F), and of int64 (N, 1)."""
         total = allocate.zeros((batch, features), self.dtype if dtype is None else dtype)
         return total, allocate.zeros((batch, 1), np.int64)
-
-    def state_width(self, features: int) -> int:
-        """The layer protocol."""
-        return features + 2
 
     def forward_rows(self, rows: Any, context: Context, state: State, run: Run) -> tuple[Array, Context, State, Any]:
         """The layer protocol; the state is the sum so far (N, F) and its steps, int64 (N, 1)."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from lstmx import storage
 from lstmx.functional import validate
+from lstmx.functional.states import leaves, nested, structure
 from lstmx.layers.base import frozen
-from lstmx.layers.state import leaves, nested, structure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -196,10 +196,6 @@ class Stack:
             scratch, tape = max(scratch, sizes[0]), tape + self._directions * sizes[1]
         return scratch, tape
 
-    def state_width(self, features: int) -> int:
-        """The layer protocol."""
-        return self.num_layers * self._directions * (self._outputs + self._memory)
-
     def room(self, batch: int, rows: int, steps: int, features: int, itemsize: int) -> int:
         """The layer protocol."""
         wide, layers, cell = self.output_size(), self.num_layers, self.cell

@@ -16,6 +16,7 @@ from lstmx.functional import kernels, validate
 from lstmx.functional.context import PooledContext, SequenceContext
 from lstmx.functional.engine import get_engine
 from lstmx.functional.read import Sequences, sequences
+from lstmx.functional.states import leaves, nested
 from lstmx.layers import Activation, Dense, Dropout, FinalState, Last, MeanPool, Run, Unmask
 from lstmx.layers.compiled import CompiledLayers
 
@@ -432,11 +433,7 @@ def _of_rows(a: Array, batch: int) -> Array:
 
 def _each(state: State, function: Callable[[Array], Any]) -> State:
     """A state whose arrays, (.., N, W), are what `function` makes of them."""
-    if state is None:
-        return None
-    if isinstance(state, tuple | list):
-        return tuple(_each(part, function) for part in state)
-    return function(state)
+    return nested(state, map(function, leaves(state)))
 
 
 def _taken(state: State, rows: Any) -> State:
@@ -446,19 +443,14 @@ def _taken(state: State, rows: Any) -> State:
 
 def _put(state: State, rows: Any, part: State) -> State:
     """A state, but of some rows that of `part`."""
-    if state is None:
-        return None
-    if isinstance(state, tuple):
-        return tuple(_put(a, rows, b) for a, b in zip(state, part, strict=True))
-    found = state.copy()
-    found[..., rows, :] = part
-    return found
+    state = _each(state, np.copy)
+    for a, b in zip(leaves(state), leaves(part), strict=True):
+        a[..., rows, :] = b
+    return state
 
 
 def _joined(states: Any) -> State:
     """One state of several, of the rows of each in turn."""
-    if len(states) == 1 or states[0] is None:
+    if len(states) == 1:
         return states[0]
-    if isinstance(states[0], tuple):
-        return tuple(map(_joined, zip(*states, strict=True)))
-    return np.concatenate(states, axis=-2)
+    return nested(states[0], (np.concatenate(arrays, axis=-2) for arrays in zip(*map(leaves, states), strict=True)))

@@ -8,6 +8,7 @@ import numpy as np
 
 from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext
+from lstmx.functional.states import fill
 from lstmx.layers import Run
 from lstmx.layers.lstm import BACKWARD_STREAM
 from lstmx.model import rollout
@@ -104,7 +105,7 @@ class Streaming:
         y = after.unpack(rows)
         y = y[:, 0] if step and self.per_step else y
         results = (y[0] if single else y), states
-        return results if out is None else validate.fill("out", out, results, x, state)
+        return results if out is None else fill("out", out, results, x, state)
 
     @overload
     def rollout(

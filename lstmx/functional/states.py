@@ -9,7 +9,7 @@ import numpy as np
 from lstmx.functional import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from lstmx._types import Array, State
@@ -79,3 +79,36 @@ def read_states(name: str, given: Any, start: State) -> list[Array]:
         one = "" if count == 1 else f", or of one {(*lead, width)} for all"
         raise ValueError(f"{name}: got shape {array.shape}, must be that of {count}, {start.shape}{one}")
     return [np.broadcast_to(array if array.ndim == start.ndim else array[..., None, :], start.shape)]
+
+
+def fill(name: str, out: Any, results: Any, x: Any, state: Any) -> Any:
+    """Copy results (y, states) to `out`, arrays in tuples of the same structure, which share no memory but with the
+    arrays of `state` that they take the place of.
+    """
+    pairs = list(_pairs(name, out, results))
+    for label, array, result in pairs:
+        validate.writable(label, array, result.shape, result.dtype)
+    targets = [array for _, array, _ in pairs]
+    before = leaves(state)
+    for k, (label, a, _) in enumerate(pairs):
+        others = [x, *targets[:k], *(b for m, b in enumerate(before) if not (b is a and m == k - 1))]
+        if any(isinstance(b, np.ndarray) and np.may_share_memory(a, b) for b in others):
+            raise ValueError(
+                f"{label}: overlaps others of {name}, or what is read; give arrays of their own, or the very state"
+            )
+    for _, array, result in pairs:
+        array[...] = result
+    return out
+
+
+def _pairs(label: str, out: Any, results: Any) -> Iterator[tuple[str, Any, Array]]:
+    """(label, array of `out`, result) of all results."""
+    if isinstance(results, np.ndarray):
+        yield label, out, results
+    elif results is not None:
+        if not isinstance(out, tuple | list) or len(out) != len(results):
+            raise TypeError(
+                f"{label}: got {type(out).__name__}, must be a tuple of {len(results)}, as a call without out returns"
+            )
+        for k, (part, result) in enumerate(zip(out, results, strict=True)):
+            yield from _pairs(f"{label}[{k}]", part, result)
