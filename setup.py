@@ -91,6 +91,7 @@ setup(
             extension("dense"),
             extension("panels"),
             extension("stream"),
+            extension("plan"),
             extension("program"),
             extension("sessions"),
             extension("rollout"),

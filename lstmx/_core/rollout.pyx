@@ -14,8 +14,9 @@ from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_F64, lstmx_now, P
 from lstmx._core.job cimport data, MOST_THREADS, size, worth_threads
 from lstmx._core.kernels cimport apply_kernel, EXP_OF
 from lstmx._core.loop cimport LONG_WORK, spread, stopped
-from lstmx._core.program cimport (advance, begin_state, Call, DONE, interrupt, INTERRUPTED, most_room, operations_of, Plan,
-                                  Program, State, state_bytes)
+from lstmx._core.plan cimport (advance, begin_state, Call, DONE, interrupt, INTERRUPTED, most_room, operations_of,
+                               Plan, State, state_bytes)
+from lstmx._core.program cimport Program
 
 cnp.import_array()
 

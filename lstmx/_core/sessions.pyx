@@ -14,7 +14,9 @@ from lstmx._core.arrays cimport overlap
 from lstmx._core.core cimport let_go, PyThreadState, take_back
 from lstmx._core.job cimport size
 from lstmx._core.loop cimport interrupted, LONG_WORK
-from lstmx._core.program cimport (advance, Call, DONE, in_range, interrupt, INTERRUPTED, most_room, operations_of, Program, state_bytes)
+from lstmx._core.plan cimport (advance, Call, DONE, in_range, interrupt, INTERRUPTED, most_room, operations_of,
+                               state_bytes)
+from lstmx._core.program cimport Program
 
 cnp.import_array()
 
