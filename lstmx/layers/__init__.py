@@ -4,8 +4,9 @@ from lstmx.layers.activation import Activation
 from lstmx.layers.base import Layer, Run
 from lstmx.layers.lstm import LSTM, Trace
 from lstmx.layers.masking import Masking, Reversed, Unmask
+from lstmx.layers.pooling import FinalState, Last, MeanPool
 from lstmx.layers.rnn import RNN
-from lstmx.layers.simple import Dense, Dropout, Embedding, FinalState, Last, MeanPool, RowGradient
+from lstmx.layers.simple import Dense, Dropout, Embedding, RowGradient
 
 __all__ = [
     "LSTM",

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from lstmx.layers.lstm import LSTM
 from lstmx.layers.masking import Masking, Reversed, Unmask
+from lstmx.layers.pooling import FinalState
 from lstmx.layers.rnn import RNN
-from lstmx.layers.simple import Dropout, Embedding, FinalState
+from lstmx.layers.simple import Dropout, Embedding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
