@@ -248,7 +248,7 @@ def _read_list(arrays: list[Array], layout: str, name: str, gaps: bool, imputes:
 def _read_array(X: Any, layout: str, name: str, features: int | None, gaps: bool, imputes: bool) -> Panel:
     x = _real(name, validate.rectangular(name, X))
     if x.ndim not in (2, 3):
-        raise ValueError(f"{name}: got shape {x.shape}, {_dimensions(x, name, features)}")
+        raise ValueError(f"{name}: got shape {x.shape}, {_dimensions(x, name)}")
     flat = x.ndim == 2
     if flat and features not in (None, 1):
         raise ValueError(f"{name}: got shape {x.shape}, {_two_readings(x, name, features)}")
@@ -259,7 +259,7 @@ def _read_array(X: Any, layout: str, name: str, features: int | None, gaps: bool
     return Panel(x, _lengths(x, name, layout, gaps, imputes), flat, layout)
 
 
-def _dimensions(x: Array, name: str, features: int | None) -> Any:
+def _dimensions(x: Array, name: str) -> Any:
     if x.ndim == 1:
         return (
             f"expected (n, T, F), (n, T) or a list of (T_i, F) arrays. Reshape your data: one sequence of {len(x)} "
