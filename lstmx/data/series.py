@@ -25,6 +25,12 @@ def are_several(y: Any) -> bool:
     return getattr(y, "ndim", 0) == 3
 
 
+def library_of(y: Any) -> str | None:
+    """ "pandas" or "polars" for a Series or a DataFrame of theirs, else None."""
+    library = type(y).__module__.partition(".")[0]
+    return library if library in ("pandas", "polars") and (hasattr(y, "columns") or hasattr(y, "name")) else None
+
+
 def columns_of(X: Any) -> Any:
     """The names of a frame's columns, or of those of the first of several frames; None if they are not strings."""
     X = X[0] if are_several(X) and len(X) else X
@@ -52,12 +58,12 @@ def _numbers(label: str, a: Any) -> Array:
         raise ValueError(f"{label}: its index has {levels} levels, {list(a.index.names)}, must have one, the steps of "
                          "one series; several series are a list, "
                          f"[g.droplevel(0) for _, g in {label}.groupby(level=0)]")  # fmt: skip
-    library = type(a).__module__.partition(".")[0]
-    if library in ("pandas", "polars") and hasattr(a, "columns"):
+    library = library_of(a)
+    if library is not None and hasattr(a, "columns"):
         each = [a.iloc[:, k] if library == "pandas" else a[name] for k, name in enumerate(a.columns)]
         found = [_column(label, name, column, library) for name, column in zip(a.columns, each, strict=True)]
         return np.stack(found, axis=1) if found else np.empty((len(a), 0))
-    if library == "pandas" and hasattr(a, "name"):
+    if library == "pandas":
         a = _plain(a, library)
     if validate.rectangular(label, a).dtype.kind == "O":
         raise TypeError(f"{label}: got {type(a).__name__} of objects, must be numbers; {_SEVERAL}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from lstmx.data.series import are_several
+from lstmx.data.series import are_several, library_of
 from lstmx.functional.messages import warn
 
 if TYPE_CHECKING:
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 
 
 DATED = ("DatetimeIndex", "PeriodIndex", "TimedeltaIndex")
-
-
-def library_of(y: Any) -> str | None:
-    """ "pandas" or "polars" for a Series or a DataFrame of theirs, else None."""
-    library = type(y).__module__.partition(".")[0]
-    return library if library in ("pandas", "polars") and (hasattr(y, "columns") or hasattr(y, "name")) else None
 
 
 def _is_dated(index: Any) -> bool:
