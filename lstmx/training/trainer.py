@@ -237,6 +237,11 @@ class Trainer:
         """That loss, of some more rows."""
         self._zero_loss += loss
 
+    def watch_zeros(self, prediction: Array, target: Array, weight: Array) -> None:
+        """Add it, of the rows of these predictions, if it is wanted."""
+        if self.compares_zeros:
+            self.add_zeros(self.loss.total(np.zeros_like(prediction), target, weight)[0])
+
     def _watch_growth(self, loss: float, weight: float, epoch: int) -> None:
         """Warn, once, if the loss has grown by orders of magnitude."""
         if self._limit is None:
@@ -292,8 +297,7 @@ class Trainer:
         loss, gradient = self.loss.total(prediction, target, weight, weights)
         if not math.isfinite(loss):
             self.fail("loss", loss, place, batch)
-        if self.compares_zeros:
-            self.add_zeros(self.loss.total(np.zeros_like(prediction), target, weight)[0])
+        self.watch_zeros(prediction, target, weight)
         if self.metrics:
             outputs.append((target, self.model.finish(prediction, self.activation)))
         if weights == 0:

@@ -86,12 +86,6 @@ class Batch:
         """(data, indices of the sequences, context, rows, target rows) of a segment, for an error."""
         return self.data, self.chosen, segment, self.data.read(self.chosen, segment), self.judge(segment)[0]
 
-    def watch_zeros(self, prediction: Array, target: Array, weight: Array) -> None:
-        """In the first epoch, what the loss would be if all outputs were 0."""
-        if self.trainer.compares_zeros:
-            zeros = np.zeros_like(prediction)
-            self.trainer.add_zeros(self.trainer.loss.total(zeros, target, weight)[0])
-
     def finished(self, prediction: Array) -> Array:
         """Outputs of the model from predictions."""
         return self.model.finish(prediction, self.trainer.activation)
@@ -164,7 +158,7 @@ class Truncated:
         loss, gradient = trainer.loss.total(seen, target, weight, weights)
         if not math.isfinite(loss):
             batch.blame("loss", loss, place, [(start, stop)])
-        batch.watch_zeros(seen, target, weight)
+        trainer.watch_zeros(seen, target, weight)
         if trainer.metrics and len(seen):
             outputs.append((target, batch.finished(seen)))
         if weights:
