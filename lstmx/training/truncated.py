@@ -58,6 +58,15 @@ class Batch:
         self.timeline = data.timeline(chosen)
         self.pooled: Any = None if self.per_step else data.judge(chosen, self.timeline.segment(0, 1))
 
+    @property
+    def rows(self) -> int:
+        """Rows of predictions that have a loss, of all segments: per step, or of a model with pooling per sequence."""
+        return self.timeline.rows_before(self.timeline.longest) if self.per_step else self.timeline.batch
+
+    def rows_before(self, segment: Segment) -> int:
+        """How many of them come before those of a segment."""
+        return self.timeline.rows_before(segment.start) if self.per_step else 0
+
     def judge(self, segment: Segment) -> tuple[Array, Array]:
         """(target rows, weight rows) of a segment; of a model with pooling those of all sequences."""
         return self.data.judge(self.chosen, segment) if self.per_step else self.pooled
@@ -251,12 +260,12 @@ class Recomputed:
         """The sum of the weights of all rows."""
         if not batch.per_step:
             return kernels.total(batch.pooled[1])
-        rows = batch.timeline.rows_before(batch.timeline.longest)
         if batch.data.weights.are_ones:
-            return float(rows)
-        found = kernels.Sum(rows)
+            return float(batch.rows)
+        found = kernels.Sum(batch.rows)
         for cut in cuts:
-            found.add(batch.timeline.rows_before(cut[0]), batch.judge(batch.timeline.segment(*cut))[1])
+            segment = batch.timeline.segment(*cut)
+            found.add(batch.rows_before(segment), batch.judge(segment)[1])
         return found.total()
 
     @staticmethod
@@ -264,8 +273,7 @@ class Recomputed:
         batch: Batch, cuts: Any, states: list[State], keys: Any, weights: float, outputs: Any
     ) -> tuple[float, list[dict[str, Any]]]:
         """(the loss, gradients): from the last segment to the first."""
-        trainer, model, timeline = batch.trainer, batch.model, batch.timeline
-        rows = timeline.rows_before(timeline.longest) if batch.per_step else timeline.batch
+        trainer, model, timeline, rows = batch.trainer, batch.model, batch.timeline, batch.rows
         total: Any
         zeros: Any
         total, zeros, out, dstate, seen = None, None, trainer.fresh_outputs(), None, []
@@ -278,7 +286,7 @@ class Recomputed:
             prediction, _, tape = batch.forward(segment, states.pop(), keys, keep=weights > 0)
             if batch.per_step or k == last:
                 target, weight = batch.judge(segment)
-                first = timeline.rows_before(segment.start) if batch.per_step else 0
+                first = batch.rows_before(segment)
                 if total is None:
                     wide = 1 if target.ndim == 1 else prediction.shape[1]
                     total, zeros = kernels.Sum(rows * wide), kernels.Sum(rows * wide)
@@ -298,8 +306,8 @@ class Recomputed:
 
     def steps(self, batch: int, longest: int) -> int:
         """Of a segment in which N sequences are evaluated."""
-        size, joint = self.budget, max(longest, 1)
-        while joint > 1 and layout.inference(self.model, batch, joint) > size:
+        joint = max(longest, 1)
+        while joint > 1 and layout.inference(self.model, batch, joint) > self.budget:
             joint = -(-joint // 2)
         return joint
 
@@ -309,8 +317,7 @@ def evaluate(trainer: Trainer, data: Any, chosen: Ints, steps: int, outputs: Any
     predictions, weights) of each are appended to `outputs`, if that is a list.
     """
     batch = Batch(trainer, data, chosen)
-    timeline, state = batch.timeline, None
-    rows = timeline.rows_before(timeline.longest) if batch.per_step else timeline.batch
+    timeline, rows, state = batch.timeline, batch.rows, None
     total: Any = None
     weights = kernels.Sum(rows)
     for cut in timeline.cut(steps):
@@ -319,7 +326,7 @@ def evaluate(trainer: Trainer, data: Any, chosen: Ints, steps: int, outputs: Any
         if not batch.per_step and segment.stop < timeline.longest:
             continue
         target, weight = batch.judge(segment)
-        first = timeline.rows_before(segment.start) if batch.per_step else 0
+        first = batch.rows_before(segment)
         total = kernels.Sum(rows * (1 if target.ndim == 1 else prediction.shape[1])) if total is None else total
         trainer.loss.total(prediction, target, weight, into=total, first=first)
         weights.add(first, weight)
