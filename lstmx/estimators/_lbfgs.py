@@ -107,9 +107,9 @@ class Minimizer(training.Trainer):
         state, epoch = self.state, self.state.epoch
         if not np.array_equal(self._place[0], values):
             self._objective(values)
-        logs, samples = {"loss": self._place[1]}, len(self.data.inputs.lengths)
+        logs, samples = {"loss": self._place[1]}, self.data.count
         if self.progress is not None:
-            self.progress.begin(epoch, epochs, self.data.count)
+            self.progress.begin(epoch, epochs, samples)
         if self.validation is not None:
             logs |= {f"val_{name}": value for name, value in self.evaluate(self.validation).items()}
         state.history.append(logs)
