@@ -119,10 +119,8 @@ class Timeline:
             falling = (self.lengths[1:] <= self.lengths[:-1]).all()
             self.order = None if falling else np.argsort(-self.lengths, kind="stable").astype(np.intp)
         self._shortest = int(self.lengths.min(initial=self.longest))
-        self._alike: tuple[Any, Any] = (
-            None,
-            None,
-        )  # (lengths, offsets) of a segment of so many steps that all sequences have
+        # (steps, (lengths, offsets)): those of a segment of so many steps that all sequences have
+        self._alike: tuple[Any, Any] = None, None
 
     @property
     def sorted(self) -> Ints:
