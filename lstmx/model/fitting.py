@@ -30,6 +30,20 @@ if TYPE_CHECKING:
     CallbacksLike: TypeAlias = Watching | Iterable[Watching] | None
 
 
+def _check_options(shuffle: Any, monitor: Any, verbose: Any, clip_norm: Any, clip_value: Any) -> None:
+    """An error for an option of `fit` that is none."""
+    if shuffle not in (True, False, "exact"):
+        raise ValueError(f'shuffle: got {shuffle!r}, must be True, "exact" or False')
+    if monitor not in (None, "gradients"):
+        raise ValueError(f'monitor: got {monitor!r}, must be None or "gradients"; what early stopping watches '
+                         "is EarlyStopping(monitor=...)")  # fmt: skip
+    if verbose not in (0, 1, 2):
+        raise ValueError(f"verbose: got {verbose!r}, must be 0, 1 or 2")
+    for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+        if value is not None:
+            validate.number(name, value, 0, open_low=True)
+
+
 class Fitting:
     """The part of `Sequential` that trains."""
 
@@ -220,16 +234,7 @@ class Fitting:
                 rng = self._rng
             else:
                 rng = validate.random_generator("random_state", random_state)
-            if shuffle not in (True, False, "exact"):
-                raise ValueError(f'shuffle: got {shuffle!r}, must be True, "exact" or False')
-            if monitor not in (None, "gradients"):
-                raise ValueError(f'monitor: got {monitor!r}, must be None or "gradients"; what early stopping watches '
-                                 "is EarlyStopping(monitor=...)")  # fmt: skip
-            if verbose not in (0, 1, 2):
-                raise ValueError(f"verbose: got {verbose!r}, must be 0, 1 or 2")
-            for name, value in (("clip_norm", clip_norm), ("clip_value", clip_value)):
-                if value is not None:
-                    validate.number(name, value, 0, open_low=True)
+            _check_options(shuffle, monitor, verbose, clip_norm, clip_value)
             from lstmx import losses, optim, training  # a program that only predicts does without them
 
             chosen_loss = losses.get_loss(loss, self._final_activation)
