@@ -259,6 +259,22 @@ def test_drawn_models_have_the_bits_of_the_general_path(case, paths):
         check_rollout(d, model, tokens, paths)
 
 
+def test_ids_and_frames_in_any_form_take_the_compiled_push(paths):
+    model = Sequential([LSTM(3, 4), Dense(4, 2)], random_state=0)
+    x = np.random.default_rng(0).normal(size=(2, 5, 3)).astype("f4")
+    wanted, wide = model.predict(x), np.repeat(x, 2, axis=2)
+    for frames in (x, x.astype("f8"), x.astype(">f4"), x.tolist(), wide[..., ::2], np.asfortranarray(x), x[:, ::-1]):
+        for form in (np.asarray, list, tuple, lambda ids: ids.astype("u4"), lambda ids: np.repeat(ids, 2)[::2]):
+            pool, out = StreamPool(model, 2), np.empty_like(wanted)
+            ids = form(pool.open(2))
+            with paths("compiled"):
+                assert pool.push(ids, frames, out=out) is out
+                again = StreamPool(model, 2)
+                found = again.push(form(again.open(2)), frames)
+            same(out, found)
+            same(out, wanted if np.array_equal(frames, x) else model.predict(x[:, ::-1]))
+
+
 def test_a_count_that_is_given_is_never_divided_by_0(paths):
     model = Sequential([LSTM(2, 3), MeanPool()], random_state=0)
     x = np.ones((1, 4, 2), "f4")
