@@ -51,12 +51,13 @@ def like(y, seed):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_budget_changes_no_bit(kind, form, given):
     lstm = make(I, H, dtype="float32", **KINDS[kind])
-    x = {"list": [a[:n] for a, n in zip(X, LENGTHS, strict=True)], "single": np.resize(X, (700, I))}.get(form, X)
+    x = {"list": [a[:n] for a, n in zip(X, LENGTHS, strict=True)], "single": np.resize(X, (3000, I))}.get(form, X)
     y, state = lstm(x, **FORMS[form])
     options = FORMS[form] | ({"state": tuple(like(a, 3) for a in state)} if given else {})
     options |= {"dy": like(y, 4), "dstate": tuple(like(a, 5) for a in state), "rng": 7}
     wanted = everything(lstm, x, **options)
     budget = least(lstm, x, **FORMS[form])
+    assert "again" in lstm.forward(x, memory=budget, **FORMS[form])[2].parts
     for threads in (1, 2):
         with lstmx.num_threads(threads):
             found = everything(lstm, x, memory=budget, **options)
