@@ -103,7 +103,9 @@ def test_several_series_keep_their_names_and_ends():
     later = keyed.update(new).predict(1)
     assert later["north"].index[0] == found[0].index[2] and list(later["south"].index) == [51]
     came = keyed.predict(3)
-    assert keyed.score({3: plain[:3], "north": came["north"], "south": came["south"]}) < 1
+    true = [came["north"] + [0.0, 1, 2], came["south"] + [0.0, 3, 9], plain[:3]]
+    assert keyed.score({3: true[2], "north": true[0], "south": true[1]}) == keyed.score(true)
+    assert keyed.score(true) != keyed.score([true[0], *true[:0:-1]])
 
 
 def test_keys_that_are_not_those_of_fit():
