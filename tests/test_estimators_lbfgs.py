@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import lstmx
 from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMForecaster, LSTMRegressor, LSTMTransformer
 from lstmx.estimators._lbfgs import Minimizer
+from lstmx.functional import engine, threads
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 8, 2))
@@ -82,7 +83,7 @@ def test_ends_as_the_perceptron_does(mine, peer):
     ):
         for estimator, x in ((own, X), (other, flat)):
             estimator = clone(estimator).set_params(**parameters)
-            with pytest.warns(ConvergenceWarning, match=f"^lbfgs failed to converge after .*{said}|{said}") as caught:
+            with pytest.warns(ConvergenceWarning, match=said) as caught:
                 estimator.fit(x, data)
             assert len(caught) == 1 and estimator.n_iter_ <= 4
     assert clone(own).set_params(max_iter=4).get_params()["max_fun"] == other.max_fun == 15000
@@ -93,11 +94,13 @@ def test_ends_as_the_perceptron_does(mine, peer):
         clone(own).set_params(max_fun=3).fit(X, LABELS)
 
 
-def test_same_bits_for_any_number_of_threads():
-    found = []
-    for threads in (1, 2, 5):
-        with lstmx.num_threads(threads):
-            found.append(fit(make(max_iter=12, hidden_size=9), RAGGED, LABELS))
+def test_same_bits_for_any_number_of_threads(monkeypatch):
+    found, asked, number = [], [], threads.get_num_threads
+    monkeypatch.setattr(threads, "get_num_threads", lambda: asked.append(number()) or asked[-1])
+    for count in (1, 2, 5):
+        with lstmx.num_threads(count):
+            found.append(fit(make(max_iter=6, hidden_size=40), RAGGED * 3, np.tile(LABELS, 3)))
+    assert set(asked) == {1, 2, 5} or engine.NAME != "tile"  # there is work enough for them
     for other in found[1:]:
         assert other.loss_curve_ == found[0].loss_curve_
         for name, p in other.parameters_.items():
@@ -177,7 +180,7 @@ def test_an_interruption_leaves_the_last_iteration(monkeypatch):
 
 def test_verbose(capsys):
     fit(make(max_iter=3, verbose=2), X, LABELS)
-    lines = capsys.readouterr().out.splitlines() or capsys.readouterr().err.splitlines()
+    lines = "".join(capsys.readouterr()).splitlines()
     assert sum("loss" in line for line in lines) == 3
     make(verbose=2, tol=0.1).fit(X, LABELS)
     assert "lbfgs: CONVERGENCE" in "".join(capsys.readouterr())
