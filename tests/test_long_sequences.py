@@ -29,7 +29,7 @@ from lstmx import (
     Sequential,
     training,
 )
-from lstmx.functional import allocate, engine, kernels
+from lstmx.functional import allocate, engine, kernels, threads
 
 MODELS = {
     "per step": lambda: [LSTM(2, 7, 2, dropout=0.2), Dropout(0.1), Dense(7, 2)],
@@ -109,11 +109,27 @@ def test_a_budget_changes_no_bit(kind, ragged, dtype):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.Recomputed, "plan", plan)
-        for threads in (1, 2):
-            with lstmx.num_threads(threads):
-                found = fit(kind, x, y, options, dtype=dtype, memory=budget)
-                assert_same_fit(found, fit(kind, x, y, options, dtype=dtype))
+        found = fit(kind, x, y, options, dtype=dtype, memory=budget)
+        assert_same_fit(found, fit(kind, x, y, options, dtype=dtype))
     assert any(steps < longest for steps, longest in seen)
+
+
+@pytest.mark.skipif(engine.NAME != "tile", reason="a promise of the tile engine")
+@pytest.mark.parametrize("pool", [[], [MeanPool()]], ids=["per step", "mean"])
+def test_a_budget_changes_no_bit_where_threads_share_the_work(pool, monkeypatch):
+    model = Sequential([LSTM(2, 64, 2, dropout=0.2), *pool, Dense(64, 1)], random_state=0)
+    x = generator().normal(size=(40, 90, 2))
+    y, asked, number = x[:, 0, :1] if pool else x[:, :, :1], [], threads.get_num_threads
+    monkeypatch.setattr(threads, "get_num_threads", lambda: asked.append(number()) or asked[-1])
+    found = []
+    for count in (1, 2, 5):
+        one = model.copy()
+        with lstmx.num_threads(count):
+            memory = None if count == 1 else model.memory(40, 90, training=True) // 2
+            one.fit(x, y, epochs=2, batch_size=40, memory=memory, verbose=0, random_state=1)
+        found.append(bits(one))
+    assert same(found[1], found[0]) and same(found[2], found[0])
+    assert set(asked) == {1, 2, 5}  # there is work enough for them
 
 
 @pytest.mark.parametrize("kind", ["per step", "mean"])

@@ -4,11 +4,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from lstm_cases import assert_same, everything, make
+from lstm_cases import assert_equal, assert_same, everything, make
 
 import lstmx
 from lstmx import LSTM, Cell
-from lstmx.functional import allocate
+from lstmx.functional import allocate, engine, threads
 
 N, T, I, H = 10, 300, 3, 6
 KINDS = {
@@ -58,13 +58,26 @@ def test_a_budget_changes_no_bit(kind, form, given):
     wanted = everything(lstm, x, **options)
     budget = least(lstm, x, **FORMS[form])
     assert "again" in lstm.forward(x, memory=budget, **FORMS[form])[2].parts
-    for threads in (1, 2):
-        with lstmx.num_threads(threads):
-            found = everything(lstm, x, memory=budget, **options)
+    found = everything(lstm, x, memory=budget, **options)
     for name, value in wanted.items():
         pairs = zip(found[name], value, strict=True) if isinstance(value, list) else [(found[name], value)]
         for one, other in pairs:
             assert_same(one, other, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_budget_changes_no_bit_where_threads_share_the_work(kind, monkeypatch):
+    lstm = make(I, 64, dtype="float32", **KINDS[kind])
+    x = np.random.default_rng(1).normal(size=(40, 90, I))
+    asked, number = [], threads.get_num_threads
+    options = {"dy": like(lstm(x)[0], 4), "rng": 7}
+    monkeypatch.setattr(threads, "get_num_threads", lambda: asked.append(number()) or asked[-1])
+    with lstmx.num_threads(1):
+        wanted = everything(lstm, x, **options)
+    for count in (2, 5):
+        with lstmx.num_threads(count):
+            assert_equal(everything(lstm, x, memory=least(lstm, x), **options), wanted)  # threads take some too
+    assert set(asked) == {1, 2, 5} or engine.NAME != "tile"  # there is work enough for them
 
 
 @pytest.mark.parametrize("kind", ["two layers", "two directions"])
