@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from cell_cases import CELLS, network
 from lstm_cases import assert_same as same_floats
+from tolerances import ENGINES
 
 import lstmx
 from lstmx import (
@@ -174,7 +175,7 @@ def test_segments_at_other_steps_are_nearly_the_whole():
     *_, found = segmented(model, found, timeline, every, run, 7, dy)
     for one, other in zip(found, out, strict=True):
         for name in other:
-            np.testing.assert_allclose(one[name], other[name], rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(one[name], other[name], **ENGINES["float64"])
 
 
 def test_a_segment_says_what_the_whole_says():
