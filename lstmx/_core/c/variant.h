@@ -80,7 +80,7 @@ GCC_TARGET(ISA_TARGET)
 #define MASK_STORE MASK_STORE_F32
 #endif
 #define MANTISSA_BITS 23
-#define ROUND_SHIFT 12582912.0f          /* 1.5 * 2^23 */
+#define ROUND_SHIFT (12582912.0f + 127)  /* 1.5 * 2^23, and the bias of exponents */
 #define LOG2_E 1.44269504f
 #define LN2_HIGH 0.693359375f            /* 10 bits: k * LN2_HIGH is exact */
 #define LN2_LOW -2.12194440e-4f
@@ -112,7 +112,7 @@ static const float r_f32[] = {0.3333333366026371f, 0.1999985316596486f, 0.142961
 #define MASK_STORE MASK_STORE_F64
 #endif
 #define MANTISSA_BITS 52
-#define ROUND_SHIFT 6755399441055744.0   /* 1.5 * 2^52 */
+#define ROUND_SHIFT (6755399441055744.0 + 1023)   /* 1.5 * 2^52, and the bias */
 #define LOG2_E 1.4426950408889634
 #define LN2_HIGH 0.69314718036912382     /* 32 bits: k * LN2_HIGH is exact */
 #define LN2_LOW 1.9082149292705877e-10

@@ -10,17 +10,16 @@
 #define EACH UNROLL for (int m = 0; m < M; m++)
 enum { FN(MOST) = 8 };
 
-/* e^x, or e^(2x) if `twice`, = scale * (1 + p), scale = 2^k, for exponents from EXP_MIN to EXP_MAX: k stays within the normal
- * ones. NaN gives p = NaN. */
-INLINE void FN(exp_parts)(const int M, const int twice, const FN(vec) *x, FN(vec) *p, FN(vec) *scale) {
+/* e^(factor x), factor 1, 2 or -1, = scale * (1 + p), scale = 2^k, for exponents from EXP_MIN to EXP_MAX: k stays within the
+ * normal ones. NaN gives p = NaN. */
+INLINE void FN(exp_parts)(const int M, const int factor, const FN(vec) *x, FN(vec) *p, FN(vec) *scale) {
     const FN(vec) shift = FN(splat)(ROUND_SHIFT);
-    const FN(uvec) one = (FN(uvec))FN(bits)(FN(splat)(1));
     FN(vec) k[FN(MOST)], r[FN(MOST)], q[FN(MOST)];
-    /* Adding 1.5 * 2^mantissa leaves the rounded k in the low bits. */
-    EACH k[m] = FN(vfma)(x[m], FN(splat)(twice ? 2 * LOG2_E : LOG2_E), shift);
-    EACH scale[m] = FN(from_bits)((FN(ivec))(((FN(uvec))FN(bits)(k[m]) << MANTISSA_BITS) + one));
+    /* Adding ROUND_SHIFT leaves the rounded k in the low bits, as the exponent that 2^k has. */
+    EACH k[m] = FN(vfma)(x[m], FN(splat)(factor * LOG2_E), shift);
+    EACH scale[m] = FN(from_bits)((FN(ivec))((FN(uvec))FN(bits)(k[m]) << MANTISSA_BITS));
     EACH k[m] = k[m] - shift;
-    EACH r[m] = FN(vfma)(k[m], FN(splat)(-LN2_HIGH), twice ? x[m] + x[m] : x[m]);   /* exact: LN2_HIGH has few bits */
+    EACH r[m] = FN(vfma)(k[m], FN(splat)(-LN2_HIGH), factor == 2 ? x[m] + x[m] : factor < 0 ? -x[m] : x[m]);   /* exact: few bits */
     EACH r[m] = FN(vfma)(k[m], FN(splat)(-LN2_LOW), r[m]);
     EACH q[m] = FN(splat)(Q[Q_DEGREE]);
     UNROLL for (int d = Q_DEGREE - 1; d >= 0; d--)
@@ -31,7 +30,7 @@ INLINE void FN(exp_parts)(const int M, const int twice, const FN(vec) *x, FN(vec
 /* e^x, 0 below EXP_MIN and infinity above EXP_MAX. */
 INLINE FN(vec) FN(vexp)(FN(vec) x) {
     FN(vec) in = FN(at_least)(FN(at_most)(x, EXP_MAX), EXP_MIN), p, scale;
-    FN(exp_parts)(1, 0, &in, &p, &scale);
+    FN(exp_parts)(1, 1, &in, &p, &scale);
     FN(vec) y = scale * (FN(splat)(1) + p);   /* scale * p alone could underflow */
     y = FN(select)(FN(less)(x, FN(splat)(EXP_MIN)), FN(splat)(0), y);
     return FN(select)(FN(less)(FN(splat)(EXP_MAX), x), FN(splat)(INFINITY), y);
@@ -41,8 +40,8 @@ INLINE FN(vec) FN(vexp)(FN(vec) x) {
 INLINE void FN(vsigmoid)(const int M, FN(vec) *x) {
     const FN(vec) one = FN(splat)(1);
     FN(vec) p[FN(MOST)], scale[FN(MOST)];
-    EACH x[m] = FN(at_least)(FN(at_most)(-x[m], EXP_MAX), EXP_MIN);
-    FN(exp_parts)(M, 0, x, p, scale);
+    EACH x[m] = FN(at_most)(FN(at_least)(x[m], -EXP_MAX), -EXP_MIN);
+    FN(exp_parts)(M, -1, x, p, scale);
     EACH p[m] = FN(vfma)(scale[m], p[m], one + scale[m]);   /* rounded once: 1 + 2^k is exact where it matters */
     EACH x[m] = one / p[m];
 }
@@ -52,7 +51,7 @@ INLINE void FN(vtanh)(const int M, FN(vec) *x) {
     const FN(ivec) minus = FN(bits)(FN(splat)((REAL)-0.0));
     FN(vec) p[FN(MOST)], scale[FN(MOST)], size[FN(MOST)];
     EACH size[m] = FN(at_most)(FN(from_bits)(FN(bits)(x[m]) & ~minus), TANH_MAX);
-    FN(exp_parts)(M, 1, size, p, scale);
+    FN(exp_parts)(M, 2, size, p, scale);
     EACH p[m] = FN(vfma)(scale[m], p[m], scale[m] - FN(splat)(1));
     EACH p[m] = p[m] / (p[m] + FN(splat)(2));   /* e^2x + 1, summed apart, would be faster, but 2.8 ULP off */
     EACH x[m] = FN(from_bits)(FN(bits)(p[m]) | (FN(bits)(x[m]) & minus));
@@ -63,7 +62,7 @@ INLINE FN(vec) FN(tanh_of)(FN(vec) x) { FN(vtanh)(1, &x); return x; }
 /* e^x - 1 for x <= 0, accurate near 0. */
 INLINE FN(vec) FN(vexpm1)(FN(vec) x) {
     FN(vec) in = FN(at_least)(x, EXP_MIN), p, scale;
-    FN(exp_parts)(1, 0, &in, &p, &scale);
+    FN(exp_parts)(1, 1, &in, &p, &scale);
     return FN(vfma)(scale, p, scale - FN(splat)(1));
 }
 
