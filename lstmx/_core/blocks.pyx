@@ -189,6 +189,13 @@ cdef void outer_side(const Job *job, const Side *side, size rows, size m0, size 
                 job.products.outer(rows, low, high, K, dz, dz_row, place(job, a, k * apart(side) + q * K), a_row, out, K, add, strip)
 
 
+cdef void outer_turned(const Job *job, size n, size rows, size m0, size m1, const void *dz, const void *a, size a_row, void *out,
+                       bint add) noexcept nogil:
+    """Columns m0..m1 of the transposed gradient (n, width) of a weight: out := [out +] a^T dz."""
+    cdef const lstmx_layer *l = &job.layer
+    job.products.outer(rows, 0, n, m1 - m0, a, a_row, place(job, dz, m0), l.gates_row, place(job, out, m0), l.width, add, NULL)
+
+
 cdef void block_gradients(const Job *job, int me, int part, int parts, size t0, size t1, size r0, size r1, bint add) noexcept nogil:
     """A part of the parameters' gradients and of dx over the packed rows r0..r1, which lie in the steps t0..t1: every output
     belongs to one part."""
@@ -203,11 +210,13 @@ cdef void block_gradients(const Job *job, int me, int part, int parts, size t0, 
     cdef size x_row = l.extra_row if job.ih.masks else l.x_row, h_row = l.extra_row if job.hh.masks else l.h_row
     m0, m1 = column_share(job, part, parts), column_share(job, part + 1, parts)
     if m0 < m1:
-        outer_side(job, &job.hh, rows, m0, m1, dz if l.at.hh < 0 else place(job, extra, l.at.hh),
-                   l.gates_row if l.at.hh < 0 else l.extra_row, h, h_row, job.dw_hh, add, strip)
-        if job.dw_ih_transposed != NULL:
-            products.outer(rows, 0, I, m1 - m0, x, x_row, place(job, dz, m0), l.gates_row,
-                           place(job, job.dw_ih_transposed, m0), l.width, add, NULL)
+        if job.dw_hh_turned != NULL:
+            outer_turned(job, P, rows, m0, m1, dz, h, h_row, job.dw_hh_turned, add)
+        else:
+            outer_side(job, &job.hh, rows, m0, m1, dz if l.at.hh < 0 else place(job, extra, l.at.hh),
+                       l.gates_row if l.at.hh < 0 else l.extra_row, h, h_row, job.dw_hh, add, strip)
+        if job.dw_ih_turned != NULL:
+            outer_turned(job, I, rows, m0, m1, dz, x, x_row, job.dw_ih_turned, add)
         else:
             outer_side(job, &job.ih, rows, m0, m1, dz, l.gates_row, x, x_row, job.dw_ih, add, strip)
         if job.db != NULL:

@@ -39,8 +39,9 @@ cdef struct Job:
     void *dx                   # (S, I), added to if add_to_dx
     bint add_to_dx
     void *dw_ih                # (width, I)
-    void *dw_ih_transposed     # (I, width) instead, where I is small
     void *dw_hh                # (width, P / heads)
+    void *dw_ih_turned         # (I, width) and
+    void *dw_hh_turned         # (P, width) instead, where `turns` says so
     void *dw_hr                # (P, H)
     void *db                   # (width)
     void *d_vectors            # (at.vectors_width)
@@ -74,6 +75,7 @@ cdef size room_for_sums(Job *job, int threads) noexcept nogil
 cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil
 cdef size gradient_steps(size batch, bint serial) noexcept nogil
 cdef size strip(size batch, size steps, size lanes) noexcept nogil
+cdef bint turns(size width, size n, size rows, size lanes) noexcept nogil
 
 cdef inline const lstmx_tile *tile_for(int format) noexcept nogil:
     return active_isa().tiles[format]

@@ -25,6 +25,7 @@ cdef size ROWS_PER_SHARE = 10             # fewer only where there are not enoug
 cdef size SHARES_PER_THREAD = 4           # at most
 cdef size SUMS = 65536                    # values of z that one block holds, if that is a few steps
 cdef size FEW_STEPS = 4
+cdef size TURNING = 16                    # multiply-adds of vectors in the time that a value takes to be turned
 cdef size CACHE = 8 << 20                 # bytes of weights that are not fetched anew at every step
 
 
@@ -332,11 +333,20 @@ def workspace(size batch, size steps, size inputs, size hidden, cnp.ndarray of_t
     found = {"sums": (rows + 1) * width} if rows else {}
     if training and not serial:
         found["strips"] = threads * strip(batch, steps, kernels.lanes)
-        if inputs < kernels.lanes:
-            found["transposed"] = 4 * hidden * inputs
+        for n in (inputs, hidden):
+            if turns(4 * hidden, n, batch * steps, kernels.lanes):
+                found["turned"] = found.get("turned", 0) + 4 * hidden * n
     return found
 
 
 cdef size strip(size batch, size steps, size lanes) noexcept nogil:
     """The values of a thread's scratch in a backward pass."""
     return 4 * lanes * (GRADIENT_ROWS if batch >= GRADIENT_ROWS else min(steps, gradient_steps(batch, False)) * batch)
+
+
+cdef bint turns(size width, size n, size rows, size lanes) noexcept nogil:
+    """Whether the gradient (width, n) of a weight, a sum over `rows` rows, is found transposed: where its rows leave many lanes
+    of their last vector empty, so that turning it takes less than that.
+    """
+    cdef size direct = width * ((n + lanes - 1) // lanes), turned = n * ((width + lanes - 1) // lanes)
+    return n < lanes or (10 * turned <= 9 * direct and rows * (direct - turned) > TURNING * width * n)

@@ -38,7 +38,7 @@ from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_awa
                                lstmx_wait, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
                                PyThreadState, restore_control, take_back)
 from lstmx._core.job cimport (begin, cut_columns, cut_rows, data, Direction, gradient_steps, groups_of, Job, MOST_THREADS,
-                              operations, panels_of, room_for_sums, row_share, rows_at, share_out, size, stride, strip,
+                              operations, panels_of, room_for_sums, row_share, rows_at, share_out, size, stride, strip, turns,
                               worth_threads)
 
 cnp.import_array()
@@ -461,16 +461,28 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
     scratch = allocate(N * l.at.scratch_width) if l.at.scratch_width else None
     l.scratch = data(scratch)
     share_out(&job, threads)
-    strips = transposed = None
+    strips = dw_ih = dw_hh = None
     if not job.serial:
         width = strip(N, steps, job.kernels.lanes)
         strips = allocate(job.threads * width)
         job.strips, job.strip_bytes = <char *>data(strips), width * job.itemsize
-        if I < job.kernels.lanes and job.ih.blocks == 1:
-            transposed = allocate(l.width * I)
-            if add:
-                transposed.reshape(I, l.width)[...] = out["weight_ih"].T
-            job.dw_ih_transposed = data(transposed)
+        if job.ih.blocks == 1:
+            dw_ih = turned(&job, I, cnp.PyArray_DIM(x, 0), out["weight_ih"], allocate, add)
+            job.dw_ih_turned = data(dw_ih)
+        if job.hh.blocks == 1 and l.at.hh < 0:
+            dw_hh = turned(&job, l.outputs, cnp.PyArray_DIM(x, 0), out["weight_hh"], allocate, add)
+            job.dw_hh_turned = data(dw_hh)
     run(&job, threads)
-    if transposed is not None:
-        out["weight_ih"][...] = transposed.reshape(I, l.width).T
+    for target, found in ((out["weight_ih"], dw_ih), (out["weight_hh"], dw_hh)):
+        if found is not None:
+            target[...] = found.T
+
+
+cdef cnp.ndarray turned(const Job *job, size n, size rows, cnp.ndarray gradient, allocate, bint add):
+    """Room (n, width) for the transposed gradient of a weight, or None where it is better found as it is."""
+    if not turns(job.layer.width, n, rows, job.kernels.lanes):
+        return None
+    room = allocate(job.layer.width * n).reshape(n, job.layer.width)
+    if add:
+        room[...] = gradient.T
+    return room
