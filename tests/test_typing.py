@@ -39,6 +39,7 @@ NAMED += [
     "lstmx.inspect",
     "lstmx.cli",
     "lstmx.lesson",
+    "lstmx.distributed",
 ]
 NAMED += ["lstmx.estimators"] * (importlib.util.find_spec("sklearn") is not None)
 
