@@ -56,6 +56,7 @@ FLOORS = [
     "test_keras_files.py",
     "test_interop_onnx.py",
     "test_onnx_export.py",
+    "test_distributed_predict.py",
 ]
 
 
@@ -154,7 +155,7 @@ def wheels(session):
 def floors(session):
     """The oldest versions that pyproject.toml allows, tests/floors.txt."""
     oldest = ["-c", "tests/floors.txt"]
-    session.install(*oldest, *nox.project.dependency_groups(PROJECT, "floors"), ".[demo,keras,onnx]")
+    session.install(*oldest, *nox.project.dependency_groups(PROJECT, "floors"), ".[demo,keras,onnx,dask]")
     own = "not the_reference_of_onnx and not cases_of_onnx"  # the evaluator of an old onnx knows one direction alone
     pytest(session, "-k", own, *(session.posargs or [*CORE, *MODELS, *INSTALLED, *FLOORS]))
 

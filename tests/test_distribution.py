@@ -59,6 +59,7 @@ def test_the_demo_brings_what_help_needs():
     assert {"scikit-learn>=1.6", "matplotlib>=3.8", "scipy>=1.13"} <= set(all_of("demo"))
 
 
+REQUIREMENT = r"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)"
 FLOORS = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests" / "floors.txt").read_text(), re.MULTILINE))
 
 
@@ -67,15 +68,15 @@ def padded(version):
     return [*map(int, version.split(".")), 0, 0, 0][:3]
 
 
-@pytest.mark.parametrize("extra", ["", "demo", "keras", "onnx"])
+@pytest.mark.parametrize("extra", ["", "demo", "keras", "onnx", "dask"])
 def test_the_floors_that_are_tested_are_those_that_are_declared(extra):
     for requirement in all_of(extra) if extra else PROJECT["dependencies"]:
-        name, version = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
+        name, version = re.fullmatch(REQUIREMENT, requirement).groups()
         assert padded(FLOORS[name]) == padded(version), requirement
 
 
 def test_so_are_those_of_what_tests_use_beside():
     for requirement in all_of("test"):
-        name, version = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
+        name, version = re.fullmatch(REQUIREMENT, requirement).groups()
         if name in ("hypothesis", "pandas", "polars", "pytest"):
             assert padded(FLOORS[name]) == padded(version), requirement

@@ -42,7 +42,7 @@ def predict(
     if shuffle and time is None and frame.npartitions > 1:
         raise ValueError(f"time: must name what orders the steps of a sequence, since rows are shuffled by {by!r} and "
                          "lose their order; or say shuffle=False, if each sequence lies in one partition")  # fmt: skip
-    wanted = [name for name in dict.fromkeys([by, time, *columns]) if name in names]
+    wanted = [name for name in names if name in (by, time, *columns)]
     types = {name: frame.dtypes[name] for name in wanted} | {index: frame.index.dtype}
     frame = frame if names == wanted else frame[wanted]
     several = frame.npartitions > 1
@@ -85,17 +85,22 @@ def _outline(
     model: Any, call: _models.Call, by: Any, time: Any, columns: list[Any], types: dict[Any, Any]
 ) -> tuple[_Plan, DType]:
     """The plan for a model, and the type of its results: found with two tiny sequences."""
+    for name in columns:
+        if not pd.api.types.is_numeric_dtype(types[name]):
+            raise TypeError(f"columns: {name!r} holds {types[name]}, must be numbers; convert it, or leave it out of "
+                            "columns=[...]")  # fmt: skip
     if isinstance(model, Forecaster):
         if len(columns) != model.config["features"] or "step" in columns:
             raise ValueError(f"columns: got {columns}, must be the {model.config['features']} variables of fit, in "
                              'order, none of them called "step"')  # fmt: skip
         return _Plan(call, by, time, columns, HORIZON, ["step", *columns], False), model.dtype
-    zeros = [pd.DataFrame({name: pd.Series(np.zeros(n), dtype=types[name]) for name in columns}) for n in (2, 3)]
+    zeros = [_numbers(pd.DataFrame(0, range(n), columns).astype({c: types[c] for c in columns})) for n in (2, 3)]
     embedding = isinstance(model, Sequential) and model.embedding is not None
     if embedding and len(columns) != 1:
         raise ValueError(f"columns: got {columns}, must be one column of integers, as the model begins with an "
                          "Embedding")  # fmt: skip
-    found = call(model, [a[columns[0]].to_numpy() for a in zeros] if embedding else zeros)
+    with _models.named(f"columns: got {columns}"):
+        found = call(model, [a[:, 0] if embedding else pd.DataFrame(a, columns=columns) for a in zeros])
     rows = STEPS if isinstance(found, list) else SEQUENCES
     shape = found[0].shape[1:] if rows == STEPS else found.shape[1:]
     classes = getattr(model, "classes_", None) if call.method in ("predict_proba", "predict_log_proba") else None
@@ -130,7 +135,7 @@ def _part(
 ) -> tuple[Any, Any, int]:
     """(result, keys, number) of a partition."""
     info = partition_info or {"number": 0, "division": None}  # Dask tries functions without
-    start = "" if info["division"] is None else f", which begins at {info['division']!r}"
+    start = "" if info["division"] is None else f", which begins at {_shown(info['division'])}"
     with _models.named(f"partition {info['number']}{start}"):
         missing = [name for name in plan.columns if name not in part.columns]
         more = [name for name in part.columns if name not in (*plan.columns, plan.by, plan.time)]
@@ -140,7 +145,7 @@ def _part(
             return nothing, [], info["number"]
         keys, order, ends = _groups(part, plan.by, plan.time)
         model = _models.unpack(packed)
-        rows = _numbers(part, plan.columns)[order]
+        rows = _numbers(part[plan.columns])[order]
         if isinstance(model, Sequential) and model.embedding is not None:
             rows = rows[:, 0]
         found = plan.call(model, np.split(rows, ends))
@@ -166,15 +171,20 @@ def _groups(part: Any, by: Any, time: Any) -> tuple[Any, Ints, Ints]:
         same = (np.diff(codes[order]) == 0) & (np.diff(steps[order]) == 0)
         if same.any():
             first = order[same.argmax()]
-            raise ValueError(f"time: {by} {keys[codes[first]]!r} has two steps at {times[steps[first]]!r}, must have "
-                             "one; leave one out, or make one of them")  # fmt: skip
+            raise ValueError(f"time: {by} {_shown(keys[codes[first]])} has two steps at {_shown(times[steps[first]])}, "
+                             "must have one; leave one out, or make one of them")  # fmt: skip
     return keys, order, np.flatnonzero(np.diff(codes[order])) + 1
 
 
-def _numbers(part: Any, columns: list[Any]) -> Array:
-    """The features (rows, F); what is missing in columns of a type of pandas's own is NaN."""
-    found = part[columns].to_numpy()
-    return part[columns].to_numpy(np.float64, na_value=np.nan) if found.dtype == object else found
+def _numbers(features: Any) -> Array:
+    """Features (rows, F) as an array; what is missing in columns of a type of pandas's own is NaN."""
+    found = features.to_numpy()
+    return features.to_numpy(np.float64, na_value=np.nan) if found.dtype == object else found
+
+
+def _shown(value: Any) -> str:
+    """A key or a time as errors show it."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def _table(found: Any, plan: _Plan, keys: Any, order: Ints, index: Any) -> Any:
@@ -210,8 +220,8 @@ def _check_whole(keys: Any, by: Any) -> Any:
     if twice.any():
         key = keys["key"][twice].iloc[0]
         places: Sequence[int] = keys["partition"][keys["key"] == key].tolist()
-        raise ValueError(f"by: {by} {key!r} lies in the partitions {', '.join(map(str, places))}, must lie in one; say "
-                         "shuffle=True, which brings its rows together")  # fmt: skip
+        raise ValueError(f"by: {by} {_shown(key)} lies in the partitions {', '.join(map(str, places))}, must lie in "
+                         "one; say shuffle=True, which brings its rows together")  # fmt: skip
     return keys[["key"]][:0]
 
 
