@@ -33,7 +33,7 @@ def predict(model: Any, sent: Any, call: _models.Call, x: Any, lengths: Any) -> 
     tail, dtype = _outline(model, call, x)
     plan = _Plan(call, x.shape[1:], tail, dtype, bool(more))
     return dask.array.map_blocks(
-        _block, x, *more, sent, plan, token="lstmx-predict", dtype=dtype,
+        predict_block, x, *more, sent, plan, dtype=dtype,
         drop_axis=list(range(1, x.ndim)), new_axis=list(range(1, 1 + len(tail))),
         chunks=(x.chunks[0], *((size,) for size in tail)), meta=np.empty((0,) * (1 + len(tail)), dtype),
     )  # fmt: skip
@@ -97,7 +97,7 @@ def _outline(model: Any, call: _models.Call, x: Any) -> tuple[Shape, DType]:
     return tuple(a if a == b else x.shape[axis] for a, b in pairs), found[0].dtype
 
 
-def _block(x: Array, *rest: Any, block_id: tuple[int, ...] = ()) -> Array:
+def predict_block(x: Array, *rest: Any, block_id: tuple[int, ...] = ()) -> Array:
     """The results of one chunk."""
     *lengths, packed, plan = rest
     with _models.named(f"partition {block_id[0]}"):

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def predict(sent: Any, call: _models.Call, bag: Any) -> Any:
     """A bag with the result of each sequence; `sent` is the `_models.Packed` model, delayed."""
     numbers = dask.bag.from_sequence(range(bag.npartitions), npartitions=bag.npartitions)
-    return bag.map_partitions(_part, numbers, sent, call, token="lstmx-predict")
+    return bag.map_partitions(predict_items, numbers, sent, call)
 
 
-def _part(items: Iterable[Any], number: Iterable[int], packed: _models.Packed, call: _models.Call) -> list[Any]:
+def predict_items(items: Iterable[Any], number: Iterable[int], packed: _models.Packed, call: _models.Call) -> list[Any]:
     """The results of one partition."""
     with _models.named(f"partition {next(iter(number))}"):
         sequences = [item if hasattr(item, "columns") else np.asarray(item) for item in items]

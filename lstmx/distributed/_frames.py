@@ -52,8 +52,10 @@ def predict(
     meta = _nothing(plan, types[by], index, types[index], dtype)
     clear = plan.rows != STEPS and by in names
     if shuffle or not several:
-        return frame.map_partitions(_finished, sent, plan, meta, meta=meta, clear_divisions=clear)
-    found = frame.map_partitions(_part, sent, plan, meta, meta=meta, clear_divisions=clear, enforce_metadata=False)
+        return frame.map_partitions(predict_rows, sent, plan, meta, meta=meta, clear_divisions=clear)
+    found = frame.map_partitions(
+        predict_part, sent, plan, meta, meta=meta, clear_divisions=clear, enforce_metadata=False
+    )
     keys = found.map_partitions(_keys, meta=pd.DataFrame({"key": [], "partition": []}), enforce_metadata=False)
     verdict = keys.repartition(npartitions=1).map_partitions(_check_whole, by, meta=pd.DataFrame({"key": []}))
     return found.map_partitions(_release, verdict, meta=meta)
@@ -125,12 +127,12 @@ def _nothing(plan: _Plan, key: Any, index: Any, own: Any, dtype: DType) -> Any:
     return found[plan.names[0]] if plan.single else found
 
 
-def _finished(part: Any, packed: _models.Packed, plan: _Plan, nothing: Any, partition_info: Any = None) -> Any:
+def predict_rows(part: Any, packed: _models.Packed, plan: _Plan, nothing: Any, partition_info: Any = None) -> Any:
     """The result of a partition that holds whole sequences."""
-    return _part(part, packed, plan, nothing, partition_info)[0]
+    return predict_part(part, packed, plan, nothing, partition_info)[0]
 
 
-def _part(
+def predict_part(
     part: Any, packed: _models.Packed, plan: _Plan, nothing: Any, partition_info: Any = None
 ) -> tuple[Any, Any, int]:
     """(result, keys, number) of a partition."""
@@ -210,7 +212,7 @@ def _table(found: Any, plan: _Plan, keys: Any, order: Ints, index: Any) -> Any:
 
 
 def _keys(found: tuple[Any, Any, int]) -> Any:
-    """Which keys are in a partition, of what `_part` gave."""
+    """Which keys are in a partition, of what `predict_part` gave."""
     return pd.DataFrame({"key": pd.Series(list(found[1]), dtype=object), "partition": found[2]})
 
 
