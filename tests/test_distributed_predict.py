@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import cloudpickle
 import joblib
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ import lstmx
 from lstmx import predictors
 from lstmx.distributed import _models, predict
 
-dask = pytest.importorskip("dask")
+dask, cloudpickle = pytest.importorskip("dask"), pytest.importorskip("cloudpickle")
 da, db, dd = (pytest.importorskip(f"dask.{name}") for name in ("array", "bag", "dataframe"))
 
 RNG = np.random.default_rng(0)
@@ -307,6 +306,9 @@ def test_types_of_pandas_are_numbers():
     zoned = FRAME.assign(when=pd.date_range("2024", periods=len(FRAME), freq="h", tz="Europe/Vienna"))
     found = predict(SUM, dd.from_pandas(zoned.sample(frac=1, random_state=0), npartitions=3), by="who", time="when")
     assert same(found.compute().sort_index(), SUM.predict(RAGGED))
+    kinds = dd.from_pandas(FRAME.astype({"who": "category"}).set_index("who"), npartitions=3)
+    found = predict(SUM, kinds, by="who", time="when").compute()
+    assert same(found, SUM.predict(RAGGED)) and found.index.tolist() == sorted(set(FRAME["who"]))
     words = MODELS["embedding"][0]()
     frame = dd.from_pandas(frame_of([w[:, None] for w in WORDS], ["word"]), npartitions=3)
     assert same(predict(words, frame, by="who", time="when").compute().sort_index(), words.predict(WORDS))
@@ -555,6 +557,8 @@ def test_a_cluster_gives_the_same_and_a_worker_gets_a_model_once(client, models)
     y = predict(model, dd.from_pandas(FRAME.set_index("who"), npartitions=5), method=method, by="who", time="when")
     assert same(y.compute(), model.predict_proba(RAGGED))
     assert list(client.run(loads).values()) == [2, 2]
+    with pytest.raises(ValueError, match=r"^partition 2: X\[0\]: got shape \(3, 5\)"):
+        predict(SUM, db.from_sequence([*RAGGED[:2], np.zeros((3, 5))], npartitions=3)).compute()
     assert set(client.run(lstmx.get_num_threads).values()) == {1}  # what Dask tells OpenMP
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import dask.array
 import numpy as np
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from lstmx._types import Array, DType, Shape
 
 
-class _Plan(NamedTuple):
+@dataclass(frozen=True)
+class _Plan:
     """What a block is, and what comes of it: arrays (n, *given) of which arrays (n, *tail) are made."""
 
     call: _models.Call

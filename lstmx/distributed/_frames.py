@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 SEQUENCES, STEPS, HORIZON = "sequences", "steps", "horizon"  # what a result has a row for
 
 
-class _Plan(NamedTuple):
+@dataclass(frozen=True)
+class _Plan:
     """How a partition is read, and what comes of it."""
 
     call: _models.Call

@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import hashlib
+import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from lstmx.functional import validate
 from lstmx.functional.threads import Section, num_threads
@@ -51,7 +53,7 @@ def pack(model: Any) -> Packed:
     """A model, or the file of one, as it is now."""
     from lstmx import loading
 
-    if isinstance(model, str | Path):
+    if isinstance(model, str | os.PathLike):
         model = loading.load(model)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
@@ -76,7 +78,8 @@ def unpack(packed: Packed) -> Any:
     return found
 
 
-class Call(NamedTuple):
+@dataclass(frozen=True)
+class Call:
     """Which method of a model is called.
 
     Attributes
