@@ -244,6 +244,14 @@ def test_an_index_of_keys_is_read_partition_by_partition(divisions):
     assert steps.compute().index.tolist() == FRAME["who"].tolist() and steps.divisions == frame.divisions
 
 
+def test_the_index_may_be_the_time():
+    frame = dd.from_pandas(MIXED.set_index("when"), npartitions=4)
+    assert same(predict(SUM, frame, by="who", time="when").compute().sort_index(), SUM.predict(RAGGED))
+    steps = predict(STEPS, frame, by="who", time="when").compute()
+    assert same(np.sort(steps, axis=0), np.sort(np.concatenate(STEPS.predict(RAGGED)), axis=0))
+    assert steps.index.name == "when" and sorted(steps.index) == sorted(FRAME["when"])
+
+
 def test_an_index_of_keys_that_is_not_sorted_is_shuffled():
     frame = dd.from_pandas(MIXED.set_index("who"), npartitions=4, sort=False)
     found = predict(SUM, frame, by="who", time="when").compute()
@@ -323,6 +331,10 @@ def test_types_of_pandas_are_numbers():
         ),
         (lambda f: f.assign(when=f["when"].where(f["when"] != 1)), "time: .* values of 'when' are missing"),
         (lambda f: f.assign(who=f["who"].where(f["who"] != "m01")), "by: .* values of 'who' are missing"),
+        (
+            lambda f: f.drop(columns="who"),
+            r"by: must be 'who', as the DataFrame says, but there are \['a', 'b', 'when'\]",
+        ),
         (lambda f: f.drop(columns="b"), r"columns: got \['a', 'who', 'when'\], must be \['a', 'b'\]"),
         (lambda f: f.assign(c=0.0), r"columns: got .*'c'\], must be \['a', 'b'\], as the DataFrame says"),
         (lambda f: f.assign(a="x"), "could not convert string"),
@@ -472,7 +484,7 @@ OWN = {"by": "who", "time": "when"}
         (ARRAY[:, :, :1], {}, r"X: got shape \(1, 2, 1\), must be \(N, T, 2\)"),
         (ARRAY, {"lengths": LENGTHS[:4]}, r"lengths: got int64 \(4,\), must be integers \(N,\) = \(23,\)"),
         (ARRAY, {"lengths": LENGTHS / 1}, "lengths: got float64"),
-        (TABLE, {}, r"by: got None, must be one of its columns, \['a', 'b', 'who', 'when'\]: whose values"),
+        (TABLE, {}, r"by: got None, must be one of its columns, \['a', 'b', 'who', 'when'\], or its index, once that"),
         (TABLE, {"by": "she"}, "by: got 'she', must be one of its columns"),
         (TABLE, {"by": ["who", "when"]}, "by: got .*, must be one name; make one column of several"),
         (TABLE, {"by": "who", "time": "who"}, "time: got 'who', which is what tells the sequences apart"),

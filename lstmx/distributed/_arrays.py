@@ -86,7 +86,6 @@ def _outline(model: Any, call: _models.Call, x: Any) -> tuple[Shape, DType]:
         features, own = (1 if x.ndim == 2 else x.shape[2]), model.config["features"]
         if features != own:
             raise ValueError(f"collection: got {features} variables, must be {own}, as in fit")
-        assert call.horizon is not None
         return (call.horizon, *(() if model.config["single"] else (own,))), model.dtype
     first = model.steps[0][1] if isinstance(model, Pipeline) else model
     axis = 2 if x.ndim == 3 and isinstance(first, Step) and first.config.get("layout") == "NCT" else 1

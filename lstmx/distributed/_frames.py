@@ -45,13 +45,13 @@ def predict(
         raise ValueError(f"time: must name what orders the steps of a sequence, since rows are shuffled by {by!r} and "
                          "lose their order; or say shuffle=False, if each sequence lies in one partition")  # fmt: skip
     wanted = [name for name in names if name in (by, time, *columns)]
-    types = {name: frame.dtypes[name] for name in wanted} | {index: frame.index.dtype}
+    types, own = {name: frame.dtypes[name] for name in wanted}, frame.index.dtype
     frame = frame if names == wanted else frame[wanted]
     several = frame.npartitions > 1
     if several and shuffle:
         frame = frame.shuffle(on=by) if by in names else frame.shuffle(on_index=True)
     plan, dtype = _outline(model, call, by, time, columns, types)
-    meta = _nothing(plan, types[by], index, types[index], dtype)
+    meta = _nothing(plan, types.get(by, own), index, own, dtype)
     clear = plan.rows != STEPS and by in names
     if shuffle or not several:
         return frame.map_partitions(predict_rows, sent, plan, meta, meta=meta, clear_divisions=clear)
@@ -65,7 +65,8 @@ def predict(
 
 def _read_names(names: list[Any], index: Any, by: Any, time: Any, columns: Any) -> tuple[Any, Any, list[Any]]:
     """`by`, `time` and `columns` of a DataFrame that has these names."""
-    there = f"must be one of its columns, {names}" + (f", or its index, {index!r}" if index is not None else "")
+    also = "its index, once that has a name" if index is None else f"its index, {index!r}"
+    there = f"must be one of its columns, {names}, or {also}"
     if by is None:
         raise ValueError(f"by: got None, {there}: whose values tell the sequences apart; for a table whose rows are "
                          "sequences give collection.to_dask_array()")  # fmt: skip
@@ -160,6 +161,8 @@ def _groups(part: Any, by: Any, time: Any) -> tuple[Any, Ints, Ints]:
     """(keys, rows in the order of keys and times, where the keys after the first begin in it) of a partition."""
 
     def ranks(name: str, label: Any) -> tuple[Any, Any]:
+        if label not in part.columns and label != part.index.name:
+            raise ValueError(f"{name}: must be {label!r}, as the DataFrame says, but there are {list(part.columns)}")
         codes, values = pd.factorize(part[label] if label in part.columns else part.index, sort=True)
         if (codes < 0).any():
             raise ValueError(f"{name}: {(codes < 0).sum()} of {len(codes)} values of {label!r} are missing; leave "

@@ -90,7 +90,7 @@ class Call:
     """
 
     method: str
-    horizon: int | None
+    horizon: Any
 
     def __call__(self, model: Any, X: Any, lengths: Any = None) -> Any:
         """What the model gives for sequences X, on one thread: a worker that has more runs as many calls at once."""
