@@ -38,7 +38,7 @@ LEAVES = {
     "datasets", "formats", "testing", "init", "plots", "reference", "reference_cells", "tensors", "_types", "_version",
 }  # fmt: skip
 # These import anything but _core; only they import each other, and inside functions.
-TOP = {"loading", "interop", "inspect", "bench", "cli", "demo", "lesson", "lesson_pictures", "__main__"}
+TOP = {"loading", "interop", "inspect", "bench", "cli", "demo", "distributed", "lesson", "lesson_pictures", "__main__"}
 PEERS = {"torch", "keras", "tf_keras", "h5py", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "tf2onnx"}
 NEIGHBOURS = {"sktime", "aeon"}  # each for the adapter of its name alone
 PRODUCTS = {"matmul", "dot", "vdot", "inner", "tensordot", "matvec", "vecmat", "multi_dot"}

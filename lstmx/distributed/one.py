@@ -162,7 +162,7 @@ def _in_order(data: Any, plan: Plan) -> Any:
     """Rows by their time, if there is one, which is then the index; evenly spaced if they shall be."""
     if plan.time is not None:
         data = data.set_index(plan.time).sort_index(kind="stable")
-    index = getattr(data, "index", None)
+    index: Any = getattr(data, "index", None)
     if plan.freq is not None and type(index).__name__ != "DatetimeIndex":
         raise TypeError(f"freq: needs dates, not {type(index).__name__}; name the column that holds them as time")
     if plan.freq is None and plan.time is None:
@@ -206,10 +206,10 @@ def _sequences(data: Any, plan: Plan) -> tuple[list[Any], Any]:
         return [data], None
     data = _as_pandas(data)
     plan = plan.for_columns(list(data.columns))
-    data = _in_order(data, plan)
     parts = [data]
     if plan.sequence is not None:
-        parts = [part for _, part in data.groupby(plan.sequence, sort=False, dropna=False, observed=True)]
+        parts = [part for _, part in data.groupby(plan.sequence, dropna=False, observed=True)]
+    parts = [_in_order(part, plan) for part in parts]
     X = [part[plan.columns] for part in parts]
     if not plan.target:
         return X, None
@@ -219,7 +219,7 @@ def _sequences(data: Any, plan: Plan) -> tuple[list[Any], Any]:
     for part in parts:
         if len(part[plan.target].drop_duplicates()) > 1:
             raise ValueError(f"target: {names!r} is not the same in all rows of the sequence "
-                             f"{part[plan.sequence].iloc[0]!r}, which has one label; for one at each step set "
+                             f"{part[plan.sequence].iloc[0]}, which has one label; for one at each step set "
                              'target="step" of the estimator')  # fmt: skip
     return X, np.array([part[names].iloc[0] for part in parts])
 
@@ -390,5 +390,6 @@ def _written(path: str, identity: str) -> dict[str, Any] | None:
 def _write(path: str, estimator: Any, entry: Config) -> None:
     stored = estimators.to_stored(estimator)
     if stored.note is not None:  # else it was too long for a file, of which there is a warning
-        stored.with_note(json.dumps(json.loads(stored.note) | {"fit_many": entry}, sort_keys=True, separators=(",", ":")))
+        note = json.loads(stored.note) | {"fit_many": entry}
+        stored.with_note(json.dumps(note, sort_keys=True, separators=(",", ":")))
     stored.save(path)
