@@ -76,7 +76,7 @@ html_sidebars = {page: [] for page in ALONE}
 
 # Examples that read what is not in this checkout are shown and not run: one downloads a model, one reads aeon's data.
 _aeon = importlib.util.find_spec("aeon") is not None
-_run = ["classification", "forecasting", "gates", "search", "streams"] + ["anomalies"] * _aeon
+_run = ["classification", "forecasting", "gates", "meters", "search", "streams"] + ["anomalies"] * _aeon
 sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["gallery"],

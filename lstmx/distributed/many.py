@@ -46,7 +46,7 @@ def fit_many(
 ) -> pandas.DataFrame:
     """Fit one model to each of many series, with Dask, and give a table of what came of it.
 
-    It runs at once, on the cluster of the current `dask.distributed.Client` or else with Dask's own scheduler, one
+    It runs at once, on the cluster of the current ``dask.distributed.Client`` or else with Dask's own scheduler, one
     thread for each fit. A series has the same bits alone and among others, in any order and on any number of workers:
     its random_state is made of that of the estimator and its key, and stands in the table. A series that fails is
     reported in the table, and the others go on. If a worker dies, Dask fits its series again, to the same bits.
