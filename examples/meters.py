@@ -19,10 +19,10 @@ import lstmx
 from lstmx.distributed import fit_many
 
 WEEK, AHEAD = 7 * 24, 48
-HOLIDAYS = pd.to_datetime(
-    """2026-04-03 2026-04-06 2026-05-01 2026-05-14 2026-05-25 2026-10-03 2026-12-24 2026-12-25 2026-12-26 2026-12-31
-    2027-01-01 2027-03-26 2027-03-29""".split()
-)
+HOLIDAYS = pd.to_datetime([
+    "2026-04-03", "2026-04-06", "2026-05-01", "2026-05-14", "2026-05-25", "2026-10-03", "2026-12-24", "2026-12-25",
+    "2026-12-26", "2026-12-31", "2027-01-01", "2027-03-26", "2027-03-29",
+])  # fmt: skip
 COLOURS = {"home": "tab:orange", "office": "tab:blue", "shop": "tab:green"}
 
 # %%
@@ -134,9 +134,8 @@ if __name__ == "__main__":
     for kind, colour in COLOURS.items():
         own = good[good.index.str.startswith(kind)]
         top.scatter(own.score_naive, own.score, color=colour, alpha=0.8, label=f"{kind}s")
-    ends = np.array(
-        [good[["score", "score_naive"]].min().min() / 1.3, good[["score", "score_naive"]].max().max() * 1.3]
-    )
+    both = good[["score", "score_naive"]].to_numpy()
+    ends = np.array([both.min() / 1.3, both.max() * 1.3])
     top.plot(ends, ends, color="0.6", linewidth=0.8)
     top.fill_between(ends, ends, ends[1], color="0.6", alpha=0.12, linewidth=0)
     top.text(ends[0] * 1.15, ends[1] / 1.15, "last week's values are better", color="0.4", va="top")

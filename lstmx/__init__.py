@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what `_LAZY` loads, for type checkers and editors
     from typing import Any
 
     from lstmx import datasets as datasets
+    from lstmx import distributed as distributed
     from lstmx import estimators as estimators
     from lstmx import init as init
     from lstmx import inspect as inspect
@@ -94,6 +95,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "StreamPool": ("lstmx.streams", "StreamPool"),
     "show_config": ("lstmx.cli", "show_config"),
     "datasets": ("lstmx.datasets", None),
+    "distributed": ("lstmx.distributed", None),
     "estimators": ("lstmx.estimators", None),
     "init": ("lstmx.init", None),
     "interop": ("lstmx.interop", None),

@@ -28,7 +28,7 @@ from sklearn.base import clone
 
 import lstmx
 from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMForecaster, LSTMRegressor, LSTMTransformer
-from lstmx.distributed import fit_many, one
+from lstmx.distributed import _one, fit_many
 from lstmx.functional import messages
 
 SMALL = {"hidden_size": 3, "max_iter": 2, "random_state": 7}
@@ -69,7 +69,7 @@ def alone(key, y, estimator=forecaster):
     """Fitted without `fit_many`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return clone(estimator).set_params(random_state=one.seed_of(7, key)).fit(y)
+        return clone(estimator).set_params(random_state=_one.seed_of(7, key)).fit(y)
 
 
 def test_a_series_has_the_bits_of_a_fit_of_its_own():
@@ -79,7 +79,7 @@ def test_a_series_has_the_bits_of_a_fit_of_its_own():
     assert table.error.isna().all() and (table.epochs == 2).all() and (table.seconds > 0).all()
     for key in KEYS:
         y = frame[frame.meter == key].set_index("hour").kwh
-        assert table.random_state[key] == one.seed_of(7, key)
+        assert table.random_state[key] == _one.seed_of(7, key)
         assert fitted(table.model[key]) == fitted(alone(key, y))
         assert table.model[key].predict().index[0] == y.index[-1] + pd.Timedelta("1h")
     assert len(set(table.random_state)) == len(KEYS)
@@ -134,7 +134,7 @@ def test_what_is_held_out_is_scored_and_then_known():
     table = fit_many(forecaster, frame, by="meter", target="kwh", columns=["warm"], time="hour", holdout=3, season=5)
     for key in KEYS:
         own = frame[frame.meter == key].set_index("hour")
-        local = clone(forecaster).set_params(random_state=one.seed_of(7, key))
+        local = clone(forecaster).set_params(random_state=_one.seed_of(7, key))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             local.fit(own.kwh[:-3], own[["warm"]][:-3])
@@ -221,19 +221,19 @@ def test_no_key_has_the_file_of_another(tmp_path):
     for n, (key, file) in enumerate(zip(NASTY, table.file, strict=True)):
         assert re.fullmatch(r"[\w-]{0,65}-[0-9a-f]{20}\.safetensors", os.path.basename(file), re.ASCII)
         assert fitted(lstmx.load(file)) == fitted(alone(key, series(n)))
-        assert json.loads(lstmx.load(file).note)["fit_many"]["key"] == one.text_of(key)
+        assert json.loads(lstmx.load(file).note)["fit_many"]["key"] == _one.text_of(key)
 
 
 def test_keys_of_numpy_are_those_of_python():
-    assert one.text_of(np.int32(5)) == one.text_of(5) != one.text_of("5")
-    assert one.text_of(np.str_("a")) == one.text_of("a")
-    assert one.text_of((np.int64(5), "a")) == one.text_of((5, "a"))
+    assert _one.text_of(np.int32(5)) == _one.text_of(5) != _one.text_of("5")
+    assert _one.text_of(np.str_("a")) == _one.text_of("a")
+    assert _one.text_of((np.int64(5), "a")) == _one.text_of((5, "a"))
 
 
 def test_seeds_stay_what_they_are():
     """Of versions to come too: whoever fits again wants the same bits."""
-    assert [one.seed_of(0, key) for key in ("north", 5, ("a", 1))] == SEEDS
-    assert one.seed_of(0, "a") != one.seed_of(1, "a")
+    assert [_one.seed_of(0, key) for key in ("north", 5, ("a", 1))] == SEEDS
+    assert _one.seed_of(0, "a") != _one.seed_of(1, "a")
 
 
 SEEDS = [1455457055, 2240839768, 832289517]
@@ -266,7 +266,7 @@ def test_what_is_there_is_not_fitted_again(tmp_path, monkeypatch):
     fits, fit = [], LSTMForecaster.fit
     monkeypatch.setattr(LSTMForecaster, "fit", lambda self, *a: fits.append(self.random_state) or fit(self, *a))
     again = fit_many(forecaster, long_table(), **how, resume=True)
-    assert sorted(fits) == sorted(one.seed_of(7, key) for key in KEYS[3:])
+    assert sorted(fits) == sorted(_one.seed_of(7, key) for key in KEYS[3:])
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     assert scores(again[:3]) == scores(first) and (again.file[:3] == first.file).all()
     assert again.seconds[:3].isna().all() and (again.epochs == 2).all()
@@ -371,7 +371,7 @@ def test_a_classifier_learns_from_the_sequences_of_a_series():
         y = own.groupby("day").label.first().to_numpy(str)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            local = clone(clf).set_params(random_state=one.seed_of(7, key)).fit(X[:-3], y[:-3])
+            local = clone(clf).set_params(random_state=_one.seed_of(7, key)).fit(X[:-3], y[:-3])
         assert table.score[key] == local.score(X[-3:], y[-3:])
         assert table.model[key].predict_proba(X).tobytes() == local.predict_proba(X).tobytes()
     frame.loc[3, "label"] = "odd"
@@ -388,7 +388,7 @@ def test_a_regressor_learns_steps_of_one_sequence(tmp_path):
         return np.abs(true - found).max()
 
     table = fit_many(reg, {"one": own}, **how, score=worst, folder=tmp_path)
-    local = clone(reg).set_params(random_state=one.seed_of(7, "one"))
+    local = clone(reg).set_params(random_state=_one.seed_of(7, "one"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         local.fit([own[["load"]][:-10]], [own.heat.to_numpy()[:-10]])
@@ -536,7 +536,7 @@ def test_a_series_that_kills_every_worker_is_reported(cluster):
     given = {key: series(n) for n, key in enumerate(KEYS)} | {"bad": partial(dies, series(0))}
     table = fit_many(forecaster, given | {f"good {n}": series(n) for n in range(4)})
     assert table.error["bad"].startswith("KilledWorker: ") and table.model["bad"] is None
-    assert table.random_state["bad"] == one.seed_of(7, "bad")
+    assert table.random_state["bad"] == _one.seed_of(7, "bad")
     assert table.error["good 3"] is None and table.model["good 3"] is not None
 
 

@@ -26,9 +26,9 @@ BUILT = ("gallery/", "api/generated/")  # what the build writes
 MODULES = (
     *("lstmx", "lstmx.estimators", "lstmx.predictors", "lstmx.inspect", "lstmx.plots", "lstmx.functional"),
     *("lstmx.reference", "lstmx.testing", "lstmx.init", "lstmx.datasets", "lstmx.lesson", "lstmx.streams"),
+    "lstmx.distributed",
     *("lstmx.loading", "lstmx.interop.torch", "lstmx.interop.keras", "lstmx.interop.onnx", "lstmx.interop.onnx.export"),
     *("lstmx.interop.rtneural", "lstmx.interop.convert", "lstmx.interop.gates", "lstmx.interop.imported"),
-    "lstmx.distributed",
 )
 INNER_LAYERS = {"Layer", "Run", "RowGradient"}  # of lstmx.layers, for those who write their own
 MORE = {"lstmx.storage.ModelFileError", *(f"lstmx.layers.{name}" for name in INNER_LAYERS)}

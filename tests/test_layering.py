@@ -1,8 +1,8 @@
 """Who may import whom: the layering of the package, read from its sources.
 
 estimators -> predictors -> model -> training, rollout -> layers, losses, optim, data -> storage -> functional -> _core.
-loading, interop, inspect, bench, cli and demo are the top. An import inside a function keeps to the same order: it may
-spare a program what it does not need, never reach up.
+loading, interop, inspect, distributed, bench, cli and demo are the top. An import inside a function keeps to the same
+order: it may spare a program what it does not need, never reach up.
 """
 
 import ast
@@ -38,7 +38,9 @@ LEAVES = {
     "datasets", "formats", "testing", "init", "plots", "reference", "reference_cells", "tensors", "_types", "_version",
 }  # fmt: skip
 # These import anything but _core; only they import each other, and inside functions.
-TOP = {"loading", "interop", "inspect", "bench", "cli", "demo", "distributed", "lesson", "lesson_pictures", "__main__"}
+TOP = {
+    "loading", "interop", "inspect", "distributed", "bench", "cli", "demo", "lesson", "lesson_pictures", "__main__",
+}  # fmt: skip
 PEERS = {"torch", "keras", "tf_keras", "h5py", "tensorflow", "onnx", "onnxruntime", "openvino", "jax", "tf2onnx"}
 NEIGHBOURS = {"sktime", "aeon"}  # each for the adapter of its name alone
 PRODUCTS = {"matmul", "dot", "vdot", "inner", "tensordot", "matvec", "vecmat", "multi_dot"}
@@ -96,6 +98,8 @@ def violations(module, source, package=False):
         if root in PEERS and part not in ("interop", "bench"):
             out.append(f"imports {root}")
         if root in NEIGHBOURS and module != f"lstmx.interop.{root}":
+            out.append(f"imports {root}")
+        if root in ("dask", "distributed") and part != "distributed":
             out.append(f"imports {root}")
         if root == "sklearn" and part != "estimators":
             out.append("imports sklearn")
@@ -231,6 +235,7 @@ BAD = {
     "sklearn": ("lstmx.model", "from sklearn.base import BaseEstimator"),
     "sktime": ("lstmx.interop.aeon", "from sktime.base import BaseEstimator"),
     "aeon in a function": ("lstmx.estimators", "def f():\n import aeon"),
+    "dask": ("lstmx.model", "def f():\n import dask.array"),
     "scipy": ("lstmx.functional.engine", "def f():\n import scipy.linalg"),
     "scipy at module level": ("lstmx.cli", "import scipy.linalg"),
     "matmul": ("lstmx.layers.simple", "import numpy as np\nnp.matmul(1, 2)"),
@@ -260,6 +265,7 @@ GOOD = {
     "loading registers": ("lstmx.loading", "import lstmx.model, lstmx.predictors"),
     "torch in interop": ("lstmx.interop.torch", "import torch"),
     "sktime in its adapter": ("lstmx.interop.sktime", "from sktime.forecasting.base import BaseForecaster"),
+    "dask in its place": ("lstmx.distributed._bags", "import dask.bag"),
     "sklearn in estimators": ("lstmx.estimators", "import sklearn"),
     "@ in the reference": ("lstmx.reference", "c = a @ b"),
     "a decorator": ("lstmx.model", "@property\ndef f(self): pass"),

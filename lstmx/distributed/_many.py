@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas
 
     from lstmx._types import PathLike
-    from lstmx.distributed.one import Plan
+    from lstmx.distributed._one import Plan
 
 
 _BUNDLE = 8, 2**22  # series and bytes at most that travel to a worker at once
@@ -160,7 +160,7 @@ def _plan(
 ) -> Plan:  # fmt: skip
     """All that does not depend on the columns of the frame, checked."""
     from lstmx import estimators
-    from lstmx.distributed.one import Plan, parameters_of
+    from lstmx.distributed._one import Plan, parameters_of
 
     kinds: Any = tuple(getattr(estimators, name) for name in _KINDS)
     if not isinstance(estimator, kinds):
@@ -231,7 +231,7 @@ def _scores(score: Any) -> dict[str, Any]:
 
 def _of_partitions(dask: Any, client: Any, threads: int, frame: Any, plan: Plan) -> list[dict[str, Any]]:
     """Rows of the table, in any order, of a Dask DataFrame: its rows are brought together by their keys."""
-    from lstmx.distributed.one import fit_partition
+    from lstmx.distributed._one import fit_partition
 
     if not hasattr(frame, "shuffle") or not hasattr(frame, "columns"):
         raise TypeError(f"frame: got {type(frame).__name__} of Dask, must be a DataFrame; of others make one, or pairs "
@@ -256,7 +256,7 @@ def _of_partitions(dask: Any, client: Any, threads: int, frame: Any, plan: Plan)
 
 def _numbered(part: Any, partition_info: Any = None) -> Any:
     """A partition with a column that says where its rows stand in the whole."""
-    from lstmx.distributed.one import ROW
+    from lstmx.distributed._one import ROW
 
     first = 0 if partition_info is None else partition_info["number"] << 40
     return part.assign(**{ROW: first + np.arange(len(part), dtype=np.int64)})
@@ -283,7 +283,7 @@ def _prepared(frame: Any, plan: Plan) -> tuple[Any, Plan]:
 
 def _of_pairs(dask: Any, client: Any, threads: int, frame: Any, plan: Plan) -> list[dict[str, Any]]:
     """Rows of the table, in the order of (key, data), or of the groups of a frame."""
-    from lstmx.distributed.one import fit_pairs, groups
+    from lstmx.distributed._one import fit_pairs, groups
 
     pairs = _pairs(frame)
     if pairs is None:
@@ -319,7 +319,7 @@ def _pairs(frame: Any) -> Iterable[tuple[Any, Any]] | None:
 
 def _bundles(pairs: Iterable[tuple[Any, Any]], size: int) -> Iterator[tuple[list[Any], list[bytes]]]:
     """(keys, pickled pairs) that make one task."""
-    from lstmx.distributed.one import text_of
+    from lstmx.distributed._one import text_of
 
     seen: set[str] = set()
     keys: list[Any] = []
@@ -380,7 +380,7 @@ def _gathered(client: Any, threads: int, calls: Iterator[tuple[list[Any], Any]])
 def _table(rows: list[dict[str, Any]], plan: Plan) -> pandas.DataFrame:
     import pandas
 
-    from lstmx.distributed.one import seed_of
+    from lstmx.distributed._one import seed_of
 
     keys, names = [row["key"] for row in rows], plan.by or ["key"]
     if len(names) > 1:
