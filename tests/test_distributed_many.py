@@ -423,6 +423,9 @@ def test_detectors_and_transformers_need_no_target(kind):
      ({"season": 3}, ValueError, "season: needs steps held out"), ({"score": max}, ValueError, "score: needs steps"),
      ({"score": "mae", "holdout": 1}, TypeError, "score: got 'mae', must be a function"),
      ({"score": {"error": max}, "holdout": 1}, ValueError, "score: cannot be named 'error'"),
+     ({"folder": "x", "target": "kw"}, ValueError, "target: there is no column"),
+     ({"folder": "x", "resume": True, "estimator": clone(forecaster).set_params(random_state=None)}, ValueError,
+      "an integer as random_state"),
      ({"resume": True}, ValueError, "resume: needs the folder"),
      ({"estimator": clone(forecaster).set_params(transform=(np.log1p, np.expm1)), "folder": "x"}, TypeError,
       "functions"),
@@ -444,6 +447,7 @@ def test_what_is_wrong_for_all_is_an_error_at_once(given, error, text, no_traini
         how |= {"target": None, "time": None}
     with pytest.raises(error, match=text):
         fit_many(how.pop("estimator"), how.pop("frame"), how.pop("by"), **how)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data_without_columns_are_no_place_for_names():
@@ -451,12 +455,12 @@ def test_data_without_columns_are_no_place_for_names():
     assert table.error["a"] == "TypeError: data: got ndarray, must be a DataFrame, as columns are named"
 
 
-def test_without_a_random_state_each_call_draws_one():
+def test_without_a_random_state_each_call_draws_one(tmp_path):
     free, given = clone(forecaster).set_params(random_state=None), {"a": series(0)}
     seeds = [fit_many(free, given).random_state["a"] for _ in range(2)]
     assert seeds[0] != seeds[1] and free.random_state is None
     drawn = clone(forecaster).set_params(random_state=np.random.RandomState(0))
-    seeds = [fit_many(drawn, given).random_state["a"] for _ in range(2)]
+    seeds = [fit_many(drawn, given, folder=tmp_path).random_state["a"] for _ in range(2)]
     assert seeds[0] != seeds[1]
 
 

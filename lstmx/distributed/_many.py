@@ -91,7 +91,8 @@ def fit_many(
         folder the table holds the fitted estimators themselves.
     resume : bool
         Whether to go on where a call with the same folder ended early: a series is not fitted again if its file is
-        there and was made of the same data with the same parameters (functions are compared by their names).
+        there and was made of the same data with the same parameters (functions are compared by their names). It needs
+        an integer as random_state.
 
     Returns
     -------
@@ -129,8 +130,6 @@ def fit_many(
     plan = _plan(estimator, by, target, columns, time, freq, sequence, holdout, score, season, folder, resume)
     client = _client(dask)
     threads = dask.system.CPU_COUNT if client is None else max(1, sum(client.nthreads().values()))
-    if plan.folder is not None:
-        os.makedirs(plan.folder, exist_ok=True)
     if type(frame).__module__.partition(".")[0] == "dask":
         return _table(_of_partitions(dask, client, threads, frame, plan), plan).sort_index()
     return _table(_of_pairs(dask, client, threads, frame, plan), plan)
@@ -141,7 +140,7 @@ def _dask() -> Any:
         import dask
         import dask.system
     except ImportError as error:
-        raise ImportError("fit_many needs Dask: pip install 'lstmx-cpu[dask]'") from error
+        raise ImportError("lstmx.distributed needs Dask: pip install 'lstmx-cpu[dask]' brings it") from error
     return dask
 
 
@@ -169,16 +168,17 @@ def _plan(
     if estimator.checkpoint is not None:
         raise ValueError("checkpoint: all series would write to the same; set it to None, as resume=True of fit_many "
                          "goes on with the series that are left")  # fmt: skip
+    own = estimator.__sklearn_clone__().set_params(random_state=_random_state(estimator.random_state))
+    if validate.flag("resume", resume) and not (folder is not None and isinstance(estimator.random_state, Integral)):
+        raise ValueError("resume: needs the folder where the files are and an integer as random_state of the estimator, "
+                         "as otherwise no series is the same again; give both, or set resume=False")  # fmt: skip
     if folder is not None:
-        parameters_of(estimator)  # an error for what no file holds, before anything is fitted
+        parameters_of(own)  # an error for what no file holds, before anything is fitted
         folder = os.path.abspath(os.fspath(folder))
-    elif validate.flag("resume", resume):
-        raise ValueError("resume: needs the folder where the files are; give it, or set resume=False")
     forecasts = isinstance(estimator, estimators.LSTMForecaster)
     supervised = isinstance(estimator, estimators.LSTMClassifier | estimators.LSTMRegressor)
     plan = Plan(
-        estimator.__sklearn_clone__(), _random_state(estimator.random_state), _names(by), _names(target),
-        _names(columns), not isinstance(target, list | tuple), time, freq, sequence,
+        own, _names(by), _names(target), _names(columns), not isinstance(target, list | tuple), time, freq, sequence,
         None if holdout is None else validate.count("holdout", holdout),
         None if season is None else validate.count("season", season),
         _scores(score) if holdout is not None else {}, folder, resume,
@@ -221,8 +221,9 @@ def _scores(score: Any) -> dict[str, Any]:
         if not callable(function) and (function is not None or isinstance(score, dict)):
             raise TypeError(f"score: got {function!r}, must be a function (true, predicted), such as "
                             "sklearn.metrics.mean_absolute_error, or a dict of such by name")  # fmt: skip
-        if not isinstance(name, str) or name in _COLUMNS:
-            raise ValueError(f"score: cannot be named {name!r}, must be a str that is none of {', '.join(_COLUMNS)}")
+        if not isinstance(name, str) or name in _COLUMNS or name.endswith("_naive"):
+            raise ValueError(f"score: cannot be named {name!r}, must be a str that does not end with _naive and is "
+                             f"none of {', '.join(_COLUMNS)}")  # fmt: skip
     return scores
 
 
@@ -240,7 +241,7 @@ def _of_partitions(dask: Any, client: Any, threads: int, frame: Any, plan: Plan)
     if plan.time is None:
         frame = frame.map_partitions(_numbered)
     frame = frame.shuffle(on=plan.by, npartitions=max(frame.npartitions, 4 * threads))
-    work, own = dask.delayed(fit_partition, pure=False), _pickled(plan)
+    work, own = dask.delayed(fit_partition, pure=False), _sent(plan)
     calls = [work(own, part) for part in frame.to_delayed()]
     if client is None:
         found = dask.compute(*calls)
@@ -294,7 +295,7 @@ def _of_pairs(dask: Any, client: Any, threads: int, frame: Any, plan: Plan) -> l
     else:
         count = len(pairs) if isinstance(pairs, Sized) else 0
     size = max(1, min(_BUNDLE[0], count // (_SHARE * threads)))
-    bundles, work, own = _bundles(pairs, size), dask.delayed(fit_pairs, pure=False), _pickled(plan)
+    bundles, work, own = _bundles(pairs, size), dask.delayed(fit_pairs, pure=False), _sent(plan)
     if client is not None:
         return _gathered(client, threads, ((keys, work(own, data)) for keys, data in bundles))
     found: list[dict[str, Any]] = []
@@ -338,6 +339,13 @@ def _bundles(pairs: Iterable[tuple[Any, Any]], size: int) -> Iterator[tuple[list
             keys, data = [], []
     if keys:
         yield keys, data
+
+
+def _sent(plan: Plan) -> bytes:
+    """What every task is given; from now on there is the folder."""
+    if plan.folder is not None:
+        os.makedirs(plan.folder, exist_ok=True)
+    return _pickled(plan)
 
 
 def _pickled(value: Any) -> bytes:
@@ -393,7 +401,9 @@ def _table(rows: list[dict[str, Any]], plan: Plan) -> pandas.DataFrame:
 
     found = {name: column(name, float, np.nan) for name in plan.table()}
     found |= {"epochs": column("epochs", "Int64"), "seconds": column("seconds", float, np.nan)}
-    found["random_state"] = pandas.Series([seed_of(plan.random_state, key) for key in keys], index, dtype=np.int64)
-    found["model" if plan.folder is None else "file"] = column("model" if plan.folder is None else "file", object)
+    seeds = [seed_of(plan.estimator.random_state, key) for key in keys]
+    found["random_state"] = pandas.Series(seeds, index, dtype=np.int64)
+    where = "model" if plan.folder is None else "file"
+    found[where] = column(where, object)
     found |= {"warnings": column("warnings", object, ""), "error": column("error", object)}
     return pandas.DataFrame(found, index)

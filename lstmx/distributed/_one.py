@@ -43,9 +43,7 @@ class Plan:
     Parameters
     ----------
     estimator : LSTMEstimator
-        Not fitted.
-    random_state : int
-        From which, and from its key, a series has its seed.
+        Not fitted, with the random_state from which, and from its key, a series has its own.
     by, target, columns : list
         Names of columns.
     single : bool
@@ -60,7 +58,6 @@ class Plan:
     """
 
     estimator: Any
-    random_state: int
     by: list[Any]
     target: list[Any]
     columns: list[Any]
@@ -245,7 +242,7 @@ def _rows(plan: Plan, pairs: Iterable[tuple[Any, Any]]) -> list[dict[str, Any]]:
 
 def fit_one(plan: Plan, key: Any, data: Any) -> dict[str, Any]:
     """The row of one series: what was found, or the error."""
-    seed, start = seed_of(plan.random_state, key), time.perf_counter()
+    seed, start = seed_of(plan.estimator.random_state, key), time.perf_counter()
     row: dict[str, Any] = {"key": key, "error": None}
     with messages.collected() as told:
         try:
