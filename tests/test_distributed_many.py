@@ -425,7 +425,7 @@ def test_detectors_and_transformers_need_no_target(kind):
      ({"score": {"error": max}, "holdout": 1}, ValueError, "score: cannot be named 'error'"),
      ({"folder": "x", "target": "kw"}, ValueError, "target: there is no column"),
      ({"folder": "x", "resume": True, "estimator": clone(forecaster).set_params(random_state=None)}, ValueError,
-      "an integer as random_state"),
+      "integer as random_state"),
      ({"resume": True}, ValueError, "resume: needs the folder"),
      ({"estimator": clone(forecaster).set_params(transform=(np.log1p, np.expm1)), "folder": "x"}, TypeError,
       "functions"),

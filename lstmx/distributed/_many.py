@@ -170,7 +170,7 @@ def _plan(
                          "goes on with the series that are left")  # fmt: skip
     own = estimator.__sklearn_clone__().set_params(random_state=_random_state(estimator.random_state))
     if validate.flag("resume", resume) and not (folder is not None and isinstance(estimator.random_state, Integral)):
-        raise ValueError("resume: needs the folder where the files are and an integer as random_state of the estimator, "
+        raise ValueError("resume: needs the folder of the files, and an estimator with an integer as random_state, "
                          "as otherwise no series is the same again; give both, or set resume=False")  # fmt: skip
     if folder is not None:
         parameters_of(own)  # an error for what no file holds, before anything is fitted
