@@ -148,7 +148,7 @@ if __name__ == "__main__":
     top.legend(loc="lower right")
     bottom.axis("off")
     reasons = table.error.dropna().str.extract(r"\w+: ([^;,]+)", expand=False)
-    lines = [f"{name}: {reason}" for name, reason in reasons.items()]
+    lines = [f"{name}: {reason[:52]}" for name, reason in reasons.items()]
     bottom.text(0, 1, "\n".join(["Not forecast:", *lines]), va="top", fontsize=9, transform=bottom.transAxes)
 
     output = Path("lstmx-examples")
