@@ -110,6 +110,16 @@ def test_whatever_it_is_fitted_among_its_bits_are_the_same(form):
         assert list(table.index) == (KEYS if form in ("polars", "functions") else KEYS[::-1])
 
 
+def test_threads_of_one_process_give_the_same_bits_and_keep_their_warnings():
+    estimator = clone(forecaster).set_params(early_stopping=False)
+    given = {n: series(n) for n in range(12)}
+    wanted = fit_many(estimator, given)
+    with dask.config.set(scheduler="threads", num_workers=4):
+        table = fit_many(estimator, given)
+    assert [fitted(model) for model in table.model] == [fitted(model) for model in wanted.model]
+    assert all("Maximum iterations (2) reached" in text for text in table.warnings)
+
+
 @pytest.mark.parametrize("partitions", [1, 5])
 def test_rows_without_a_time_keep_their_order(partitions):
     frame = long_table()[["meter", "kwh"]]
