@@ -1,12 +1,12 @@
 """lstmx on several workers of Dask, on this machine.
 
-    python benchmarks/distributed_dask.py [--parts predict] [--rounds 3] [--size 1] [--write docs/performance.md]
+    python benchmarks/distributed_dask.py [--parts predict,fit_many] [--rounds 3] [--size 1] [--write docs/performance.md]
 
 Each part is run by clusters of one worker and of two, a thread each, in turn; of times the minimum counts. Where both
 cores are free, the workers are busy for nearly all of the time: the part that they spend on the CPU is shown.
 
 * predict: `lstmx.distributed.predict` of 100,000 sequences of 100 steps, LSTM 8 -> 64, in chunks of 1,000 that workers
-  draw themselves; the results have the bits of a local call. The memory of a worker is that of each quarter of the run.
+  draw themselves; the results have the bits of a local call. The memory of a worker is that of each quarter of the run.* fit_many: `lstmx.distributed.fit_many` of 500 forecasters of a series each (distributed_many.py).
 """
 
 import argparse
@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+import distributed_many
 import numpy as np
 
 WORKERS = 1, 2
@@ -42,7 +43,10 @@ def predict(size):
 
 
 # Part -> what makes its call, its title, and what is asked of two workers.
-PARTS = {"predict": (predict, "predict, 100,000 sequences of 100 steps, LSTM 8 -> 64", ">= 1.8")}
+PARTS = {
+    "predict": (predict, "predict, 100,000 sequences of 100 steps, LSTM 8 -> 64", ">= 1.8"),
+    "fit_many": (distributed_many.part, "fit_many, 500 series of 1,000 steps, 8 units", ">= 1.8"),
+}
 
 
 @contextlib.contextmanager

@@ -74,9 +74,10 @@ html_theme_options = {
 ALONE = ("index", "start", "lesson", "performance", "reliability", "migration", "changelog", "contributing")
 html_sidebars = {page: [] for page in ALONE}
 
-# Examples that read what is not in this checkout are shown and not run: one downloads a model, one reads aeon's data.
-_aeon = importlib.util.find_spec("aeon") is not None
-_run = ["classification", "forecasting", "gates", "search", "streams"] + ["anomalies"] * _aeon
+# Examples that read what is not in this checkout are shown and not run: one downloads a model, one reads aeon's data,
+# one needs Dask.
+_aeon, _dask = (importlib.util.find_spec(name) is not None for name in ("aeon", "distributed"))
+_run = ["classification", "forecasting", "gates", "search", "streams"] + ["anomalies"] * _aeon + ["meters"] * _dask
 sphinx_gallery_conf = {
     "examples_dirs": ["../examples"],
     "gallery_dirs": ["gallery"],

@@ -41,16 +41,18 @@ def _step(index: Any, label: str) -> Any:
             step = index.freq if len(index.asi8) < 2 or (np.diff(index.asi8) == index.freq.n).all() else None
         else:
             step = index.freq or _inferred(index)
-        remedy = f'give it a frequency, {_evened(index, label)}, and missing="impute" for the gaps'
     elif getattr(index.dtype, "kind", "O") in "iuf":
         steps = np.diff(index.to_numpy())
         step = steps[0].item() if len(steps) else 1
         if not (np.isfinite(step) and step and np.allclose(steps, step, rtol=1e-6, atol=0)):
             step = None
-        remedy = f"number its rows again, {label}.reset_index(drop=True), if none are missing"
     else:
         return None  # names of rows
     if step is None and len(index) > 1:
+        if _is_dated(index):
+            remedy = f'give it a frequency, {_evened(index, label)}, and missing="impute" for the gaps'
+        else:
+            remedy = f"number its rows again, {label}.reset_index(drop=True), if none are missing"
         warn(f"{label}: its index is not evenly spaced, so it says nothing of the steps to come: forecasts are "
              f"numbered by the rows of {label}; {remedy}")  # fmt: skip
     return step

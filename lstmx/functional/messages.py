@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import inspect
 import re
@@ -10,7 +12,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, TypeVar
 
     F = TypeVar("F", bound=Callable[..., Any])
@@ -82,8 +84,29 @@ def of_others(name: str) -> str:
     return ""
 
 
+_collected: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("lstmx_warnings", default=None)
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[list[str]]:
+    """Within the block, warnings of this thread go onto the list that this gives, and nowhere else.
+
+    `warnings.catch_warnings` is for all threads of a process, and several at once leave its filters in disorder.
+    """
+    found: list[str] = []
+    token = _collected.set(found)
+    try:
+        yield found
+    finally:
+        _collected.reset(token)
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """A warning that names the caller's line, outside of lstmx and scikit-learn."""
+    found = _collected.get()
+    if found is not None:
+        found.append(message)
+        return
     frame, level = sys._getframe(1), 2
     while frame and frame.f_globals.get("__name__", "").partition(".")[0] in ("lstmx", "sklearn"):
         frame, level = frame.f_back, level + 1
