@@ -1,12 +1,13 @@
 """lstmx on several workers of Dask, on this machine.
 
-    python benchmarks/distributed_dask.py [--parts predict,fit_many] [--rounds 3] [--size 1] [--write docs/performance.md]
+    python benchmarks/distributed_dask.py [--parts predict,fit_many] [--size 1] [--write docs/performance.md]
 
 Each part is run by clusters of one worker and of two, a thread each, in turn; of times the minimum counts. Where both
 cores are free, the workers are busy for nearly all of the time: the part that they spend on the CPU is shown.
 
 * predict: `lstmx.distributed.predict` of 100,000 sequences of 100 steps, LSTM 8 -> 64, in chunks of 1,000 that workers
-  draw themselves; the results have the bits of a local call. The memory of a worker is that of each quarter of the run.* fit_many: `lstmx.distributed.fit_many` of 500 forecasters of a series each (distributed_many.py).
+  draw themselves; the results have the bits of a local call. The memory of a worker is that of each quarter of the run.
+* fit_many: `lstmx.distributed.fit_many` of 500 forecasters of a series each (distributed_many.py).
 """
 
 import argparse

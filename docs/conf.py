@@ -1,6 +1,6 @@
 """How Sphinx builds this documentation:
 
-    pip install -e '.[demo]' --group docs
+    pip install -e '.[demo,dask]' --group docs
     sphinx-build -W --keep-going docs docs/_build/html
 
 ``-D plot_gallery=0`` leaves out the gallery's pictures and takes seconds. ``python docs/look.py`` looks at the result.
