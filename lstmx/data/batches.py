@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -82,6 +83,13 @@ class Data:
     def batches(self, batch_size: int, shuffle: Any, rng: np.random.Generator) -> Iterator[tuple[Data, Ints]]:
         """(data, indices) of every batch of an epoch: ``data.batch(indices)`` gives it."""
         return ((self, chosen) for chosen in plan(self.inputs.lengths, batch_size, shuffle, rng))
+
+    def terms(self) -> str:
+        """What of them must be the same on all ranks that train together: how many there are, and their lengths."""
+        lengths = np.ascontiguousarray(self.inputs.lengths, np.int64)
+        check = zlib.crc32(lengths.tobytes())
+        weighed = "" if self.weights.are_ones else ", with weights"
+        return f"{len(lengths)} sequences of {lengths.min()} to {lengths.max()} steps (check sum {check:08x}){weighed}"
 
     def close(self, early: bool) -> None:
         """Training has ended: there is nothing to close."""

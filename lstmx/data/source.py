@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from types import GeneratorType
 from typing import TYPE_CHECKING
@@ -62,6 +63,21 @@ def refuse_options(**given: Any) -> None:
             continue
         got = repr(value) if isinstance(value, str | int | float) else type(value).__name__
         raise ValueError(f"{name}: got {got}, which a source of batches does not take; {_REMEDIES[name]}")
+
+
+def check_function_of_shard(X: Any) -> None:
+    """An error if X does not give the batches of each shard."""
+    form = "X=lambda shard: an iterable of (X, y), the shard's part of each batch"
+    if not callable(X):
+        raise TypeError(f"X: got a {type(X).__name__}, but with comm or shards batches come from a function of the "
+                        f"shard, {form}")  # fmt: skip
+    try:
+        inspect.signature(X).bind(0)
+    except TypeError:
+        raise TypeError(f"X: with comm or shards it is called with the number of a shard, which it does not take; give "
+                        f"{form}") from None  # fmt: skip
+    except ValueError:  # nobody knows what a compiled function takes
+        pass
 
 
 class Source:
@@ -125,6 +141,10 @@ class Source:
             warn(f"{self.name}: gave {number} batches in epoch {self._epoch}, {self._total} in all, but "
                  f"steps_per_epoch is {self.steps}; training ends, and what is learnt stays. Give more batches, or a "
                  "function that makes a new iterator whenever one is used up")  # fmt: skip
+
+    def terms(self) -> str:
+        """What of them must be the same on all ranks that train together."""
+        return "a source of batches"
 
     def close(self, early: bool) -> None:
         """Training has ended: close the generator, but one that was given only if that is `early`."""

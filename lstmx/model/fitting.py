@@ -74,6 +74,9 @@ class Fitting:
         monitor: Literal["gradients"] | None = None,
         tbptt: int | tuple[int, int] | None = None,
         memory: Memory | None = None,
+        comm: Any = None,
+        shards: int | None = None,
+        exact: bool = True,
         verbose: Literal[0, 1, 2] = 1,
         random_state: RandomState = None,
     ) -> History:
@@ -220,7 +223,11 @@ class Fitting:
         >>> bool(history["loss"][1] < history["loss"][0] / 5)
         True
         """
-        with self.only_fit():
+        from lstmx import losses, optim, training  # a program that only predicts does without them
+
+        with training.open_ranks(comm, shards, exact) as ranks, self.only_fit():
+            shards = 8 if comm is not None and shards is None else shards
+            shards = None if shards is None else validate.count("shards", shards)
             streamed = y is None and source.is_source(X)
             if streamed:
                 source.refuse_options(
@@ -234,9 +241,8 @@ class Fitting:
                 rng = self._rng
             else:
                 rng = validate.random_generator("random_state", random_state)
+            ranks.share_generator(rng)
             _check_options(shuffle, monitor, verbose, clip_norm, clip_value)
-            from lstmx import losses, optim, training  # a program that only predicts does without them
-
             chosen_loss = losses.get_loss(loss, self._final_activation)
             logits = loss == "binary_crossentropy" and self._final_activation == "linear"
             chosen_metrics = losses.get_metrics(metrics, logits)
@@ -244,7 +250,7 @@ class Fitting:
             where = validate.choice("validation_from", validation_from, ("random", "tail"))
             read = self._reader(loss, class_weight, "accuracy" in chosen_metrics)
             if streamed:
-                data: Any = source.Source("X", X, read, epochs, steps_per_epoch)
+                data: Any = self._source(training, X, read, epochs, steps_per_epoch, shards, ranks)
             else:
                 source.refuse_mistaken(X, y, steps_per_epoch)
                 data = read("", X, y, sample_weight, lengths)
@@ -252,38 +258,60 @@ class Fitting:
             if validation is None and fraction:
                 train, held = batches.split(data.count, fraction, where, rng)
                 data, validation = batches.Subset(data, train), batches.Subset(data, held)
-            segments = self._segments(training, tbptt, memory, monitor, None if streamed else data, batch_size)
+            way = self._way(training, tbptt, memory, monitor, None if streamed else data, batch_size, shards, ranks)
             trainer = training.Trainer(
                 self, data, chosen_loss, optim.get_optimizer(optimizer), batch_size=batch_size, shuffle=shuffle,
                 validation=validation, clip_norm=clip_norm, clip_value=clip_value, rng=rng,
                 metrics=chosen_metrics,
                 early_stopping=training.get_early_stopping(early_stopping), callbacks=training.get_callbacks(callbacks),
-                monitor=training.GradientMonitor(self) if monitor else None, segments=segments,
-                progress=training.Progress(bar=verbose == 1) if verbose else None,
+                monitor=training.GradientMonitor(self) if monitor else None, way=way, ranks=ranks,
+                progress=training.Progress(bar=verbose == 1) if verbose and not ranks.rank else None,
             )  # fmt: skip
             self._history = trainer.state.history
             return trainer.run(epochs)
 
-    def _segments(
-        self, training: Any, tbptt: Any, memory: Memory | None, monitor: str | None, data: Any, batch_size: int
+    @staticmethod
+    def _source(
+        training: Any, X: Any, read: Any, epochs: int, steps: int | None, shards: int | None, ranks: Any
     ) -> Any:
-        """How batches are cut in time, or None; `data` are None where they come batch by batch."""
+        """The batches of X, which gives them itself."""
+        if shards is None:
+            return source.Source("X", X, read, epochs, steps)
+        source.check_function_of_shard(X)
+        return training.ShardSource("X", X, read, epochs, steps, shards, ranks)
+
+    def _way(
+        self,
+        training: Any,
+        tbptt: Any,
+        memory: Memory | None,
+        monitor: str | None,
+        data: Any,
+        batch_size: int,
+        shards: int | None,
+        ranks: Any,
+    ) -> Any:
+        """How updates are made of a batch; `data` are None where they come batch by batch."""
         if tbptt is not None and memory is not None:
             raise ValueError(
                 "memory: got tbptt as well, whose memory is that of its k2 steps; leave out one of the two"
             )
+        way: Any = training.Whole()
         if tbptt is not None:
             steps = training.read_truncation(tbptt)
             training.refuse(self, "tbptt", monitor)
-            return training.Truncated(*steps)
-        if memory is None:
-            return None
-        budget = read_memory("memory", memory)
-        training.refuse(self, "memory", monitor)
-        found = training.Recomputed(self, budget)
-        if data is not None:
-            found.check(data.inputs.lengths, batch_size)
-        return found
+            way = training.Truncated(*steps)
+        elif memory is not None:
+            budget = read_memory("memory", memory)
+            training.refuse(self, "memory", monitor)
+            way = training.Recomputed(self, budget)
+            if data is not None:
+                way.check(data.inputs.lengths, batch_size, shards or 1)
+        if shards is None:
+            return way
+        if monitor is not None:
+            raise ValueError('shards: monitor="gradients" measures on whole batches; leave out one of the two')
+        return training.Sharded(way, shards, ranks)
 
     @property
     def fitting(self) -> bool:

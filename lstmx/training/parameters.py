@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lstmx.layers.simple import RowGradient
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
@@ -83,6 +85,14 @@ class Parameters:
         for k, name in self.embeddings:
             out[k][name] = None
         return out
+
+    def no_rows(self) -> list[RowGradient]:
+        """Gradients of the embeddings that are 0 everywhere."""
+        found = []
+        for k, name in self.embeddings:
+            table = self.net.layers[k].store.arrays[name]
+            found.append(RowGradient(np.zeros(0, np.intp), np.zeros((0, table.shape[1]), table.dtype)))
+        return found
 
     def spans(self, optimizer: Any) -> list[tuple[slice, bool]]:
         """(slice, decays) of the flat buffer: all of it if nothing decays, else neighbours that decay alike."""

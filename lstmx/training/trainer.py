@@ -9,7 +9,7 @@ goes on from it to the same bits.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,15 +23,19 @@ from lstmx.layers import Run
 from lstmx.training import truncated
 from lstmx.training.callbacks import History
 from lstmx.training.parameters import Parameters, draw_keys
+from lstmx.training.ranks import Alone
 from lstmx.training.stopping import EarlyStopping
+from lstmx.training.updates import Whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
     from lstmx._types import Array, Arrays, Ints
+    from lstmx.layers.simple import RowGradient
     from lstmx.training.callbacks import Callback
     from lstmx.training.progress import Progress
+    from lstmx.training.updates import Update
 
 
 @dataclass
@@ -84,7 +88,8 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         progress: Progress | None = None,
         monitor: Any = None,
-        segments: Any = None,
+        way: Any = None,
+        ranks: Any = None,
         rng: Any = None,
         state: TrainerState | None = None,
     ) -> None:
@@ -96,7 +101,8 @@ class Trainer:
         watched = isinstance(early_stopping, EarlyStopping)
         self.watcher = early_stopping.watcher(validation is not None) if watched else early_stopping
         self.callbacks, self.progress, self.monitor = callbacks, progress, monitor
-        self.segments = segments  # a Truncated or Recomputed, or None: batches are trained on as a whole
+        self.way = Whole() if way is None else way  # how updates are made of a batch: or Truncated, Recomputed, Sharded
+        self.ranks = Alone() if ranks is None else ranks  # the processes that train together
         self.parameters = Parameters(model)
         self.state = state if state is not None else self._fresh_state(rng)
         if self.watcher is not None and not self.state.memory:
@@ -129,6 +135,11 @@ class Trainer:
             for place, decays in self.parameters.spans(self.optimizer)
         ]
 
+    @property
+    def rank(self) -> int:
+        """Which of the processes that train together this one is, from 0."""
+        return self.ranks.rank
+
     def stop(self) -> None:
         """End training after this epoch."""
         self._stop = True
@@ -137,12 +148,15 @@ class Trainer:
         """Train up to `epochs` epochs in all. Returns the history."""
         state, history = self.state, self.state.history
         self._check_monitor()
+        self.ranks.agree(lambda: self._terms(epochs))
+        self.ranks.share_state(state)
         history.stopped = state.reason = None
         self.parameters.bind(state.values, state.tables)
         try:
             self._call("on_train_begin")
+            stop = self.ranks.any(self._stop)
             while state.epoch < epochs and history.stopped is None:
-                if self._stop:
+                if stop:
                     history.stopped = "callback"
                     break
                 self._one_epoch(epochs)
@@ -168,7 +182,7 @@ class Trainer:
         go_on = self.watcher is None or self.watcher.judge(state, logs, sequences)
         state.epoch += 1
         stops = [bool(callback.on_epoch_end(self, epoch, logs)) for callback in self.callbacks]
-        if any(stops) or self._stop:
+        if self.ranks.any(any(stops) or self._stop):
             history.stopped = "callback"
         elif not go_on:
             history.stopped = "early"
@@ -201,10 +215,9 @@ class Trainer:
             self.progress.begin(epoch, epochs, self.data.count)
         outputs: list[Any]
         total, weight, sequences, outputs = 0.0, 0.0, 0, []
-        self.rate = self._learning_rate()
+        self.rate = self.learning_rate()
         for number, part in enumerate(self.data.batches(self.batch_size, self.shuffle, self.state.rng)):
-            size = len(part[1])
-            loss, batch_weight = self._batch(part, (epoch, number), outputs)
+            size, loss, batch_weight = self._batch(part, (epoch, number), outputs)
             total, weight, sequences = total + loss, weight + batch_weight, sequences + size
             if self._first is None and batch_weight:
                 self._first = self.losses[0] if self.losses else loss / batch_weight
@@ -213,7 +226,10 @@ class Trainer:
             self._call("on_batch_end", number, loss / batch_weight if batch_weight else 0.0)
         if not sequences:
             return None, 0
-        logs = {"loss": total / weight if weight else 0.0} | self._measure(outputs)
+        logs = {"loss": total / weight if weight else 0.0}
+        if self.metrics:
+            seen = self.way.collect(outputs)
+            logs |= self.ranks.of_first(lambda: self._measure(seen))
         if weight:
             self._watch_growth(logs["loss"], weight, epoch)
         if self.validation is not None:
@@ -233,14 +249,9 @@ class Trainer:
         """Whether the loss is wanted that there would be if all outputs were 0: in the first epoch."""
         return self._limit is None
 
-    def add_zeros(self, loss: float) -> None:
-        """That loss, of some more rows."""
-        self._zero_loss += loss
-
-    def watch_zeros(self, prediction: Array, target: Array, weight: Array) -> None:
-        """Add it, of the rows of these predictions, if it is wanted."""
-        if self.compares_zeros:
-            self.add_zeros(self.loss.total(np.zeros_like(prediction), target, weight)[0])
+    def loss_of_zeros(self, prediction: Array, target: Array, weight: Array) -> float:
+        """That loss, of the rows of these predictions, if it is wanted; else 0."""
+        return self.loss.total(np.zeros_like(prediction), target, weight)[0] if self.compares_zeros else 0.0
 
     def _watch_growth(self, loss: float, weight: float, epoch: int) -> None:
         """Warn, once, if the loss has grown by orders of magnitude."""
@@ -250,25 +261,32 @@ class Trainer:
             self.diverged = max(self.losses, default=0.0) > self._limit  # and said so then
         if loss > self._limit and not self.diverged:
             self.diverged = True
+            if self.rank:
+                return  # the first one says so
             clip = ", or set clip_norm" if self.clip_norm is None else f" or clip_norm ({self.clip_norm:g})"
             warn(f"the training loss is {loss:.3g} in epoch {epoch + 1}, but was {self._first:.3g} at first, and is "
                  f"{self._zero_loss:.3g} where all outputs are 0: training diverges. Lower the learning rate "
                  f"({self.rate:g}){clip}", self.warning)  # fmt: skip
 
-    def _learning_rate(self) -> float:
+    def learning_rate(self) -> float:
+        """Of the update to come."""
         if self.watcher is not None and self.watcher.schedule != "constant":
             return float(self.state.memory["rate"])
         return self.optimizer.rate(self.state.updates) if self._rate is None else self._rate
 
-    def _batch(self, part: Any, place: tuple[Any, ...], outputs: Any) -> tuple[float, float]:
-        """The updates of a batch, as data give them, one or more; returns (sum of weighted losses, sum of weights)."""
-        train: Any = self.train_whole if self.segments is None else functools.partial(self.segments.train, self)
-        return train(*part, place, outputs)
-
-    def updated(self, total: float, weight: float) -> None:
-        """There will be more updates of this batch: the mean loss of those so far."""
-        if self.progress is not None:
-            self.progress.advance(0, total / weight if weight else 0.0)
+    def _batch(self, part: Any, place: tuple[Any, ...], outputs: Any) -> tuple[int, float, float]:
+        """All updates of a batch; returns (sequences, sum of weighted losses, sum of weights)."""
+        data, chosen = part
+        keys = draw_keys(self.state.rng, self.way.parts * len(self.model.layers))
+        sequences, total, weights = 0, 0.0, 0.0
+        for update in self.way.updates(self, data, chosen, place, keys, outputs):
+            sequences, total, weights = update.sequences, total + update.loss, weights + update.weights
+            self._zero_loss += update.zeros
+            if update.weights:
+                self._step(update)
+            if update.more and self.progress is not None:
+                self.progress.advance(0, total / weights if weights else 0.0)
+        return sequences, total, weights
 
     def fresh_outputs(self) -> list[dict[str, Any]]:
         """Where the gradients of an update go."""
@@ -276,42 +294,28 @@ class Trainer:
             self._out[k][name] = None
         return self._out
 
-    def step(self, out: list[dict[str, Any]], place: tuple[Any, ...], batch: Any) -> None:
-        """An update with these gradients."""
-        tables = {f"{k}.{name}": out[k][name] for k, name in self.parameters.embeddings}
-        self.rate = self._learning_rate()
-        self._update(tables, place, batch)
+    def take_tables(self) -> list[RowGradient]:
+        """The gradients of embeddings that an update has left."""
+        return [self._out[k][name] for k, name in self.parameters.embeddings]
+
+    def give_tables(self, gradients: list[RowGradient]) -> None:
+        """Others in their place."""
+        for (k, name), gradient in zip(self.parameters.embeddings, gradients, strict=True):
+            self._out[k][name] = gradient
+
+    def _step(self, update: Update) -> None:
+        """An update with the gradients that the way of training has left."""
+        tables = {f"{k}.{name}": self._out[k][name] for k, name in self.parameters.embeddings}
+        self.rate = self.learning_rate() if update.rate is None else update.rate
+        self._update(tables, update.where, update.batch)
         self.state.updates += 1
 
-    def train_whole(self, data: Any, chosen: Ints, place: tuple[Any, ...], outputs: Any) -> tuple[float, float]:
-        """One update; returns (sum of weighted losses, sum of weights)."""
-        keys = draw_keys(self.state.rng, len(self.model.layers))
-        rows, context, target, weight = data.batch(chosen)
-        batch = data, chosen, context, rows, target
-        if self.monitor is not None:
-            self.monitor.see(self, rows, context, target, weight)
-        parameters = [layer.store.snapshot for layer in self.model.layers]  # nobody else may set them now
-        run = Run(True, keys, parameters, self.activation, own_steps=True)
-        prediction, _, _, tape = self.model.forward_rows(rows, context, None, run)
-        weights = kernels.total(weight)
-        loss, gradient = self.loss.total(prediction, target, weight, weights)
-        if not math.isfinite(loss):
-            self.fail("loss", loss, place, batch)
-        self.watch_zeros(prediction, target, weight)
-        if self.metrics:
-            outputs.append((target, self.model.finish(prediction, self.activation)))
-        if weights == 0:
-            return 0.0, 0.0
-        out = self.fresh_outputs()
-        self.model.backward_rows(tape, gradient, out)
-        self.step(out, place, batch)
-        return loss, weights
-
     def fail(self, what: str, value: Any, place: tuple[Any, ...], batch: Any) -> NoReturn:
-        data, chosen, context, rows, target = batch() if callable(batch) else batch
-        per_step = data.targets.per_step
         cause = "training diverged; lower the learning rate, set clip_norm, or scale the data"
-        for name, array in (("X", rows), ("y", target)):
+        found = batch() if callable(batch) else batch  # None: it is on other ranks
+        data, chosen, context, rows, target = found or (None,) * 5
+        per_step = found is not None and data.targets.per_step
+        for name, array in (("X", rows), ("y", target)) if found else ():
             bad = array.dtype.kind == "f" and ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
             if np.any(bad):
                 row = int(np.flatnonzero(bad)[0])
@@ -372,29 +376,62 @@ class Trainer:
     def evaluate(self, data: Any) -> Any:
         """Loss, metrics and score on `data`, without dropout."""
         loss, outputs = self.outputs(data, bool(self.metrics) or self.score is not None)
-        found = {"loss": loss} | self._measure([(target, prediction) for target, prediction, _ in outputs])
+        measured = self.ranks.of_first(lambda: self._judge(outputs)) if self.metrics or self.score is not None else {}
+        return {"loss": loss} | measured
+
+    def _judge(self, outputs: list[Any]) -> dict[str, float]:
+        """Metrics and score."""
+        found = self._measure([(target, prediction) for target, prediction, _ in outputs])
         if self.score is not None:
             found["score"] = self.score(*(np.concatenate(parts) for parts in zip(*outputs, strict=True)))
         return found
 
     def outputs(self, data: Any, keep: bool = True) -> tuple[float, list[Any]]:
-        """(loss, [(targets, predictions, weights) of every batch]) on `data`, without dropout."""
-        outputs: list[Any]
-        total, weight, outputs = 0.0, 0.0, []
-        for part, chosen in data.batches(max(self.batch_size, 64), False, None):
-            if self.segments is not None:
-                steps = self.segments.steps(len(chosen), int(part.inputs.lengths[chosen].max(initial=0)))
-                loss, w = truncated.evaluate(self, part, chosen, steps, outputs if keep else None)
-                total, weight = total + loss, weight + w
+        """(loss, [(targets, predictions, weights) of every batch]) on `data`, without dropout; the second on the first
+        rank alone.
+        """
+        sums: list[Any] = []  # (number of the batch, (loss, weight))
+        outputs: list[Any] = []  # (number of the batch, outputs)
+        for number, (part, chosen) in enumerate(data.batches(max(self.batch_size, 64), False, None)):
+            if number % self.ranks.size != self.ranks.rank:
                 continue
-            rows, context, target, w = part.batch(chosen)
-            run = Run(activation=self.activation, own_steps=True)
-            prediction = self.model.forward_rows(rows, context, None, run)[0]
-            total += self.loss.total(prediction, target, w)[0]
-            weight += kernels.total(w)
-            if keep:
-                outputs.append((target, self.model.finish(prediction, self.activation), w))
-        return (total / weight if weight else 0.0), outputs
+            seen: list[Any] = []
+            sums.append((number, self._evaluate(part, chosen, seen if keep else None)))
+            outputs.append((number, seen))
+        total = weight = 0.0
+        for loss, w in self.ranks.all(sums):
+            total, weight = total + loss, weight + w
+        seen = [one for part in self.ranks.gathered(outputs) for one in part] if keep else []
+        return (total / weight if weight else 0.0), seen
+
+    def _evaluate(self, data: Any, chosen: Ints, outputs: Any) -> tuple[float, float]:
+        """(sum of weighted losses, sum of weights) of a batch; its outputs are appended, if they are wanted."""
+        steps = self.way.steps(len(chosen), int(data.inputs.lengths[chosen].max(initial=0)))
+        if steps is not None:
+            return truncated.evaluate(self, data, chosen, steps, outputs)
+        rows, context, target, weight = data.batch(chosen)
+        run = Run(activation=self.activation, own_steps=True)
+        prediction = self.model.forward_rows(rows, context, None, run)[0]
+        loss = self.loss.total(prediction, target, weight)[0]
+        if outputs is not None:
+            outputs.append((target, self.model.finish(prediction, self.activation), weight))
+        return loss, kernels.total(weight)
+
+    def _terms(self, epochs: int) -> dict[str, Any]:
+        """What must be the same on all ranks, by name, as text."""
+        terms: dict[str, Any] = {
+            f"layers[{k}]": f"{type(layer).__name__} {layer.config()}" for k, layer in enumerate(self.model.layers)
+        }
+        rate = self.optimizer.learning_rate  # a function has no text; all take the first rank's rate
+        terms |= {
+            "X": self.data.terms(), "validation data": self.validation and self.validation.terms(),
+            "loss": f"{self.loss.name} of {self.activation}", "metrics": ", ".join(self.metrics),
+            "score": self.score is not None,
+            "optimizer": dataclasses.replace(self.optimizer, learning_rate=0.0) if callable(rate) else self.optimizer,
+            "epochs": epochs, "batch_size": self.batch_size, "shuffle": self.shuffle, "clip_norm": self.clip_norm,
+            "clip_value": self.clip_value, "early_stopping": self.watcher, **self.way.terms(),
+        }  # fmt: skip
+        return terms
 
     def _check_monitor(self) -> None:
         names = ["loss", *self.metrics]

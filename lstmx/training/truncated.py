@@ -10,9 +10,10 @@ import numpy as np
 
 from lstmx.functional import allocate, kernels, validate
 from lstmx.layers import Run, layout
-from lstmx.training.parameters import draw_keys
+from lstmx.training.updates import Update, Whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from lstmx._types import Array, Ints, State
@@ -104,7 +105,7 @@ def _finite(array: Array) -> bool:
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
-class Truncated:
+class Truncated(Whole):
     """An update after every k1 steps, whose gradient goes back k2 steps at most.
 
     The loss is that of the k1 steps. Where k2 > k1, the k2 - k1 steps before are run again with the parameters of the
@@ -118,20 +119,27 @@ class Truncated:
     def __init__(self, k1: int, k2: int) -> None:
         self.k1, self.k2 = k1, k2
 
-    def train(
-        self, trainer: Trainer, data: Any, chosen: Ints, place: tuple[Any, ...], outputs: Any
-    ) -> tuple[float, float]:
-        """All updates of a batch; returns (sum of weighted losses, sum of weights)."""
-        batch, keys = Batch(trainer, data, chosen), draw_keys(trainer.state.rng, len(trainer.model.layers))
-        total = weights = 0.0
+    def terms(self) -> dict[str, Any]:
+        """As of `Whole`."""
+        return {"tbptt": (self.k1, self.k2)}
+
+    def updates(
+        self,
+        trainer: Trainer,
+        data: Any,
+        chosen: Ints,
+        place: tuple[Any, ...],
+        keys: Array,
+        outputs: list[Any],
+        mean: bool = True,
+    ) -> Iterator[Update]:
+        """As of `Whole`."""
+        batch = Batch(trainer, data, chosen)
         state, begin, longest = None, 0, batch.timeline.longest
         for start in range(0, max(longest, 1), self.k1):
             stop = min(start + self.k1, longest)
-            loss, weight, state, begin = self._window(batch, state, begin, start, stop, keys, place, outputs)
-            total, weights = total + loss, weights + weight
-            if stop < longest:
-                trainer.updated(total, weights)
-        return total, weights
+            update, state, begin = self._window(batch, state, begin, start, stop, keys, place, outputs, mean)
+            yield update
 
     def _window(
         self,
@@ -140,13 +148,13 @@ class Truncated:
         begin: int,
         start: int,
         stop: int,
-        keys: Any,
+        keys: Array,
         place: tuple[Any, ...],
-        outputs: Any,
-    ) -> tuple[float, float, State, int]:
-        """The update for the loss of the steps start to stop - 1, from the state before the step `begin`.
-
-        Returns (sum of weighted losses, sum of weights), and the state and the step at which the next window begins.
+        outputs: list[Any],
+        mean: bool,
+    ) -> tuple[Update, State, int]:
+        """The update for the loss of the steps start to stop - 1, from the state before the step `begin`; and the state
+        and the step at which the next window begins.
         """
         trainer, timeline = batch.trainer, batch.timeline
         last = timeline.segment(start, stop)
@@ -164,17 +172,19 @@ class Truncated:
         if batch.per_step:
             rows = slice(int(segment.offsets[start - segment.start]) if segment.steps else 0, None)
         seen = prediction[rows]
-        loss, gradient = trainer.loss.total(seen, target, weight, weights)
+        loss, gradient = trainer.loss.total(seen, target, weight, weights if mean else 1.0)
         if not math.isfinite(loss):
             batch.blame("loss", loss, place, [(start, stop)])
-        trainer.watch_zeros(seen, target, weight)
+        zeros = trainer.loss_of_zeros(seen, target, weight)
         if trainer.metrics and len(seen):
             outputs.append((target, batch.finished(seen)))
         if weights:
             dy = np.zeros_like(prediction)
             dy[rows] = gradient
-            self._update(batch, segments, tapes, dy, last, place)
-        return loss * (weights > 0), weights, state, following
+            self._backward(batch, segments, tapes, dy)
+        where, more = batch.where(place, last), stop < timeline.longest
+        update = Update(loss * (weights > 0), weights, zeros, len(batch.chosen), where, lambda: batch.seen(last), more)
+        return update, state, following
 
     def _judged(self, batch: Batch, segment: Segment) -> tuple[Array, Array, Any]:
         """(target rows, weight rows, their rows among the predictions) of the loss of a segment; with a pooling layer
@@ -188,24 +198,21 @@ class Truncated:
         rows = np.flatnonzero(ends | (lengths == 0) if segment.start == 0 else ends)
         return target[rows], weight[rows], rows
 
-    def _update(
-        self, batch: Batch, segments: list[Segment], tapes: list[Any], dy: Any, last: Segment, place: tuple[Any, ...]
-    ) -> None:
-        trainer = batch.trainer
-        out, dstate = trainer.fresh_outputs(), None
+    @staticmethod
+    def _backward(batch: Batch, segments: list[Segment], tapes: list[Any], dy: Any) -> None:
+        out, dstate = batch.trainer.fresh_outputs(), None
         for k in reversed(range(len(segments))):
             _, dstate = batch.model.backward_rows(
                 tapes.pop(), dy, out, False, dstate, add=k < len(segments) - 1, more=k > 0
             )
             dy = None
-        trainer.step(out, batch.where(place, last), lambda: batch.seen(last))
 
     def steps(self, batch: int, longest: int) -> int:
         """Of a segment in which N sequences are evaluated."""
         return max(1, ROWS // max(batch, 1))
 
 
-class Recomputed:
+class Recomputed(Whole):
     """One update for a batch, in a memory budget: of a pass without a tape the states between segments are kept; then
     each segment, from the last to the first, is run again and back.
 
@@ -220,10 +227,15 @@ class Recomputed:
         self._planned: Any = None  # (N, T) of the batch before, and what was found
         self._steps = 0
 
-    def check(self, lengths: Ints, batch_size: int) -> None:
-        """An error if the batches of these sequences cannot keep to the budget."""
-        for batch in {min(batch_size, len(lengths)), len(lengths) % batch_size} - {0}:
-            self.plan(batch, int(lengths.max(initial=0)))
+    def terms(self) -> dict[str, Any]:
+        """As of `Whole`."""
+        return {"memory": self.budget}
+
+    def check(self, lengths: Ints, batch_size: int, shards: int = 1) -> None:
+        """An error if the batches of these sequences, cut into shards, cannot keep to the budget."""
+        for batch in {min(batch_size, len(lengths)), len(lengths) % batch_size}:
+            for size in {batch // shards, -(-batch // shards)} - {0}:
+                self.plan(size, int(lengths.max(initial=0)))
 
     def plan(self, batch: int, longest: int) -> int:
         """The steps of a segment of N sequences, the longest of which has so many."""
@@ -234,26 +246,42 @@ class Recomputed:
             self._planned, self._steps = (batch, longest), found.steps
         return self._steps
 
-    def train(
-        self, trainer: Trainer, data: Any, chosen: Ints, place: tuple[Any, ...], outputs: Any
-    ) -> tuple[float, float]:
-        """The update of a batch; returns (sum of weighted losses, sum of weights)."""
+    def updates(
+        self,
+        trainer: Trainer,
+        data: Any,
+        chosen: Ints,
+        place: tuple[Any, ...],
+        keys: Array,
+        outputs: list[Any],
+        mean: bool = True,
+    ) -> Iterator[Update]:
+        """As of `Whole`."""
         batch = Batch(trainer, data, chosen)
         steps = self.plan(batch.timeline.batch, batch.timeline.longest)
         if steps >= batch.timeline.longest:
-            return trainer.train_whole(data, chosen, place, outputs)
-        keys, cuts = draw_keys(trainer.state.rng, len(trainer.model.layers)), batch.timeline.cut(steps)
+            yield from Whole().updates(trainer, data, chosen, place, keys, outputs, mean)
+            return
+        cuts = batch.timeline.cut(steps)
+        yield self._update(batch, cuts, self._states(batch, cuts, keys), keys, place, outputs, mean)
+
+    @staticmethod
+    def _states(batch: Batch, cuts: Any, keys: Array) -> list[State]:
+        """The states before all segments."""
         states = [None]
         for cut in cuts[:-1]:
             states.append(batch.forward(batch.timeline.segment(*cut), states[-1], keys)[1])
+        return states
+
+    def _update(
+        self, batch: Batch, cuts: Any, states: list[State], keys: Array, place: Any, outputs: list[Any], mean: bool
+    ) -> Update:
         weights = self._weights(batch, cuts)
-        loss, out = self._backward(batch, cuts, states, keys, weights, outputs)
+        loss, zeros = self._backward(batch, cuts, states, keys, weights, outputs, mean)
         if not math.isfinite(loss):
             batch.blame("loss", loss, place, cuts)
-        if weights == 0:
-            return 0.0, 0.0
-        trainer.step(out, place, lambda: batch.seen(batch.timeline.segment(*cuts[0])))
-        return loss, weights
+        first = batch.timeline.segment(*cuts[0])
+        return Update(loss * (weights > 0), weights, zeros, len(batch.chosen), place, lambda: batch.seen(first))
 
     @staticmethod
     def _weights(batch: Batch, cuts: Any) -> float:
@@ -270,9 +298,9 @@ class Recomputed:
 
     @staticmethod
     def _backward(
-        batch: Batch, cuts: Any, states: list[State], keys: Any, weights: float, outputs: Any
-    ) -> tuple[float, list[dict[str, Any]]]:
-        """(the loss, gradients): from the last segment to the first."""
+        batch: Batch, cuts: Any, states: list[State], keys: Array, weights: float, outputs: list[Any], mean: bool
+    ) -> tuple[float, float]:
+        """(the loss, that of zeros), and the gradients: from the last segment to the first."""
         trainer, model, timeline, rows = batch.trainer, batch.model, batch.timeline, batch.rows
         total: Any
         zeros: Any
@@ -290,7 +318,9 @@ class Recomputed:
                 if total is None:
                     wide = 1 if target.ndim == 1 else prediction.shape[1]
                     total, zeros = kernels.Sum(rows * wide), kernels.Sum(rows * wide)
-                _, dy = trainer.loss.total(prediction, target, weight, weights, into=total, first=first)
+                _, dy = trainer.loss.total(
+                    prediction, target, weight, weights if mean else 1.0, into=total, first=first
+                )
                 if trainer.compares_zeros:
                     trainer.loss.total(np.zeros_like(prediction), target, weight, into=zeros, first=first)
                 if trainer.metrics:
@@ -299,10 +329,8 @@ class Recomputed:
             if weights:
                 _, dstate = model.backward_rows(tape, dy, out, False, dstate, add=k < last, more=k > 0)
             del tape, dy
-        if trainer.compares_zeros:
-            trainer.add_zeros(zeros.total())
         outputs += reversed(seen)
-        return total.total(), out
+        return total.total(), zeros.total() if trainer.compares_zeros else 0.0
 
     def steps(self, batch: int, longest: int) -> int:
         """Of a segment in which N sequences are evaluated."""

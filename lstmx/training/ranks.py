@@ -1,0 +1,374 @@
+"""The ranks that train a model together, over an MPI communicator of mpi4py.
+
+Whatever ranks do together begins with one small allgather, the header: how the rank is, what it is about to do, and
+some numbers. A rank that has failed, wherever that was, sends a header that says so, and after it its error: so all
+meet at the next header, and all end there. Only a rank that dies sends nothing; `heartbeats` notices that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import pickle
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lstmx._version import __version__
+from lstmx.functional import engine, validate
+from lstmx.training.exchange import Exchange, RankExchange
+from lstmx.training.heartbeats import Heartbeats
+from lstmx.training.shards import NUMBERS, bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn, Self
+
+    from lstmx._types import Array
+    from lstmx.training.trainer import TrainerState
+
+
+SPIN = 2e-3  # seconds for which a rank that waits asks again at once
+PAUSE = 1e-3  # seconds, the most that it sleeps then
+CHUNK = 2**30  # bytes that are sent at once; counts of MPI are 32-bit integers
+WELL, FAILED, INTERRUPTED = range(3)  # how a rank is
+KINDS = ("bytes", "numbers", "flags", "end")  # of what ranks do together
+
+
+class Alone:
+    """One process: does by itself what `Ranks` do together."""
+
+    rank, size, exact = 0, 1, True
+    sent, seconds = 0, 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def agree(self, terms: Callable[[], dict[str, Any]]) -> None:
+        """An error on all ranks if something is not the same on all of them."""
+
+    def of_first(self, make: Callable[[], Any]) -> Any:
+        """On all ranks what `make` gives on the first, where alone it is called."""
+        return make()
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so on any rank."""
+        return bool(flag)
+
+    def all(self, items: list[tuple[Any, Any]]) -> list[Any]:
+        """What all ranks have, in the order of the keys; items are pairs of a key and what is wanted."""
+        return [item for _, item in sorted(items, key=lambda pair: pair[0])]
+
+    def gathered(self, items: list[tuple[Any, Any]]) -> list[Any]:
+        """The same on the first rank; [] on the others."""
+        return self.all(items)
+
+    def share_generator(self, rng: np.random.Generator) -> None:
+        """Give it the state of the first rank's."""
+
+    def share_state(self, state: TrainerState) -> None:
+        """Give it the parameters, moments and whatever else the first rank's has."""
+
+    def numbers(self, rate: float, own: Array) -> tuple[float, Array]:
+        """(the first rank's learning rate, the numbers of all shards) from those of this rank's."""
+        return rate, own
+
+    def exchange(self, shards: int, gradient: Array) -> Exchange:
+        """What makes the mean gradient of a batch of so many shards."""
+        return Exchange()
+
+
+class Ranks(Alone):
+    """The ranks of a communicator, as a context in which they train together.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        It is duplicated: no message of the user's is touched.
+    shards : int
+        Of a batch.
+    exact : bool
+        Whether gradients are added in the order of the tree, else as MPI likes.
+
+    Attributes
+    ----------
+    rank, size : int
+    sent : int
+        Bytes that this rank has sent to others, where the collectives are those of rings.
+    seconds : float
+        That it has taken for that, the wait for others among it.
+    """
+
+    def __init__(self, MPI: Any, comm: Any, shards: int, exact: bool) -> None:
+        self._MPI, self._given, self.shards, self.exact = MPI, comm, shards, exact
+        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+        self.sent, self.seconds = 0, 0.0
+        self._room = 0  # numbers of a header
+        self._ended = False  # all ranks know that all of them end
+        self._torn = False  # this one has left in the middle of something
+        self._interrupted = False
+        self._beats: Heartbeats | None = None
+        self._handler: Any = None
+        self._exchange: RankExchange | None = None
+
+    # Begin and end.
+
+    def __enter__(self) -> Self:
+        self._comm = self._duplicate()
+        self._take_interrupts()
+        try:
+            if self.size > 1 and self._MPI.Query_thread() >= self._MPI.THREAD_MULTIPLE:
+                self._beats = Heartbeats(self._MPI, self._duplicate())
+            family = engine.describe()
+            kernels = f"{family['engine']}, {'fused' if family['isa']['fma'] else 'not fused'} multiply-add"
+            mine = {"lstmx": __version__, "numpy": np.__version__, "kernels": kernels, "shards": self.shards,
+                    "exact": self.exact}  # fmt: skip
+            self.agree(lambda: mine)
+        except BaseException:
+            self._close()
+            raise
+        self._room = NUMBERS * -(-self.shards // self.size)
+        return self
+
+    def _duplicate(self) -> Any:
+        comm, request = self._given.Idup()
+        self._wait(request)
+        return comm
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            if not self._ended and not self._torn:
+                if error is not None:
+                    error.add_note(f"on rank {self.rank} of {self.size}, and the others end with it")
+                self._header("end", error=error)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+        if self._beats is not None:
+            self._beats.stop()
+        if self._torn:
+            _abort_at_exit(self._given)
+            return
+        if self._beats is not None and self._beats.say_goodbye():
+            self._beats.comm.Free()
+        self._comm.Free()
+
+    def _take_interrupts(self) -> None:
+        """The first Ctrl-C ends training at the next header, where it tears nothing apart; the second one at once."""
+        main = threading.current_thread() is threading.main_thread()
+        if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            return
+
+        def handle(number: int, frame: Any) -> None:
+            if self._interrupted:
+                self._torn = True
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        self._handler = signal.signal(signal.SIGINT, handle)
+
+    # The header.
+
+    def _header(
+        self, kind: str, size: int = 0, rate: float = 0.0, numbers: Any = (), error: BaseException | None = None
+    ) -> Array:
+        """What all ranks say (ranks, 4 + numbers); an error if one of them has failed."""
+        text, state = b"", WELL
+        if error is not None:
+            state = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+            text = f"{type(error).__name__}\n{error}".encode()
+        elif self._interrupted:
+            state = INTERRUPTED
+        own = np.zeros(4 + self._room)
+        own[:4] = state, KINDS.index(kind), len(text) if text else size, rate
+        own[4 : 4 + np.size(numbers)] = np.reshape(numbers, -1)
+        found = np.empty((self.size, len(own)))
+        self._wait(self._comm.Iallgather(own, found), (self.size - 1) * own.nbytes)
+        bad = np.flatnonzero(found[:, 0])
+        if len(bad):
+            sizes = [int(row[2]) if row[0] else 0 for row in found]
+            texts = self._send_bytes(text, sizes)
+            self._ended = True
+            if error is None:
+                self._raise(int(bad[0]), int(found[bad[0], 0]), texts[bad[0]].decode())
+        elif (found[:, 1] != found[0, 1]).any():
+            self._ended = True
+            doing = ", ".join(f"rank {r}: {KINDS[int(k)]}" for r, k in enumerate(found[:, 1]))
+            raise RuntimeError(f"comm: the ranks are no longer in step ({doing}); a callback or a source of batches "
+                               "must do the same on all of them")  # fmt: skip
+        return found
+
+    def _raise(self, rank: int, state: int, text: str) -> NoReturn:
+        """The error of another rank, or an interrupt of any."""
+        name, _, message = text.partition("\n")
+        if state == INTERRUPTED:
+            raise KeyboardInterrupt(f"rank {rank} of {self.size} was interrupted")
+        if name == "FloatingPointError":
+            raise FloatingPointError(f"{message} (on rank {rank} of {self.size})")
+        raise RuntimeError(f"comm: rank {rank} of {self.size} has failed, and training ends on all: {name}: {message}")
+
+    def _wait(self, request: Any, nbytes: int = 0) -> None:
+        """Until it is done: ask again and again, at first at once and then with pauses, in which Ctrl-C is seen."""
+        start = time.perf_counter()
+        try:
+            while not request.Test():
+                waited = time.perf_counter() - start
+                time.sleep(min(waited / 8, PAUSE) if waited > SPIN else 0)
+                lost = self._beats.lost if waited > SPIN and self._beats is not None else ()
+                if lost:
+                    which = " and ".join(map(str, lost))
+                    raise RuntimeError(
+                        f"comm: rank {which} of {self.size} has not been heard of for {Heartbeats.SILENCE} s: its "
+                        "process has ended, or its host cannot be reached. Training ends; what was learnt stays, and "
+                        "goes on from a checkpoint"
+                    )
+        except self._MPI.Exception as error:
+            self._torn = True
+            raise RuntimeError(f"comm: the exchange has failed, perhaps as another rank has ended: {error}") from error
+        except BaseException:
+            self._torn = True
+            raise
+        self.sent += nbytes
+        self.seconds += time.perf_counter() - start
+
+    # What ranks do together.
+
+    def _send_bytes(self, own: bytes, sizes: list[int], everyone: bool = True) -> list[bytes]:
+        """What each rank has sent, to all or, without `everyone`, to the first (others get nothing)."""
+        parts: list[list[bytes]] = [[] for _ in sizes]
+        step = max(CHUNK // self.size, 1)
+        for first in range(0, max(sizes), step):
+            counts = [min(max(size - first, 0), step) for size in sizes]
+            mine = np.frombuffer(own[first : first + step], np.uint8)
+            takes = everyone or self.rank == 0
+            found = np.empty(sum(counts) if takes else 0, np.uint8)
+            if everyone:
+                self.gather_all(mine, found, counts)
+            else:
+                request = self._comm.Igatherv(mine, [found, counts] if takes else None, 0)
+                self._wait(request, mine.nbytes * (self.rank > 0))
+            ends = np.cumsum(counts)
+            for k, (end, count) in enumerate(zip(ends, counts, strict=True)):
+                parts[k].append(found[end - count : end].tobytes() if takes else b"")
+        return [b"".join(part) for part in parts]
+
+    def _pickled(self, own: Any, everyone: bool = True) -> list[Any]:
+        """What each rank has given, or None where nothing came."""
+        data = b"" if own is None else pickle.dumps(own, pickle.HIGHEST_PROTOCOL)
+        sizes = self._header("bytes", len(data))[:, 2].astype(np.int64).tolist()
+        return [pickle.loads(part) if part else None for part in self._send_bytes(data, sizes, everyone)]
+
+    def agree(self, terms: Callable[[], dict[str, Any]]) -> None:
+        """As of `Alone`."""
+        found = self._pickled({name: str(value) for name, value in terms().items()})
+        for rank, theirs in enumerate(found):
+            for name in found[0] | theirs:
+                one, other = found[0].get(name), theirs.get(name)
+                if one != other:
+                    self._ended = True
+                    raise ValueError(f"comm: {name} is {one} on rank 0, but {other} on rank {rank}; it must be the "
+                                     "same on all ranks")  # fmt: skip
+
+    def of_first(self, make: Callable[[], Any]) -> Any:
+        """As of `Alone`."""
+        return self._pickled((make(),) if self.rank == 0 else None)[0][0]
+
+    def any(self, flag: bool) -> bool:
+        """As of `Alone`."""
+        return bool(self._header("flags", int(flag))[:, 2].any())
+
+    def all(self, items: list[tuple[Any, Any]]) -> list[Any]:
+        """As of `Alone`."""
+        return super().all([pair for part in self._pickled(items) for pair in part])
+
+    def gathered(self, items: list[tuple[Any, Any]]) -> list[Any]:
+        """As of `Alone`."""
+        found = self._pickled(items, everyone=False)
+        return super().all([pair for part in found for pair in part]) if self.rank == 0 else []
+
+    def share_generator(self, rng: np.random.Generator) -> None:
+        """As of `Alone`."""
+        self.agree(lambda: {"random_state": type(rng.bit_generator).__name__})
+        rng.bit_generator.state = self.of_first(lambda: rng.bit_generator.state)
+
+    def share_state(self, state: TrainerState) -> None:
+        """As of `Alone`."""
+        found = self.of_first(lambda: state)
+        if self.rank == 0:
+            return
+        own = [state.values, *state.tables.values(), *state.moments.values()]
+        theirs = [found.values, *found.tables.values(), *found.moments.values()]
+        for name, moments in state.table_moments.items():
+            own += moments.values()
+            theirs += found.table_moments[name].values()
+        for mine, array in zip(own, theirs, strict=True):
+            np.copyto(mine, array)
+        state.rng.bit_generator.state = found.rng.bit_generator.state
+        state.history.history = found.history.history
+        state.history.best_epoch = found.history.best_epoch
+        for name in ("epoch", "updates", "best", "memory", "reason"):
+            setattr(state, name, getattr(found, name))
+
+    def numbers(self, rate: float, own: Array) -> tuple[float, Array]:
+        """As of `Alone`."""
+        found, cut = self._header("numbers", rate=rate, numbers=own), bounds(self.shards, self.size)
+        parts = [found[r, 4 : 4 + NUMBERS * (cut[r + 1] - cut[r])] for r in range(self.size)]
+        return float(found[0, 3]), np.concatenate(parts).reshape(self.shards, NUMBERS)
+
+    def exchange(self, shards: int, gradient: Array) -> Exchange:
+        """As of `Alone`."""
+        if self.size == 1:
+            return super().exchange(shards, gradient)
+        if self._exchange is None:
+            self._exchange = RankExchange(self, shards, gradient)
+        return self._exchange
+
+    def all_to_all(self, sent: Array, counts: list[int], received: Array, others: list[int]) -> None:
+        """Parts of an array, of so many elements, to each rank, and its parts from each."""
+        mine = counts[self.rank] * sent.itemsize
+        self._wait(self._comm.Ialltoallv([sent, counts], [received, others]), sent.nbytes - mine)
+
+    def gather_all(self, own: Array, whole: Array, counts: list[int]) -> None:
+        """The arrays of all ranks, of so many elements, one after the other, to all."""
+        self._wait(self._comm.Iallgatherv(own, [whole, counts]), (self.size - 1) * own.nbytes)
+
+    def add_all(self, array: Array) -> None:
+        """The sum of the arrays of all ranks, in place and in an order that nobody promises."""
+        request = self._comm.Iallreduce(self._MPI.IN_PLACE, array, self._MPI.SUM)
+        self._wait(request, 2 * array.nbytes * (self.size - 1) // self.size)
+
+
+@functools.cache
+def _abort_at_exit(comm: Any) -> None:
+    """A rank is lost, and MPI_Finalize would wait for it: end the others, and this one, when this program ends."""
+
+    @atexit.register
+    def abort() -> None:
+        time.sleep(2 * Heartbeats.TICK)  # others notice too, and say so
+        comm.Abort(1)
+
+
+def open_ranks(comm: Any, shards: int | None, exact: bool) -> Alone:
+    """`Ranks` of a communicator, or `Alone` where there is none."""
+    validate.flag("exact", exact)
+    if comm is None:
+        return Alone()
+    remedy = "must be a communicator of mpi4py, such as mpi4py.MPI.COMM_WORLD; pip install 'lstmx-cpu[mpi]' mpich"
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise TypeError(f"comm: got {type(comm).__name__}, {remedy} ({error})") from None
+    if not isinstance(comm, MPI.Intracomm):
+        raise TypeError(f"comm: got {type(comm).__name__}, {remedy}")
+    if comm == MPI.COMM_NULL:
+        raise ValueError("comm: got MPI.COMM_NULL, of which this process is no rank; call fit on its ranks alone")
+    return Ranks(MPI, comm, validate.count("shards", 8 if shards is None else shards), exact)

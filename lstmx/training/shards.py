@@ -1,0 +1,264 @@
+"""Batches cut into a fixed number of shards, so that the bits of training do not depend on who computes which of them.
+
+A shard is a run of the sequences of a batch. It has dropout keys of its own, and its gradient is that of the weighted
+sum of its losses: it depends on the shard alone. Gradients of shards are added in one binary tree, whose node [lo, hi)
+is [lo, mid) + [mid, hi), and then divided by the weights of the batch. Ranks (`lstmx.training.ranks`) own neighbouring
+shards, and so whole subtrees.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lstmx.data.source import Source
+from lstmx.layers.simple import RowGradient
+from lstmx.training.updates import Update, Whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from lstmx._types import Array, Ints
+    from lstmx.training.ranks import Alone
+    from lstmx.training.trainer import Trainer
+
+# What is known of a shard when its gradient is there: float64 each, in this order.
+LOSS, WEIGHTS, ZEROS, SEQUENCES, MORE, ROWS = range(6)
+NUMBERS = 6
+
+
+def bounds(count: int, parts: int) -> list[int]:
+    """Where `parts` parts of `count` things begin, and where the last ends; of few things the first part has one.
+
+    Examples
+    --------
+    >>> bounds(8, 3), bounds(2, 4)
+    ([0, 3, 6, 8], [0, 1, 1, 2, 2])
+    """
+    return [-(-count * k // parts) for k in range(parts + 1)]
+
+
+def subtrees(low: int, high: int, count: int) -> list[tuple[int, int]]:
+    """The largest nodes of the tree over `count` shards that lie in [low, high), from left to right.
+
+    Examples
+    --------
+    >>> subtrees(0, 8, 8), subtrees(3, 6, 8)
+    ([(0, 8)], [(3, 4), (4, 6)])
+    """
+    found: list[tuple[int, int]] = []
+
+    def look(lo: int, hi: int) -> None:
+        if low <= lo and hi <= high:
+            found.append((lo, hi))
+        elif lo < high and low < hi:
+            middle = (lo + hi) // 2
+            look(lo, middle)
+            look(middle, hi)
+
+    if low < high:
+        look(0, count)
+    return found
+
+
+def climb(lo: int, hi: int, value: Callable[[int, int], Any], add: Callable[[Any, Any], Any]) -> Any:
+    """The sum at the node [lo, hi) of the tree: ``value(lo, hi)``, or where that is None the sum of both below it."""
+    found = value(lo, hi)
+    if found is None:
+        middle = (lo + hi) // 2
+        left = climb(lo, middle, value, add)
+        found = add(left, climb(middle, hi, value, add))
+    return found
+
+
+def merged(one: RowGradient, other: RowGradient) -> RowGradient:
+    """The sum of two gradients of an embedding."""
+    if not len(one.rows) or not len(other.rows):
+        return one if len(one.rows) else other
+    rows = np.union1d(one.rows, other.rows)
+    values = np.zeros((len(rows), one.values.shape[1]), one.values.dtype)
+    values[np.searchsorted(rows, one.rows)] = one.values
+    values[np.searchsorted(rows, other.rows)] += other.values
+    return RowGradient(rows, values)
+
+
+class Sharded(Whole):
+    """Makes updates from the shards of a batch; how a shard is trained on is another way: whole, or in segments.
+
+    Parameters
+    ----------
+    way : Whole, Truncated or Recomputed
+    shards : int
+    ranks : Alone or Ranks
+        Who computes them.
+    """
+
+    def __init__(self, way: Any, shards: int, ranks: Alone) -> None:
+        self.way, self.parts, self.ranks = way, shards, ranks
+        cut = bounds(shards, ranks.size)
+        self.own = range(cut[ranks.rank], cut[ranks.rank + 1])
+        self.trees = subtrees(self.own.start, self.own.stop, shards)
+        self.places: list[tuple[int, int, int]] = []  # (batch, update, shard) of every item of the outputs
+        self._kept: list[Array] = []  # sums that wait for their right neighbours
+
+    def terms(self) -> dict[str, Any]:
+        """As of `Whole`."""
+        return self.way.terms()
+
+    def steps(self, batch: int, longest: int) -> int | None:
+        """As of `Whole`."""
+        return self.way.steps(batch, longest)
+
+    def collect(self, outputs: list[Any]) -> list[Any]:
+        """The outputs of an epoch, of all ranks, in the order of the shards; [] on other ranks than the first."""
+        places, self.places = self.places, []
+        return self.ranks.gathered(list(zip(places, outputs, strict=True)))
+
+    def updates(
+        self,
+        trainer: Trainer,
+        data: Any,
+        chosen: Ints,
+        place: tuple[Any, ...],
+        keys: Array,
+        outputs: list[Any],
+        mean: bool = True,
+    ) -> Iterator[Update]:
+        """As of `Whole`: with tbptt, all shards go through the windows of the longest sequence of the batch."""
+        parts, keys = self._cut(data, chosen), keys.reshape(self.parts, -1)
+        seen: list[Any] = []
+        streams = {
+            shard: self.way.updates(trainer, *part, place, keys[shard], seen, mean=False)
+            for shard, part in parts.items()
+        }
+        for number in range(2**62):
+            own: dict[int, Update] = {}
+
+            def compute(shard: int, own: dict[int, Update] = own, number: int = number) -> list[RowGradient]:
+                found = next(streams[shard], None) if shard in streams else None
+                self.places.extend([(place[1], number, shard)] * len(seen))
+                outputs.extend(seen)
+                seen.clear()
+                if found is not None:
+                    own[shard] = found
+                return self._gradient(trainer, found)
+
+            update = self._update(trainer, own, compute, place)
+            yield update
+            if not update.more:
+                return
+
+    def _cut(self, data: Any, chosen: Any) -> dict[int, tuple[Any, Ints]]:
+        """Shard -> (data, indices) of those that this rank computes; without those that hold nothing."""
+        if isinstance(data, dict):  # shards are what a `ShardSource` has given
+            return data
+        cut = bounds(len(chosen), self.parts)
+        return {k: (data, chosen[cut[k] : cut[k + 1]]) for k in self.own if cut[k] < cut[k + 1]}
+
+    @staticmethod
+    def _gradient(trainer: Trainer, update: Update | None) -> list[RowGradient]:
+        """Of the embeddings what a shard has left in the trainer's buffers; of a shard without weight all is 0."""
+        if update is not None and update.weights:
+            return trainer.take_tables()
+        trainer.parameters.gradient.fill(0)
+        return trainer.parameters.no_rows()
+
+    def _update(
+        self,
+        trainer: Trainer,
+        own: dict[int, Update],
+        compute: Callable[[int], list[RowGradient]],
+        place: tuple[Any, ...],
+    ) -> Update:
+        """The update from the shards of all ranks, whose mean gradient it leaves in the trainer's buffers."""
+        gradient, ranks = trainer.parameters.gradient, self.ranks
+        exchange = ranks.exchange(self.parts, gradient)
+        rows: list[list[RowGradient]] = []
+        for tree, (lo, hi) in enumerate(self.trees):
+            rows.append(self._add_up(lo, hi, compute, gradient))
+            exchange.put(tree, gradient)
+        numbers = np.zeros((len(self.own), NUMBERS))
+        for shard, u in own.items():
+            numbers[shard - self.own.start, :ROWS] = u.loss, u.weights, u.zeros, u.sequences, u.more
+        for (lo, _), found in zip(self.trees, rows, strict=True):
+            numbers[lo - self.own.start, ROWS] = sum(len(r.rows) for r in found)
+        rate, numbers = ranks.numbers(trainer.learning_rate(), numbers)
+        loss, weights, zeros, sequences, more = (
+            sum(numbers[:, k].tolist()) for k in (LOSS, WEIGHTS, ZEROS, SEQUENCES, MORE)
+        )
+        if weights:
+            empty, counts = trainer.parameters.no_rows(), numbers[:, ROWS].astype(np.int64)
+            trainer.give_tables(exchange.finish(gradient, rows, empty, counts, weights))
+        where = max((u.where for u in own.values()), default=place)
+        return Update(loss, weights, zeros, int(sequences), where, lambda: _blamed(list(own.values())), more > 0, rate)
+
+    def _add_up(
+        self, lo: int, hi: int, compute: Callable[[int], list[RowGradient]], gradient: Array, depth: int = 0
+    ) -> list[RowGradient]:
+        """The sum of own shards, in `gradient`; returns those of embeddings."""
+        if hi - lo == 1:
+            return compute(lo)
+        if depth == len(self._kept):
+            self._kept.append(np.empty_like(gradient))
+        middle = (lo + hi) // 2
+        left = self._add_up(lo, middle, compute, gradient, depth + 1)
+        np.copyto(self._kept[depth], gradient)
+        right = self._add_up(middle, hi, compute, gradient, depth + 1)
+        np.add(self._kept[depth], gradient, out=gradient)
+        return [merged(one, other) for one, other in zip(left, right, strict=True)]
+
+
+def _blamed(updates: list[Update]) -> Any:
+    """What errors see of a batch: the first shard whose data are not finite, else the first that is here."""
+    batches = [update.batch() for update in updates]
+    for batch in batches:
+        if not all(a.dtype.kind != "f" or np.isfinite(a).all() for a in batch[3:]):
+            return batch
+    return batches[0] if batches else None
+
+
+class ShardSource:
+    """Batches that a function of the shard gives, as `Data` of many epochs: an update takes an item of every shard.
+
+    A shard that has ended before the others adds nothing to the updates that are left.
+
+    Parameters
+    ----------
+    name, read, epochs, steps : as of `Source`
+    given : callable ``shard -> iterable of batches``
+    shards : int
+    ranks : Alone or Ranks
+    """
+
+    count = None  # sequences of an epoch: no rank knows those of the others
+
+    def __init__(
+        self, name: str, given: Any, read: Callable[..., Any], epochs: int, steps: Any, shards: int, ranks: Alone
+    ) -> None:
+        self.ranks, self.exhausted = ranks, False
+        cut = bounds(shards, ranks.size)
+        own = range(cut[ranks.rank], cut[ranks.rank + 1])
+        self.sources = {k: Source(f"{name} of shard {k}", lambda k=k: given(k), read, epochs, steps) for k in own}
+
+    def batches(
+        self, batch_size: int | None = None, shuffle: Any = False, rng: Any = None
+    ) -> Iterator[tuple[dict[int, tuple[Any, Ints]], None]]:
+        """(shard -> (data, indices), None) of every update of an epoch, until all shards of all ranks have ended."""
+        streams = {k: source.batches() for k, source in self.sources.items()}
+        while True:
+            items = {k: item for k, stream in streams.items() if (item := next(stream, None)) is not None}
+            if not self.ranks.any(bool(items)):
+                break
+            yield items, None
+        self.exhausted = self.ranks.any(any(source.exhausted for source in self.sources.values()))
+
+    def terms(self) -> str:
+        """What of them must be the same on all ranks."""
+        return "a function of the shard"
+
+    def close(self, early: bool) -> None:
+        """Training has ended: close the generators."""
+        for source in self.sources.values():
+            source.close(early)
