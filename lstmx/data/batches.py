@@ -74,6 +74,7 @@ class Data:
     weights: Any
 
     exhausted = False  # an epoch has all its batches
+    origin = ""  # what errors say of where it comes from
 
     @property
     def count(self) -> int:
@@ -85,11 +86,15 @@ class Data:
         return ((self, chosen) for chosen in plan(self.inputs.lengths, batch_size, shuffle, rng))
 
     def terms(self) -> str:
-        """What of them must be the same on all ranks that train together: how many there are, and their lengths."""
-        lengths = np.ascontiguousarray(self.inputs.lengths, np.int64)
-        check = zlib.crc32(lengths.tobytes())
-        weighed = "" if self.weights.are_ones else ", with weights"
-        return f"{len(lengths)} sequences of {lengths.min()} to {lengths.max()} steps (check sum {check:08x}){weighed}"
+        """What of them must be the same on all ranks that train together, as text: how many there are, their lengths,
+        and what three of them hold.
+        """
+        lengths, count = np.ascontiguousarray(self.inputs.lengths, np.int64), self.count
+        rows, _, target, weight = self.batch(np.unique([0, count // 2, count - 1]))
+        check = 0
+        for array in (lengths, rows, target, weight):
+            check = zlib.crc32(array.tobytes(), check)
+        return f"{count} sequences of {lengths.min()} to {lengths.max()} steps (check sum {check:08x})"
 
     def close(self, early: bool) -> None:
         """Training has ended: there is nothing to close."""

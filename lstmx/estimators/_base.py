@@ -250,8 +250,6 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             validate.count("batch_size", self.batch_size)
         if self.resume and self.checkpoint is None:
             raise ValueError("resume: needs a checkpoint to go on from; set checkpoint to its path")
-        if self.checkpoint is not None:
-            _training.check_path(self.checkpoint)
 
     def _optimizer(self, batch_size: int, problem: Problem) -> optim.SGD | optim.RMSprop | optim.Adam:
         samples = len(problem.data.inputs.lengths)
@@ -294,7 +292,9 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
 
     # Training.
 
-    def _run(self, problem: Problem, seed: int, given: dict[str, Any], *, incremental: bool = False) -> Self:
+    def _run(
+        self, problem: Problem, seed: int, given: dict[str, Any], ranks: training.Alone, *, incremental: bool = False
+    ) -> Self:
         """Train for `problem`; `given` is what scikit-learn's callbacks are told: X, y, metadata."""
         problem.kind.check(problem.config)  # what could not be saved is an error now, not after training
         first = self._is_first(incremental)
@@ -308,17 +308,21 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
         batch_size = min(32 if self.batch_size == "auto" else self.batch_size, samples)
         kind, more = training.Trainer, {}
         if self.solver == "lbfgs":
+            if ranks.shards is not None:
+                name = "shards" if ranks.size == 1 else "comm"
+                raise ValueError(f"{name}: solver='lbfgs' takes all of the data at once, on one process; leave it out, "
+                                 "or take solver='adam'")  # fmt: skip
             kind, batch_size, more = Minimizer, samples, {"tol": self.tol, "max_fun": self.max_fun}
             model = model.astype("float64")
         watcher, optimizer = self._watcher(), self._optimizer(batch_size, problem)
-        state = self._state(problem, model, seed, incremental, optimizer)
-        callbacks, context = self._callbacks(problem, seed, given, incremental)
-        epochs = 1 if incremental else self.max_iter
+        state = self._state(problem, model, seed, incremental, optimizer, ranks)
+        callbacks, context = self._callbacks(problem, seed, given, incremental, ranks)
+        epochs, shown = 1 if incremental else self.max_iter, self.verbose and ranks.rank == 0
         trainer: Any = kind(
             model, problem.data, losses.get_loss(problem.loss, problem.activation), optimizer, batch_size=batch_size,
             shuffle=self.shuffle, validation=problem.validation, score=problem.score, clip_norm=self.clip_norm, rng=rng,
-            early_stopping=watcher, callbacks=callbacks, state=state,
-            progress=training.Progress(bar=int(self.verbose) < 2, whole=True) if self.verbose else None, **more,
+            early_stopping=watcher, callbacks=callbacks, state=state, ranks=ranks, **more,
+            progress=training.Progress(bar=int(self.verbose) < 2, whole=True) if shown else None,
         )  # fmt: skip
         if not first and (state is None or incremental):  # what goes on from a checkpoint brings its own memory
             self._remember(watcher, trainer.state, incremental)
@@ -342,7 +346,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             trainer.warn_unless_converged(self.max_iter)
             return self
         exhausted = trainer.state.history.stopped is None and trainer.state.reason is None
-        if exhausted and not incremental and done < epochs and not trainer.diverged:
+        if exhausted and not incremental and done < epochs and not trainer.diverged and not ranks.rank:
             warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
                 "converged yet. Raise max_iter, or tol",
@@ -372,7 +376,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             memory |= getattr(self, "_moments", {}).get("schedule", {})
 
     def _state(
-        self, problem: Problem, model: Sequential, seed: int, incremental: bool, optimizer: Any
+        self, problem: Problem, model: Sequential, seed: int, incremental: bool, optimizer: Any, ranks: training.Alone
     ) -> TrainerState | None:
         """Where training goes on, or None to begin."""
         if incremental and hasattr(self, "_moments"):
@@ -384,10 +388,10 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
                 moments, updates = {name: np.zeros_like(values) for name in optimizer.moments}, 0
             moments = {name: m.copy() for name, m in moments.items()}
             return training.TrainerState(values, {}, moments, {}, rng, 0, updates)
-        checkpoint = _training.read_checkpoint(self.checkpoint) if self.resume and not incremental else None
+        checkpoint = ranks.of_first(self._read_checkpoint) if self.resume and not incremental else None
         if checkpoint is None:
             return None
-        identity, written = self._identity(problem, seed), checkpoint[0]["identity"]
+        identity, written = self._identity(problem, seed, ranks), checkpoint[0]["identity"]
         for name, parameter in inspect.signature(type(self)).parameters.items():
             if name in identity:  # and is not in a checkpoint from before there was such a parameter
                 written.setdefault(name, repr(parameter.default))
@@ -397,7 +401,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
                              "this network; remove it, or give another path")  # fmt: skip
         return state
 
-    def _identity(self, problem: Problem, seed: int) -> dict[str, Any]:
+    def _identity(self, problem: Problem, seed: int, ranks: training.Alone) -> dict[str, Any]:
         parameters = {
             name: repr(value.item() if isinstance(value, np.generic) else value)
             for name, value in self.get_params(deep=False).items()
@@ -406,14 +410,24 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
         return {
             "estimator": type(self).__name__,
             "seed": seed,
+            **({} if ranks.shards is None else {"shards": ranks.shards}),
             **parameters,
             # With warm_start the statistics are those of an earlier fit.
             "data": _training.digest(problem.dtype.name, *problem.identity, *problem.arrays.values()),
         }
 
-    def _resumed_seed(self) -> int:
-        """The seed of this fit: that of the checkpoint which it goes on from, else from random_state."""
-        checkpoint = _training.read_checkpoint(self.checkpoint) if self.resume else None
+    def _read_checkpoint(self) -> Any:
+        return _training.read_checkpoint(self.checkpoint) if self.resume else None
+
+    def _resumed_seed(self, ranks: training.Alone) -> int:
+        """The seed of this fit, on all ranks."""
+        return ranks.of_first(self._first_seed)
+
+    def _first_seed(self) -> int:
+        """That of the checkpoint which it goes on from, else from random_state."""
+        if self.checkpoint is not None:
+            _training.check_path(self.checkpoint)
+        checkpoint = self._read_checkpoint()
         if checkpoint is None:
             return self._seed()
         seed = checkpoint[0]["identity"]["seed"]
@@ -423,7 +437,7 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
         return seed
 
     def _callbacks(
-        self, problem: Problem, seed: int, given: dict[str, Any], incremental: bool
+        self, problem: Problem, seed: int, given: dict[str, Any], incremental: bool, ranks: training.Alone
     ) -> tuple[list[training.Callback], Any]:
         callbacks: list[training.Callback]
         context: Any
@@ -434,8 +448,8 @@ class LSTMEstimator(_training.CallbackSupportMixin, FileMixin, BaseEstimator):
             context = self._init_callback_context(max_subtasks=self.max_iter)
             context.call_on_fit_task_begin(estimator=self, **given)
             callbacks.append(_training.FitTasks(context, self, given, lambda t: self._fitted_now(problem, t)))
-        if self.checkpoint is not None:
-            identity = self._identity(problem, seed)
+        if self.checkpoint is not None and ranks.rank == 0:
+            identity = self._identity(problem, seed, ranks)
             callbacks.append(_training.Checkpoint(self.checkpoint, self.checkpoint_every, self.max_iter, identity))
         return callbacks, context
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.metrics import r2_score
 
-from lstmx import predictors
+from lstmx import predictors, training
 from lstmx.data import batches, missing, panel
 from lstmx.data.series import are_several, as_series, bridged, columns_of
 from lstmx.data.targets import RowWeights
@@ -179,7 +179,7 @@ model_, parameters_
                             "(function, inverse), such as (np.log1p, np.expm1)")  # fmt: skip
 
     @fitting
-    def fit(self, y: Any, X: Any = None) -> Self:
+    def fit(self, y: Any, X: Any = None, *, comm: Any = None, shards: int | None = None, exact: bool = True) -> Self:
         """Learn from the past of one series or of several.
 
         Parameters
@@ -190,6 +190,8 @@ model_, parameters_
         X : array (T, E), list or dict of such arrays, or array (n, T, E), optional
             Exogenous variables of the same steps. The network sees those of the steps that it forecasts, so `predict`
             needs them beforehand.
+        comm, shards, exact : as of `lstmx.Sequential.fit`, optional
+            The ranks of an MPI communicator train together, each given the same data.
 
         Returns
         -------
@@ -215,11 +217,15 @@ model_, parameters_
         >>> print(forecast.name, forecast.index[0].date(), forecast.index[-1].date())
         tide 2026-04-01 2026-04-03
         """
+        with training.open_ranks(comm, shards, exact) as ranks:
+            return self._train(ranks, y, X)
+
+    def _train(self, ranks: training.Alone, y: Any, X: Any) -> Self:
         self._check_parameters()
         frames = Frames(y)
         y, X = frames.values(y), frames.values(X, "X")
         frames.check_past(X, y)
-        seed, first = self._resumed_seed(), self._is_first()
+        seed, first = self._resumed_seed(ranks), self._is_first()
         several = are_several(y)
         gaps = self.missing == "impute"
         series = as_series(y, "y", gaps=gaps)
@@ -263,7 +269,7 @@ model_, parameters_
                 "_frames": frames,
             },
         )  # fmt: skip
-        return self._run(problem, seed, {"X": X, "y": y, "metadata": None})
+        return self._run(problem, seed, {"X": X, "y": y, "metadata": None}, ranks)
 
     @staticmethod
     def _dtype(y: Any) -> DType:

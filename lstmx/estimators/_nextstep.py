@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
 from sklearn.covariance import MinCovDet
 
-from lstmx import predictors
+from lstmx import predictors, training
 from lstmx.data import batches, missing, panel
 from lstmx.data.targets import RowWeights, Targets
 from lstmx.estimators._base import LSTMEstimator, Problem, delegated
@@ -33,9 +33,9 @@ class _NextStepEstimator(LSTMEstimator):
 
     missing = "error"  # a parameter of one
 
-    def _train(self, X: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+    def _train(self, ranks: training.Alone, X: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         self._check_parameters()
-        seed, first = self._resumed_seed(), self._is_first()
+        seed, first = self._resumed_seed(ranks), self._is_first()
         gaps = self.missing == "impute"
         data = read_X(self, X, self.layout, fitted=None if first else self._predictor.config, gaps=gaps)
         weight = read_weight(sample_weight, len(data))
@@ -81,7 +81,7 @@ class _NextStepEstimator(LSTMEstimator):
             total, identity=identity, finish=lambda predictor: self._finish(predictor, data),
         )  # fmt: skip
         metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        self._run(problem, seed, {"X": X, "y": None, "metadata": metadata})
+        self._run(problem, seed, {"X": X, "y": None, "metadata": metadata}, ranks)
         return self
 
     def _seen(
@@ -235,19 +235,24 @@ n_features_in_, model_, parameters_
         return {"location": np.zeros(features), "precision": np.eye(features)}
 
     @fitting
-    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+    def fit(
+        self, X: ArrayLike, y: Any = None, *, comm: Any = None, shards: int | None = None, exact: bool = True
+    ) -> Self:
         """Learn how sequences go on, and how far errors usually are.
 
         Parameters
         ----------
         X : array (n, T, F), list of n arrays (T_i, F), or array or frame (n, T) of one feature
         y : ignored
+        comm, shards, exact : as of `lstmx.Sequential.fit`, optional
+            The ranks of an MPI communicator train together, each given the same data.
 
         Returns
         -------
         self
         """
-        return self._train(X)
+        with training.open_ranks(comm, shards, exact) as ranks:
+            return self._train(ranks, X)
 
     def _finish(self, predictor: Any, data: panel.Panel) -> dict[str, Any]:
         """Measure the errors on the training data."""
@@ -383,7 +388,16 @@ n_features_in_, model_, parameters_
         return self.model_.layers[0].output_size()  # type: ignore[call-arg]
 
     @fitting
-    def fit(self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+    def fit(
+        self,
+        X: ArrayLike,
+        y: Any = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        comm: Any = None,
+        shards: int | None = None,
+        exact: bool = True,
+    ) -> Self:
         """Learn how sequences go on.
 
         Parameters
@@ -392,11 +406,14 @@ n_features_in_, model_, parameters_
         y : ignored
         sample_weight : array (n,), optional
             Sequences of weight 0 are left out.
+        comm, shards, exact : as of `lstmx.Sequential.fit`, optional
+            The ranks of an MPI communicator train together, each given the same data.
 
         Returns
         -------
         self
         """
-        return self._train(X, sample_weight)
+        with training.open_ranks(comm, shards, exact) as ranks:
+            return self._train(ranks, X, sample_weight)
 
     transform = delegated(predictors.Transformer.transform)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from lstmx import training
 from lstmx.data import batches, panel
 from lstmx.data.targets import RowWeights, Targets
 from lstmx.estimators._base import LSTMEstimator, Problem
@@ -62,6 +63,9 @@ class SupervisedEstimator(LSTMEstimator):
         X_val: ArrayLike | None = None,
         y_val: ArrayLike | None = None,
         sample_weight_val: ArrayLike | None = None,
+        comm: Any = None,
+        shards: int | None = None,
+        exact: bool = True,
     ) -> Self:
         """Fit to sequences.
 
@@ -76,16 +80,21 @@ class SupervisedEstimator(LSTMEstimator):
             Sequences of weight 0 are left out; a classifier knows their classes all the same.
         X_val, y_val, sample_weight_val : as X, y and sample_weight, optional
             Scored after every epoch; with ``early_stopping`` they take the place of a part of X.
+        comm, shards, exact : as of `lstmx.Sequential.fit`, optional
+            The ranks of an MPI communicator train together, each given the same data; the first one reads and writes
+            the checkpoint.
 
         Returns
         -------
         self
         """
-        self._check_parameters()
-        seed = self._resumed_seed()
-        problem = self._problem(X, y, sample_weight, (X_val, y_val, sample_weight_val), seed, self._is_first())
-        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        return self._run(problem, seed, {"X": X, "y": y, "metadata": metadata})
+        with training.open_ranks(comm, shards, exact) as ranks:
+            self._check_parameters()
+            seed = self._resumed_seed(ranks)
+            held = X_val, y_val, sample_weight_val
+            problem = self._problem(X, y, sample_weight, held, seed, self._is_first())
+            metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+            return self._run(problem, seed, {"X": X, "y": y, "metadata": metadata}, ranks)
 
     @fitting
     def _partial_fit(
@@ -96,7 +105,7 @@ class SupervisedEstimator(LSTMEstimator):
             raise ValueError("early_stopping: partial_fit sees one part of the data and does not stop; set it to False")
         seed, first = self._seed(), self._is_first(incremental=True)
         problem = self._problem(X, y, sample_weight, (None, None, None), seed, first, incremental=True, classes=classes)
-        return self._run(problem, seed, {"X": X, "y": y, "metadata": None}, incremental=True)
+        return self._run(problem, seed, {"X": X, "y": y, "metadata": None}, training.Alone(), incremental=True)
 
     def _problem(
         self,

@@ -226,8 +226,6 @@ class Fitting:
         from lstmx import losses, optim, training  # a program that only predicts does without them
 
         with training.open_ranks(comm, shards, exact) as ranks, self.only_fit():
-            shards = 8 if comm is not None and shards is None else shards
-            shards = None if shards is None else validate.count("shards", shards)
             streamed = y is None and source.is_source(X)
             if streamed:
                 source.refuse_options(
@@ -250,7 +248,7 @@ class Fitting:
             where = validate.choice("validation_from", validation_from, ("random", "tail"))
             read = self._reader(loss, class_weight, "accuracy" in chosen_metrics)
             if streamed:
-                data: Any = self._source(training, X, read, epochs, steps_per_epoch, shards, ranks)
+                data: Any = self._source(training, X, read, epochs, steps_per_epoch, ranks)
             else:
                 source.refuse_mistaken(X, y, steps_per_epoch)
                 data = read("", X, y, sample_weight, lengths)
@@ -258,7 +256,7 @@ class Fitting:
             if validation is None and fraction:
                 train, held = batches.split(data.count, fraction, where, rng)
                 data, validation = batches.Subset(data, train), batches.Subset(data, held)
-            way = self._way(training, tbptt, memory, monitor, None if streamed else data, batch_size, shards, ranks)
+            way = self._way(training, tbptt, memory, monitor, None if streamed else data, batch_size, ranks)
             trainer = training.Trainer(
                 self, data, chosen_loss, optim.get_optimizer(optimizer), batch_size=batch_size, shuffle=shuffle,
                 validation=validation, clip_norm=clip_norm, clip_value=clip_value, rng=rng,
@@ -271,14 +269,12 @@ class Fitting:
             return trainer.run(epochs)
 
     @staticmethod
-    def _source(
-        training: Any, X: Any, read: Any, epochs: int, steps: int | None, shards: int | None, ranks: Any
-    ) -> Any:
+    def _source(training: Any, X: Any, read: Any, epochs: int, steps: Any, ranks: Any) -> Any:
         """The batches of X, which gives them itself."""
-        if shards is None:
+        if ranks.shards is None:
             return source.Source("X", X, read, epochs, steps)
         source.check_function_of_shard(X)
-        return training.ShardSource("X", X, read, epochs, steps, shards, ranks)
+        return training.ShardSource("X", X, read, epochs, steps, ranks)
 
     def _way(
         self,
@@ -288,7 +284,6 @@ class Fitting:
         monitor: str | None,
         data: Any,
         batch_size: int,
-        shards: int | None,
         ranks: Any,
     ) -> Any:
         """How updates are made of a batch; `data` are None where they come batch by batch."""
@@ -306,12 +301,10 @@ class Fitting:
             training.refuse(self, "memory", monitor)
             way = training.Recomputed(self, budget)
             if data is not None:
-                way.check(data.inputs.lengths, batch_size, shards or 1)
-        if shards is None:
-            return way
-        if monitor is not None:
+                way.check(data.inputs.lengths, batch_size, ranks.shards or 1)
+        if ranks.shards is not None and monitor is not None:
             raise ValueError('shards: monitor="gradients" measures on whole batches; leave out one of the two')
-        return training.Sharded(way, shards, ranks)
+        return way
 
     @property
     def fitting(self) -> bool:

@@ -39,10 +39,19 @@ KINDS = ("bytes", "numbers", "flags", "end")  # of what ranks do together
 
 
 class Alone:
-    """One process: does by itself what `Ranks` do together."""
+    """One process: does by itself what `Ranks` do together.
+
+    Parameters
+    ----------
+    shards : int, optional
+        Into how many parts batches are cut; None: they are not.
+    """
 
     rank, size, exact = 0, 1, True
-    sent, seconds = 0, 0.0
+    sent, seconds, waited = 0, 0.0, 0.0
+
+    def __init__(self, shards: int | None = None) -> None:
+        self.shards: Any = shards
 
     def __enter__(self) -> Self:
         return self
@@ -79,8 +88,8 @@ class Alone:
         """(the first rank's learning rate, the numbers of all shards) from those of this rank's."""
         return rate, own
 
-    def exchange(self, shards: int, gradient: Array) -> Exchange:
-        """What makes the mean gradient of a batch of so many shards."""
+    def exchange(self, gradient: Array) -> Exchange:
+        """What makes the mean gradient of a batch from those of its shards."""
         return Exchange()
 
 
@@ -101,14 +110,14 @@ class Ranks(Alone):
     rank, size : int
     sent : int
         Bytes that this rank has sent to others, where the collectives are those of rings.
-    seconds : float
-        That it has taken for that, the wait for others among it.
+    seconds, waited : float
+        That exchanges have taken; and those of them in which, at headers, a rank waits for the slowest.
     """
 
     def __init__(self, MPI: Any, comm: Any, shards: int, exact: bool) -> None:
         self._MPI, self._given, self.shards, self.exact = MPI, comm, shards, exact
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
-        self.sent, self.seconds = 0, 0.0
+        self.sent, self.seconds, self.waited = 0, 0.0, 0.0
         self._room = 0  # numbers of a header
         self._ended = False  # all ranks know that all of them end
         self._torn = False  # this one has left in the middle of something
@@ -141,7 +150,8 @@ class Ranks(Alone):
         self._wait(request)
         return comm
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    def __exit__(self, *raised: Any) -> None:
+        error = raised[1]
         try:
             if not self._ended and not self._torn:
                 if error is not None:
@@ -192,7 +202,9 @@ class Ranks(Alone):
         own[:4] = state, KINDS.index(kind), len(text) if text else size, rate
         own[4 : 4 + np.size(numbers)] = np.reshape(numbers, -1)
         found = np.empty((self.size, len(own)))
+        before = self.seconds
         self._wait(self._comm.Iallgather(own, found), (self.size - 1) * own.nbytes)
+        self.waited += self.seconds - before
         bad = np.flatnonzero(found[:, 0])
         if len(bad):
             sizes = [int(row[2]) if row[0] else 0 for row in found]
@@ -324,12 +336,12 @@ class Ranks(Alone):
         parts = [found[r, 4 : 4 + NUMBERS * (cut[r + 1] - cut[r])] for r in range(self.size)]
         return float(found[0, 3]), np.concatenate(parts).reshape(self.shards, NUMBERS)
 
-    def exchange(self, shards: int, gradient: Array) -> Exchange:
+    def exchange(self, gradient: Array) -> Exchange:
         """As of `Alone`."""
         if self.size == 1:
-            return super().exchange(shards, gradient)
+            return super().exchange(gradient)
         if self._exchange is None:
-            self._exchange = RankExchange(self, shards, gradient)
+            self._exchange = RankExchange(self, self.shards, gradient)
         return self._exchange
 
     def all_to_all(self, sent: Array, counts: list[int], received: Array, others: list[int]) -> None:
@@ -358,10 +370,11 @@ def _abort_at_exit(comm: Any) -> None:
 
 
 def open_ranks(comm: Any, shards: int | None, exact: bool) -> Alone:
-    """`Ranks` of a communicator, or `Alone` where there is none."""
+    """`Ranks` of a communicator, which have 8 shards by default; or `Alone` where there is none."""
     validate.flag("exact", exact)
+    shards = None if shards is None else validate.count("shards", shards)
     if comm is None:
-        return Alone()
+        return Alone(shards)
     remedy = "must be a communicator of mpi4py, such as mpi4py.MPI.COMM_WORLD; pip install 'lstmx-cpu[mpi]' mpich"
     try:
         from mpi4py import MPI
@@ -371,4 +384,4 @@ def open_ranks(comm: Any, shards: int | None, exact: bool) -> Alone:
         raise TypeError(f"comm: got {type(comm).__name__}, {remedy}")
     if comm == MPI.COMM_NULL:
         raise ValueError("comm: got MPI.COMM_NULL, of which this process is no rank; call fit on its ranks alone")
-    return Ranks(MPI, comm, validate.count("shards", 8 if shards is None else shards), exact)
+    return Ranks(MPI, comm, 8 if shards is None else shards, exact)

@@ -8,6 +8,7 @@ shards, and so whole subtrees.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,6 +39,12 @@ def bounds(count: int, parts: int) -> list[int]:
     ([0, 3, 6, 8], [0, 1, 1, 2, 2])
     """
     return [-(-count * k // parts) for k in range(parts + 1)]
+
+
+def own_shards(ranks: Alone) -> range:
+    """Those that a rank computes."""
+    cut = bounds(ranks.shards, ranks.size)
+    return range(cut[ranks.rank], cut[ranks.rank + 1])
 
 
 def subtrees(low: int, high: int, count: int) -> list[tuple[int, int]]:
@@ -90,16 +97,14 @@ class Sharded(Whole):
     Parameters
     ----------
     way : Whole, Truncated or Recomputed
-    shards : int
     ranks : Alone or Ranks
-        Who computes them.
+        Who computes them, and how many there are.
     """
 
-    def __init__(self, way: Any, shards: int, ranks: Alone) -> None:
-        self.way, self.parts, self.ranks = way, shards, ranks
-        cut = bounds(shards, ranks.size)
-        self.own = range(cut[ranks.rank], cut[ranks.rank + 1])
-        self.trees = subtrees(self.own.start, self.own.stop, shards)
+    def __init__(self, way: Any, ranks: Alone) -> None:
+        self.way, self.parts, self.ranks = way, ranks.shards, ranks
+        self.own = own_shards(ranks)
+        self.trees = subtrees(self.own.start, self.own.stop, self.parts)
         self.places: list[tuple[int, int, int]] = []  # (batch, update, shard) of every item of the outputs
         self._kept: list[Array] = []  # sums that wait for their right neighbours
 
@@ -145,7 +150,7 @@ class Sharded(Whole):
                     own[shard] = found
                 return self._gradient(trainer, found)
 
-            update = self._update(trainer, own, compute, place)
+            update = self._joined(trainer, own, compute, place)
             yield update
             if not update.more:
                 return
@@ -165,7 +170,7 @@ class Sharded(Whole):
         trainer.parameters.gradient.fill(0)
         return trainer.parameters.no_rows()
 
-    def _update(
+    def _joined(
         self,
         trainer: Trainer,
         own: dict[int, Update],
@@ -174,7 +179,7 @@ class Sharded(Whole):
     ) -> Update:
         """The update from the shards of all ranks, whose mean gradient it leaves in the trainer's buffers."""
         gradient, ranks = trainer.parameters.gradient, self.ranks
-        exchange = ranks.exchange(self.parts, gradient)
+        exchange = ranks.exchange(gradient)
         rows: list[list[RowGradient]] = []
         for tree, (lo, hi) in enumerate(self.trees):
             rows.append(self._add_up(lo, hi, compute, gradient))
@@ -228,19 +233,17 @@ class ShardSource:
     ----------
     name, read, epochs, steps : as of `Source`
     given : callable ``shard -> iterable of batches``
-    shards : int
     ranks : Alone or Ranks
     """
 
     count = None  # sequences of an epoch: no rank knows those of the others
 
-    def __init__(
-        self, name: str, given: Any, read: Callable[..., Any], epochs: int, steps: Any, shards: int, ranks: Alone
-    ) -> None:
+    def __init__(self, name: str, given: Any, read: Callable[..., Any], epochs: int, steps: Any, ranks: Alone) -> None:
         self.ranks, self.exhausted = ranks, False
-        cut = bounds(shards, ranks.size)
-        own = range(cut[ranks.rank], cut[ranks.rank + 1])
-        self.sources = {k: Source(f"{name} of shard {k}", lambda k=k: given(k), read, epochs, steps) for k in own}
+        self.sources = {
+            k: Source(f"{name} of shard {k}", functools.partial(given, k), read, epochs, steps)
+            for k in own_shards(ranks)
+        }
 
     def batches(
         self, batch_size: int | None = None, shuffle: Any = False, rng: Any = None
@@ -251,6 +254,8 @@ class ShardSource:
             items = {k: item for k, stream in streams.items() if (item := next(stream, None)) is not None}
             if not self.ranks.any(bool(items)):
                 break
+            for k, (data, _) in items.items():
+                data.origin = f", shard {k}"
             yield items, None
         self.exhausted = self.ranks.any(any(source.exhausted for source in self.sources.values()))
 

@@ -24,6 +24,7 @@ from lstmx.training import truncated
 from lstmx.training.callbacks import History
 from lstmx.training.parameters import Parameters, draw_keys
 from lstmx.training.ranks import Alone
+from lstmx.training.shards import Sharded
 from lstmx.training.stopping import EarlyStopping
 from lstmx.training.updates import Whole
 
@@ -101,8 +102,9 @@ class Trainer:
         watched = isinstance(early_stopping, EarlyStopping)
         self.watcher = early_stopping.watcher(validation is not None) if watched else early_stopping
         self.callbacks, self.progress, self.monitor = callbacks, progress, monitor
-        self.way = Whole() if way is None else way  # how updates are made of a batch: or Truncated, Recomputed, Sharded
         self.ranks = Alone() if ranks is None else ranks  # the processes that train together
+        way = Whole() if way is None else way  # how updates are made of a batch, or Truncated or Recomputed
+        self.way = way if self.ranks.shards is None else Sharded(way, self.ranks)
         self.parameters = Parameters(model)
         self.state = state if state is not None else self._fresh_state(rng)
         if self.watcher is not None and not self.state.memory:
@@ -311,22 +313,12 @@ class Trainer:
         self.state.updates += 1
 
     def fail(self, what: str, value: Any, place: tuple[Any, ...], batch: Any) -> NoReturn:
-        cause = "training diverged; lower the learning rate, set clip_norm, or scale the data"
+        """Raise the error of a number that is not finite, which names what in the batch is not, if that is here."""
         found = batch() if callable(batch) else batch  # None: it is on other ranks
-        data, chosen, context, rows, target = found or (None,) * 5
-        per_step = found is not None and data.targets.per_step
-        for name, array in (("X", rows), ("y", target)) if found else ():
-            bad = array.dtype.kind == "f" and ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
-            if np.any(bad):
-                row = int(np.flatnonzero(bad)[0])
-                at = context.places if name == "X" or per_step else PooledContext(context).places
-                sequence = int(data.original(chosen)[at[0][row]])
-                step = f", step {int(at[1][row])}" if name == "X" or per_step else ""
-                cause = (
-                    f"{name} holds NaN or infinite values, or ones beyond {array.dtype}, in sequence {sequence}{step}; "
-                    "remove, fill or scale them, and give lengths if it is padding"
-                )
-        where = f"epoch {place[0] + 1}, batch {place[1] + 1}"
+        cause = None if found is None else _not_finite(*found)
+        if cause is None:
+            cause = "training diverged; lower the learning rate, set clip_norm, or scale the data"
+        where = f"epoch {place[0] + 1}, batch {place[1] + 1}" + ("" if found is None else found[0].origin)
         where += f", steps {place[2]} to {place[3] - 1}" if len(place) > 2 else ""
         raise FloatingPointError(f"{what} is {value} in {where}: {cause}. {self.after_failure}")
 
@@ -439,3 +431,20 @@ class Trainer:
             names += [f"val_{name}" for name in names] + ["val_score"] * (self.score is not None)
         if self.watcher is not None and self.watcher.monitor not in names:
             raise ValueError(f"early_stopping: there is no {self.watcher.monitor!r} to monitor, only {names}")
+
+
+def _not_finite(data: Any, chosen: Ints, context: Any, rows: Array, target: Array) -> str | None:
+    """What is not finite in a batch, if anything is, and what to do."""
+    cause, per_step = None, data.targets.per_step
+    for name, array in (("X", rows), ("y", target)):
+        bad = array.dtype.kind == "f" and ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+        if np.any(bad):
+            row = int(np.flatnonzero(bad)[0])
+            at = context.places if name == "X" or per_step else PooledContext(context).places
+            sequence = int(data.original(chosen)[at[0][row]])
+            step = f", step {int(at[1][row])}" if name == "X" or per_step else ""
+            cause = (
+                f"{name} holds NaN or infinite values, or ones beyond {array.dtype}, in sequence {sequence}{step}; "
+                "remove, fill or scale them, and give lengths if it is padding"
+            )
+    return cause

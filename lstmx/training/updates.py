@@ -83,10 +83,10 @@ class Whole:
         mean : bool
             Whether the gradient is that of the mean loss, else that of the sum.
         """
-        yield self._update(trainer, data, chosen, place, keys, outputs, mean)
+        yield self._whole(trainer, data, chosen, place, keys, outputs, mean)
 
     @staticmethod
-    def _update(
+    def _whole(
         trainer: Trainer, data: Any, chosen: Ints, place: Any, keys: Array, outputs: list[Any], mean: bool
     ) -> Update:
         model = trainer.model
