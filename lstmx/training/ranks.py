@@ -8,7 +8,6 @@ meet at the next header, and all end there. Only a rank that dies sends nothing;
 from __future__ import annotations
 
 import atexit
-import functools
 import pickle
 import signal
 import threading
@@ -19,6 +18,7 @@ import numpy as np
 
 from lstmx._version import __version__
 from lstmx.functional import engine, validate
+from lstmx.functional.messages import warn
 from lstmx.training.exchange import Exchange, RankExchange
 from lstmx.training.heartbeats import Heartbeats
 from lstmx.training.shards import NUMBERS, bounds
@@ -58,6 +58,9 @@ class Alone:
 
     def __exit__(self, *error: object) -> None:
         pass
+
+    def end(self, error: BaseException | None) -> None:
+        """Tell all ranks that this one has ended, well or with an error."""
 
     def agree(self, terms: Callable[[], dict[str, Any]]) -> None:
         """An error on all ranks if something is not the same on all of them."""
@@ -151,14 +154,19 @@ class Ranks(Alone):
         return comm
 
     def __exit__(self, *raised: Any) -> None:
-        error = raised[1]
         try:
-            if not self._ended and not self._torn:
-                if error is not None:
-                    error.add_note(f"on rank {self.rank} of {self.size}, and the others end with it")
-                self._header("end", error=error)
+            self.end(raised[1])
         finally:
             self._close()
+
+    def end(self, error: BaseException | None) -> None:
+        """As of `Alone`."""
+        if self._ended or self._torn:
+            return
+        if error is not None:
+            error.add_note(f"on rank {self.rank} of {self.size}, and the others end with it")
+        self._header("end", error=error)
+        self._ended = True
 
     def _close(self) -> None:
         if self._handler is not None:
@@ -192,6 +200,8 @@ class Ranks(Alone):
         self, kind: str, size: int = 0, rate: float = 0.0, numbers: Any = (), error: BaseException | None = None
     ) -> Array:
         """What all ranks say (ranks, 4 + numbers); an error if one of them has failed."""
+        if self._ended:
+            raise RuntimeError("comm: training has ended on all ranks, which do nothing together any more")
         text, state = b"", WELL
         if error is not None:
             state = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
@@ -359,14 +369,19 @@ class Ranks(Alone):
         self._wait(request, 2 * array.nbytes * (self.size - 1) // self.size)
 
 
-@functools.cache
-def _abort_at_exit(comm: Any) -> None:
-    """A rank is lost, and MPI_Finalize would wait for it: end the others, and this one, when this program ends."""
+_torn: list[Any] = []  # communicators of which a rank is lost
 
-    @atexit.register
-    def abort() -> None:
-        time.sleep(2 * Heartbeats.TICK)  # others notice too, and say so
-        comm.Abort(1)
+
+def _abort_at_exit(comm: Any) -> None:
+    """MPI_Finalize would wait for a rank that is lost: when this program ends, end the others instead."""
+    if not _torn:
+        atexit.register(_abort)
+    _torn.append(comm)
+
+
+def _abort() -> None:
+    time.sleep(2 * Heartbeats.TICK)  # others notice too, and say so
+    _torn[0].Abort(1)
 
 
 def open_ranks(comm: Any, shards: int | None, exact: bool) -> Alone:
@@ -384,4 +399,7 @@ def open_ranks(comm: Any, shards: int | None, exact: bool) -> Alone:
         raise TypeError(f"comm: got {type(comm).__name__}, {remedy}")
     if comm == MPI.COMM_NULL:
         raise ValueError("comm: got MPI.COMM_NULL, of which this process is no rank; call fit on its ranks alone")
-    return Ranks(MPI, comm, 8 if shards is None else shards, exact)
+    shards, size = 8 if shards is None else shards, comm.Get_size()
+    if size > shards and comm.Get_rank() == 0:
+        warn(f"shards: got {shards} for {size} ranks, so that {size - shards} of them have no work; give more shards")
+    return Ranks(MPI, comm, shards, exact)

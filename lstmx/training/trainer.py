@@ -165,8 +165,9 @@ class Trainer:
         except KeyboardInterrupt:
             history.stopped = "interrupted"
             raise
-        except BaseException:
+        except BaseException as error:
             history.stopped = "failed"
+            self.ranks.end(error)
             raise
         finally:
             self._finish()

@@ -1,0 +1,169 @@
+"""One model trained by many ranks of MPI: the same bits for any number of them, and how they end together.
+
+Programs of `ranks_cases` are started by mpiexec, on the loopback.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'lstmx-cpu[mpi]' mpich")
+
+import ranks_cases
+from training_data import CHILD
+
+# The one that belongs to this Python is taken, if there is one: another's MPI may not know its ranks.
+MPIEXEC = shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which("mpiexec")
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(MPIEXEC is None, reason="there is no mpiexec: pip install mpich"),
+]
+
+HOSTS = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+         "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "HYDRA_IFACE": "lo",
+         "OMP_NUM_THREADS": "1"}  # fmt: skip
+
+
+def launch(folder, ranks, *cases, options=(), seconds=60):
+    """(what each rank has written, or None; the process)."""
+    program = [sys.executable, "-W", "error", str(Path(ranks_cases.__file__)), str(folder), *cases]
+    done = subprocess.run([MPIEXEC, *options, "-n", str(ranks), *program], env=CHILD | HOSTS, capture_output=True,
+                          text=True, timeout=seconds)  # fmt: skip
+    files = [folder / f"{rank}.json" for rank in range(ranks)]
+    return [json.loads(file.read_text()) if file.exists() else None for file in files], done
+
+
+def of_ranks(folder, ranks, *cases, **more):
+    """What each rank has given, of one case or by its name; all must have ended well."""
+    found, done = launch(folder, ranks, *cases, **more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [one[cases[0]] if len(cases) == 1 else one for one in found]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """What one process gives, without MPI."""
+    program = "import json, sys, ranks_cases; print(json.dumps(ranks_cases.alone(sys.argv[1])))"
+    command = [sys.executable, "-W", "error", "-c", program, str(tmp_path_factory.mktemp("alone"))]
+    folder = str(Path(ranks_cases.__file__).parent)
+    done = subprocess.run(command, env=CHILD, cwd=folder, capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_any_number_of_ranks_has_the_bits_of_one_process(ranks, local, tmp_path):
+    for found in of_ranks(tmp_path, ranks, "bits"):
+        for name, wanted in local["bits"].items():
+            if wanted is not None:
+                assert found[name] == wanted, name
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_all_ranks_have_the_weights_of_the_first(ranks, local, tmp_path):
+    one, *others = of_ranks(tmp_path, ranks, "bits")
+    assert all(other == one for other in others)
+    missing = {name.split()[0] for name, wanted in local["bits"].items() if wanted is None}
+    assert missing == {"without_a_seed", "any_order"}
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_estimators_and_their_checkpoints(ranks, local, tmp_path):
+    """Of five ranks one has no shard."""
+    for found in of_ranks(tmp_path, ranks, "estimators"):
+        assert found == local["estimators"]
+        assert found["whole"] == found["resumed"] == found["resumed elsewhere"]
+
+
+def test_any_number_of_ranks_goes_on_from_a_checkpoint(tmp_path):
+    wanted = of_ranks(tmp_path, 2, "checkpoint_whole")
+    of_ranks(tmp_path, 3, "checkpoint_begun")
+    assert of_ranks(tmp_path, 2, "checkpoint_gone_on") == wanted
+
+
+def weights_stay(found, of=2):
+    """All ranks have stopped, and have the same weights."""
+    assert len(found) == of and len({(weights, stopped) for _, _, weights, stopped in found}) == 1
+    return [(kind, text) for kind, text, _, _ in found]
+
+
+def test_a_failure_ends_all_ranks_and_is_told_to_all(tmp_path):
+    cases = ["a_callback_fails", "a_source_fails", "a_source_holds_nan", "data_hold_nan", "a_gradient_overflows",
+             "an_interrupt"]  # fmt: skip
+    found = of_ranks(tmp_path, 2, *cases)
+    ended = {name: weights_stay([one[name] for one in found]) for name in cases}
+    there = "comm: rank 1 of 2 has failed, and training ends on all: "
+    assert ended["a_callback_fails"] == [("RuntimeError", there + "LookupError: no such thing"),
+                                         ("LookupError", "no such thing")]  # fmt: skip
+    assert ended["a_source_fails"] == [("RuntimeError", there + "OSError: the disk is gone"),
+                                       ("OSError", "the disk is gone")]  # fmt: skip
+    for name, where in (("data_hold_nan", "batch 2: y holds NaN or infinite values, or ones beyond float32, in "
+                         "sequence 23"), ("a_source_holds_nan", "batch 2, shard 6: y holds NaN")):  # fmt: skip
+        (one, text), (other, message) = ended[name]
+        assert one == other == "FloatingPointError" and text == f"{message} (on rank 1 of 2)"
+        assert f"loss is nan in epoch 1, {where}" in message
+    assert all(kind == "FloatingPointError" and "epoch 1, batch 2" in text for kind, text in
+               ended["a_gradient_overflows"])  # fmt: skip
+    assert ended["an_interrupt"] == [("KeyboardInterrupt", "rank 1 of 2 was interrupted")] * 2
+    assert [one["an_interrupt"][3] for one in found] == ["interrupted"] * 2
+
+
+def test_an_argument_that_is_wrong_on_one_rank(tmp_path):
+    one, other = of_ranks(tmp_path, 2, "an_argument_is_wrong")
+    assert other[0] == "ValueError" and one[0] == "RuntimeError"
+    assert one[1] == f"comm: rank 1 of 2 has failed, and training ends on all: ValueError: {other[1]}"
+
+
+def test_an_interrupted_estimator_is_fitted_on_all_ranks(tmp_path):
+    one, other = of_ranks(tmp_path, 2, "an_interrupted_estimator")
+    assert one == other and one[0] == 3
+
+
+def test_what_differs_between_ranks_is_named(tmp_path):
+    one, other = of_ranks(tmp_path, 2, "configurations_differ")
+    for name, ended in one.items():
+        shown = {"layers": "layers[0]"}.get(name, name)
+        assert ended[:2] == other[name][:2]
+        assert ended[0] == "ValueError" and ended[1].startswith(f"comm: {shown} is "), ended
+        assert " on rank 0, but " in ended[1] and " on rank 1; it must be the same" in ended[1]
+
+
+def test_messages_of_the_user_are_left_alone(tmp_path):
+    assert of_ranks(tmp_path, 2, "a_user_receives_own_messages") == [True, True]
+
+
+def test_a_slow_rank_is_waited_for(tmp_path):
+    one, other = of_ranks(tmp_path, 2, "a_rank_is_slow")
+    assert one == other
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_rank_that_dies_ends_the_others(tmp_path):
+    """Launchers end them at once; where they do not, the silence of the dead one does."""
+    start = time.monotonic()
+    found, done = launch(tmp_path, 3, "a_rank_dies")
+    assert done.returncode and time.monotonic() - start < 30
+    options = ["-disable-auto-cleanup"] if "HYDRA" in _version() else ()
+    found, done = launch(tmp_path, 3, "a_rank_dies", options=options)
+    assert done.returncode and time.monotonic() - start < 60
+    if options:
+        assert found[1] is None
+        for one in (found[0], found[2]):
+            kind, text, _, stopped, seconds = one["a_rank_dies"]
+            assert (kind, stopped) == ("RuntimeError", "failed") and seconds < 20
+            assert text.startswith("comm: rank 1 of 3 has not been heard of for 4 s: its process has ended")
+
+
+def _version():
+    return subprocess.run([MPIEXEC, "--version"], capture_output=True, text=True, timeout=20).stdout
+
+
+def test_an_update_sends_each_rank_no_more_than_twice_the_gradient(tmp_path):
+    for sent, size in of_ranks(tmp_path, 2, "bytes_sent"):
+        assert size <= sent < size + 1000
