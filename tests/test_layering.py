@@ -101,6 +101,8 @@ def violations(module, source, package=False):
             out.append(f"imports {root}")
         if root in ("dask", "distributed") and part != "distributed":
             out.append(f"imports {root}")
+        if root == "mpi4py" and (module != "lstmx.training.ranks" or top):
+            out.append("imports mpi4py")
         if root == "sklearn" and part != "estimators":
             out.append("imports sklearn")
         # `lstmx info` says which BLAS SciPy carries, if there is one; scikit-learn, which estimators need, brings it.
@@ -238,6 +240,8 @@ BAD = {
     "dask": ("lstmx.model", "def f():\n import dask.array"),
     "scipy": ("lstmx.functional.engine", "def f():\n import scipy.linalg"),
     "scipy at module level": ("lstmx.cli", "import scipy.linalg"),
+    "mpi4py": ("lstmx.training.trainer", "def f():\n from mpi4py import MPI"),
+    "mpi4py at module level": ("lstmx.training.ranks", "from mpi4py import MPI"),
     "matmul": ("lstmx.layers.simple", "import numpy as np\nnp.matmul(1, 2)"),
     "matmul by name": ("lstmx.layers.simple", "from numpy import matmul"),
     "a dot method": ("lstmx.optim", "a.dot(b)"),
@@ -266,6 +270,7 @@ GOOD = {
     "torch in interop": ("lstmx.interop.torch", "import torch"),
     "sktime in its adapter": ("lstmx.interop.sktime", "from sktime.forecasting.base import BaseForecaster"),
     "dask in its place": ("lstmx.distributed._bags", "import dask.bag"),
+    "mpi4py in its module": ("lstmx.training.ranks", "def f():\n from mpi4py import MPI"),
     "sklearn in estimators": ("lstmx.estimators", "import sklearn"),
     "@ in the reference": ("lstmx.reference", "c = a @ b"),
     "a decorator": ("lstmx.model", "@property\ndef f(self): pass"),

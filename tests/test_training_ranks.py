@@ -31,9 +31,9 @@ HOSTS = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mappi
          "OMP_NUM_THREADS": "1"}  # fmt: skip
 
 
-def launch(folder, ranks, *cases, options=(), seconds=60):
+def launch(folder, ranks, *cases, options=(), within=(), seconds=60):
     """(what each rank has written, or None; the process)."""
-    program = [sys.executable, "-W", "error", str(Path(ranks_cases.__file__)), str(folder), *cases]
+    program = [*within, sys.executable, "-W", "error", str(Path(ranks_cases.__file__)), str(folder), *cases]
     done = subprocess.run([MPIEXEC, *options, "-n", str(ranks), *program], env=CHILD | HOSTS, capture_output=True,
                           text=True, timeout=seconds)  # fmt: skip
     files = [folder / f"{rank}.json" for rank in range(ranks)]
@@ -145,19 +145,19 @@ def test_a_slow_rank_is_waited_for(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_rank_that_dies_ends_the_others(tmp_path):
-    """Launchers end them at once; where they do not, the silence of the dead one does."""
+    """Launchers end them at once; where they do not, its silence does."""
     start = time.monotonic()
     found, done = launch(tmp_path, 3, "a_rank_dies")
     assert done.returncode and time.monotonic() - start < 30
-    options = ["-disable-auto-cleanup"] if "HYDRA" in _version() else ()
-    found, done = launch(tmp_path, 3, "a_rank_dies", options=options)
-    assert done.returncode and time.monotonic() - start < 60
-    if options:
-        assert found[1] is None
-        for one in (found[0], found[2]):
-            kind, text, _, stopped, seconds = one["a_rank_dies"]
-            assert (kind, stopped) == ("RuntimeError", "failed") and seconds < 20
-            assert text.startswith("comm: rank 1 of 3 has not been heard of for 4 s: its process has ended")
+    if "HYDRA" not in _version():
+        return
+    hidden = ["sh", "-c", '"$@"; exit 0', "sh"]  # the launcher sees a program that ends well
+    found, done = launch(tmp_path, 3, "a_rank_dies", options=["-disable-auto-cleanup"], within=hidden)
+    assert done.returncode and found[1] is None
+    for one in (found[0], found[2]):
+        kind, text, _, stopped, seconds = one["a_rank_dies"]
+        assert (kind, stopped) == ("RuntimeError", "failed") and seconds < 20
+        assert text.startswith("comm: rank 1 of 3 has not been heard of for 4 s: its process has ended")
 
 
 def _version():

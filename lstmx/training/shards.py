@@ -47,6 +47,17 @@ def own_shards(ranks: Alone) -> range:
     return range(cut[ranks.rank], cut[ranks.rank + 1])
 
 
+def keys_of_shards(keys: Array, count: int) -> Array:
+    """(count, layers): the dropout keys of each shard, from those of the batch by the hash of SplitMix64 (Steele 2014).
+
+    So that a generator gives the same batches whatever the number of shards.
+    """
+    z = keys + np.arange(1, count + 1, dtype=np.uint64)[:, None] * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
 def subtrees(low: int, high: int, count: int) -> list[tuple[int, int]]:
     """The largest nodes of the tree over `count` shards that lie in [low, high), from left to right.
 
@@ -102,9 +113,9 @@ class Sharded(Whole):
     """
 
     def __init__(self, way: Any, ranks: Alone) -> None:
-        self.way, self.parts, self.ranks = way, ranks.shards, ranks
+        self.way, self.count, self.ranks = way, ranks.shards, ranks
         self.own = own_shards(ranks)
-        self.trees = subtrees(self.own.start, self.own.stop, self.parts)
+        self.trees = subtrees(self.own.start, self.own.stop, self.count)
         self.places: list[tuple[int, int, int]] = []  # (batch, update, shard) of every item of the outputs
         self._kept: list[Array] = []  # sums that wait for their right neighbours
 
@@ -132,7 +143,7 @@ class Sharded(Whole):
         mean: bool = True,
     ) -> Iterator[Update]:
         """As of `Whole`: with tbptt, all shards go through the windows of the longest sequence of the batch."""
-        parts, keys = self._cut(data, chosen), keys.reshape(self.parts, -1)
+        parts, keys = self._cut(data, chosen), keys_of_shards(keys, self.count)
         seen: list[Any] = []
         streams = {
             shard: self.way.updates(trainer, *part, place, keys[shard], seen, mean=False)
@@ -159,7 +170,7 @@ class Sharded(Whole):
         """Shard -> (data, indices) of those that this rank computes; without those that hold nothing."""
         if isinstance(data, dict):  # shards are what a `ShardSource` has given
             return data
-        cut = bounds(len(chosen), self.parts)
+        cut = bounds(len(chosen), self.count)
         return {k: (data, chosen[cut[k] : cut[k + 1]]) for k in self.own if cut[k] < cut[k + 1]}
 
     @staticmethod

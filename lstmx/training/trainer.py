@@ -280,7 +280,7 @@ class Trainer:
     def _batch(self, part: Any, place: tuple[Any, ...], outputs: Any) -> tuple[int, float, float]:
         """All updates of a batch; returns (sequences, sum of weighted losses, sum of weights)."""
         data, chosen = part
-        keys = draw_keys(self.state.rng, self.way.parts * len(self.model.layers))
+        keys = draw_keys(self.state.rng, len(self.model.layers))
         sequences, total, weights = 0, 0.0, 0.0
         for update in self.way.updates(self, data, chosen, place, keys, outputs):
             sequences, total, weights = update.sequences, total + update.loss, weights + update.weights

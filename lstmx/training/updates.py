@@ -54,8 +54,6 @@ class Update(NamedTuple):
 class Whole:
     """One update for a batch, from one forward and one backward pass."""
 
-    parts = 1  # for each of which there are keys of its own
-
     def updates(
         self,
         trainer: Trainer,
@@ -77,7 +75,7 @@ class Whole:
         place : tuple
             (epoch, batch).
         keys : ndarray of uint64
-            Of dropout, for each layer; of `parts` parts one after the other.
+            Of dropout, for each layer.
         outputs : list
             If there are metrics, (targets, predictions) are appended.
         mean : bool
