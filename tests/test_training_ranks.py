@@ -5,6 +5,7 @@ Programs of `ranks_cases` are started by mpiexec, on the loopback.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 pytest.importorskip("mpi4py", reason="mpi4py is not installed: pip install 'lstmx-cpu[mpi]' mpich")
 
 import ranks_cases
-from training_data import CHILD
+from training_data import CHILD, same
+
+import lstmx
 
 # The one that belongs to this Python is taken, if there is one: another's MPI may not know its ranks.
 MPIEXEC = shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which("mpiexec")
@@ -151,13 +154,14 @@ def test_a_rank_that_dies_ends_the_others(tmp_path):
     assert done.returncode and time.monotonic() - start < 30
     if "HYDRA" not in _version():
         return
-    hidden = ["sh", "-c", '"$@"; exit 0', "sh"]  # the launcher sees a program that ends well
+    # The launcher sees programs that end well; and those that live do not listen to its signal, which would end them.
+    hidden = ["sh", "-c", 'trap "" USR1; "$@"; exit 0', "sh"]
     found, done = launch(tmp_path, 3, "a_rank_dies", options=["-disable-auto-cleanup"], within=hidden)
     assert done.returncode and found[1] is None
     for one in (found[0], found[2]):
         kind, text, _, stopped, seconds = one["a_rank_dies"]
         assert (kind, stopped) == ("RuntimeError", "failed") and seconds < 20
-        assert text.startswith("comm: rank 1 of 3 has not been heard of for 4 s: its process has ended")
+        assert text.startswith("comm: nothing was heard of rank 1 of 3 for 4 s: the process has ended")
 
 
 def _version():
@@ -167,3 +171,20 @@ def _version():
 def test_an_update_sends_each_rank_no_more_than_twice_the_gradient(tmp_path):
     for sent, size in of_ranks(tmp_path, 2, "bytes_sent"):
         assert size <= sent < size + 1000
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "howto" / "mpi.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="tests of an installed lstmx, without its documents")
+def test_the_program_of_the_page_gives_what_the_page_says(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    command = re.search(r"\$ mpiexec (.*)", PAGE.read_text())[1].split()
+    names = {}
+    exec(blocks[0], names)
+    (tmp_path / "train.py").write_text(names["program"])
+    command = [MPIEXEC, *(sys.executable if word == "python" else word for word in command)]
+    done = subprocess.run(command, cwd=tmp_path, env=CHILD | HOSTS, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    exec(blocks[1], names)
+    assert same(lstmx.load(tmp_path / "model.safetensors").parameters(), names["model"].parameters())

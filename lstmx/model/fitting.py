@@ -141,6 +141,15 @@ class Fitting:
             takes. Longer batches are run forward once more, segment by segment: a third more time for the same
             gradients, to the last bit. X, y, parameters and their moments come on
             top, and with `metrics` all outputs of an epoch.
+        comm : mpi4py.MPI.Intracomm, optional
+            Its ranks train the model together, such as those of ``mpi4py.MPI.COMM_WORLD``: all of them call fit with
+            the same arguments, and all end with the same model. See Notes.
+        shards : int, optional
+            Into how many parts a batch is cut, which ranks share; by default 8 with a comm. With shards and without a
+            comm one process gives the bits of any number of ranks.
+        exact : bool
+            Whether gradients are added in one order, so that bits do not depend on the number of ranks; else MPI adds
+            as it likes. Without a comm it has no effect.
         verbose : {0, 1, 2}
             0 says nothing, 1 shows a bar where there is a terminal and tqdm, else one line per epoch, 2 always a line.
         random_state : None, int, SeedSequence or Generator
@@ -158,7 +167,7 @@ class Fitting:
         KeyboardInterrupt
             Ctrl-C: the model keeps what it has learnt.
         RuntimeError
-            If another fit of this model is running.
+            If another fit of this model is running; or if another rank of comm has failed, or is lost.
 
         Notes
         -----
@@ -183,6 +192,20 @@ class Fitting:
         steps from the end of those k1 steps. Steps that weigh 0 make no update. The loss of an epoch is the weighted
         mean over all steps, each with the weights of its moment. With shuffle=False batches are those of the order
         given: the k-th sequences of the batches are not each other's continuation, so a long series is one sequence.
+
+        *Many ranks.* With comm or shards, each batch is cut into shards, the first sequences being the first shard. The
+        gradient of a shard depends on the shard alone, and shards are added in one fixed tree: 1, 2, 3 or 64 ranks,
+        and one process with as many shards, give the same bits, dropout, metrics and early stopping included. Other
+        shards round in other places, and drop others. A rank needs at least a shard to have work. X, y and weights are
+        given whole on every rank, as arrays or memory maps, of which each reads its own sequences (y is checked by
+        all), or X is a function of the shard, ``batches(shard)``: a rank calls it for each of its shards, and an update
+        takes the next item of every shard; one that ends early adds nothing to the updates that are left. Parameters
+        and random numbers begin as those of rank 0, which shows progress, and measures metrics. Validation batches are
+        shared out. With memory the budget is that of a shard. Callbacks run on all ranks, where ``trainer.rank`` says
+        which it is; whatever they change they change on all. A stop that one asks for stops all, and an error on one,
+        or Ctrl-C, ends all with an error that names it. If a rank dies, the others end within 30 seconds, either by the
+        launcher or, where MPI gives MPI_THREAD_MULTIPLE, because nothing is heard of it. ``trainer.ranks`` has the
+        bytes that were ``sent`` and the ``seconds`` that this took, of which ``waited`` for the slowest rank.
 
         Examples
         --------
@@ -213,6 +236,11 @@ class Fitting:
         >>> history = model.fit(draw(np.random.default_rng(0)), steps_per_epoch=50, epochs=3, verbose=0)
         >>> len(history), history["loss"][-1] < history["loss"][0]
         (3, True)
+
+        What many ranks would give, ``fit(x, y, comm=MPI.COMM_WORLD)``, on one process:
+
+        >>> x, y = np.ones((64, 30, 1)), np.ones(64)
+        >>> history = model.fit(x, y, shards=8, epochs=2, verbose=0)
 
         A long series, cut in time:
 

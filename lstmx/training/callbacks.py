@@ -65,7 +65,8 @@ class Callback:
     """Called during training: override what is needed.
 
     ``trainer.model`` is the model (it predicts with the weights of the moment), ``trainer.state`` holds epoch, updates
-    and history, and ``trainer.stop()`` ends training after the epoch. Epochs and batches count from 0.
+    and history, and ``trainer.stop()`` ends training after the epoch. Epochs and batches count from 0. Of processes
+    that train together ``trainer.rank`` says which this one is.
     """
 
     def on_train_begin(self, trainer: Trainer) -> None:

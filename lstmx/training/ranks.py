@@ -247,11 +247,11 @@ class Ranks(Alone):
                 time.sleep(min(waited / 8, PAUSE) if waited > SPIN else 0)
                 lost = self._beats.lost if waited > SPIN and self._beats is not None else ()
                 if lost:
-                    which = " and ".join(map(str, lost))
+                    which = ("ranks " if len(lost) > 1 else "rank ") + " and ".join(map(str, lost))
                     raise RuntimeError(
-                        f"comm: rank {which} of {self.size} has not been heard of for {Heartbeats.SILENCE} s: its "
-                        "process has ended, or its host cannot be reached. Training ends; what was learnt stays, and "
-                        "goes on from a checkpoint"
+                        f"comm: nothing was heard of {which} of {self.size} for {Heartbeats.SILENCE} s: the process "
+                        "has ended, or its host cannot be reached. Training ends; what was learnt stays, and goes on "
+                        "from a checkpoint"
                     )
         except self._MPI.Exception as error:
             self._torn = True
