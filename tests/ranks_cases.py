@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -396,6 +397,13 @@ def a_rank_is_slow(comm):
     model = net()
     model.fit(*vectors(), callbacks=On(1, lambda: time.sleep(1.5)), **how(comm))
     return fingerprint(model)
+
+
+def has_heartbeats(comm):
+    found = []
+    look = lambda epoch, logs: found.append(any(t.name == "lstmx-heartbeats" for t in threading.enumerate()))  # noqa: E731
+    net().fit(*vectors(), callbacks=look, **how(comm, epochs=1))
+    return found[0]
 
 
 def bytes_sent(comm):

@@ -34,11 +34,11 @@ HOSTS = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mappi
          "OMP_NUM_THREADS": "1"}  # fmt: skip
 
 
-def launch(folder, ranks, *cases, options=(), within=(), seconds=60):
+def launch(folder, ranks, *cases, options=(), within=(), seconds=60, **environment):
     """(what each rank has written, or None; the process)."""
     program = [*within, sys.executable, "-W", "error", str(Path(ranks_cases.__file__)), str(folder), *cases]
-    done = subprocess.run([MPIEXEC, *options, "-n", str(ranks), *program], env=CHILD | HOSTS, capture_output=True,
-                          text=True, timeout=seconds)  # fmt: skip
+    done = subprocess.run([MPIEXEC, *options, "-n", str(ranks), *program], env=CHILD | HOSTS | environment,
+                          capture_output=True, text=True, timeout=seconds)  # fmt: skip
     files = [folder / f"{rank}.json" for rank in range(ranks)]
     return [json.loads(file.read_text()) if file.exists() else None for file in files], done
 
@@ -144,6 +144,12 @@ def test_messages_of_the_user_are_left_alone(tmp_path):
 def test_a_slow_rank_is_waited_for(tmp_path):
     one, other = of_ranks(tmp_path, 2, "a_rank_is_slow")
     assert one == other
+
+
+def test_without_threads_in_mpi_there_are_no_heartbeats_but_training_is_the_same(tmp_path):
+    found = of_ranks(tmp_path, 2, "a_rank_is_slow", "has_heartbeats", MPI4PY_RC_THREAD_LEVEL="serialized")
+    assert [one["has_heartbeats"] for one in found] == [False, False]
+    assert found[0] == found[1]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lstmx._types import Array, Arrays, ArrayShape, Config, Context
     from lstmx.data import panel
     from lstmx.functional.read import Sequences
+    from lstmx.functional.segments import Segment
     from lstmx.model import Sequential
 
 
@@ -88,6 +89,11 @@ class NextStep(Data):
         context = self.inputs.context(chosen)
         rows = self.inputs.rows_of(chosen, context)
         return behind(rows, context), context, rows, self.weights.rows_of(chosen, context, rows, True)
+
+    def judge(self, chosen: Array, segment: Segment) -> tuple[Array, Array]:
+        """(target rows, weight rows) of a segment of a batch."""
+        rows = self.read(chosen, segment)
+        return rows, self.weights.rows_of(chosen, segment, rows, True)
 
 
 class _NextStepPredictor(Predictor, abstract=True):

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from lstmx.training.ranks import Alone
     from lstmx.training.trainer import Trainer
 
-# What is known of a shard when its gradient is there: float64 each, in this order.
-LOSS, WEIGHTS, ZEROS, SEQUENCES, MORE, ROWS = range(6)
+# What ranks tell each other of a shard: loss, weights, zeros, sequences and more of its `Update`, and how many rows of
+# embeddings there are in the subtree that begins with it.
 NUMBERS = 6
+ROWS = 5
 
 
 def bounds(count: int, parts: int) -> list[int]:
@@ -143,28 +144,19 @@ class Sharded(Whole):
         mean: bool = True,
     ) -> Iterator[Update]:
         """As of `Whole`: with tbptt, all shards go through the windows of the longest sequence of the batch."""
-        parts, keys = self._cut(data, chosen), keys_of_shards(keys, self.count)
         seen: list[Any] = []
+        own_keys = keys_of_shards(keys, self.count)
         streams = {
-            shard: self.way.updates(trainer, *part, place, keys[shard], seen, mean=False)
-            for shard, part in parts.items()
+            shard: self.way.updates(trainer, *part, place, own_keys[shard], seen, mean=False)
+            for shard, part in self._cut(data, chosen).items()
         }
-        for number in range(2**62):
-            own: dict[int, Update] = {}
-
-            def compute(shard: int, own: dict[int, Update] = own, number: int = number) -> list[RowGradient]:
-                found = next(streams[shard], None) if shard in streams else None
-                self.places.extend([(place[1], number, shard)] * len(seen))
-                outputs.extend(seen)
-                seen.clear()
-                if found is not None:
-                    own[shard] = found
-                return self._gradient(trainer, found)
-
-            update = self._joined(trainer, own, compute, place)
+        batch = _Batch(trainer, streams, place)
+        more = True
+        while more:
+            update = self._update(batch, seen, outputs)
+            more = update.more
             yield update
-            if not update.more:
-                return
+            batch.number += 1
 
     def _cut(self, data: Any, chosen: Any) -> dict[int, tuple[Any, Ints]]:
         """Shard -> (data, indices) of those that this rank computes; without those that hold nothing."""
@@ -173,42 +165,39 @@ class Sharded(Whole):
         cut = bounds(len(chosen), self.count)
         return {k: (data, chosen[cut[k] : cut[k + 1]]) for k in self.own if cut[k] < cut[k + 1]}
 
-    @staticmethod
-    def _gradient(trainer: Trainer, update: Update | None) -> list[RowGradient]:
-        """Of the embeddings what a shard has left in the trainer's buffers; of a shard without weight all is 0."""
-        if update is not None and update.weights:
-            return trainer.take_tables()
-        trainer.parameters.gradient.fill(0)
-        return trainer.parameters.no_rows()
+    def _update(self, batch: _Batch, seen: list[Any], outputs: list[Any]) -> Update:
+        """The next update, from the shards of all ranks; its mean gradient is in the trainer's buffers."""
+        trainer, ranks = batch.trainer, self.ranks
+        gradient, exchange = trainer.parameters.gradient, ranks.exchange(trainer.parameters.gradient)
+        batch.made, rows = {}, []
 
-    def _joined(
-        self,
-        trainer: Trainer,
-        own: dict[int, Update],
-        compute: Callable[[int], list[RowGradient]],
-        place: tuple[Any, ...],
-    ) -> Update:
-        """The update from the shards of all ranks, whose mean gradient it leaves in the trainer's buffers."""
-        gradient, ranks = trainer.parameters.gradient, self.ranks
-        exchange = ranks.exchange(gradient)
-        rows: list[list[RowGradient]] = []
+        def compute(shard: int) -> list[RowGradient]:
+            found = batch.compute(shard)
+            self.places.extend([(batch.place[1], batch.number, shard)] * len(seen))
+            outputs.extend(seen)
+            seen.clear()
+            return found
+
         for tree, (lo, hi) in enumerate(self.trees):
             rows.append(self._add_up(lo, hi, compute, gradient))
             exchange.put(tree, gradient)
-        numbers = np.zeros((len(self.own), NUMBERS))
-        for shard, u in own.items():
-            numbers[shard - self.own.start, :ROWS] = u.loss, u.weights, u.zeros, u.sequences, u.more
-        for (lo, _), found in zip(self.trees, rows, strict=True):
-            numbers[lo - self.own.start, ROWS] = sum(len(r.rows) for r in found)
-        rate, numbers = ranks.numbers(trainer.learning_rate(), numbers)
-        loss, weights, zeros, sequences, more = (
-            sum(numbers[:, k].tolist()) for k in (LOSS, WEIGHTS, ZEROS, SEQUENCES, MORE)
-        )
+        rate, numbers = ranks.numbers(trainer.learning_rate(), self._numbers(batch.made, rows))
+        loss, weights, zeros, sequences, more = (sum(numbers[:, k].tolist()) for k in range(ROWS))
         if weights:
             empty, counts = trainer.parameters.no_rows(), numbers[:, ROWS].astype(np.int64)
             trainer.give_tables(exchange.finish(gradient, rows, empty, counts, weights))
-        where = max((u.where for u in own.values()), default=place)
-        return Update(loss, weights, zeros, int(sequences), where, lambda: _blamed(list(own.values())), more > 0, rate)
+        made = list(batch.made.values())
+        where = max((update.where for update in made), default=batch.place)
+        return Update(loss, weights, zeros, int(sequences), where, lambda: _blamed(made), more > 0, rate)
+
+    def _numbers(self, made: dict[int, Update], rows: list[list[RowGradient]]) -> Array:
+        """What others must know of the shards of this rank."""
+        numbers = np.zeros((len(self.own), NUMBERS))
+        for shard, u in made.items():
+            numbers[shard - self.own.start, :ROWS] = u.loss, u.weights, u.zeros, u.sequences, u.more
+        for (first, _), found in zip(self.trees, rows, strict=True):
+            numbers[first - self.own.start, ROWS] = sum(len(r.rows) for r in found)
+        return numbers
 
     def _add_up(
         self, lo: int, hi: int, compute: Callable[[int], list[RowGradient]], gradient: Array, depth: int = 0
@@ -224,6 +213,33 @@ class Sharded(Whole):
         right = self._add_up(middle, hi, compute, gradient, depth + 1)
         np.add(self._kept[depth], gradient, out=gradient)
         return [merged(one, other) for one, other in zip(left, right, strict=True)]
+
+
+class _Batch:
+    """The shards of a batch that a rank computes, update after update.
+
+    Attributes
+    ----------
+    number : int
+        Of the update.
+    made : dict of int to Update
+        What it has of each shard, but of those that hold nothing or have ended.
+    """
+
+    def __init__(self, trainer: Trainer, streams: dict[int, Iterator[Update]], place: tuple[Any, ...]) -> None:
+        self.trainer, self.streams, self.place = trainer, streams, place
+        self.number = 0
+        self.made: dict[int, Update] = {}
+
+    def compute(self, shard: int) -> list[RowGradient]:
+        """Leave the gradient of a shard in the trainer's buffer, and return those of embeddings."""
+        update = next(self.streams[shard], None) if shard in self.streams else None
+        if update is not None:
+            self.made[shard] = update
+            if update.weights:
+                return self.trainer.take_tables()
+        self.trainer.parameters.gradient.fill(0)
+        return self.trainer.parameters.no_rows()
 
 
 def _blamed(updates: list[Update]) -> Any:

@@ -283,7 +283,7 @@ class Trainer:
         keys = draw_keys(self.state.rng, len(self.model.layers))
         sequences, total, weights = 0, 0.0, 0.0
         for update in self.way.updates(self, data, chosen, place, keys, outputs):
-            sequences, total, weights = update.sequences, total + update.loss, weights + update.weights
+            sequences, total, weights = max(sequences, update.sequences), total + update.loss, weights + update.weights
             self._zero_loss += update.zeros
             if update.weights:
                 self._step(update)
