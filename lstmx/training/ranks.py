@@ -8,6 +8,7 @@ meet at the next header, and all end there. Only a rank that dies sends nothing;
 from __future__ import annotations
 
 import atexit
+import os
 import pickle
 import signal
 import threading
@@ -35,6 +36,7 @@ SPIN = 2e-3  # seconds for which a rank that waits asks again at once
 PAUSE = 1e-3  # seconds, the most that it sleeps then
 CHUNK = 2**30  # bytes that are sent at once; counts of MPI are 32-bit integers
 WELL, FAILED, INTERRUPTED = range(3)  # how a rank is
+_let_others_run = getattr(os, "sched_yield", lambda: None)  # which Windows has not
 KINDS = ("bytes", "numbers", "flags", "end")  # of what ranks do together
 
 
@@ -244,8 +246,11 @@ class Ranks(Alone):
         try:
             while not request.Test():
                 waited = time.perf_counter() - start
-                time.sleep(min(waited / 8, PAUSE) if waited > SPIN else 0)
-                lost = self._beats.lost if waited > SPIN and self._beats is not None else ()
+                if waited < SPIN:
+                    _let_others_run()  # sleep(0) would take as long as a whole exchange
+                    continue
+                time.sleep(min(waited / 8, PAUSE))
+                lost = self._beats.lost if self._beats is not None else ()
                 if lost:
                     which = ("ranks " if len(lost) > 1 else "rank ") + " and ".join(map(str, lost))
                     raise RuntimeError(
