@@ -399,6 +399,31 @@ def a_rank_is_slow(comm):
     return fingerprint(model)
 
 
+def out_of_step(comm):
+    """A callback that does on one rank alone what all must do together."""
+
+    class Alone(Callback):
+        def on_epoch_end(self, trainer, epoch, logs):
+            if trainer.rank == 1:
+                trainer.evaluate(trainer.data)
+
+    return ending(comm, lambda model: model.fit(*vectors(), callbacks=Alone(), **how(comm)))
+
+
+def two_interrupts(comm):
+    lstmx.training.heartbeats.Heartbeats.SILENCE = 4
+
+    def interrupt():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    return ending(comm, lambda model: model.fit(*vectors(), callbacks=On(1, interrupt), **how(comm, epochs=500)))
+
+
+def kernels_differ(comm):
+    return ending(comm, lambda model: model.fit(*vectors(), **how(comm)))
+
+
 def has_heartbeats(comm):
     found = []
     look = lambda epoch, logs: found.append(any(t.name == "lstmx-heartbeats" for t in threading.enumerate()))  # noqa: E731

@@ -137,6 +137,30 @@ def test_what_differs_between_ranks_is_named(tmp_path):
         assert " on rank 0, but " in ended[1] and " on rank 1; it must be the same" in ended[1]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+def test_other_kernels_are_named(tmp_path):
+    isa = lstmx.show_config("dicts")["isa"]
+    if not isa["fma"] or "baseline" not in isa["usable"]:
+        pytest.skip("all kernels of this CPU give the same bits")
+    other = 'if [ "${PMI_RANK-$OMPI_COMM_WORLD_RANK}" = 1 ]; then export LSTMX_ISA=baseline; fi; exec "$@"'
+    one, two = of_ranks(tmp_path, 2, "kernels_differ", within=["sh", "-c", other, "sh"])
+    there, here = "tile, fused multiply-add on rank 0", "tile, not fused multiply-add on rank 1"
+    assert one == two and one[0] == "ValueError"
+    assert one[1] == f"comm: kernels is {there}, but {here}; it must be the same on all ranks"
+
+
+def test_a_callback_that_is_out_of_step_is_an_error_on_all(tmp_path):
+    for kind, text, _, stopped in of_ranks(tmp_path, 2, "out_of_step"):
+        assert (kind, stopped) == ("RuntimeError", "failed")
+        assert text.startswith("comm: the ranks are no longer in step (rank 0: flags, rank 1: bytes); a callback or")
+
+
+def test_a_second_interrupt_is_at_once(tmp_path):
+    """It may come in the middle of an exchange: so the program, when it ends, ends the other ranks."""
+    found, done = launch(tmp_path, 2, "two_interrupts")
+    assert done.returncode and found[1]["two_interrupts"][0] == "KeyboardInterrupt"
+
+
 def test_messages_of_the_user_are_left_alone(tmp_path):
     assert of_ranks(tmp_path, 2, "a_user_receives_own_messages") == [True, True]
 

@@ -176,7 +176,8 @@ class Ranks(Alone):
         if self._beats is not None:
             self._beats.stop()
         if self._torn:
-            _abort_at_exit(self._given)
+            if self.size > 1:
+                _abort_at_exit(self._given)
             return
         if self._beats is not None and self._beats.say_goodbye():
             self._beats.comm.Free()
