@@ -1,6 +1,6 @@
+
 import numpy as np
 from mpi4py import MPI
-
 import lstmx
 
 comm = MPI.COMM_WORLD

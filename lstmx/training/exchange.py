@@ -86,13 +86,14 @@ class RankExchange(Exchange):
         weights: float,
     ) -> list[RowGradient]:
         """As of `Exchange`."""
-        if self.ranks.exact:
-            self._finish_tree(weights)
-        else:
-            self._add_anyhow(weights)
-        gradient[:] = self._whole[: len(gradient)]
-        # The Embedding of a model is its first layer: there is one at most, and `counts` are its rows.
-        return [self._table([found[k] for found in rows], none, counts, weights) for k, none in enumerate(empty)]
+        with self.ranks.to_the_end():
+            if self.ranks.exact:
+                self._finish_tree(weights)
+            else:
+                self._add_anyhow(weights)
+            gradient[:] = self._whole[: len(gradient)]
+            # The Embedding of a model is its first layer: there is one at most, and `counts` are its rows.
+            return [self._table([found[k] for found in rows], none, counts, weights) for k, none in enumerate(empty)]
 
     def _finish_tree(self, weights: float) -> None:
         ranks, piece = self.ranks, self.piece

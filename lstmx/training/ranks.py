@@ -8,6 +8,7 @@ meet at the next header, and all end there. Only a rank that dies sends nothing;
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import pickle
 import signal
@@ -25,7 +26,7 @@ from lstmx.training.heartbeats import Heartbeats
 from lstmx.training.shards import NUMBERS, bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, NoReturn, Self
 
     from lstmx._types import Array
@@ -165,7 +166,7 @@ class Ranks(Alone):
         """As of `Alone`."""
         if self._ended or self._torn:
             return
-        if error is not None:
+        if error is not None and self.size > 1:
             error.add_note(f"on rank {self.rank} of {self.size}, and the others end with it")
         self._header("end", error=error)
         self._ended = True
@@ -244,8 +245,8 @@ class Ranks(Alone):
     def _wait(self, request: Any, nbytes: int = 0) -> None:
         """Until it is done: ask again and again, at first at once and then with pauses, in which Ctrl-C is seen."""
         start = time.perf_counter()
-        try:
-            while not request.Test():
+        with self.to_the_end():
+            while not self._is_done(request):
                 waited = time.perf_counter() - start
                 if waited < SPIN:
                     _let_others_run()  # sleep(0) would take as long as a whole exchange
@@ -259,16 +260,25 @@ class Ranks(Alone):
                         "has ended, or its host cannot be reached. Training ends; what was learnt stays, and goes on "
                         "from a checkpoint"
                     )
-        except self._MPI.Exception as error:
-            self._torn = True
-            raise RuntimeError(f"comm: the exchange has failed, perhaps as another rank has ended: {error}") from error
-        except BaseException:
-            self._torn = True
-            raise
         self.sent += nbytes
         self.seconds += time.perf_counter() - start
 
+    def _is_done(self, request: Any) -> bool:
+        try:
+            return request.Test()
+        except self._MPI.Exception as error:
+            raise RuntimeError(f"comm: the exchange has failed, perhaps as another rank has ended: {error}") from error
+
     # What ranks do together.
+
+    @contextlib.contextmanager
+    def to_the_end(self) -> Iterator[None]:
+        """What all ranks have begun and must end: a rank that fails in there can tell the others no more."""
+        try:
+            yield
+        except BaseException:
+            self._torn = True
+            raise
 
     def _send_bytes(self, own: bytes, sizes: list[int], everyone: bool = True) -> list[bytes]:
         """What each rank has sent, to all or, without `everyone`, to the first (others get nothing)."""
@@ -293,7 +303,9 @@ class Ranks(Alone):
         """What each rank has given, or None where nothing came."""
         data = b"" if own is None else pickle.dumps(own, pickle.HIGHEST_PROTOCOL)
         sizes = self._header("bytes", len(data))[:, 2].astype(np.int64).tolist()
-        return [pickle.loads(part) if part else None for part in self._send_bytes(data, sizes, everyone)]
+        with self.to_the_end():
+            parts = self._send_bytes(data, sizes, everyone)
+        return [pickle.loads(part) if part else None for part in parts]
 
     def agree(self, terms: Callable[[], dict[str, Any]]) -> None:
         """As of `Alone`."""
