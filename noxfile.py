@@ -101,7 +101,7 @@ def typing(session):
 def docs(session):
     """The documentation, warnings as errors, to docs/_build/html."""
     group(session, "docs")
-    session.install("-e", ".[demo]")
+    session.install("-e", ".[demo,dask]")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html", *session.posargs)
 
 
