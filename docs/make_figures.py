@@ -4,19 +4,25 @@
     python docs/make_figures.py
 
 writes figures/*.svg, explanation.json, and in explanation/*.md the text between the marks ``<!-- name -->`` and
-``<!-- end name -->``. The accuracy of the kernels is not measured here but by ``benchmarks/ulp.py --json
-docs/ulp.json``.
+``<!-- end name -->``. What takes longer is not measured here: the accuracy of the kernels by ``benchmarks/ulp.py
+--json docs/ulp.json``, training on several ranks by ``benchmarks/distributed_mpi.py --json docs/cluster.json`` and
+``benchmarks/two_hosts.py --json docs/two_hosts.json``.
 """
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 
 import lstmx
+from lstmx.training.shards import bounds
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "benchmarks"))
+import cluster_model  # noqa: E402
+
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"  # Okabe and Ito's
 PALE, INK = "#e8e8e8", "#222222"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, "#56B4E9")
@@ -210,6 +216,79 @@ def segments():
     return figure
 
 
+def shards():
+    """A batch as eight shards, the tree of their sums, and who adds what on three ranks."""
+    figure, ax = canvas(24, 10.6, (9, 4))
+    note(ax, 0, 0.5, "a batch of 8 shards on 3 ranks: the tree is that of one rank", weight="bold")
+    cut = bounds(8, 3)
+    owner = [rank for rank in range(3) for _ in range(cut[rank], cut[rank + 1])]
+    for k, rank in enumerate(owner):
+        box(ax, 0.3 + k * 1.7, 8.2, f"shard {k}", COLOURS[rank], 1.6, 1, fontsize=8, color="white")
+    for level, width in enumerate((2, 4, 8), start=1):
+        for first in range(0, 8, width):
+            ranks = set(owner[first : first + width])
+            x, y = 0.3 + (first + width / 2) * 1.7 - 0.05, 8.2 - 2.1 * level
+            for below in (first + width / 4 - 0.5, first + 3 * width / 4 - 0.5):
+                ax.plot([x, 0.3 + (below + 0.5) * 1.7 - 0.05], [y + 0.9, y + 2.1], color=INK, linewidth=1)
+            box(ax, x - 0.5, y, "+", COLOURS[ranks.pop()] if len(ranks) == 1 else PALE, 1, 0.9,
+                color=INK if ranks else "white")  # fmt: skip
+    for rank in range(3):
+        ax.text(
+            0.3 + (cut[rank] + cut[rank + 1]) / 2 * 1.7 - 0.05,
+            9.8,
+            f"rank {rank}",
+            ha="center",
+            color=COLOURS[rank],
+            fontsize=10,
+        )
+    note(ax, 14.6, 2.0, "coloured: sums that a rank makes alone,", fontsize=9)
+    note(ax, 14.6, 2.7, "of whole gradients", fontsize=9)
+    note(ax, 14.6, 3.9, "grey: sums over ranks. The gradient is cut", fontsize=9)
+    note(ax, 14.6, 4.6, "into a piece for each rank, which makes", fontsize=9)
+    note(ax, 14.6, 5.3, "all grey sums of its piece:", fontsize=9)
+    for rank in range(3):
+        box(ax, 14.6 + rank * 3, 6.0, f"rank {rank}", COLOURS[rank], 2.9, 1, fontsize=8, color="white")
+    note(ax, 14.6, 7.5, "then all ranks get all pieces,", fontsize=9)
+    note(ax, 14.6, 8.2, "and make the same step", fontsize=9)
+    return figure
+
+
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+
+
+def networks(numbers):
+    """The networks of the model: shared memory as it was measured, and two kinds of Ethernet."""
+    return cluster_model.fitted("shared memory", numbers["messages"]["times"]), *cluster_model.ETHERNET
+
+
+def cluster():
+    """The model of many ranks: how many times faster a step becomes."""
+    import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
+
+    numbers = read_numbers()["cluster"]
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.6), sharey=True, layout="constrained")
+    styles = {"pieces": "-", "ring": ":", "tree": "--"}
+    for ax, (H, work) in zip(axes, numbers["work"].items(), strict=True):
+        ax.plot(RANKS, RANKS, color="0.8", linewidth=1)
+        for colour, network in zip(COLOURS, networks(numbers), strict=False):
+            for exchange, style in styles.items():
+                times = [cluster_model.step(ranks, SHARDS, work, network, exchange) for ranks in RANKS]
+                ax.plot(RANKS, [times[0] / t for t in times], style, color=colour, linewidth=1.5)
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log", base=2)
+        ax.set(title=f"{H} units, {work['bytes'] / 1e3:,.0f} kB", xlabel="ranks", xticks=RANKS, xticklabels=RANKS,
+               yticks=RANKS, yticklabels=RANKS, ylim=(0.5, 80))  # fmt: skip
+    axes[0].set_ylabel("times faster than one")
+    lines = [Line2D([], [], color=c, label=n.name) for c, n in zip(COLOURS, networks(numbers), strict=False)]
+    lines += [
+        Line2D([], [], color=INK, linestyle=s, label=f"lstmx, {e}" if e == "pieces" else e) for e, s in styles.items()
+    ]
+    lines += [Line2D([], [], color="0.8", label="nothing lost")]
+    figure.legend(handles=lines, loc="outside lower center", ncols=7, fontsize=7, frameon=False)
+    return figure
+
+
 def accuracy():
     """The error of sigmoid and tanh in float32 against the argument, the largest in each of many narrow bins."""
     import matplotlib.pyplot as plt
@@ -234,11 +313,12 @@ def accuracy():
 
 
 FIGURES = {"packed-rows": packed_rows, "tile": tile, "sums": sums, "threads": threads, "program": program,
-           "segments": segments, "accuracy": accuracy}  # fmt: skip
+           "segments": segments, "shards": shards, "cluster": cluster, "accuracy": accuracy}  # fmt: skip
 
 
 # Numbers.
 
+SHARDS = 64  # of the batch that the model of many ranks is for
 SEQUENCES, STEPS, UNITS, BUDGETS = 16, 20_000, 64, (None, "400MiB", "256MiB", "200MiB")
 
 
@@ -285,7 +365,73 @@ def _memory(numbers):
     )
 
 
-BLOCKS = {"ulp": ("numerics.md", _ulp), "memory": ("long-sequences.md", _memory)}
+def _time(seconds):
+    return (
+        f"{seconds:.3g} s"
+        if seconds >= 1
+        else f"{seconds * 1e3:.3g} ms"
+        if seconds >= 1e-3
+        else f"{seconds * 1e6:.3g} µs"
+    )
+
+
+def _cluster(numbers):
+    found, rows = numbers["cluster"], []
+    every = range(1, SHARDS + 1)
+    for H, work in found["work"].items():
+        for network in networks(found):
+            one, many = (cluster_model.step(ranks, SHARDS, work, network) for ranks in (1, 64))
+            costs = [f(64, work["bytes"], network, SHARDS) for f in cluster_model.EXCHANGES.values()]
+            ends = cluster_model.end_of_scaling(SHARDS, work, network, every)
+            rows.append([H, network.name, _time(one), _time(many), f"{one / many:.1f}", *map(_time, costs), ends])
+    head = [
+        "units",
+        "network",
+        "1 rank",
+        "64 ranks",
+        "times faster",
+        "exchange",
+        "as a ring",
+        "as a tree",
+        "half worth",
+    ]
+    shared = networks(found)[0]
+    assumed = "; ".join(f"{n.name}: {_time(n.latency)}, {1e-6 / n.per_byte:,.0f} MB/s" for n in cluster_model.ETHERNET)
+    return table(head, rows) + (
+        f"\n\nA model, not a measurement: the time of a step on a batch of {SHARDS} shards, each of "
+        f"{found['sequences']} sequences of {found['steps']} steps and {found['inputs']} inputs. *Half worth*: the "
+        f"most ranks at which each is worth half of what one alone is. Measured ({found['cpu']}): shards, updates, and "
+        f"shared memory with {_time(shared.latency)} and {1e-9 / shared.per_byte:.1f} GB/s. Assumed: {assumed}."
+    )
+
+
+def _two_hosts(numbers):
+    found = numbers["two_hosts"]
+    one, size = found["alone"], found["size"]
+    rows = [["1 rank, no link", "-", "-", _time(one["seconds"]), "-", one["weights"][0][:8]]]
+    for link in found["links"]:
+        least, most = link["times"][0], link["times"][-1]
+        speed, sent = f"{most[0] / most[1] / 1e6:,.0f} MB/s", f"{link['sent'] / 1e3:,.0f} kB"
+        weights = ", ".join(digest[:8] for digest in link["weights"])
+        rows.append([f"2 ranks, {link['by']}", _time(least[1]), speed, _time(link["seconds"]), sent, weights])
+    head = [
+        "hosts",
+        "a message of 8 bytes",
+        "of half a megabyte",
+        "a step",
+        "sent by both in a step",
+        "weights (SHA-256)",
+    ]
+    what = f"An LSTM with {size['hidden']} units, {size['batch']} sequences of {size['steps']} steps"
+    parts = [table(head, rows), f"{what} in 8 shards, one thread a rank; {one['steps']} updates."]
+    for loss in found["lost"]:
+        ended = f"When {loss['what']}, all ended after {loss['seconds']:.1f} s"
+        parts.append(f"{ended}, rank 0 with\n\n> {loss['error']}" if loss["error"] else f"{ended}: mpiexec ends them.")
+    return "\n\n".join(parts)
+
+
+BLOCKS = {"ulp": ("numerics.md", _ulp), "memory": ("long-sequences.md", _memory), "cluster": ("cluster.md", _cluster),
+          "two hosts": ("cluster.md", _two_hosts)}  # fmt: skip
 
 
 def filled(page, name, numbers):
@@ -299,8 +445,11 @@ def filled(page, name, numbers):
 
 def read_numbers():
     """All numbers, from their files."""
-    numbers = json.loads((HERE / "explanation.json").read_text(encoding="utf-8"))
-    return numbers | {"ulp": json.loads((HERE / "ulp.json").read_text(encoding="utf-8"))}
+
+    def read(name):
+        return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+
+    return read("explanation") | {name: read(name) for name in ("ulp", "cluster", "two_hosts")}
 
 
 def main():
