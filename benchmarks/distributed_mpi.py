@@ -278,6 +278,11 @@ def compare(hidden, rounds, size):
         for name in found:
             engine, ranks, options = FORMS[name]
             found[name] = better(found[name], run(engine, size | {"hidden": hidden}, ranks, options))
+    nothing = size | {"hidden": hidden, "batch": SHARDS, "steps": 1}  # to compute, so that no rank waits for the other
+    for name, figures in found.items():
+        if "share" in figures:
+            bare = [run("lstmx", nothing, 2, FORMS[name][2]) for _ in range(rounds)]
+            figures["alone"] = min(one["share"] * one["seconds"] for one in bare)
     return found
 
 
@@ -350,7 +355,7 @@ def rows(results):
         for name, figures in found.items():
             best = found.get(OURS)
             ratio = f"{figures['seconds'] / best['seconds']:.2f}" if best is not None and figures is not best else ""
-            share = f"{figures['share']:.1%}" if "share" in figures else ""
+            share = f"{figures['share']:.1%} ({seconds(figures['alone'])})" if "share" in figures else ""
             sent = f"{figures['sent']:,.0f}" if "sent" in figures else ""
             title = f"LSTM {INPUTS} -> {H}, {results['size']['batch']} sequences of {results['size']['steps']} steps"
             first = [title if name == next(iter(found)) else "", name, seconds(figures["seconds"])]
