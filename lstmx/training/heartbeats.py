@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -18,7 +20,10 @@ BEAT, BYE = 0, 1  # what a message says
 class Heartbeats:
     """A daemon thread that sends each other rank a byte every second, and counts the seconds in which one sends none.
 
-    It counts its own seconds, so that a process that has been stopped for a while takes nobody for dead.
+    It counts its own seconds, so that a process that has been stopped for a while takes nobody for dead. MPI itself may
+    never return from a send to a process that has died: that of mpich over libfabric and TCP does not, and keeps all
+    threads that call it. A second thread, which leaves MPI alone, then ends this process, with the error that nobody
+    else can raise.
 
     Parameters
     ----------
@@ -30,6 +35,7 @@ class Heartbeats:
 
     TICK = 1.0  # seconds
     SILENCE = 20  # of them, after which a rank is lost
+    PATIENCE = 3  # more of them, after which a process that MPI keeps is ended
 
     def __init__(self, MPI: Any, comm: Any) -> None:
         self.MPI, self.comm = MPI, comm
@@ -39,13 +45,27 @@ class Heartbeats:
         self._requests: dict[int, Any] = {}
         self._words = {word: np.array([word], np.uint8) for word in (BEAT, BYE)}
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="lstmx-heartbeats", daemon=True)
-        self._thread.start()
+        self._sending, self._held = -1, 0  # the rank that a word is being sent to, and for how many ticks
+        targets = {"lstmx-heartbeats": self._run, "lstmx-heartbeats-watch": self._watch}
+        self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in targets.items()]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def lost(self) -> list[int]:
         """The ranks that have been silent for too long."""
+        if self._held >= self.SILENCE:
+            return [self._sending]
         return [rank for rank, missed in self._missed.items() if missed >= self.SILENCE and rank not in self._gone]
+
+    @classmethod
+    def told(cls, lost: list[int], size: int) -> str:
+        """What an error says of ranks that are lost."""
+        which = ("ranks " if len(lost) > 1 else "rank ") + " and ".join(map(str, lost))
+        return (
+            f"comm: nothing was heard of {which} of {size} for {cls.SILENCE} s: the process has ended, or its host "
+            "cannot be reached. Training ends; it goes on from a checkpoint"
+        )
 
     def _run(self) -> None:
         while not self._closing.wait(self.TICK):
@@ -54,8 +74,17 @@ class Heartbeats:
                 self._send(rank, BEAT)
             self._receive()
 
+    def _watch(self) -> None:
+        while not self._closing.wait(self.TICK):
+            self._held += self._sending >= 0
+            if self._held >= self.SILENCE + self.PATIENCE:
+                sys.stderr.write(f"{self.told([self._sending], 1 + len(self.others))}\n")
+                sys.stderr.flush()
+                os._exit(1)
+
     def _send(self, rank: int, word: int) -> bool:
         """Send a word, unless an earlier one is still on its way."""
+        self._sending = rank
         try:
             before = self._requests.get(rank)
             if before is not None and not before.Test():
@@ -64,6 +93,8 @@ class Heartbeats:
             return True
         except self.MPI.Exception:  # it cannot be reached: its silence says so
             return False
+        finally:
+            self._sending, self._held = -1, 0
 
     def _receive(self) -> None:
         word, status = np.empty(1, np.uint8), self.MPI.Status()
@@ -77,9 +108,10 @@ class Heartbeats:
             pass
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the threads, but one that MPI keeps."""
         self._closing.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(self.PATIENCE)
 
     def say_goodbye(self, seconds: float = 5.0) -> bool:
         """After `stop`, where all ranks do so: wait until all messages have come, for then the communicator can be

@@ -254,12 +254,7 @@ class Ranks(Alone):
                 time.sleep(min(waited / 8, PAUSE))
                 lost = self._beats.lost if self._beats is not None else ()
                 if lost:
-                    which = ("ranks " if len(lost) > 1 else "rank ") + " and ".join(map(str, lost))
-                    raise RuntimeError(
-                        f"comm: nothing was heard of {which} of {self.size} for {Heartbeats.SILENCE} s: the process "
-                        "has ended, or its host cannot be reached. Training ends; what was learnt stays, and goes on "
-                        "from a checkpoint"
-                    )
+                    raise RuntimeError(f"{Heartbeats.told(lost, self.size)}, and what was learnt stays")
         self.sent += nbytes
         self.seconds += time.perf_counter() - start
 
@@ -399,6 +394,9 @@ def _abort_at_exit(comm: Any) -> None:
 
 def _abort() -> None:
     time.sleep(2 * Heartbeats.TICK)  # others notice too, and say so
+    if hasattr(signal, "alarm"):  # MPI_Abort asks the launcher, and waits for ever if that cannot be reached
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(5)
     _torn[0].Abort(1)
 
 
