@@ -182,7 +182,7 @@ class Hosts:
         path.chmod(0o700)
         return path
 
-    def start(self, folder, job, *options):
+    def start(self, folder, job, *options, **environment):
         """Two ranks of this program, one on each host."""
         from lstmx.bench.environment import of_workers
 
@@ -190,13 +190,15 @@ class Hosts:
                    "-hosts", ",".join(ADDRESSES), "-ppn", "1", "-n", "2", *options]  # fmt: skip
         worker = [sys.executable, __file__, "--worker", json.dumps(job)]
         return subprocess.Popen([*self.enter(0), *command, *worker], stdout=PIPE, stderr=PIPE,
-                                text=True, env=of_workers(1, BY_TCP))  # fmt: skip
+                                text=True, env=of_workers(1, BY_TCP | environment))  # fmt: skip
 
     def close(self):
         if self._delayed is not None:
             self._delayed.close()
+            self._delayed = None
         for holder in self._holders:  # the first ends all
             holder.communicate()
+        self._holders = []
 
 
 # What ranks do.
@@ -210,6 +212,7 @@ def train(size):
 
         comm = MPI.COMM_WORLD
         more = {"comm": comm}
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # by which mpich tells of a rank that has died
         sys.stderr.write(f"rank {comm.rank} is process {os.getpid()}\n")
     (x, y), model, ends = distributed_mpi.series(size), distributed_mpi.network(size["hidden"]), []
     more |= {"epochs": size["epochs"], "batch_size": size["batch"], "shards": distributed_mpi.SHARDS}
@@ -265,13 +268,21 @@ def cut(hosts, process):
     hosts.inside(1, "ip", "link", "set", DEVICE, "down")
 
 
-LOSSES = {"rank 1 was killed (kill -9)": kill, "the link was cut": cut}
+# What happens -> what does it, options of mpiexec, environment.
+LOSSES = {
+    "rank 1 was killed (kill -9)": (kill, [], {}),
+    "rank 1 was killed, and mpiexec was told not to end the others (-disable-auto-cleanup)": (
+        kill, ["-disable-auto-cleanup"], {"MPIR_CVAR_CH4_NETMOD": "ofi"},
+    ),
+    "the link was cut": (cut, [], {}),
+}  # fmt: skip
 
 
 def lost(what, size):
     """Rank 1 is lost in the middle: seconds until mpiexec has ended, and the error of rank 0, if any."""
     with tempfile.TemporaryDirectory() as folder, Hosts() as hosts:
-        process = hosts.start(folder, ["train", size | {"ranks": 2, "epochs": 1_000_000}])
+        lose, options, environment = LOSSES[what]
+        process = hosts.start(folder, ["train", size | {"ranks": 2, "epochs": 1_000_000}], *options, **environment)
         said = ""
         while (found := re.search("rank 1 is process ([0-9]+)", said)) is None:
             line = process.stderr.readline()
@@ -280,14 +291,14 @@ def lost(what, size):
             said += line
         time.sleep(3)
         start = time.monotonic()
-        LOSSES[what](hosts, found[1])
+        lose(hosts, found[1])
         try:
             said += process.communicate(timeout=LIMIT)[1]
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{what}: rank 0 has not ended within {LIMIT} s") from None
-        finally:
-            process.kill()
-        error = re.search("^RuntimeError: (comm: .*)", said, re.M)
+            hosts.close()
+            said += process.communicate()[1]
+            raise AssertionError(f"{what}: not all have ended within {LIMIT} s; they said:\n{said}") from None
+        error = re.search("^(?:RuntimeError: )?(comm: .*)", said, re.M)
         return {"what": what, "seconds": time.monotonic() - start, "error": error and error[1]}
 
 
