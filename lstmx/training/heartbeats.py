@@ -111,7 +111,7 @@ class Heartbeats:
         """End the threads, but one that MPI keeps."""
         self._closing.set()
         for thread in self._threads:
-            thread.join(self.PATIENCE)
+            thread.join(2 * self.TICK)
 
     def say_goodbye(self, seconds: float = 5.0) -> bool:
         """After `stop`, where all ranks do so: wait until all messages have come, for then the communicator can be

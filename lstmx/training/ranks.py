@@ -396,7 +396,7 @@ def _abort() -> None:
     time.sleep(2 * Heartbeats.TICK)  # others notice too, and say so
     if hasattr(signal, "alarm"):  # MPI_Abort asks the launcher, and waits for ever if that cannot be reached
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(5)
+        signal.alarm(3)
     _torn[0].Abort(1)
 
 
