@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import lstmx
 from lstmx import predictors
@@ -60,6 +61,11 @@ MODELS = {
         lambda: make_pipeline(lstmx.SequenceScaler(), lstmx.LSTMClassifier(**QUICK)).fit(X, LABELS),
         X,
         "predict_proba",
+    ),
+    "a scaled table": (
+        lambda: make_pipeline(StandardScaler(), lstmx.LSTMClassifier(**QUICK)).fit(X[:, :, 0], LABELS),
+        X[:, :, 0],
+        "predict",
     ),
 }
 
@@ -330,6 +336,7 @@ def test_types_of_pandas_are_numbers():
             "time: who 'm.*' has two steps at 0, must have one",
         ),
         (lambda f: f.assign(when=f["when"].where(f["when"] != 1)), "time: .* values of 'when' are missing"),
+        (lambda f: f.assign(when=f["when"].astype(str)), "time: 'when' holds strings"),
         (lambda f: f.assign(who=f["who"].where(f["who"] != "m01")), "by: .* values of 'who' are missing"),
         (
             lambda f: f.drop(columns="who"),
@@ -346,7 +353,7 @@ def test_what_is_wrong_in_a_partition_of_a_frame_is_named(change, message):
     frame = dd.from_map(lambda k: parts[k], [0, 1], meta=FRAME[:0])
     if "'who' are missing" in message:
         parts[1] = change(FRAME[FRAME["who"] == "m01"])
-    with pytest.raises(ValueError, match=f"^partition 1: {message}"):
+    with pytest.raises((ValueError, TypeError), match=f"^partition 1: {message}"):
         predict(SUM, frame, by="who", time="when", shuffle=False).compute()
 
 
@@ -370,6 +377,26 @@ def test_forecasts(forecaster):
     assert table.index.tolist() == [f"m{k:02d}" for k in range(5) for _ in range(4)]
     with pytest.raises(ValueError, match=r"^partition 1: y\[1\]: got 2 steps, must be at least 3"):
         predict(forecaster, db.from_sequence([*series[:3], series[0][:2]], npartitions=2)).compute()
+
+
+def test_variables_of_a_forecaster_have_the_names_and_the_order_of_fit(tmp_path):
+    def frame(names):
+        return pd.DataFrame({name: np.sin(np.arange(30.0) / (3 + (name == "b"))) for name in names})
+
+    forecaster = lstmx.LSTMForecaster(3, 2, differences=(), **QUICK).fit(frame("ab"))
+    forecaster.save(tmp_path / "model.safetensors")
+    want = np.asarray(forecaster.predict(y=frame("ab")))
+    for model in (forecaster, tmp_path / "model.safetensors"):
+        bag = predict(model, db.from_sequence([frame("ab"), frame("ba")], npartitions=2))
+        with pytest.raises(ValueError, match=r"^partition 1: y\[0\]: has the columns \['b', 'a'\], must have those"):
+            bag.compute()
+        table = dd.from_pandas(frame("ba").assign(who=1), npartitions=1)
+        with pytest.raises(
+            ValueError, match=r"columns: got \['b', 'a'\], must be those of fit, in order: \['a', 'b'\]"
+        ):
+            predict(model, table, by="who")
+        found = predict(model, table, by="who", columns=["a", "b"]).compute()
+        assert same(found[["a", "b"]], want)
 
 
 # What is computed when, and what travels.
@@ -481,7 +508,7 @@ OWN = {"by": "who", "time": "when"}
         (ARRAY[0, 0], {}, r"collection: got shape \(2,\), must be \(N, T, I\)"),
         (ARRAY.rechunk((5, 2, 2)), {}, r"\(5, 3, 1\) chunks, .* write x.rechunk\(\{1: -1, 2: -1\}\)"),
         (ARRAY[:, da.from_array(np.arange(T) > 2, chunks=3)], {}, "only the first may be unknown; .*chunk_sizes"),
-        (ARRAY[:, :, :1], {}, r"X: got shape \(1, 2, 1\), must be \(N, T, 2\)"),
+        (ARRAY[:, :, :1], {}, r"collection: X: got shape \(1, 6, 1\), must be \(N, T, 2\)"),
         (ARRAY, {"lengths": LENGTHS[:4]}, r"lengths: got int64 \(4,\), must be integers \(N,\) = \(23,\)"),
         (ARRAY, {"lengths": LENGTHS / 1}, "lengths: got float64"),
         (TABLE, {}, r"by: got None, must be one of its columns, \['a', 'b', 'who', 'when'\], or its index, once that"),
@@ -490,6 +517,9 @@ OWN = {"by": "who", "time": "when"}
         (TABLE, {"by": "who", "time": "who"}, "time: got 'who', which is what tells the sequences apart"),
         (TABLE, OWN | {"columns": ["a", "c"]}, r"columns: got \['a', 'c'\], must be different columns"),
         (TABLE, OWN | {"columns": "a"}, r"columns: got \['a'\]: X\[0\]: got shape \(2, 1\), must be \(T_n, 2\)"),
+        (TABLE.rename(columns={"a": 0}), OWN | {"columns": 0}, r"columns: got \[0\]: X\[0\]: got shape \(2, 1\)"),
+        (TABLE.assign(when="9"), OWN, "time: 'when' holds strings, .* must be dates or numbers; convert it"),
+        (TABLE.astype({"when": "category"}), OWN, "time: 'when' holds categor"),
         (TABLE.assign(b="x"), OWN, "columns: 'b' holds .*, must be numbers; convert it, or leave it out"),
     ],
 )  # fmt: skip

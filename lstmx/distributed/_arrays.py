@@ -11,7 +11,7 @@ import numpy as np
 
 from lstmx.distributed import _models
 from lstmx.model import Sequential
-from lstmx.predictors import Forecaster, Pipeline, Step
+from lstmx.predictors import Forecaster
 
 if TYPE_CHECKING:
     from lstmx._types import Array, DType, Shape
@@ -79,23 +79,15 @@ def _read_lengths(model: Any, lengths: Any, x: Any) -> Any:
 
 
 def _outline(model: Any, call: _models.Call, x: Any) -> tuple[Shape, DType]:
-    """(shape of the result of one sequence, type) of what a model gives for sequences as in x: found with tiny ones,
-    of two lengths, so that an axis of steps shows.
-    """
+    """(shape of the result of one sequence, type) of what a model gives for sequences as in x: found with one."""
     if isinstance(model, Forecaster):
         features, own = (1 if x.ndim == 2 else x.shape[2]), model.config["features"]
         if features != own:
             raise ValueError(f"collection: got {features} variables, must be {own}, as in fit")
         return (call.horizon, *(() if model.config["single"] else (own,))), model.dtype
-    first = model.steps[0][1] if isinstance(model, Pipeline) else model
-    axis = 2 if x.ndim == 3 and isinstance(first, Step) and first.config.get("layout") == "NCT" else 1
-    found = []
-    for steps in (2, 3):
-        shape = [1, *x.shape[1:]]
-        shape[axis] = steps
-        found.append(call(model, np.zeros(shape, x.dtype)))
-    pairs = zip(found[0].shape[1:], found[1].shape[1:], strict=True)
-    return tuple(a if a == b else x.shape[axis] for a, b in pairs), found[0].dtype
+    with _models.named("collection"):
+        found = call(model, np.zeros((1, *x.shape[1:]), x.dtype))
+    return found.shape[1:], found.dtype
 
 
 def predict_block(x: Array, *rest: Any, block_id: tuple[int, ...] = ()) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lstmx.distributed import _models
+from lstmx.distributed._common import as_list, check_times
 from lstmx.model import Sequential
 from lstmx.predictors import Forecaster
 
@@ -46,6 +47,8 @@ def predict(
                          "lose their order; or say shuffle=False, if each sequence lies in one partition")  # fmt: skip
     wanted = [name for name in names if name in (by, time, *columns)]
     types, own = {name: frame.dtypes[name] for name in wanted}, frame.index.dtype
+    if time is not None:
+        check_times(pd.Index([], dtype=types.get(time, own)), time)
     frame = frame if names == wanted else frame[wanted]
     several = frame.npartitions > 1
     if several and shuffle:
@@ -79,7 +82,7 @@ def _read_names(names: list[Any], index: Any, by: Any, time: Any, columns: Any) 
         raise ValueError(f"time: got {time!r}, which is what tells the sequences apart")
     if columns is None:
         columns = [name for name in names if name not in (by, time)]
-    columns = [columns] if isinstance(columns, str) else list(columns)
+    columns = as_list(columns)
     missing = [name for name in columns if name not in names]
     if missing or not columns or len(set(columns)) < len(columns):
         raise ValueError(f"columns: got {columns}, must be different columns of {names}, at least one")
@@ -98,6 +101,8 @@ def _outline(
         if len(columns) != model.config["features"] or "step" in columns:
             raise ValueError(f"columns: got {columns}, must be the {model.config['features']} variables of fit, in "
                              'order, none of them called "step"')  # fmt: skip
+        if model._names not in (None, columns):
+            raise ValueError(f"columns: got {columns}, must be those of fit, in order: {model._names}")
         return _Plan(call, by, time, columns, HORIZON, ["step", *columns], False), model.dtype
     zeros = [_numbers(pd.DataFrame(0, range(n), columns).astype({c: types[c] for c in columns})) for n in (2, 3)]
     embedding = isinstance(model, Sequential) and model.embedding is not None
@@ -174,6 +179,7 @@ def _groups(part: Any, by: Any, time: Any) -> tuple[Any, Ints, Ints]:
         order = np.argsort(codes, kind="stable")
     else:
         steps, times = ranks("time", time)
+        check_times(pd.Index(times), time)
         order = np.lexsort((steps, codes))
         same = (np.diff(codes[order]) == 0) & (np.diff(steps[order]) == 0)
         if same.any():

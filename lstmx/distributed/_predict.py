@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lstmx.distributed import _models
+from lstmx.distributed._common import import_dask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +44,8 @@ def predict(
     by : str
         Of a DataFrame: the column, or the name of the index, whose values tell the sequences apart.
     time : str, optional
-        Of a DataFrame: the column, or the name of the index, that orders the steps of a sequence; by default they are
-        in the order of the rows.
+        Of a DataFrame: the column, or the name of the index, of dates or numbers that order the steps of a sequence; by
+        default they are in the order of the rows.
     columns : list of str, or str, optional
         Of a DataFrame: the features; by default all columns but those of `by` and `time`.
     shuffle : bool, optional
@@ -81,10 +82,7 @@ def predict(
     >>> bool((y.compute(scheduler="synchronous") == model.predict(x.compute())).all())
     True
     """
-    try:
-        import dask
-    except ImportError as error:
-        raise ImportError("lstmx.distributed needs Dask: pip install 'lstmx-cpu[dask]' brings it") from error
+    dask = import_dask()
     of_frames = {"by": by, "time": time, "columns": columns, "shuffle": shuffle}
     kind = type(collection).__name__ if dask.is_dask_collection(collection) else None
     if kind not in ("Array", "Bag", "DataFrame"):

@@ -10,6 +10,7 @@ If there is a transform, y is what it gives, from beginning to end; only results
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -128,6 +129,15 @@ class Forecaster(Predictor):
             validate.choice("transform", config["transform"], (*transforms.NAMES, transforms.FUNCTIONS))
         validate.choice("missing", config["missing"], missing.MISSING)
 
+    @functools.cached_property
+    def _names(self) -> list[str] | None:
+        try:
+            series = dict(json.loads(self.note or "{}")["private"]["frames"]["dict"])["each"]
+            found = [dict(one["dict"])["names"] for one in series if one is not None]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return None
+        return found[0] if found and isinstance(found[0], list) else None
+
     @classmethod
     def inputs(cls, config: Config) -> int:
         """Features that the model must take."""
@@ -238,7 +248,7 @@ class Forecaster(Predictor):
             names = ("history", "history_x", "y_mean", "y_scale")
             return _Origin(*(arrays[name] for name in names), self.transform, config["many"]), X  # type: ignore[arg-type, call-arg]
         several, kept, gaps = are_several(y), self.kept(config), config["missing"] == "impute"
-        series = as_series(y, "y", gaps=gaps)
+        series = as_series(y, "y", columns=self._names, gaps=gaps)
         labels = [f"[{n}]" if several else "" for n in range(len(series))]
         for label, a in zip(labels, series, strict=True):
             if a.shape[1] != config["features"]:
@@ -464,7 +474,7 @@ class Forecaster(Predictor):
         """
         config = self.config
         past = self.transform.inverse(self.arrays["history"])
-        new = self._filled(as_series(y, "y", **self._form()), "y", past)
+        new = self._filled(as_series(y, "y", **self._form(), columns=self._names), "y", past)
         exogenous = [np.zeros((len(a), 0)) for a in new]
         if config["exogenous"]:
             if X is None:
