@@ -1,11 +1,13 @@
 """`fit_many`: every series has the bits of a fit of its own, wherever and among whichever others it is fitted."""
 
+import errno
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -238,6 +240,11 @@ def test_keys_of_numpy_are_those_of_python():
     assert _one.text_of(np.int32(5)) == _one.text_of(5) != _one.text_of("5")
     assert _one.text_of(np.str_("a")) == _one.text_of("a")
     assert _one.text_of((np.int64(5), "a")) == _one.text_of((5, "a"))
+    frame = long_table([1, 2])
+    frame.loc[0, "meter"] = np.nan  # which makes the others floats
+    frame, whole = frame[frame.hour > frame.hour[0]], long_table([1, 2])
+    both = [fit_many(forecaster, f, "meter", target="kwh", time="hour") for f in (frame, whole)]
+    assert both[0].random_state[2.0] == both[1].random_state[2] == _one.seed_of(7, 2)
 
 
 def test_seeds_stay_what_they_are():
@@ -266,6 +273,30 @@ def test_two_columns_are_one_key(tmp_path):
     assert dasks.random_state.equals(table.random_state.sort_index())
 
 
+def test_keys_of_dask_may_be_of_several_kinds():
+    keys = [2, "a", 1.5]
+    frame = pd.concat([pd.DataFrame({"key": pd.Series([key] * 40), "y": series(n)}) for n, key in enumerate(keys)],
+                      ignore_index=True)  # fmt: skip
+    parts = [frame[frame.index % 2 == 0], frame[frame.index % 2 == 1]]
+    with dask.config.set({"dataframe.convert-string": False}):
+        table = fit_many(forecaster, dd.from_map(lambda k: parts[k], [0, 1], meta=frame[:0]), "key")
+    assert list(table.index) == ["a", 1.5, 2] and table.error.isna().all()
+    assert list(table.random_state) == [_one.seed_of(7, key) for key in table.index]
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error_before_any_fit(tmp_path, no_training, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError, match="folder: no files can be written there"):
+        fit_many(forecaster, {"a": series(0)}, folder=tmp_path / "file")
+
+    def refuse(*, dir):
+        raise PermissionError(errno.EACCES, "Permission denied", dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(PermissionError, match=r"folder: no files can be written there \(Permission denied\)"):
+        fit_many(forecaster, {"a": series(0)}, folder=tmp_path)
+
+
 # Going on.
 
 
@@ -283,7 +314,7 @@ def test_what_is_there_is_not_fitted_again(tmp_path, monkeypatch):
     assert list(again.warnings[:3]) == list(first.warnings)
 
 
-@pytest.mark.parametrize("change", ["data", "dates", "parameters", "holdout", "damage", "stranger"])
+@pytest.mark.parametrize("change", ["data", "dates", "parameters", "holdout", "damage", "stranger", "note", "no JSON"])
 def test_what_was_made_of_something_else_is_fitted_again(tmp_path, change):
     frame, estimator = long_table(KEYS[:1]), forecaster
     how = {"by": "meter", "target": "kwh", "time": "hour", "holdout": 3, "folder": tmp_path}
@@ -298,8 +329,10 @@ def test_what_was_made_of_something_else_is_fitted_again(tmp_path, change):
         how["holdout"] = 4
     elif change == "damage":
         file.write_bytes(file.read_bytes()[:-1])
-    else:
+    elif change == "stranger":
         lstmx.LSTM(2, 3).save(file)
+    else:
+        lstmx.load(file).with_note("[1]" if change == "note" else "of mine").save(file)
     table = fit_many(estimator, frame, **how, resume=True)
     assert table.seconds["north"] > 0
     assert fitted(lstmx.load(file)) == fitted(fit_many(estimator, frame, **how | {"folder": None}).model["north"])
@@ -349,6 +382,13 @@ def test_no_row_is_lost_between_even_steps_and_none_is_there_twice():
     assert "time: 1 of 41 rows have none, or one that another row has" in table.error["north"]
 
 
+def test_times_that_are_strings_are_not_sorted_as_such():
+    own = pd.DataFrame({"step": np.arange(40).astype(str), "kwh": series(0)})
+    given = {"str": own, "category": own.astype({"step": "category"}), "polars": pl.from_pandas(own)}
+    table = fit_many(forecaster, given, target="kwh", time="step")
+    assert table.error.str.contains("time: 'step' holds ").all() and table.error.str.contains("to_datetime").all()
+
+
 def test_a_part_held_out_that_is_missing_has_no_score():
     y = series(0)
     y[-3:] = np.nan
@@ -384,9 +424,12 @@ def test_a_classifier_learns_from_the_sequences_of_a_series():
             local = clone(clf).set_params(random_state=_one.seed_of(7, key)).fit(X[:-3], y[:-3])
         assert table.score[key] == local.score(X[-3:], y[-3:])
         assert table.model[key].predict_proba(X).tobytes() == local.predict_proba(X).tobytes()
+    frame.loc[80, "day"] = np.nan
+    lost = fit_many(clf, frame, "meter", **how)
+    assert lost.error["two"] == "ValueError: sequence: 1 of 66 rows have none; leave them out"
     frame.loc[3, "label"] = "odd"
     wrong = fit_many(clf, frame, "meter", **how)
-    assert "'label' is not the same in all rows of the sequence 0" in wrong.error["one"] and wrong.error["two"] is None
+    assert "'label' is not the same in all rows of the sequence 0" in wrong.error["one"] and lost.error["one"] is None
 
 
 def test_a_regressor_learns_steps_of_one_sequence(tmp_path):
@@ -433,6 +476,9 @@ def test_detectors_and_transformers_need_no_target(kind):
      ({"season": 3}, ValueError, "season: needs steps held out"), ({"score": max}, ValueError, "score: needs steps"),
      ({"score": "mae", "holdout": 1}, TypeError, "score: got 'mae', must be a function"),
      ({"score": {"error": max}, "holdout": 1}, ValueError, "score: cannot be named 'error'"),
+     ({"score": {"key": max}, "holdout": 1}, ValueError, "score: cannot be named 'key'"),
+     ({"frame": long_table().astype({"hour": "string"})}, TypeError, "time: 'hour' holds strings"),
+     ({"frame": long_table().set_axis(["meter", "hour", "kwh", "kwh"], axis=1)}, ValueError, "several columns"),
      ({"folder": "x", "target": "kw"}, ValueError, "target: there is no column"),
      ({"folder": "x", "resume": True, "estimator": clone(forecaster).set_params(random_state=None)}, ValueError,
       "integer as random_state"),
@@ -531,6 +577,22 @@ def test_two_processes_give_the_bits_of_one(cluster, tmp_path):
         assert tables[name][same].equals(tables["one"][same])
         for key, file in tables[name].file.items():
             assert Path(file).read_bytes() == Path(tables["one"].file[key]).read_bytes()
+
+
+@pytest.mark.parametrize("form", ["pairs", "Dask"])
+def test_a_task_of_a_worker_may_fit_many_itself(form):
+    """Its worker has one thread, which it leaves to them."""
+    frame = long_table()[["meter", "kwh"]]
+
+    def task():
+        given = {key: series(n) for n, key in enumerate(KEYS)} if form == "pairs" else dd.from_pandas(frame, 2)
+        return fit_many(forecaster, given, None if form == "pairs" else "meter")
+
+    how = {"threads_per_worker": 1, "processes": False, "dashboard_address": None, "silence_logs": 50}
+    with dask.config.set(scheduler=None), LocalCluster(1, **how) as cluster, Client(cluster) as client:
+        table = client.submit(task).result(timeout=60)
+        assert fit_many(forecaster, {"north": series(0)}).random_state["north"] == table.random_state["north"]
+    assert all(fitted(table.model[key]) == fitted(alone(key, series(n))) for n, key in enumerate(KEYS))
 
 
 @pytest.mark.long

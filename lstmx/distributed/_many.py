@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Sized
 from itertools import chain, islice
 from numbers import Integral
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lstmx.distributed._common import as_list, check_times, import_dask
 from lstmx.functional import validate
 
 if TYPE_CHECKING:
@@ -126,22 +129,13 @@ def fit_many(
     >>> table.score.notna().tolist(), table.model["north"].predict().shape
     ([True, True, False], (6,))
     """
-    dask = _dask()
+    dask = import_dask()
     plan = _plan(estimator, by, target, columns, time, freq, sequence, holdout, score, season, folder, resume)
     client = _client(dask)
     threads = dask.system.CPU_COUNT if client is None else max(1, sum(client.nthreads().values()))
     if type(frame).__module__.partition(".")[0] == "dask":
-        return _table(_of_partitions(dask, client, threads, frame, plan), plan).sort_index()
+        return _sorted(_table(_of_partitions(dask, threads, frame, plan), plan))
     return _table(_of_pairs(dask, client, threads, frame, plan), plan)
-
-
-def _dask() -> Any:
-    try:
-        import dask
-        import dask.system
-    except ImportError as error:
-        raise ImportError("lstmx.distributed needs Dask: pip install 'lstmx-cpu[dask]' brings it") from error
-    return dask
 
 
 def _client(dask: Any) -> Any:
@@ -178,7 +172,7 @@ def _plan(
     forecasts = isinstance(estimator, estimators.LSTMForecaster)
     supervised = isinstance(estimator, estimators.LSTMClassifier | estimators.LSTMRegressor)
     plan = Plan(
-        own, _names(by), _names(target), _names(columns), not isinstance(target, list | tuple), time, freq, sequence,
+        own, as_list(by), as_list(target), as_list(columns), not isinstance(target, list | tuple), time, freq, sequence,
         None if holdout is None else validate.count("holdout", holdout),
         None if season is None else validate.count("season", season),
         _scores(score) if holdout is not None else {}, folder, resume,
@@ -200,10 +194,6 @@ def _plan(
     return plan
 
 
-def _names(columns: Any) -> list[Any]:
-    return [] if columns is None else list(columns) if isinstance(columns, list | tuple) else [columns]
-
-
 def _random_state(given: Any) -> int:
     """One number from what an estimator was given."""
     if isinstance(given, Integral):
@@ -221,16 +211,16 @@ def _scores(score: Any) -> dict[str, Any]:
         if not callable(function) and (function is not None or isinstance(score, dict)):
             raise TypeError(f"score: got {function!r}, must be a function (true, predicted), such as "
                             "sklearn.metrics.mean_absolute_error, or a dict of such by name")  # fmt: skip
-        if not isinstance(name, str) or name in _COLUMNS or name.endswith("_naive"):
+        if not isinstance(name, str) or name in ("key", *_COLUMNS) or name.endswith("_naive"):
             raise ValueError(f"score: cannot be named {name!r}, must be a str that does not end with _naive and is "
-                             f"none of {', '.join(_COLUMNS)}")  # fmt: skip
+                             f"none of key, {', '.join(_COLUMNS)}")  # fmt: skip
     return scores
 
 
 # What is computed.
 
 
-def _of_partitions(dask: Any, client: Any, threads: int, frame: Any, plan: Plan) -> list[dict[str, Any]]:
+def _of_partitions(dask: Any, threads: int, frame: Any, plan: Plan) -> list[dict[str, Any]]:
     """Rows of the table, in any order, of a Dask DataFrame: its rows are brought together by their keys."""
     from lstmx.distributed._one import fit_partition
 
@@ -242,17 +232,7 @@ def _of_partitions(dask: Any, client: Any, threads: int, frame: Any, plan: Plan)
         frame = frame.map_partitions(_numbered)
     frame = frame.shuffle(on=plan.by, npartitions=max(frame.npartitions, 4 * threads))
     work, own = dask.delayed(fit_partition, pure=False), _sent(plan)
-    calls = [work(own, part) for part in frame.to_delayed()]
-    if client is None:
-        found = dask.compute(*calls)
-    else:
-        futures = client.compute(calls)
-        try:
-            found = client.gather(futures)
-        except BaseException:
-            client.cancel(futures)
-            raise
-    return list(chain.from_iterable(found))
+    return list(chain.from_iterable(dask.compute(*(work(own, part) for part in frame.to_delayed()))))
 
 
 def _numbered(part: Any, partition_info: Any = None) -> Any:
@@ -265,6 +245,8 @@ def _numbered(part: Any, partition_info: Any = None) -> Any:
 
 def _prepared(frame: Any, plan: Plan) -> tuple[Any, Plan]:
     """A frame of pandas or Dask with the columns that are needed alone, and the plan that knows them."""
+    import pandas
+
     if not plan.by:
         raise ValueError("by: must name the column that tells the series apart")
     index = getattr(frame.index, "names", None) or [frame.index.name]
@@ -277,8 +259,12 @@ def _prepared(frame: Any, plan: Plan) -> tuple[Any, Plan]:
     plan = plan.for_columns(names)
     needed = [*plan.named, *plan.target, *plan.columns]
     twice = next((name for n, name in enumerate(needed) if name in needed[:n]), None)
+    if any(names.count(name) > 1 for name in needed):
+        raise ValueError(f"frame: has several columns of the same name among {names}; rename them")
     if twice is not None:
         raise ValueError(f"columns: {twice!r} is named twice among by, time, sequence, target and columns")
+    if plan.time is not None:
+        check_times(pandas.Index([], dtype=frame.dtypes[plan.time]), plan.time)
     return frame[needed], plan
 
 
@@ -344,7 +330,13 @@ def _bundles(pairs: Iterable[tuple[Any, Any]], size: int) -> Iterator[tuple[list
 def _sent(plan: Plan) -> bytes:
     """What every task is given; from now on there is the folder."""
     if plan.folder is not None:
-        os.makedirs(plan.folder, exist_ok=True)
+        try:
+            os.makedirs(plan.folder, exist_ok=True)
+            with tempfile.TemporaryFile(dir=plan.folder):  # better now than after the first fit
+                pass
+        except OSError as error:
+            raise OSError(error.errno, f"folder: no files can be written there ({error.strerror})",
+                          plan.folder) from error  # fmt: skip
     return _pickled(plan)
 
 
@@ -371,18 +363,47 @@ def _gathered(client: Any, threads: int, calls: Iterator[tuple[list[Any], Any]])
 
     try:
         begin(_AHEAD + 4 * threads)
-        for future in waiting:
-            place, keys = running.pop(future)
-            error = future.exception() if future.status == "error" else None
-            if isinstance(error, KilledWorker):
-                found[place] = [{"key": key, "error": f"KilledWorker: {error}"} for key in keys]
-            else:
-                found[place] = future.result()
-            begin(1)
+        with _apart():
+            for future in waiting:
+                place, keys = running.pop(future)
+                error = future.exception() if future.status == "error" else None
+                if isinstance(error, KilledWorker):
+                    found[place] = [{"key": key, "error": f"KilledWorker: {error}"} for key in keys]
+                else:
+                    found[place] = future.result()
+                begin(1)
     except BaseException:
         client.cancel(list(running))
         raise
     return list(chain.from_iterable(found[place] for place in sorted(found)))
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Within it a task of Dask's, which waits for others, leaves its place in its worker to them."""
+    from distributed import rejoin, secede
+
+    try:
+        secede()
+        left = True
+    except (ValueError, KeyError):  # this is no task, or one that has left its place already
+        left = False
+    try:
+        yield
+    finally:
+        if left:
+            rejoin()
+
+
+def _sorted(table: pandas.DataFrame) -> pandas.DataFrame:
+    """A table by its keys; by their texts, where they are of kinds that do not compare."""
+    from lstmx.distributed._one import text_of
+
+    try:
+        return table.sort_index()
+    except TypeError:
+        texts = [text_of(key) for key in table.index]
+        return table.iloc[sorted(range(len(table)), key=texts.__getitem__)]
 
 
 def _table(rows: list[dict[str, Any]], plan: Plan) -> pandas.DataFrame:

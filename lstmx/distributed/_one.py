@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lstmx import estimators
+from lstmx.distributed._common import check_times
 from lstmx.estimators._frames import DATED
 from lstmx.estimators._notes import decode, encode
 from lstmx.estimators._training import digest
 from lstmx.functional import messages
 from lstmx.functional.threads import num_threads
-from lstmx.storage import ModelFileError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -116,10 +116,11 @@ class Plan:
 
 
 def text_of(key: Any) -> str:
-    """A text that no other key has; numbers and strings of NumPy and of Python are the same keys."""
+    """A text that no other key has; 1 and 1.0, and numbers and strings of NumPy and of Python, are the same keys."""
     if isinstance(key, tuple):
         return f"({', '.join(map(text_of, key))})"
     key = key.item() if isinstance(key, np.generic) and key.dtype.kind in "biufU" else key
+    key = int(key) if isinstance(key, float) and key.is_integer() else key  # integers, where another key is missing
     return repr(key) if isinstance(key, str | bool | int | float) else f"{type(key).__name__} {str(key)!r}"
 
 
@@ -168,6 +169,8 @@ def _in_order(data: Any, plan: Plan) -> Any:
     if len(wrong):
         raise ValueError(f"time: {len(wrong)} of {len(index)} rows have none, or one that another row has, the first "
                          f"{wrong[0]}; leave them out, or make one row of those")  # fmt: skip
+    if plan.time is not None:
+        check_times(index, plan.time)
     if plan.freq is None or not len(data):
         return data
     even = data.asfreq(plan.freq)
@@ -205,7 +208,10 @@ def _sequences(data: Any, plan: Plan) -> tuple[list[Any], Any]:
     plan = plan.for_columns(list(data.columns))
     parts = [data]
     if plan.sequence is not None:
-        parts = [part for _, part in data.groupby(plan.sequence, dropna=False, observed=True)]
+        lost = data[plan.sequence].isna().sum()
+        if lost:
+            raise ValueError(f"sequence: {lost} of {len(data)} rows have none; leave them out")
+        parts = [part for _, part in data.groupby(plan.sequence, observed=True)]
     parts = [_in_order(part, plan) for part in parts]
     X = [part[plan.columns] for part in parts]
     if not plan.target:
@@ -378,10 +384,10 @@ def _written(path: str, identity: str) -> dict[str, Any] | None:
     from lstmx.loading import load
 
     try:
-        note = json.loads(load(path).note or "{}").get("fit_many")
-    except (OSError, ModelFileError):
+        entry = json.loads(load(path).note or "{}")["fit_many"]
+        return decode(entry["row"]) if entry["identity"] == identity else None
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):  # there is none, or that of somebody else
         return None
-    return decode(note["row"]) if note is not None and note["identity"] == identity else None
 
 
 def _write(path: str, estimator: Any, entry: Config) -> None:
