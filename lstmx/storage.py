@@ -27,6 +27,7 @@ import contextlib
 import errno
 import functools
 import inspect
+import itertools
 import json
 import os
 import re
@@ -59,6 +60,7 @@ LARGEST_CONFIG = 2**20  # characters of JSON
 LARGEST_NOTE = 2**25  # characters
 _DTYPES = {"float32": "F32", "float64": "F64", "int64": "I64"}
 _TEMPORARY = ".lstmx"  # how the names of the files end that `write` renames once they are whole
+_MOST_SEEN = 1000  # files of a folder among which leftovers are looked for
 PARAMETER = "finite, or anything with allow_nonfinite"  # what the numbers of an array must be
 REGISTRY: dict[str, Any] = {}  # name in a file -> class
 
@@ -322,11 +324,14 @@ def _open_temporary(folder: str, name: str) -> tuple[int, str]:
 
 
 def _remove_leftovers(folder: str, start: str, name: str) -> None:
-    """Remove the temporary files of killed saves to `name`; what cannot be removed stays."""
+    """Remove the temporary files of killed saves to `name`; what cannot be removed stays.
+
+    Where a folder has more files than `_MOST_SEEN`, it is no use to look at all of them at each save: some may stay.
+    """
     ours = re.compile(re.escape(start) + r"\.[a-z0-9_]{8}" + re.escape(_TEMPORARY))
     older = re.compile(re.escape("." + name) + r"\.[a-z0-9_]{8}")  # before schema 3: could be a user's file as well
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
+        for entry in itertools.islice(entries, _MOST_SEEN):
             if ours.fullmatch(entry.name) or (older.fullmatch(entry.name) and _is_cut_short(entry)):
                 with contextlib.suppress(OSError):
                     _remove_unlocked(entry.path)

@@ -1,5 +1,6 @@
 """Model files: the same bits come back, a file is written whole or not at all, a bad one is an error, never a crash."""
 
+import contextlib
 import copy
 import errno
 import json
@@ -378,6 +379,22 @@ def test_what_a_killed_save_leaves_is_removed_by_the_next(name, where, tmp_path)
     assert os.listdir(tmp_path)[0].startswith("." + name[:50]) and os.listdir(tmp_path)[0].endswith(".lstmx")
     lstm().save(path)
     assert os.listdir(tmp_path) == [name]
+
+
+def test_a_save_to_a_large_folder_does_not_look_at_all_files(path, monkeypatch):
+    """Else whoever saves a model for each of many series waits ever longer."""
+    scandir, seen = os.scandir, []
+
+    @contextlib.contextmanager
+    def counted(folder):
+        with scandir(folder) as entries:
+            yield (seen.append(entry) or entry for entry in entries)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    for n in range(storage._MOST_SEEN + 9):
+        path.with_name(f"{n}.safetensors").touch()
+    lstm().save(path)
+    assert same(lstm(), lstmx.load(path)) and len(seen) == storage._MOST_SEEN
 
 
 def test_other_files_are_not_taken_for_leftovers(path):
