@@ -101,8 +101,8 @@ def _outline(
         if len(columns) != model.config["features"] or "step" in columns:
             raise ValueError(f"columns: got {columns}, must be the {model.config['features']} variables of fit, in "
                              'order, none of them called "step"')  # fmt: skip
-        if model._names not in (None, columns):
-            raise ValueError(f"columns: got {columns}, must be those of fit, in order: {model._names}")
+        if model.names not in (None, columns):
+            raise ValueError(f"columns: got {columns}, must be those of fit, in order: {model.names}")
         return _Plan(call, by, time, columns, HORIZON, ["step", *columns], False), model.dtype
     zeros = [_numbers(pd.DataFrame(0, range(n), columns).astype({c: types[c] for c in columns})) for n in (2, 3)]
     embedding = isinstance(model, Sequential) and model.embedding is not None

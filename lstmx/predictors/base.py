@@ -121,7 +121,7 @@ class Step(storage.Stored):
         return self.config, self.arrays
 
     @functools.cached_property
-    def _names(self) -> list[str] | None:
+    def names(self) -> list[str] | None:
         """The names of the columns that the estimator was fitted to, if its note says them."""
         try:
             found = json.loads(self.note or "{}")["attributes"]["feature_names_in_"]["array"]
@@ -136,11 +136,11 @@ class Step(storage.Stored):
             return
         for n, frame in enumerate(X if many else [X]):
             columns = columns_of(frame) if hasattr(frame, "columns") else None
-            if columns is None or self._names is None or (not many and len(columns) != len(self._names)):
+            if columns is None or self.names is None or (not many and len(columns) != len(self.names)):
                 continue
-            if columns != self._names:
+            if columns != self.names:
                 raise ValueError(f"{f'X[{n}]' if many else 'X'}: has the columns {columns}, must have those of fit, in "
-                                 f"order: {self._names}")  # fmt: skip
+                                 f"order: {self.names}")  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"

@@ -130,7 +130,8 @@ class Forecaster(Predictor):
         validate.choice("missing", config["missing"], missing.MISSING)
 
     @functools.cached_property
-    def _names(self) -> list[str] | None:
+    def names(self) -> list[str] | None:
+        """The names of the variables of the series of fit, if its note says them."""
         try:
             series = dict(json.loads(self.note or "{}")["private"]["frames"]["dict"])["each"]
             found = [dict(one["dict"])["names"] for one in series if one is not None]
@@ -248,7 +249,7 @@ class Forecaster(Predictor):
             names = ("history", "history_x", "y_mean", "y_scale")
             return _Origin(*(arrays[name] for name in names), self.transform, config["many"]), X  # type: ignore[arg-type, call-arg]
         several, kept, gaps = are_several(y), self.kept(config), config["missing"] == "impute"
-        series = as_series(y, "y", columns=self._names, gaps=gaps)
+        series = as_series(y, "y", columns=self.names, gaps=gaps)
         labels = [f"[{n}]" if several else "" for n in range(len(series))]
         for label, a in zip(labels, series, strict=True):
             if a.shape[1] != config["features"]:
@@ -474,7 +475,7 @@ class Forecaster(Predictor):
         """
         config = self.config
         past = self.transform.inverse(self.arrays["history"])
-        new = self._filled(as_series(y, "y", **self._form(), columns=self._names), "y", past)
+        new = self._filled(as_series(y, "y", **self._form(), columns=self.names), "y", past)
         exogenous = [np.zeros((len(a), 0)) for a in new]
         if config["exogenous"]:
             if X is None:
