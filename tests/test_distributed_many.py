@@ -137,8 +137,11 @@ def test_an_index_of_dates_is_the_time():
     for given in (frame.set_index("hour"), dd.from_pandas(frame.set_index("hour"), npartitions=4)):
         table = fit_many(forecaster, given, "meter")
         assert table.model["east"].predict().equals(wanted.model["east"].predict())
-    both = fit_many(forecaster, frame.set_index(["meter", "hour"]), "meter", time="hour")
-    assert both.model["east"].predict().equals(wanted.model["east"].predict())
+    both = frame.set_index(["meter", "hour"])
+    for given in (both, frame.set_index("hour", drop=False), frame.set_index(["meter", "hour"], drop=False),
+                  dd.from_pandas(frame.set_index("hour", drop=False), npartitions=2)):  # fmt: skip
+        table = fit_many(forecaster, given, "meter", time="hour", target="kwh")
+        assert table.model["east"].predict().equals(wanted.model["east"].predict())
 
 
 def test_what_is_held_out_is_scored_and_then_known():
@@ -473,6 +476,8 @@ def test_detectors_and_transformers_need_no_target(kind):
      ({"time": "day"}, ValueError, "time: there is no column"),
      ({"columns": "kwh"}, ValueError, "columns: 'kwh' is named twice"),
      ({"sequence": "warm"}, ValueError, "sequence: LSTMForecaster"), ({"holdout": 0}, ValueError, "holdout"),
+     ({"freq": "fortnight"}, ValueError, "freq: got 'fortnight', must be"),
+     ({"folder": ""}, TypeError, "folder: got ''"), ({"folder": 3}, TypeError, "folder: got 3"),
      ({"season": 3}, ValueError, "season: needs steps held out"), ({"score": max}, ValueError, "score: needs steps"),
      ({"score": "mae", "holdout": 1}, TypeError, "score: got 'mae', must be a function"),
      ({"score": {"error": max}, "holdout": 1}, ValueError, "score: cannot be named 'error'"),
@@ -545,7 +550,7 @@ def test_without_dask_the_error_says_what_to_install(monkeypatch):
 def cluster():
     """Two processes of one thread; a task whose worker dies is not tried more than twice."""
     with dask.config.set({"scheduler": None, "distributed.scheduler.allowed-failures": 1}):
-        how = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None, "silence_logs": 50}
+        how = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": ":0", "silence_logs": 50}
         with LocalCluster(2, **how) as cluster, Client(cluster):
             yield cluster
 
@@ -588,7 +593,7 @@ def test_a_task_of_a_worker_may_fit_many_itself(form):
         given = {key: series(n) for n, key in enumerate(KEYS)} if form == "pairs" else dd.from_pandas(frame, 2)
         return fit_many(forecaster, given, None if form == "pairs" else "meter")
 
-    how = {"threads_per_worker": 1, "processes": False, "dashboard_address": None, "silence_logs": 50}
+    how = {"threads_per_worker": 1, "processes": False, "dashboard_address": ":0", "silence_logs": 50}
     with dask.config.set(scheduler=None), LocalCluster(1, **how) as cluster, Client(cluster) as client:
         table = client.submit(task).result(timeout=60)
         assert fit_many(forecaster, {"north": series(0)}).random_state["north"] == table.random_state["north"]
@@ -628,7 +633,7 @@ def slow(n):
     return np.sin(np.arange(60) / (n + 2))
 
 if __name__ == "__main__":
-    with LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster, Client(cluster):
+    with LocalCluster(2, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster, Client(cluster):
         forecaster = LSTMForecaster(6, 3, hidden_size=3, max_iter=2, random_state=7)
         print("begins", flush=True)
         fit_many(forecaster, ((n, partial(slow, n)) for n in range(10_000)), folder=sys.argv[1])

@@ -517,6 +517,7 @@ OWN = {"by": "who", "time": "when"}
         (TABLE, {"by": "who", "time": "who"}, "time: got 'who', which is what tells the sequences apart"),
         (TABLE, OWN | {"columns": ["a", "c"]}, r"columns: got \['a', 'c'\], must be different columns"),
         (TABLE, OWN | {"columns": "a"}, r"columns: got \['a'\]: X\[0\]: got shape \(2, 1\), must be \(T_n, 2\)"),
+        (dd.concat([TABLE, TABLE[["who"]]], axis=1), OWN, "collection: has several columns of the same name among"),
         (TABLE.rename(columns={"a": 0}), OWN | {"columns": 0}, r"columns: got \[0\]: X\[0\]: got shape \(2, 1\)"),
         (TABLE.assign(when="9"), OWN, "time: 'when' holds strings, .* must be dates or numbers; convert it"),
         (TABLE.astype({"when": "category"}), OWN, "time: 'when' holds categor"),

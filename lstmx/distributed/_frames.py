@@ -84,6 +84,8 @@ def _read_names(names: list[Any], index: Any, by: Any, time: Any, columns: Any) 
         columns = [name for name in names if name not in (by, time)]
     columns = as_list(columns)
     missing = [name for name in columns if name not in names]
+    if any(names.count(name) > 1 for name in (by, time, *columns)):
+        raise ValueError(f"collection: has several columns of the same name among {names}; rename them")
     if missing or not columns or len(set(columns)) < len(columns):
         raise ValueError(f"columns: got {columns}, must be different columns of {names}, at least one")
     return by, time, columns

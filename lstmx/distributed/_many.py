@@ -168,7 +168,11 @@ def _plan(
                          "as otherwise no series is the same again; give both, or set resume=False")  # fmt: skip
     if folder is not None:
         parameters_of(own)  # an error for what no file holds, before anything is fitted
-        folder = os.path.abspath(os.fspath(folder))
+        if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+            raise TypeError(f"folder: got {folder!r}, must be the path of a folder, such as 'models'")
+        folder = os.path.abspath(folder)
+    if freq is not None:
+        _check_freq(freq)
     forecasts = isinstance(estimator, estimators.LSTMForecaster)
     supervised = isinstance(estimator, estimators.LSTMClassifier | estimators.LSTMRegressor)
     plan = Plan(
@@ -192,6 +196,15 @@ def _plan(
     if season is not None and not forecasts:
         raise ValueError(f"season: is for forecasts, which {kind} does not make; leave it out")
     return plan
+
+
+def _check_freq(freq: Any) -> None:
+    from pandas.tseries.frequencies import to_offset
+
+    try:
+        to_offset(freq)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"freq: got {freq!r}, must be an offset of pandas, such as 'h' or 'D'") from error
 
 
 def _random_state(given: Any) -> int:
@@ -249,8 +262,10 @@ def _prepared(frame: Any, plan: Plan) -> tuple[Any, Plan]:
 
     if not plan.by:
         raise ValueError("by: must name the column that tells the series apart")
-    index = getattr(frame.index, "names", None) or [frame.index.name]
-    if any(name in index for name in plan.named):
+    index, names = getattr(frame.index, "names", None) or [frame.index.name], list(frame.columns)
+    if any(name in names for name in index):  # it says what a column says, as after set_index(.., drop=False)
+        frame = frame.reset_index(drop=True)
+    elif any(name in index for name in plan.named):
         frame = frame.reset_index()
     names = list(frame.columns)
     for name in plan.by:
