@@ -112,6 +112,18 @@ def test_whatever_it_is_fitted_among_its_bits_are_the_same(form):
         assert list(table.index) == (KEYS if form in ("polars", "functions") else KEYS[::-1])
 
 
+def test_a_fit_has_one_thread(monkeypatch):
+    seen, fit = [], LSTMForecaster.fit
+    monkeypatch.setattr(LSTMForecaster, "fit", lambda *a: seen.append(lstmx.get_num_threads()) or fit(*a))
+    lstmx.set_num_threads(2)
+    try:
+        fit_many(forecaster, {"a": series(0)})
+        fit_many(forecaster, dd.from_pandas(long_table(KEYS[:1])[["meter", "kwh"]], npartitions=1), "meter")
+    finally:
+        lstmx.set_num_threads(None)
+    assert seen == [1, 1]
+
+
 def test_threads_of_one_process_give_the_same_bits_and_keep_their_warnings():
     estimator = clone(forecaster).set_params(early_stopping=False)
     given = {n: series(n) for n in range(12)}
@@ -129,6 +141,7 @@ def test_rows_without_a_time_keep_their_order(partitions):
     table = fit_many(forecaster, dd.from_pandas(frame, npartitions=partitions), "meter")
     for n, key in enumerate(KEYS):
         assert fitted(table.model[key]) == fitted(wanted.model[key]) == fitted(alone(key, series(n)))
+        assert list(table.model[key].predict().index) == [40, 41, 42] and table.warnings[key] == wanted.warnings[key]
 
 
 def test_an_index_of_dates_is_the_time():
@@ -276,6 +289,14 @@ def test_two_columns_are_one_key(tmp_path):
     assert dasks.random_state.equals(table.random_state.sort_index())
 
 
+def test_categories_that_no_row_has_are_no_series():
+    frame = long_table(KEYS[:2]).astype({"meter": pd.CategoricalDtype(KEYS)})
+    for given in (frame, dd.from_pandas(frame, npartitions=2)):
+        table = fit_many(forecaster, given, "meter", target="kwh", time="hour")
+        assert sorted(table.index) == sorted(KEYS[:2]) and table.error.isna().all()
+        assert table.random_state["north"] == _one.seed_of(7, "north")
+
+
 def test_keys_of_dask_may_be_of_several_kinds():
     keys = [2, "a", 1.5]
     frame = pd.concat([pd.DataFrame({"key": pd.Series([key] * 40), "y": series(n)}) for n, key in enumerate(keys)],
@@ -339,6 +360,24 @@ def test_what_was_made_of_something_else_is_fitted_again(tmp_path, change):
     table = fit_many(estimator, frame, **how, resume=True)
     assert table.seconds["north"] > 0
     assert fitted(lstmx.load(file)) == fitted(fit_many(estimator, frame, **how | {"folder": None}).model["north"])
+
+
+@pytest.mark.parametrize("change", ["season", "score", "name", "columns"])
+def test_what_shall_be_in_the_table_or_in_forecasts_is_a_part_of_it(tmp_path, change):
+    frame = long_table(KEYS[:1])
+    how = {"by": "meter", "target": "kwh", "columns": "warm", "time": "hour", "holdout": 3, "folder": tmp_path}
+    fit_many(forecaster, frame, **how, season=4)
+    assert fit_many(forecaster, frame, **how, season=4, resume=True).seconds.isna().all()
+    new = {"season": 4} | {
+        "season": {"season": 5},
+        "score": {"score": lambda true, found: 0.5},
+        "name": {"target": "power"},
+        "columns": {"columns": "outside"},
+    }[change]
+    frame = frame.rename(columns={"kwh": new.get("target", "kwh"), "warm": new.get("columns", "warm")})
+    again = fit_many(forecaster, frame, **how | new, resume=True)
+    assert again.seconds.notna().all() and again.error.isna().all()
+    assert fit_many(forecaster, frame, **how | new, resume=True).seconds.isna().all()
 
 
 def test_ctrl_c_leaves_whole_files_only(tmp_path, monkeypatch):

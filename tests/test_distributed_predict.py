@@ -258,6 +258,19 @@ def test_the_index_may_be_the_time():
     assert steps.index.name == "when" and sorted(steps.index) == sorted(FRAME["when"])
 
 
+def test_divisions_of_rows_are_none_of_keys():
+    y = predict(SUM, dd.from_pandas(FRAME, npartitions=1), by="who", time="when")
+    assert not y.known_divisions and same(y.loc["m03":"m04"].compute(), SUM.predict(RAGGED[3:5]))
+    assert predict(STEPS, dd.from_pandas(FRAME, npartitions=1), by="who", time="when").known_divisions
+
+
+def test_columns_that_are_scaled_keep_their_names(models):
+    scaler = lstmx.SequenceScaler().fit(RAGGED)
+    y = predict(scaler, dd.from_pandas(MIXED, npartitions=3), by="who", time="when", method="transform")
+    assert list(y.columns) == ["a", "b"]
+    assert same(y.compute().sort_index(), np.concatenate(scaler.transform(RAGGED)))
+
+
 def test_an_index_of_keys_that_is_not_sorted_is_shuffled():
     frame = dd.from_pandas(MIXED.set_index("who"), npartitions=4, sort=False)
     found = predict(SUM, frame, by="who", time="when").compute()
@@ -450,7 +463,7 @@ def test_a_process_loads_a_model_once_and_keeps_few(monkeypatch):
     from lstmx import loading
 
     loaded, load = [], loading.load
-    monkeypatch.setattr(loading, "load", lambda path: loaded.append(path) or load(path))
+    monkeypatch.setattr(loading, "load", lambda path: loaded.append(path) or time.sleep(0.05) or load(path))
     monkeypatch.setattr(_models, "_loaded", type(_models._loaded)())
     x = da.from_array(X, chunks=(1, T, 2))
     with dask.config.set(scheduler="threads"):
@@ -458,7 +471,12 @@ def test_a_process_loads_a_model_once_and_keeps_few(monkeypatch):
     assert len(loaded) == 1
     for seed in range(2 * _models.MOST_LOADED):
         _models.unpack(_models.pack(lstmx.Sequential([lstmx.LSTM(2, 1, random_state=seed)])))
+        _models.unpack(_models.pack(SUM))  # which is used all the time
     assert len(_models._loaded) == _models.MOST_LOADED and len(loaded) == 1 + 2 * _models.MOST_LOADED
+
+
+def test_dask_knows_the_size_of_a_model():
+    assert sys.getsizeof(_models.pack(SUM)) > len(_models.pack(SUM).content)
 
 
 def test_a_task_runs_on_one_thread(monkeypatch):
