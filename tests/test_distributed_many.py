@@ -30,7 +30,7 @@ from sklearn.base import clone
 
 import lstmx
 from lstmx import LSTMAnomalyDetector, LSTMClassifier, LSTMForecaster, LSTMRegressor, LSTMTransformer
-from lstmx.distributed import _one, fit_many
+from lstmx.distributed import _many, _one, fit_many
 from lstmx.functional import messages
 
 SMALL = {"hidden_size": 3, "max_iter": 2, "random_state": 7}
@@ -438,6 +438,21 @@ def test_a_part_held_out_that_is_missing_has_no_score():
     assert np.isnan(table.score["a"]) and table.error["a"] is None and "there is no score" in table.warnings["a"]
 
 
+def test_steps_with_a_value_of_each_variable_are_scored():
+    y = np.column_stack([series(0), series(1)])
+    y[-2, 1] = np.nan
+    imputes = clone(forecaster).set_params(missing="impute")
+    table = fit_many(imputes, {"a": y}, holdout=3, score=lambda true, found: true[:, 1].sum())
+    assert table.score["a"] == y[[-3, -1], 1].sum()
+
+
+def test_a_series_that_fails_keeps_its_warnings():
+    own = pd.DataFrame({"hour": pd.date_range("2026-01-01", periods=40, freq="h"), "kwh": series(0)}).drop(index=20)
+    own.loc[30, "kwh"] = np.inf
+    table = fit_many(forecaster, {"a": own}, target="kwh", time="hour")
+    assert "infinity" in table.error["a"] and "not evenly spaced" in table.warnings["a"]
+
+
 # Estimators of sequences.
 
 
@@ -580,6 +595,15 @@ def test_without_dask_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask", None)
     with pytest.raises(ImportError, match=r"pip install 'lstmx-cpu\[dask\]'"):
         fit_many(forecaster, {"a": series(0)})
+
+
+def test_what_travels_at_once_is_bounded():
+    most, size = _many._BUNDLE
+    small = [len(keys) for keys, _ in _many._bundles(((n, None) for n in range(2 * most + 1)), 10**6)]
+    assert small == [2 * most + 1]
+    large = [len(keys) for keys, _ in _many._bundles(((n, np.zeros(size // 20)) for n in range(9)), 10**6)]
+    assert large == [3, 3, 3]
+    assert [len(keys) for keys, _ in _many._bundles(((n, None) for n in range(7)), 3)] == [3, 3, 1]
 
 
 # Workers that are processes.
