@@ -232,7 +232,13 @@ def test_warnings_of_another_thread_are_shown():
         thread = threading.Thread(target=lambda: caught.append(messages.warn("there")))
         thread.start()
         thread.join()
-    assert told == ["here"] and [str(w.message) for w in shown] == ["there"]
+        with messages.collected() as inner:
+            messages.warn("inner")
+        messages.warn("again here")
+    assert told == ["here", "again here"] and inner == ["inner"]
+    assert [str(w.message) for w in shown] == ["there"]
+    with pytest.warns(UserWarning, match="behind"):
+        messages.warn("behind")
 
 
 # Keys and files.

@@ -466,8 +466,12 @@ def test_a_process_loads_a_model_once_and_keeps_few(monkeypatch):
     monkeypatch.setattr(loading, "load", lambda path: loaded.append(path) or time.sleep(0.05) or load(path))
     monkeypatch.setattr(_models, "_loaded", type(_models._loaded)())
     x = da.from_array(X, chunks=(1, T, 2))
-    with dask.config.set(scheduler="threads"):
-        dask.compute(predict(SUM, x), predict(SUM.copy(), x))
+    both = predict(SUM, x), predict(SUM.copy(), x)
+    assert len(loaded) == 1
+    loaded.clear()
+    _models._loaded.clear()  # as in a worker
+    with dask.config.set(scheduler="threads", num_workers=4):
+        dask.compute(*both)
     assert len(loaded) == 1
     for seed in range(2 * _models.MOST_LOADED):
         _models.unpack(_models.pack(lstmx.Sequential([lstmx.LSTM(2, 1, random_state=seed)])))
