@@ -8,6 +8,7 @@ given. Some meters have gaps, and some cannot be forecast at all: the table says
 """
 
 import tempfile
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -97,7 +98,7 @@ forecaster = lstmx.LSTMForecaster(
 if __name__ == "__main__":
     folder = tempfile.TemporaryDirectory()
     year, future = everything()
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster):
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster, Client(cluster):
         table = fit_many(
             forecaster, year, by="meter", target="kwh", columns=list(calendar), time="hour", freq="h",
             holdout=AHEAD, season=WEEK, folder=folder.name,
@@ -148,7 +149,7 @@ if __name__ == "__main__":
     top.legend(loc="lower right")
     bottom.axis("off")
     reasons = table.error.dropna().str.extract(r"\w+: ([^;,]+)", expand=False)
-    lines = [f"{name}: {reason[:52]}" for name, reason in reasons.items()]
+    lines = [textwrap.shorten(f"{name}: {reason}", 60, placeholder=" ...") for name, reason in reasons.items()]
     bottom.text(0, 1, "\n".join(["Not forecast:", *lines]), va="top", fontsize=9, transform=bottom.transAxes)
 
     output = Path("lstmx-examples")
