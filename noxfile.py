@@ -106,6 +106,14 @@ def docs(session):
 
 
 @nox.session(default=False)
+@nox.parametrize("option", ["LSTMX_NO_OPENMP", "LSTMX_NO_VECTOR", "LSTMX_DEBUG"])
+def builds(session, option):
+    """Builds for other compilers, and one that checks bounds and begins workspaces as NaN."""
+    session.install(".[test]", env={option: "1"})
+    pytest(session, *CORE, *MODELS, env={option: "1"})
+
+
+@nox.session(default=False)
 def asan(session):
     """The core's tests and two minutes of the fuzz under GCC's address and undefined-behaviour sanitizers."""
     session.install(".[test]", env={"LSTMX_SANITIZE": "1"})
