@@ -209,6 +209,17 @@ def test_a_series_that_fails_is_reported_and_the_others_go_on():
     assert table.model["south"] is None and np.isnan(table.score["south"]) and table.epochs["south"] is pd.NA
 
 
+def test_a_text_among_the_numbers_fails_its_own_series_alone():
+    table = long_table()[["meter", "hour", "kwh"]]
+    mixed = table.assign(kwh=table.kwh.astype(object))
+    mixed.loc[mixed.index[(mixed.meter == "east").argmax()], "kwh"] = "closed"
+    found, plain = (fit_many(forecaster, frame, by="meter", time="hour") for frame in (mixed, table))
+    assert re.match(r"TypeError: data: column 'kwh' holds 'closed' at 2026-01-01 00:00:00, must", found.error["east"])
+    assert found.error.notna().sum() == 1 and "east" not in found.model.dropna()
+    for key in KEYS[:2]:
+        assert found.model[key].predict().equals(plain.model[key].predict())
+
+
 def test_a_function_that_fails_is_a_series_that_fails():
     def read():
         raise FileNotFoundError("no such meter")

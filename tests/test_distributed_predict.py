@@ -225,12 +225,17 @@ def test_rows_are_brought_together_and_ordered(models):
     assert list(y.columns) == ["predict_0", "predict_1"] and found.index.name == "who"
     assert (found.dtypes == y.dtypes).all() and found.index.dtype == y.index.dtype
     assert same(found.sort_index(), SUM.predict(RAGGED))
-    steps = predict(STEPS, frame, **given).compute().sort_index()
-    assert same(steps, np.concatenate(STEPS.predict(RAGGED))) and steps.index.equals(FRAME.index)
+    lazy = predict(STEPS, frame, **given)
+    steps = lazy.compute().sort_index()
+    assert list(lazy.columns) == ["who", "when", "predict_0", "predict_1"] and (steps.dtypes == lazy.dtypes).all()
+    assert same(steps.iloc[:, 2:], np.concatenate(STEPS.predict(RAGGED))) and steps.index.equals(FRAME.index)
+    assert all(steps[name].tolist() == FRAME[name].tolist() for name in ("who", "when"))  # what to join the results by
     model, _, method = models("probabilities")
     proba = predict(model, frame, method=method, **given)
     assert list(proba.columns) == ["no", "perhaps", "yes"]
     assert same(proba.compute().sort_index(), model.predict_proba(RAGGED))
+    numbers = lstmx.LSTMClassifier(**QUICK).fit(RAGGED, [n % 2 for n in range(len(RAGGED))])
+    assert list(predict(numbers, frame, method=method, **given).columns) == ["0", "1"]  # as Parquet wants them
     labels = predict(model, frame, **given)
     assert labels.name == "predict" and labels.compute().sort_index().tolist() == model.predict(RAGGED).tolist()
 
@@ -246,7 +251,8 @@ def test_an_index_of_keys_is_read_partition_by_partition(divisions):
     assert same(found, SUM.predict(RAGGED)) and found.index.tolist() == sorted(set(FRAME["who"]))
     assert same(y.partitions[2].compute(), found.loc[y.partitions[2].compute().index])
     steps = predict(STEPS, frame, **given)
-    assert same(steps.compute(), np.concatenate(STEPS.predict(RAGGED)))
+    beside = ["predict_0", "predict_1"]
+    assert same(steps[beside].compute(), np.concatenate(STEPS.predict(RAGGED)))
     assert steps.compute().index.tolist() == FRAME["who"].tolist() and steps.divisions == frame.divisions
 
 
@@ -254,7 +260,8 @@ def test_the_index_may_be_the_time():
     frame = dd.from_pandas(MIXED.set_index("when"), npartitions=4)
     assert same(predict(SUM, frame, by="who", time="when").compute().sort_index(), SUM.predict(RAGGED))
     steps = predict(STEPS, frame, by="who", time="when").compute()
-    assert same(np.sort(steps, axis=0), np.sort(np.concatenate(STEPS.predict(RAGGED)), axis=0))
+    values = steps.drop(columns="who")
+    assert same(np.sort(values, axis=0), np.sort(np.concatenate(STEPS.predict(RAGGED)), axis=0))
     assert steps.index.name == "when" and sorted(steps.index) == sorted(FRAME["when"])
 
 
@@ -267,8 +274,8 @@ def test_divisions_of_rows_are_none_of_keys():
 def test_columns_that_are_scaled_keep_their_names(models):
     scaler = lstmx.SequenceScaler().fit(RAGGED)
     y = predict(scaler, dd.from_pandas(MIXED, npartitions=3), by="who", time="when", method="transform")
-    assert list(y.columns) == ["a", "b"]
-    assert same(y.compute().sort_index(), np.concatenate(scaler.transform(RAGGED)))
+    assert list(y.columns) == ["who", "when", "a", "b"]
+    assert same(y[["a", "b"]].compute().sort_index(), np.concatenate(scaler.transform(RAGGED)))
 
 
 def test_an_index_of_keys_that_is_not_sorted_is_shuffled():
@@ -322,7 +329,7 @@ def test_empty_partitions_of_a_frame():
     frame = frame[frame["who"] < "m03"]
     for model, want in ((SUM, SUM.predict(RAGGED[:3])), (STEPS, np.concatenate(STEPS.predict(RAGGED[:3])))):
         found = predict(model, frame, by="who", time="when").compute().sort_index()
-        assert same(found, want)
+        assert same(found[["predict_0", "predict_1"]], want)
         assert len(predict(model, frame[frame["who"] < "a"], by="who", time="when").compute()) == 0
 
 

@@ -32,6 +32,7 @@ class _Plan:
     rows: str  # one of the three above
     names: list[Any]  # of the columns of the result
     single: bool  # whether it is a Series
+    beside: list[Any]  # columns of the DataFrame that come first in the result
 
 
 def predict(
@@ -54,7 +55,7 @@ def predict(
     if several and shuffle:
         frame = frame.shuffle(on=by) if by in names else frame.shuffle(on_index=True)
     plan, dtype = _outline(model, call, by, time, columns, types)
-    meta = _nothing(plan, types.get(by, own), index, own, dtype)
+    meta = _nothing(plan, types, index, own, dtype)
     clear = plan.rows != STEPS and by in names
     if shuffle or not several:
         return frame.map_partitions(predict_rows, sent, plan, meta, meta=meta, clear_divisions=clear)
@@ -105,7 +106,7 @@ def _outline(
                              'order, none of them called "step"')  # fmt: skip
         if model.names not in (None, columns):
             raise ValueError(f"columns: got {columns}, must be those of fit, in order: {model.names}")
-        return _Plan(call, by, time, columns, HORIZON, ["step", *columns], False), model.dtype
+        return _Plan(call, by, time, columns, HORIZON, ["step", *columns], False, []), model.dtype
     zeros = [_numbers(pd.DataFrame(0, range(n), columns).astype({c: types[c] for c in columns})) for n in (2, 3)]
     embedding = isinstance(model, Sequential) and model.embedding is not None
     if embedding and len(columns) != 1:
@@ -121,19 +122,22 @@ def _outline(
                          "which make columns")  # fmt: skip
     names = [call.method] if shape == () else [f"{call.method}_{k}" for k in range(*shape)]
     if shape and classes is not None and len(classes) == shape[0]:
-        names = classes.tolist()
+        names = [str(label) for label in classes.tolist()]
     elif call.method == "transform" and rows == STEPS and shape == (len(columns),):
         names = columns
-    return _Plan(call, by, time, columns, rows, names, shape == ()), found[0].dtype
+    beside = [name for name in types if rows == STEPS and name in (by, time)]
+    return _Plan(call, by, time, columns, rows, names, shape == () and not beside, beside), found[0].dtype
 
 
-def _nothing(plan: _Plan, key: Any, index: Any, own: Any, dtype: DType) -> Any:
-    """The result of no rows, whose keys have the type `key`, and whose index, if it is the DataFrame's, `own`."""
+def _nothing(plan: _Plan, types: dict[Any, Any], index: Any, own: Any, dtype: DType) -> Any:
+    """The result of no rows of a DataFrame with columns of these types, and an index of this name and the type `own`."""
     steps = plan.rows == STEPS
-    labels = pd.Index([], dtype=own if steps else key, name=index if steps else plan.by)
+    labels = pd.Index([], dtype=own if steps else types.get(plan.by, own), name=index if steps else plan.by)
     found = pd.DataFrame(np.empty((0, len(plan.names)), dtype), columns=plan.names, index=labels)
     if plan.rows == HORIZON:
         found = found.astype({"step": np.int64})
+    for place, name in enumerate(plan.beside):
+        found.insert(place, name, pd.Series([], dtype=types[name], index=labels))
     return found[plan.names[0]] if plan.single else found
 
 
@@ -161,7 +165,7 @@ def predict_part(
         if isinstance(model, Sequential) and model.embedding is not None:
             rows = rows[:, 0]
         found = plan.call(model, np.split(rows, ends))
-        return _table(found, plan, keys, order, part.index), keys, info["number"]
+        return _table(found, plan, keys, order, part), keys, info["number"]
 
 
 def _groups(part: Any, by: Any, time: Any) -> tuple[Any, Ints, Ints]:
@@ -202,13 +206,13 @@ def _shown(value: Any) -> str:
     return repr(value.item() if isinstance(value, np.generic) else value)
 
 
-def _table(found: Any, plan: _Plan, keys: Any, order: Ints, index: Any) -> Any:
+def _table(found: Any, plan: _Plan, keys: Any, order: Ints, part: Any) -> Any:
     """What a model gives for the sequences of a partition, as a table."""
     if plan.rows == STEPS:
         rows = np.concatenate(found)
         values = np.empty_like(rows)
         values[order] = rows
-        labels = index
+        labels = part.index
     elif plan.rows == SEQUENCES:
         values, labels = found, pd.Index(keys, name=plan.by)
     else:
@@ -221,6 +225,8 @@ def _table(found: Any, plan: _Plan, keys: Any, order: Ints, index: Any) -> Any:
     table = pd.DataFrame(values, index=labels, columns=names)
     if plan.rows == HORIZON:
         table.insert(0, "step", np.tile(np.arange(1, stacked.shape[1] + 1), len(keys)))
+    for place, name in enumerate(plan.beside):
+        table.insert(place, name, part[name])
     return table
 
 

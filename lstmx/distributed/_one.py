@@ -9,6 +9,7 @@ import pickle
 import re
 import time
 from dataclasses import dataclass, replace
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -181,6 +182,25 @@ def _in_order(data: Any, plan: Plan) -> Any:
     return even
 
 
+def _numeric(data: Any, names: Iterable[Any]) -> Any:
+    """A frame whose columns of these names hold numbers: those of mixed types may hold them too, and nothing else."""
+    import pandas
+
+    for name in names:
+        if pandas.api.types.is_numeric_dtype(data[name]) or data[name].dtype.kind in "mM":
+            continue
+        values = data[name]
+        wrong = np.array([not isinstance(v, Number | np.number) for v in values], bool) & values.notna().to_numpy()
+        if wrong.any():
+            place = int(wrong.argmax())
+            raise TypeError(f"data: column {name!r} holds {values.iloc[place]!r} at {values.index[place]}, must hold "
+                            "numbers; correct it, or let pandas.to_numeric(.., errors='coerce') make NaN of "
+                            "texts")  # fmt: skip
+        data = data.copy(deep=False)
+        data[name] = values.astype(np.float64)
+    return data
+
+
 def _as_pandas(data: Any) -> Any:
     return data.to_pandas() if type(data).__module__.partition(".")[0] == "polars" else data
 
@@ -193,7 +213,7 @@ def _series(data: Any, plan: Plan) -> tuple[Any, Any]:
         return _in_order(data, plan), None
     data = _as_pandas(data)
     plan = plan.for_columns(list(data.columns))
-    data = _in_order(data, plan)
+    data = _numeric(_in_order(data, plan), [*plan.target, *plan.columns])
     y = data[plan.target[0]] if plan.single else data[plan.target]
     return y, data[plan.columns] if plan.columns else None
 
@@ -212,7 +232,7 @@ def _sequences(data: Any, plan: Plan) -> tuple[list[Any], Any]:
         if lost:
             raise ValueError(f"sequence: {lost} of {len(data)} rows have none; leave them out")
         parts = [part for _, part in data.groupby(plan.sequence, observed=True)]
-    parts = [_in_order(part, plan) for part in parts]
+    parts = [_numeric(_in_order(part, plan), plan.columns) for part in parts]
     X = [part[plan.columns] for part in parts]
     if not plan.target:
         return X, None

@@ -61,8 +61,9 @@ def predict(
     dask.array.Array, dask.bag.Bag, dask.dataframe.DataFrame or dask.dataframe.Series
         Of an array an array, in the same chunks along N. Of a bag a bag with the result of each sequence, in order. Of
         a DataFrame a table with a row for each sequence, whose index is the value of `by`; where there is a result for
-        each step, with the rows and the index of the DataFrame (of a shuffled one: of its partitions); of a forecaster
-        a row for each step to come, which the column "step" counts from 1. Tables of one column are Series.
+        each step, with the rows and the index of the DataFrame (of a shuffled one: of its partitions), and its columns
+        `by` and `time` beside the results; of a forecaster a row for each step to come, which the column "step" counts
+        from 1. Tables of one column are Series. Columns of probabilities are called as the classes, as text.
 
     Raises
     ------
