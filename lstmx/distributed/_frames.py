@@ -130,7 +130,7 @@ def _outline(
 
 
 def _nothing(plan: _Plan, types: dict[Any, Any], index: Any, own: Any, dtype: DType) -> Any:
-    """The result of no rows of a DataFrame with columns of these types, and an index of this name and the type `own`."""
+    """The result of no rows of a DataFrame with columns of these types; its index has this name and the type `own`."""
     steps = plan.rows == STEPS
     labels = pd.Index([], dtype=own if steps else types.get(plan.by, own), name=index if steps else plan.by)
     found = pd.DataFrame(np.empty((0, len(plan.names)), dtype), columns=plan.names, index=labels)
