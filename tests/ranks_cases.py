@@ -264,11 +264,11 @@ def ending(comm, fit):
 class On(Callback):
     """Does something after a batch of the second epoch, on one rank."""
 
-    def __init__(self, rank, what):
-        self.rank, self.what = rank, what
+    def __init__(self, rank, what, batch=1):
+        self.rank, self.what, self.batch = rank, what, batch
 
     def on_batch_end(self, trainer, batch, loss):
-        if trainer.state.epoch == 1 and batch == 1 and trainer.rank == self.rank:
+        if trainer.state.epoch == 1 and batch == self.batch and trainer.rank == self.rank:
             self.what()
 
 
@@ -310,6 +310,36 @@ def an_argument_is_wrong(comm):
     return ending(comm, lambda model: model.fit(x, y[: 20 if comm.rank == 1 else 30], **how(comm)))
 
 
+def shards_are_wrong(comm):
+    return ending(comm, lambda model: model.fit(*vectors(), **how(comm, shards=8 * (comm.rank == 0))))
+
+
+def a_warning_is_an_error(comm):
+    with warnings.catch_warnings(action="error"):
+        return ending(comm, lambda model: model.fit(*vectors(), **how(comm, shards=1)))
+
+
+def communicators(comm):
+    """Of one rank, of ranks that were split, of threads, and those that are none."""
+    from mpi4py import MPI
+
+    def of(given):
+        model = net()
+        model.fit(*vectors(), **how(given))
+        return fingerprint(model)
+
+    pair, found = [comm.Dup(), comm.Dup()], [of(MPI.COMM_SELF), of(comm.Split(comm.rank)), of(comm.Create_cart([2]))]
+    threads = [threading.Thread(target=lambda c=c: found.append(of(c))) for c in pair]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pair[0].Free()
+    other = comm.Split(comm.rank).Create_intercomm(0, comm, 1 - comm.rank)
+    bad = {"freed": pair[0], "null": MPI.COMM_NULL, "between": other, "number": 3}
+    return found, {name: ending(comm, lambda model, c=c: model.fit(*vectors(), **how(c))) for name, c in bad.items()}
+
+
 def data_hold_nan(comm):
     x, y = vectors()
     y[23] = np.nan  # in the last shard of the second batch
@@ -333,19 +363,53 @@ def an_interrupt(comm):
     )
 
 
-def an_interrupted_estimator(comm):
+def an_interrupt_before_bytes(comm):
+    """The header of which says how many bytes follow, when none do."""
+    last = On(1, lambda: signal.raise_signal(signal.SIGINT), batch=2)
+    return ending(comm, lambda model: model.fit(*vectors(), callbacks=last, metrics="mae", **how(comm)))
+
+
+class AtTheEnd(Callback):
+    """One rank is late, and another is interrupted while it waits."""
+
+    def on_train_end(self, trainer):
+        if trainer.rank == 0:
+            time.sleep(1)
+        else:
+            threading.Timer(0.3, signal.raise_signal, [signal.SIGINT]).start()
+
+
+def an_interrupt_at_the_end(comm):
+    return ending(comm, lambda model: model.fit(*vectors(), callbacks=AtTheEnd(), **how(comm)))
+
+
+def interrupted_estimator(comm, interrupt):
     warnings.simplefilter("ignore")
-    clf = lstmx.LSTMRegressor(5, max_iter=10, random_state=0)
-    fit, run = clf.fit, lstmx.training.Trainer._one_epoch
+    reg = lstmx.LSTMRegressor(5, max_iter=10, random_state=0)
+    run = lstmx.training.Trainer._one_epoch
 
     def one_epoch(self, epochs):
         if self.state.epoch == 3 and self.rank == 1:
-            signal.raise_signal(signal.SIGINT)
+            interrupt()
         run(self, epochs)
 
     lstmx.training.Trainer._one_epoch = one_epoch
-    fit(*vectors(), comm=comm)
-    return [clf.n_iter_, clf.loss_curve_]
+    reg.fit(*vectors(), comm=comm)
+    lstmx.training.Trainer._one_epoch = run
+    return [reg.n_iter_, reg.loss_curve_]
+
+
+def an_interrupted_estimator(comm):
+    return interrupted_estimator(comm, lambda: signal.raise_signal(signal.SIGINT))
+
+
+def an_estimator_whose_callback_interrupts(comm):
+    """Which no handler of signals has seen."""
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    return interrupted_estimator(comm, interrupt)
 
 
 def configurations_differ(comm):

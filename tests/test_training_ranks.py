@@ -118,14 +118,42 @@ def test_a_failure_ends_all_ranks_and_is_told_to_all(tmp_path):
 
 
 def test_an_argument_that_is_wrong_on_one_rank(tmp_path):
-    one, other = of_ranks(tmp_path, 2, "an_argument_is_wrong")
-    assert other[0] == "ValueError" and one[0] == "RuntimeError"
-    assert one[1] == f"comm: rank 1 of 2 has failed, and training ends on all: ValueError: {other[1]}"
+    for found in zip(*(one.values() for one in of_ranks(tmp_path, 2, "an_argument_is_wrong", "shards_are_wrong")),
+                     strict=True):  # fmt: skip
+        (one, text, *_), (other, cause, *_) = found
+        assert other == "ValueError" and one == "RuntimeError"
+        assert text == f"comm: rank 1 of 2 has failed, and training ends on all: ValueError: {cause}"
 
 
-def test_an_interrupted_estimator_is_fitted_on_all_ranks(tmp_path):
-    one, other = of_ranks(tmp_path, 2, "an_interrupted_estimator")
+def test_a_warning_that_is_an_error_on_the_first_rank(tmp_path):
+    (one, text, *_), (other, *_) = of_ranks(tmp_path, 2, "a_warning_is_an_error")
+    assert (one, other) == ("UserWarning", "RuntimeError")
+    assert text == "shards: got 1 for 2 ranks, so that 1 of them have no work; give more shards"
+
+
+def test_interrupts_that_come_before_bytes_are_sent_and_at_the_end(tmp_path):
+    one, other = of_ranks(tmp_path, 2, "an_interrupt_before_bytes", "an_interrupt_at_the_end")
+    for ended in (one, other):
+        assert ended["an_interrupt_before_bytes"][:2] == ["KeyboardInterrupt", "rank 1 of 2 was interrupted"]
+    assert one["an_interrupt_at_the_end"] == ["nothing"]  # it has ended before
+    assert other["an_interrupt_at_the_end"][0] == "KeyboardInterrupt"
+
+
+@pytest.mark.parametrize("case", ["an_interrupted_estimator", "an_estimator_whose_callback_interrupts"])
+def test_an_interrupted_estimator_is_fitted_on_all_ranks(case, tmp_path):
+    one, other = of_ranks(tmp_path, 2, case)
     assert one == other and one[0] == 3
+
+
+def test_communicators_of_all_kinds_and_what_is_none(tmp_path):
+    for found, bad in of_ranks(tmp_path, 2, "communicators"):
+        assert len(found) == 5 and len(set(found)) == 1
+        for name in ("freed", "null"):
+            text = "comm: got MPI.COMM_NULL, of which this process is no rank; call fit on its ranks alone"
+            assert bad[name][:2] == ["ValueError", text]
+        for name, kind in (("between", "Intercomm"), ("number", "int")):
+            assert bad[name][0] == "TypeError"
+            assert bad[name][1].startswith(f"comm: got {kind}, must be an intracommunicator of mpi4py, such as ")
 
 
 def test_what_differs_between_ranks_is_named(tmp_path):

@@ -278,7 +278,9 @@ def test_bad_arguments(options, error, message):
 
 @pytest.mark.parametrize("comm", [True, "MPI.COMM_WORLD", object()])
 def test_a_comm_that_is_none(comm):
-    with pytest.raises(TypeError, match=rf"comm: got {type(comm).__name__}, must be a communicator of mpi4py, such as"):
+    with pytest.raises(
+        TypeError, match=rf"comm: got {type(comm).__name__}, must be an intracommunicator of mpi4py, such as"
+    ):
         fitted(small(), *regression(), comm=comm)
 
 

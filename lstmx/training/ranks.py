@@ -106,8 +106,8 @@ class Ranks(Alone):
     ----------
     comm : mpi4py.MPI.Intracomm
         It is duplicated: no message of the user's is touched.
-    shards : int
-        Of a batch.
+    shards : int, optional
+        Of a batch; by default 8.
     exact : bool
         Whether gradients are added in the order of the tree, else as MPI likes.
 
@@ -120,7 +120,7 @@ class Ranks(Alone):
         That exchanges have taken; and those of them in which, at headers, a rank waits for the slowest.
     """
 
-    def __init__(self, MPI: Any, comm: Any, shards: int, exact: bool) -> None:
+    def __init__(self, MPI: Any, comm: Any, shards: int | None, exact: bool) -> None:
         self._MPI, self._given, self.shards, self.exact = MPI, comm, shards, exact
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.sent, self.seconds, self.waited = 0, 0.0, 0.0
@@ -140,16 +140,25 @@ class Ranks(Alone):
         try:
             if self.size > 1 and self._MPI.Query_thread() >= self._MPI.THREAD_MULTIPLE:
                 self._beats = Heartbeats(self._MPI, self._duplicate())
-            family = engine.describe()
-            kernels = f"{family['engine']}, {'fused' if family['isa']['fma'] else 'not fused'} multiply-add"
-            mine = {"lstmx": __version__, "numpy": np.__version__, "kernels": kernels, "shards": self.shards,
-                    "exact": self.exact}  # fmt: skip
-            self.agree(lambda: mine)
-        except BaseException:
-            self._close()
+            self._begin()
+        except BaseException as error:
+            self.__exit__(None, error, None)
             raise
-        self._room = NUMBERS * -(-self.shards // self.size)
         return self
+
+    def _begin(self) -> None:
+        """Check what is given, and whether ranks agree: here, where an error of one is told to all."""
+        self.shards = 8 if self.shards is None else validate.count("shards", self.shards)
+        validate.flag("exact", self.exact)
+        family = engine.describe()
+        kernels = f"{family['engine']}, {'fused' if family['isa']['fma'] else 'not fused'} multiply-add"
+        mine = {"lstmx": __version__, "numpy": np.__version__, "kernels": kernels, "shards": self.shards,
+                "exact": self.exact}  # fmt: skip
+        self.agree(lambda: mine)
+        self._room = NUMBERS * -(-self.shards // self.size)
+        if self.size > self.shards and self.rank == 0:
+            warn(f"shards: got {self.shards} for {self.size} ranks, so that {self.size - self.shards} of them have no "
+                 "work; give more shards")  # fmt: skip
 
     def _duplicate(self) -> Any:
         comm, request = self._given.Idup()
@@ -170,6 +179,8 @@ class Ranks(Alone):
             error.add_note(f"on rank {self.rank} of {self.size}, and the others end with it")
         self._header("end", error=error)
         self._ended = True
+        if error is None and self._interrupted:  # since then: too late to tell the others
+            raise KeyboardInterrupt
 
     def _close(self) -> None:
         if self._handler is not None:
@@ -213,7 +224,7 @@ class Ranks(Alone):
         elif self._interrupted:
             state = INTERRUPTED
         own = np.zeros(4 + self._room)
-        own[:4] = state, KINDS.index(kind), len(text) if text else size, rate
+        own[:4] = state, KINDS.index(kind), len(text) if state else size, rate
         own[4 : 4 + np.size(numbers)] = np.reshape(numbers, -1)
         found = np.empty((self.size, len(own)))
         before = self.seconds
@@ -401,21 +412,17 @@ def _abort() -> None:
 
 
 def open_ranks(comm: Any, shards: int | None, exact: bool) -> Alone:
-    """`Ranks` of a communicator, which have 8 shards by default; or `Alone` where there is none."""
-    validate.flag("exact", exact)
-    shards = None if shards is None else validate.count("shards", shards)
+    """`Ranks` of a communicator; or `Alone` where there is none."""
     if comm is None:
-        return Alone(shards)
-    remedy = "must be a communicator of mpi4py, such as mpi4py.MPI.COMM_WORLD; pip install 'lstmx-cpu[mpi]' mpich"
+        validate.flag("exact", exact)
+        return Alone(None if shards is None else validate.count("shards", shards))
+    remedy = "must be an intracommunicator of mpi4py, such as MPI.COMM_WORLD; pip install 'lstmx-cpu[mpi]' mpich"
     try:
         from mpi4py import MPI
     except ImportError as error:
         raise TypeError(f"comm: got {type(comm).__name__}, {remedy} ({error})") from None
+    if isinstance(comm, MPI.Comm) and comm == MPI.COMM_NULL:
+        raise ValueError("comm: got MPI.COMM_NULL, of which this process is no rank; call fit on its ranks alone")
     if not isinstance(comm, MPI.Intracomm):
         raise TypeError(f"comm: got {type(comm).__name__}, {remedy}")
-    if comm == MPI.COMM_NULL:
-        raise ValueError("comm: got MPI.COMM_NULL, of which this process is no rank; call fit on its ranks alone")
-    shards, size = 8 if shards is None else shards, comm.Get_size()
-    if size > shards and comm.Get_rank() == 0:
-        warn(f"shards: got {shards} for {size} ranks, so that {size - shards} of them have no work; give more shards")
     return Ranks(MPI, comm, shards, exact)

@@ -162,11 +162,8 @@ class Trainer:
                     history.stopped = "callback"
                     break
                 self._one_epoch(epochs)
-        except KeyboardInterrupt:
-            history.stopped = "interrupted"
-            raise
         except BaseException as error:
-            history.stopped = "failed"
+            history.stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             self.ranks.end(error)
             raise
         finally:
