@@ -182,7 +182,8 @@ class Sharded(Whole):
             rows.append(self._add_up(lo, hi, compute, gradient))
             exchange.put(tree, gradient)
         rate, numbers = ranks.numbers(trainer.learning_rate(), self._numbers(batch.made, rows))
-        loss, weights, zeros, sequences, more = (sum(numbers[:, k].tolist()) for k in range(ROWS))
+        # Shard after shard: Python's own `sum` of floats gives other bits since Python 3.12.
+        loss, weights, zeros, sequences, more = numbers.sum(axis=0)[:ROWS].tolist()
         if weights:
             empty, counts = trainer.parameters.no_rows(), numbers[:, ROWS].astype(np.int64)
             trainer.give_tables(exchange.finish(gradient, rows, empty, counts, weights))
