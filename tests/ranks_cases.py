@@ -68,7 +68,7 @@ def of_different_lengths(comm, dtype):
     weight = rng(5).uniform(size=len(x)) * (rng(6).uniform(size=len(x)) > 0.3)
     rate = Adam(lambda step: 0.01 / (1 + step))
     more = how(comm, optimizer=rate, clip_norm=0.5, clip_value=0.1, sample_weight=weight, metrics="mse")
-    model.fit(x, y, validation_data=ragged(80, 9), **more)
+    model.fit(x, y, validation_data=ragged(150, 9), **more)
     return fingerprint(model)
 
 
@@ -428,6 +428,9 @@ def configurations_differ(comm):
              for name, case in cases.items()}  # fmt: skip
     found["X"] = ending(comm, lambda model: model.fit(*vectors(seed=rank), **how(comm)))
     found["layers"] = ending(comm, lambda model: net(dropout=0.1 * rank).fit(*vectors(), **how(comm)))
+    warnings.simplefilter("ignore")
+    reg = lstmx.LSTMRegressor(4, max_iter=1 + rank, random_state=0, standardize=False, warm_start=True).fit(*vectors())
+    found["training so far"] = ending(comm, lambda model: reg.set_params(max_iter=3).fit(*vectors(), comm=comm))
     return found
 
 

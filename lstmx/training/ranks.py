@@ -87,8 +87,8 @@ class Alone:
     def share_generator(self, rng: np.random.Generator) -> None:
         """Give it the state of the first rank's."""
 
-    def share_state(self, state: TrainerState) -> None:
-        """Give it the parameters, moments and whatever else the first rank's has."""
+    def share_parameters(self, state: TrainerState) -> None:
+        """Give it those of the first rank's, right after all have agreed."""
 
     def numbers(self, rate: float, own: Array) -> tuple[float, Array]:
         """(the first rank's learning rate, the numbers of all shards) from those of this rank's."""
@@ -346,23 +346,11 @@ class Ranks(Alone):
         self.agree(lambda: {"random_state": type(rng.bit_generator).__name__})
         rng.bit_generator.state = self.of_first(lambda: rng.bit_generator.state)
 
-    def share_state(self, state: TrainerState) -> None:
+    def share_parameters(self, state: TrainerState) -> None:
         """As of `Alone`."""
-        found = self.of_first(lambda: state)
-        if self.rank == 0:
-            return
-        own = [state.values, *state.tables.values(), *state.moments.values()]
-        theirs = [found.values, *found.tables.values(), *found.moments.values()]
-        for name, moments in state.table_moments.items():
-            own += moments.values()
-            theirs += found.table_moments[name].values()
-        for mine, array in zip(own, theirs, strict=True):
-            np.copyto(mine, array)
-        state.rng.bit_generator.state = found.rng.bit_generator.state
-        state.history.history = found.history.history
-        state.history.best_epoch = found.history.best_epoch
-        for name in ("epoch", "updates", "best", "memory", "reason"):
-            setattr(state, name, getattr(found, name))
+        with self.to_the_end():
+            for array in (state.values, *state.tables.values()):
+                self._wait(self._comm.Ibcast(array, 0), array.nbytes * (self.size > 1))
 
     def numbers(self, rate: float, own: Array) -> tuple[float, Array]:
         """As of `Alone`."""

@@ -151,7 +151,7 @@ class Trainer:
         state, history = self.state, self.state.history
         self._check_monitor()
         self.ranks.agree(lambda: self._terms(epochs))
-        self.ranks.share_state(state)
+        self.ranks.share_parameters(state)
         history.stopped = state.reason = None
         self.parameters.bind(state.values, state.tables)
         try:
@@ -418,6 +418,7 @@ class Trainer:
             "loss": f"{self.loss.name} of {self.activation}", "metrics": ", ".join(self.metrics),
             "score": self.score is not None,
             "optimizer": dataclasses.replace(self.optimizer, learning_rate=0.0) if callable(rate) else self.optimizer,
+            "training so far": (self.state.epoch, self.state.updates, self.state.memory),
             "epochs": epochs, "batch_size": self.batch_size, "shuffle": self.shuffle, "clip_norm": self.clip_norm,
             "clip_value": self.clip_value, "early_stopping": self.watcher, **self.way.terms(),
         }  # fmt: skip
