@@ -97,7 +97,7 @@ def weights_stay(found, of=2):
 
 
 def test_a_failure_ends_all_ranks_and_is_told_to_all(tmp_path):
-    cases = ["a_callback_fails", "a_source_fails", "a_source_holds_nan", "data_hold_nan", "a_gradient_overflows",
+    cases = ["a_callback_fails", "a_source_fails", "a_source_holds_nan", "data_hold_nan", "a_gradient_is_nan",
              "an_interrupt"]  # fmt: skip
     found = of_ranks(tmp_path, 2, *cases)
     ended = {name: weights_stay([one[name] for one in found]) for name in cases}
@@ -111,8 +111,10 @@ def test_a_failure_ends_all_ranks_and_is_told_to_all(tmp_path):
         (one, text), (other, message) = ended[name]
         assert one == other == "FloatingPointError" and text == f"{message} (on rank 1 of 2)"
         assert f"loss is nan in epoch 1, {where}" in message
-    assert all(kind == "FloatingPointError" and "epoch 1, batch 2" in text for kind, text in
-               ended["a_gradient_overflows"])  # fmt: skip
+    one, other = ended["a_gradient_is_nan"]
+    assert one == other and one[0] == "FloatingPointError"
+    assert one[1].startswith("the gradient's norm is nan in epoch 1, batch 2: X holds NaN or infinite values, or ones "
+                             "beyond float32, in sequence 23, step 1; ")  # fmt: skip
     assert ended["an_interrupt"] == [("KeyboardInterrupt", "rank 1 of 2 was interrupted")] * 2
     assert [one["an_interrupt"][3] for one in found] == ["interrupted"] * 2
 

@@ -310,14 +310,18 @@ class Trainer:
         self._update(tables, update.where, update.batch)
         self.state.updates += 1
 
-    def fail(self, what: str, value: Any, place: tuple[Any, ...], batch: Any) -> NoReturn:
-        """Raise the error of a number that is not finite, which names what in the batch is not, if that is here."""
+    def fail(self, what: str, value: Any, place: tuple[Any, ...], batch: Any, together: bool = False) -> NoReturn:
+        """Raise the error of a number that is not finite, which names what in the batch is not: if that is here, or,
+        where all ranks fail `together`, on any of them.
+        """
         found = batch() if callable(batch) else batch  # None: it is on other ranks
         cause = None if found is None else _not_finite(*found)
-        if cause is None:
-            cause = "training diverged; lower the learning rate, set clip_norm, or scale the data"
         where = f"epoch {place[0] + 1}, batch {place[1] + 1}" + ("" if found is None else found[0].origin)
         where += f", steps {place[2]} to {place[3] - 1}" if len(place) > 2 else ""
+        if together:
+            cause, where = self.ranks.all([((cause is None, self.rank), (cause, where))])[0]
+        if cause is None:
+            cause = "training diverged; lower the learning rate, set clip_norm, or scale the data"
         raise FloatingPointError(f"{what} is {value} in {where}: {cause}. {self.after_failure}")
 
     def _update(self, tables: dict[str, Any], where: Any, batch: Any) -> None:
@@ -329,7 +333,7 @@ class Trainer:
                 np.clip(g, -self.clip_value, self.clip_value, out=g)
         norm = math.sqrt(sum(kernels.sum_of_squares(g) for g in gradients))
         if not math.isfinite(norm):
-            self.fail("the gradient's norm", norm, where, batch)
+            self.fail("the gradient's norm", norm, where, batch, together=True)
         scale = self.clip_norm / norm if self.clip_norm is not None and norm > self.clip_norm else 1.0
         count = state.updates + 1
         finite = True
@@ -345,7 +349,7 @@ class Trainer:
                 touched[name] = p, buffers
         if not finite:
             np.copyto(state.values, self.parameters.gradient)  # where the steps have left what the weights were
-            self.fail("a weight", "infinite or NaN", where, batch)
+            self.fail("a weight", "infinite or NaN", where, batch, together=True)
         self.parameters.changed()
         for name, (p, buffers) in touched.items():
             state.tables[name][tables[name].rows] = p
