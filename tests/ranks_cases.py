@@ -112,7 +112,7 @@ def masked(comm, dtype):
 
 
 def source(comm, dtype):
-    """A function of the shard; of its shards some end before others, and some hold nothing at first."""
+    """A function of the shard; of its shards some end before others, and one is used up before the last epoch."""
     x, y = vectors(37)
 
     def batches(shard):
@@ -128,7 +128,11 @@ def source(comm, dtype):
         model = net(dtype=dtype)
         model.fit(batches, steps_per_epoch=steps, validation_data=lambda: [vectors(5), vectors(70, seed=2)], **options)
         found.append(fingerprint(model))
-    return found
+    once = {shard: iter([(x[shard::8], y[shard::8])] * (5 if shard == 7 else 9)) for shard in range(8)}
+    model = net(dtype=dtype)
+    model.fit(lambda shard: once[shard], steps_per_epoch=3, **options | {"epochs": 3})
+    assert model.history_.stopped == "exhausted" and len(model.history_) == 2
+    return [*found, fingerprint(model)]
 
 
 def few(comm, dtype):
@@ -142,12 +146,15 @@ def few(comm, dtype):
 
 
 def without_a_seed(comm, dtype):
-    """Models that ranks begin differently, and generators that nobody has seeded: all are the first rank's."""
+    """Models that ranks begin differently, generators that nobody has seeded, a rate that is another on each rank: all
+    are the first rank's.
+    """
     if comm is None:
         return None
     model = net(dtype=dtype, seed=comm.rank)
     model.fit(*vectors(), **how(comm, random_state=np.random.default_rng(comm.rank)))
     model.fit(*vectors(), **how(comm, random_state=None))
+    model.fit(*vectors(), **how(comm, optimizer=Adam(lambda step: 0.01 + comm.rank)))
     return fingerprint(model)
 
 

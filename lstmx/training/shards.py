@@ -117,7 +117,7 @@ class Sharded(Whole):
         self.way, self.count, self.ranks = way, ranks.shards, ranks
         self.own = own_shards(ranks)
         self.trees = subtrees(self.own.start, self.own.stop, self.count)
-        self.places: list[tuple[int, int, int]] = []  # (batch, update, shard) of every item of the outputs
+        self.places: list[tuple[int, int]] = []  # (batch, shard) of every item of the outputs
         self._kept: list[Array] = []  # sums that wait for their right neighbours
 
     def terms(self) -> dict[str, Any]:
@@ -156,7 +156,6 @@ class Sharded(Whole):
             update = self._update(batch, seen, outputs)
             more = update.more
             yield update
-            batch.number += 1
 
     def _cut(self, data: Any, chosen: Any) -> dict[int, tuple[Any, Ints]]:
         """Shard -> (data, indices) of those that this rank computes; without those that hold nothing."""
@@ -173,7 +172,7 @@ class Sharded(Whole):
 
         def compute(shard: int) -> list[RowGradient]:
             found = batch.compute(shard)
-            self.places.extend([(batch.place[1], batch.number, shard)] * len(seen))
+            self.places.extend([(batch.place[1], shard)] * len(seen))
             outputs.extend(seen)
             seen.clear()
             return found
@@ -221,15 +220,12 @@ class _Batch:
 
     Attributes
     ----------
-    number : int
-        Of the update.
     made : dict of int to Update
-        What it has of each shard, but of those that hold nothing or have ended.
+        What an update has of each shard, but of those that hold nothing or have ended.
     """
 
     def __init__(self, trainer: Trainer, streams: dict[int, Iterator[Update]], place: tuple[Any, ...]) -> None:
         self.trainer, self.streams, self.place = trainer, streams, place
-        self.number = 0
         self.made: dict[int, Update] = {}
 
     def compute(self, shard: int) -> list[RowGradient]:
