@@ -145,17 +145,16 @@ def few(comm, dtype):
     return found
 
 
-def without_a_seed(comm, dtype):
-    """Models that ranks begin differently, generators that nobody has seeded, a rate that is another on each rank: all
-    are the first rank's.
-    """
-    if comm is None:
-        return None
-    model = net(dtype=dtype, seed=comm.rank)
-    model.fit(*vectors(), **how(comm, random_state=np.random.default_rng(comm.rank)))
-    model.fit(*vectors(), **how(comm, random_state=None))
-    model.fit(*vectors(), **how(comm, optimizer=Adam(lambda step: 0.01 + comm.rank)))
-    return fingerprint(model)
+def of_the_first(comm, dtype):
+    """Models, generators and rates that are others on each rank: all are the first rank's."""
+    rank = comm.rank if comm else 0
+    model = net(dtype=dtype, seed=rank)
+    model.fit(*vectors(), **how(comm, random_state=np.random.default_rng(rank)))
+    model.fit(*vectors(), **how(comm, random_state=None))  # goes on with the generator of the model
+    model.fit(*vectors(), **how(comm, optimizer=Adam(lambda step: 0.01 + rank)))
+    tokens = Sequential([Embedding(9, 4), LSTM(4, 8), Last(), Dense(8, 1)], random_state=rank).astype(dtype)
+    tokens.fit(rng().integers(9, size=(40, 7)), np.arange(40.0), **how(comm))
+    return fingerprint(model) + fingerprint(tokens)
 
 
 def any_order(comm, dtype):
@@ -171,7 +170,7 @@ def any_order(comm, dtype):
 
 
 def watched(comm, dtype):
-    """A callback that stops training on the last rank alone; and what callbacks see."""
+    """Callbacks that stop training on the last rank alone, after an epoch or before the first; and what they see."""
     seen = []
 
     class Watch(Callback):
@@ -189,11 +188,20 @@ def watched(comm, dtype):
     model = net(dtype=dtype)
     model.fit(*vectors(), metrics=["mae"], callbacks=Watch(), **how(comm, epochs=5))
     assert model.history_.stopped == "callback" and len(model.history_) == 2
+
+    class Never(Callback):
+        def on_train_begin(self, trainer):
+            if trainer.rank == (comm.size - 1 if comm else 0):
+                trainer.stop()
+
+    never = net(dtype=dtype)
+    never.fit(*vectors(), callbacks=Never(), **how(comm))
+    assert never.history_.stopped == "callback" and len(never.history_) == 0
     return [fingerprint(model), seen]
 
 
 BITS = (plain, of_different_lengths, truncated, in_little_memory, embedding, masked, source, few, watched,
-        without_a_seed, any_order)  # fmt: skip
+        of_the_first, any_order)  # fmt: skip
 
 
 def bits(comm):

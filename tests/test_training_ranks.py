@@ -73,7 +73,7 @@ def test_all_ranks_have_the_weights_of_the_first(ranks, local, tmp_path):
     one, *others = of_ranks(tmp_path, ranks, "bits")
     assert all(other == one for other in others)
     missing = {name.split()[0] for name, wanted in local["bits"].items() if wanted is None}
-    assert missing == {"without_a_seed", "any_order"}
+    assert missing == {"any_order"}
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5])

@@ -203,7 +203,7 @@ class Ranks(Alone):
 
         def handle(number: int, frame: Any) -> None:
             if self._interrupted:
-                self._torn = True
+                self._torn = not self._ended
                 raise KeyboardInterrupt
             self._interrupted = True
 
