@@ -3,7 +3,9 @@
 Each case takes a communicator, or None for the same on one process, and gives what must be equal: plain JSON values.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import signal
@@ -14,9 +16,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import tolerances
 
 import lstmx
-from lstmx import LSTM, Adam, AdamW, Callback, Dense, Dropout, Embedding, Last, Masking, Sequential
+from lstmx import LSTM, SGD, Adam, AdamW, Callback, Dense, Dropout, Embedding, Last, Masking, Sequential
 
 DTYPES = ("float32", "float64")
 
@@ -161,12 +164,16 @@ def any_order(comm, dtype):
     """``exact=False``: all ranks have the same, but it is that of no tree."""
     if comm is None:
         return None
-    model = net(dtype=dtype)
-    model.fit(*vectors(), exact=False, **how(comm))
-    other = Sequential([Embedding(9, 4), LSTM(4, 8), Last(), Dense(8, 1)], random_state=0).astype(dtype)
-    tokens = rng().integers(9, size=(40, 7))
-    other.fit(tokens, tokens.sum(axis=1) / 30, exact=False, **how(comm))
-    return fingerprint(model) + fingerprint(other)
+    found, tokens = "", rng().integers(9, size=(40, 7))
+    embedded = Sequential([Embedding(9, 4), LSTM(4, 8), Last(), Dense(8, 1)], random_state=0).astype(dtype)
+    for model, *data in ((net(dtype=dtype), *vectors()), (embedded, tokens, tokens.sum(axis=1) / 30)):
+        exact = model.copy()
+        exact.fit(*data, **how(comm, optimizer=SGD(0.01)))
+        model.fit(*data, exact=False, **how(comm, optimizer=SGD(0.01)))
+        for name, p in exact.parameters().items():
+            np.testing.assert_allclose(model.parameters()[name], p, **tolerances.ENGINES[dtype])
+        found += fingerprint(model)
+    return found
 
 
 def watched(comm, dtype):
@@ -510,6 +517,40 @@ def has_heartbeats(comm):
     look = lambda epoch, logs: found.append(any(t.name == "lstmx-heartbeats" for t in threading.enumerate()))  # noqa: E731
     net().fit(*vectors(), callbacks=look, **how(comm, epochs=1))
     return found[0]
+
+
+def nothing_is_left(comm):
+    """[Communicators, those freed, threads, whether Ctrl-C is as it was] after three fits, two of which fail."""
+    from mpi4py import MPI
+
+    made, duplicate = [], lstmx.training.ranks.Ranks._duplicate
+
+    def recorded(self):
+        made.append(duplicate(self))
+        return made[-1]
+
+    lstmx.training.ranks.Ranks._duplicate = recorded
+    net().fit(*vectors(), **how(comm))
+    a_callback_fails(comm)
+    an_interrupt(comm)
+    handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return [len(made), sum(c == MPI.COMM_NULL for c in made), threading.active_count(), handled]
+
+
+def words(comm):
+    """[Whether there was output, how many warnings] of a fit that diverges, and of an estimator's."""
+    shown, found = io.StringIO(), []
+    with (
+        contextlib.redirect_stdout(shown),
+        contextlib.redirect_stderr(shown),
+        warnings.catch_warnings(record=True) as w,
+    ):
+        warnings.simplefilter("always")
+        net().fit(*vectors(), **how(comm, verbose=2, optimizer=SGD(1e3), clip_norm=1.0))
+        found.append([len(shown.getvalue()) > 0, len(w)])
+        before = len(shown.getvalue())
+        lstmx.LSTMRegressor(4, max_iter=2, verbose=2, random_state=0).fit(*vectors(), comm=comm)
+        return [*found, [len(shown.getvalue()) > before, len(w) - found[0][1]]]
 
 
 def bytes_sent(comm):

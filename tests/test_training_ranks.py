@@ -206,6 +206,14 @@ def test_without_threads_in_mpi_there_are_no_heartbeats_but_training_is_the_same
     assert found[0] == found[1]
 
 
+def test_the_first_rank_alone_shows_progress_and_warns(tmp_path):
+    assert of_ranks(tmp_path, 2, "words") == [[[True, 1]] * 2, [[False, 0]] * 2]
+
+
+def test_nothing_is_left_of_a_fit(tmp_path):
+    assert of_ranks(tmp_path, 2, "nothing_is_left") == [[6, 6, 1, True]] * 2
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_rank_that_dies_ends_the_others(tmp_path):
     """Launchers end them at once; where they do not, its silence does."""
