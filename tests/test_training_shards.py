@@ -256,6 +256,22 @@ def test_a_source_that_is_used_up_ends_training():
     assert model.history_.stopped == "exhausted" and len(model.history_) == 2
 
 
+def test_generators_of_shards_are_closed_when_training_ends():
+    x, y = regression(3)
+    given = []
+
+    def batches(shard):
+        def draw():
+            while True:
+                yield x, y
+
+        given.append(draw())
+        return given[-1]
+
+    fitted(small(), batches, shards=2, steps_per_epoch=1)
+    assert len(given) == 2 and all(one.gi_frame is None for one in given)
+
+
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
