@@ -447,7 +447,14 @@ def configurations_differ(comm):
     }
     found = {name: ending(comm, lambda model, c=case: model.fit(*vectors(), **how(comm) | c()))
              for name, case in cases.items()}  # fmt: skip
-    found["X"] = ending(comm, lambda model: model.fit(*vectors(seed=rank), **how(comm)))
+    (x, y), weight = vectors(), np.ones(30)
+    weight[15] += rank
+    cases = {
+        "X": lambda model: model.fit(x + rank, y, **how(comm)),
+        "y": lambda model: model.fit(x, y + rank, **how(comm)),
+        "sample_weight": lambda model: model.fit(x, y, sample_weight=weight, **how(comm)),
+    }
+    found |= {name: ending(comm, case) for name, case in cases.items()}
     found["layers"] = ending(comm, lambda model: net(dropout=0.1 * rank).fit(*vectors(), **how(comm)))
     warnings.simplefilter("ignore")
     reg = lstmx.LSTMRegressor(4, max_iter=1 + rank, random_state=0, standardize=False, warm_start=True).fit(*vectors())

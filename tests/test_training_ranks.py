@@ -161,7 +161,8 @@ def test_communicators_of_all_kinds_and_what_is_none(tmp_path):
 def test_what_differs_between_ranks_is_named(tmp_path):
     one, other = of_ranks(tmp_path, 2, "configurations_differ")
     for name, ended in one.items():
-        shown = {"layers": "layers[0]"}.get(name, name)
+        data = dict.fromkeys(("X", "y", "sample_weight"), "training data")
+        shown = ({"layers": "layers[0]"} | data).get(name, name)
         assert ended[:2] == other[name][:2]
         assert ended[0] == "ValueError" and ended[1].startswith(f"comm: {shown} is "), ended
         assert " on rank 0, but " in ended[1] and " on rank 1; it must be the same" in ended[1]

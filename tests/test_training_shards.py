@@ -1,6 +1,7 @@
 """Batches cut into shards on one process: what a shard is, in which order shards are added, and that it is training."""
 
 import functools
+import re
 import sys
 import warnings
 
@@ -183,6 +184,15 @@ def test_losses_are_added_shard_after_shard_by_any_python():
     assert model.history_["loss"] == [1e16 / 8]
 
 
+def test_a_loss_that_was_next_to_nothing_may_grow():
+    """Up to what it would be if all outputs were 0: no warning of divergence."""
+    model = small()
+    model.set_parameters({"2.weight": np.zeros((1, 5)), "2.bias": np.full(1, 100.0)})
+    x, y = regression()
+    fitted(model, x, 100 + y / 1000, shards=3, optimizer=SGD(3.0), epochs=6)
+    assert 1e4 * model.history_["loss"][0] < model.history_["loss"][-1] < 1e4
+
+
 def test_metrics_see_all_rows_in_the_order_of_the_shards():
     seen = []
 
@@ -305,6 +315,15 @@ def test_bad_sources(given, error, message):
 def test_bad_arguments(options, error, message):
     with pytest.raises(error, match=message):
         fitted(small(), *regression(), **options)
+
+
+def test_the_largest_shard_must_keep_to_the_memory():
+    with pytest.raises(ValueError, match="memory: got 1 bytes, but a batch of 1 sequences") as caught:
+        fitted(small(), *regression(), shards=24, memory=1)
+    enough = int(re.search("at least ([0-9,]+)", str(caught.value))[1].replace(",", ""))
+    fitted(small(), *regression(), shards=24, memory=enough)
+    with pytest.raises(ValueError, match=f"memory: got {enough:,} bytes, but a batch of 2 sequences"):
+        fitted(small(), *regression(), shards=23, memory=enough)
 
 
 @pytest.mark.parametrize("comm", [True, "MPI.COMM_WORLD", object()])

@@ -87,7 +87,7 @@ class Data:
 
     def terms(self) -> str:
         """What of them must be the same on all ranks that train together, as text: how many there are, their lengths,
-        and how three of them begin.
+        and how three of them begin, with targets and weights.
         """
         lengths, count = np.ascontiguousarray(self.inputs.lengths, np.int64), self.count
         some, check = np.unique([0, count // 2, count - 1]), 0

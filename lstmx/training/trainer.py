@@ -418,7 +418,7 @@ class Trainer:
         }
         rate = self.optimizer.learning_rate  # a function has no text; all take the first rank's rate
         terms |= {
-            "X": self.data.terms(), "validation data": self.validation and self.validation.terms(),
+            "training data": self.data.terms(), "validation data": self.validation and self.validation.terms(),
             "loss": f"{self.loss.name} of {self.activation}", "metrics": ", ".join(self.metrics),
             "score": self.score is not None,
             "optimizer": dataclasses.replace(self.optimizer, learning_rate=0.0) if callable(rate) else self.optimizer,
