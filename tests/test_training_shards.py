@@ -322,8 +322,10 @@ def test_the_largest_shard_must_keep_to_the_memory():
         fitted(small(), *regression(), shards=24, memory=1)
     enough = int(re.search("at least ([0-9,]+)", str(caught.value))[1].replace(",", ""))
     fitted(small(), *regression(), shards=24, memory=enough)
+    model = small()
     with pytest.raises(ValueError, match=f"memory: got {enough:,} bytes, but a batch of 2 sequences"):
-        fitted(small(), *regression(), shards=23, memory=enough)
+        fitted(model, *regression(), shards=23, memory=enough)
+    assert model.history_ is None  # before training
 
 
 @pytest.mark.parametrize("comm", [True, "MPI.COMM_WORLD", object()])
