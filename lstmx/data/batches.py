@@ -92,9 +92,12 @@ class Data:
         lengths, count = np.ascontiguousarray(self.inputs.lengths, np.int64), self.count
         some, check = np.unique([0, count // 2, count - 1]), 0
         begin = self.timeline(some).segment(0, 64)
-        for array in (lengths, self.read(some, begin), *self.judge(some, begin)):
+        rows, least, most = self.read(some, begin), lengths.min(), lengths.max()
+        for array in (lengths, rows, *self.judge(some, begin)):
             check = zlib.crc32(array.tobytes(), check)
-        return f"{count} sequences of {lengths.min()} to {lengths.max()} steps (check sum {check:08x})"
+        steps = f"{least} steps" if least == most else f"{least} to {most} steps"
+        features = f", {rows.shape[1]} features" if rows.ndim == 2 else ""
+        return f"{count} sequences of {steps}{features} (check sum {check:08x})"
 
     def close(self, early: bool) -> None:
         """Training has ended: there is nothing to close."""

@@ -64,7 +64,7 @@ class Heartbeats:
         which = ("ranks " if len(lost) > 1 else "rank ") + " and ".join(map(str, lost))
         return (
             f"comm: nothing was heard of {which} of {size} for {cls.SILENCE} s: the process has ended, or its host "
-            "cannot be reached. Training ends; it goes on from a checkpoint"
+            "cannot be reached. Training ends; an estimator with checkpoint=path goes on by resume=True"
         )
 
     def _run(self) -> None:

@@ -413,14 +413,15 @@ class Trainer:
 
     def _terms(self, epochs: int) -> dict[str, Any]:
         """What must be the same on all ranks, by name, as text."""
-        terms: dict[str, Any] = {
+        terms: dict[str, Any] = {"training data": self.data.terms()}
+        terms |= {
             f"layers[{k}]": f"{type(layer).__name__} {layer.config()}" for k, layer in enumerate(self.model.layers)
         }
         rate = self.optimizer.learning_rate  # a function has no text; all take the first rank's rate
         terms |= {
-            "training data": self.data.terms(), "validation data": self.validation and self.validation.terms(),
-            "loss": f"{self.loss.name} of {self.activation}", "metrics": ", ".join(self.metrics),
-            "score": self.score is not None,
+            "validation data": self.validation and self.validation.terms(),
+            "loss": f"{self.loss.name} of {self.activation}",
+            "metrics": ", ".join(self.metrics), "score": self.score is not None,
             "optimizer": dataclasses.replace(self.optimizer, learning_rate=0.0) if callable(rate) else self.optimizer,
             "training so far": (self.state.epoch, self.state.updates, self.state.memory),
             "epochs": epochs, "batch_size": self.batch_size, "shuffle": self.shuffle, "clip_norm": self.clip_norm,
