@@ -142,6 +142,7 @@ def test_points_are_placed_where_the_output_jumps(form):
     np.testing.assert_allclose(total, found.output - found.baseline_output + found.completeness, **SUMS)
 
 
+@pytest.mark.long
 def test_more_points_agree_with_very_many():
     model, x = jumping(), 3 * data(4, 6)
     found, fine = attribute(model, x, tolerance=5e-3), attribute(model, x, steps=4000, tolerance=None)

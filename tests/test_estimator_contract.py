@@ -188,6 +188,7 @@ def test_only_what_needs_another_library_is_skipped():
     }
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.environ.get("SCIPY_ARRAY_API") == "1", reason="this is the process of its own")
 def test_array_api_inputs_are_taken():
     """scikit-learn 1.9 has the check for every estimator; before, only for those that compute in other libraries."""
