@@ -549,7 +549,7 @@ OWN = {"by": "who", "time": "when"}
         (dd.concat([TABLE, TABLE[["who"]]], axis=1), OWN, "collection: has several columns of the same name among"),
         (TABLE.rename(columns={"a": 0}), OWN | {"columns": 0}, r"columns: got \[0\]: X\[0\]: got shape \(2, 1\)"),
         (TABLE.assign(when="9"), OWN, "time: 'when' holds strings, .* must be dates or numbers; convert it"),
-        (TABLE.astype({"when": "category"}), OWN, "time: 'when' holds categor"),
+        (TABLE.astype({"when": "category"}), OWN, "time: 'when' holds categoricals"),
         (TABLE.assign(b="x"), OWN, "columns: 'b' holds .*, must be numbers; convert it, or leave it out"),
     ],
 )  # fmt: skip
