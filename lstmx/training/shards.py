@@ -15,7 +15,7 @@ import numpy as np
 
 from lstmx.data.source import Source
 from lstmx.layers.simple import RowGradient
-from lstmx.training.updates import Update, Whole
+from lstmx.training.updates import Part, Update, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -133,22 +133,14 @@ class Sharded(Whole):
         places, self.places = self.places, []
         return self.ranks.gathered(list(zip(places, outputs, strict=True)))
 
-    def updates(
-        self,
-        trainer: Trainer,
-        data: Any,
-        chosen: Ints,
-        place: tuple[Any, ...],
-        keys: Array,
-        outputs: list[Any],
-        mean: bool = True,
-    ) -> Iterator[Update]:
+    def updates(self, trainer: Trainer, part: Part, outputs: list[Any], mean: bool = True) -> Iterator[Update]:
         """As of `Whole`: with tbptt, all shards go through the windows of the longest sequence of the batch."""
+        data, chosen, place, keys = part
         seen: list[Any] = []
         own_keys = keys_of_shards(keys, self.count)
         streams = {
-            shard: self.way.updates(trainer, *part, place, own_keys[shard], seen, mean=False)
-            for shard, part in self._cut(data, chosen).items()
+            shard: self.way.updates(trainer, Part(*own, place, own_keys[shard]), seen, mean=False)
+            for shard, own in self._cut(data, chosen).items()
         }
         batch = _Batch(trainer, streams, place)
         more = True

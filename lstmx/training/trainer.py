@@ -26,7 +26,7 @@ from lstmx.training.parameters import Parameters, draw_keys
 from lstmx.training.ranks import Alone
 from lstmx.training.shards import Sharded
 from lstmx.training.stopping import EarlyStopping
-from lstmx.training.updates import Whole
+from lstmx.training.updates import Part, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -276,10 +276,9 @@ class Trainer:
 
     def _batch(self, part: Any, place: tuple[Any, ...], outputs: Any) -> tuple[int, float, float]:
         """All updates of a batch; returns (sequences, sum of weighted losses, sum of weights)."""
-        data, chosen = part
-        keys = draw_keys(self.state.rng, len(self.model.layers))
+        (data, chosen), keys = part, draw_keys(self.state.rng, len(self.model.layers))
         sequences, total, weights = 0, 0.0, 0.0
-        for update in self.way.updates(self, data, chosen, place, keys, outputs):
+        for update in self.way.updates(self, Part(data, chosen, place, keys), outputs):
             sequences, total, weights = max(sequences, update.sequences), total + update.loss, weights + update.weights
             self._zero_loss += update.zeros
             if update.weights:

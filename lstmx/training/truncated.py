@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lstmx._types import Array, Ints, State
     from lstmx.functional.segments import Segment
     from lstmx.training.trainer import Trainer
+    from lstmx.training.updates import Part
 
 
 ROWS = 4096  # of a segment of validation data
@@ -123,17 +124,9 @@ class Truncated(Whole):
         """As of `Whole`."""
         return {"tbptt": (self.k1, self.k2)}
 
-    def updates(
-        self,
-        trainer: Trainer,
-        data: Any,
-        chosen: Ints,
-        place: tuple[Any, ...],
-        keys: Array,
-        outputs: list[Any],
-        mean: bool = True,
-    ) -> Iterator[Update]:
+    def updates(self, trainer: Trainer, part: Part, outputs: list[Any], mean: bool = True) -> Iterator[Update]:
         """As of `Whole`."""
+        data, chosen, place, keys = part
         batch = Batch(trainer, data, chosen)
         state, begin, longest = None, 0, batch.timeline.longest
         for start in range(0, max(longest, 1), self.k1):
@@ -246,21 +239,13 @@ class Recomputed(Whole):
             self._planned, self._steps = (batch, longest), found.steps
         return self._steps
 
-    def updates(
-        self,
-        trainer: Trainer,
-        data: Any,
-        chosen: Ints,
-        place: tuple[Any, ...],
-        keys: Array,
-        outputs: list[Any],
-        mean: bool = True,
-    ) -> Iterator[Update]:
+    def updates(self, trainer: Trainer, part: Part, outputs: list[Any], mean: bool = True) -> Iterator[Update]:
         """As of `Whole`."""
+        data, chosen, place, keys = part
         batch = Batch(trainer, data, chosen)
         steps = self.plan(batch.timeline.batch, batch.timeline.longest)
         if steps >= batch.timeline.longest:
-            yield from Whole().updates(trainer, data, chosen, place, keys, outputs, mean)
+            yield from Whole().updates(trainer, part, outputs, mean)
             return
         cuts = batch.timeline.cut(steps)
         yield self._update(batch, cuts, self._states(batch, cuts, keys), keys, place, outputs, mean)

@@ -20,6 +20,26 @@ if TYPE_CHECKING:
     from lstmx.training.trainer import Trainer
 
 
+class Part(NamedTuple):
+    """A batch, or a shard of one.
+
+    Attributes
+    ----------
+    data : batches.Data
+    chosen : ndarray of int
+        Its sequences.
+    place : tuple
+        (epoch, batch).
+    keys : ndarray of uint64
+        Of dropout, for each layer.
+    """
+
+    data: Any
+    chosen: Ints
+    place: tuple[Any, ...]
+    keys: Array
+
+
 class Update(NamedTuple):
     """What the gradients in the buffers of a trainer are those of.
 
@@ -54,39 +74,23 @@ class Update(NamedTuple):
 class Whole:
     """One update for a batch, from one forward and one backward pass."""
 
-    def updates(
-        self,
-        trainer: Trainer,
-        data: Any,
-        chosen: Ints,
-        place: tuple[Any, ...],
-        keys: Array,
-        outputs: list[Any],
-        mean: bool = True,
-    ) -> Iterator[Update]:
+    def updates(self, trainer: Trainer, part: Part, outputs: list[Any], mean: bool = True) -> Iterator[Update]:
         """The updates of a batch: this way one.
 
         Parameters
         ----------
         trainer : Trainer
-        data : batches.Data
-        chosen : ndarray of int
-            The sequences of the batch.
-        place : tuple
-            (epoch, batch).
-        keys : ndarray of uint64
-            Of dropout, for each layer.
+        part : Part
         outputs : list
             If there are metrics, (targets, predictions) are appended.
         mean : bool
             Whether the gradient is that of the mean loss, else that of the sum.
         """
-        yield self._whole(trainer, data, chosen, place, keys, outputs, mean)
+        yield self._whole(trainer, part, outputs, mean)
 
     @staticmethod
-    def _whole(
-        trainer: Trainer, data: Any, chosen: Ints, place: Any, keys: Array, outputs: list[Any], mean: bool
-    ) -> Update:
+    def _whole(trainer: Trainer, part: Part, outputs: list[Any], mean: bool) -> Update:
+        data, chosen, place, keys = part
         model = trainer.model
         rows, context, target, weight = data.batch(chosen)
         if trainer.monitor is not None:
