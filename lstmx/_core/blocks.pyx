@@ -6,8 +6,10 @@ block are done, its share of dx and of the parameters' gradients follows. A weig
 or one for each gate (where dropout gives each its own inputs) and head (`Side`).
 """
 
+from libc.string cimport memcpy
+
 from lstmx._core.core cimport lstmx_layer, lstmx_products
-from lstmx._core.job cimport (first_row, gradient_rows, groups_of, Job, place, rows_at, Side, size)
+from lstmx._core.job cimport (first_row, gradient_rows, groups_of, Job, place, rows_at, Side, size, whole_row)
 
 
 # Forward.
@@ -69,7 +71,7 @@ cdef inline size apart(const Side *side) noexcept nogil:
 
 cdef inline const void *x_at(const Job *job, size t, size n) noexcept nogil:
     cdef const lstmx_layer *l = &job.layer
-    return place(job, l.x, (l.offsets[t] * l.x_row if l.offsets != NULL else t * l.x_step) + n * l.x_row)
+    return place(job, l.x, (l.whole[t] * l.x_row if l.offsets != NULL else t * l.x_step) + n * l.x_row)
 
 
 cdef void input_product(const Job *job, size t, size r0, size rows, void *z, size width) noexcept nogil:
@@ -205,7 +207,7 @@ cdef void block_gradients(const Job *job, int me, int part, int parts, size t0, 
     cdef char *extra = NULL if l.extra == NULL else <char *>place(job, l.extra, r0 * l.extra_row)
     cdef void *dz = place(job, l.gates, r0 * l.gates_row)
     cdef void *strip = NULL if job.strips == NULL else job.strips + me * job.strip_bytes
-    cdef const void *x = place(job, extra, l.at.x) if job.ih.masks else place(job, l.x, r0 * l.x_row)
+    cdef const void *x = place(job, extra, l.at.x) if job.ih.masks else packed_x(job, t0, t1, r0, r1, strip)
     cdef const void *h = place(job, extra, l.at.h) if job.hh.masks else place(job, l.h_prev, r0 * l.h_row)
     cdef size x_row = l.extra_row if job.ih.masks else l.x_row, h_row = l.extra_row if job.hh.masks else l.h_row
     m0, m1 = column_share(job, part, parts), column_share(job, part + 1, parts)
@@ -229,32 +231,66 @@ cdef void block_gradients(const Job *job, int me, int part, int parts, size t0, 
         products.outer(rows, m0, m1, l.hidden, place(job, extra, l.at.out), l.extra_row, place(job, extra, l.at.shown),
                        l.extra_row, job.dw_hr, l.hidden, add, strip)
     if job.dx != NULL:
-        input_gradient(job, t0, t1, r0 + rows * part // parts, r0 + rows * (part + 1) // parts)
+        input_gradient(job, t0, t1, r0 + rows * part // parts, r0 + rows * (part + 1) // parts, strip)
 
 
-cdef void input_gradient(const Job *job, size t0, size t1, size r0, size r1) noexcept nogil:
-    """dx of the packed rows r0..r1, which lie in the steps t0..t1."""
+cdef void input_gradient(const Job *job, size t0, size t1, size r0, size r1, void *strip) noexcept nogil:
+    """dx of the packed rows r0..r1, which lie in the steps t0..t1; that of a cohort is brought to its places."""
     cdef const lstmx_layer *l = &job.layer
     cdef size I = l.inputs, t, first, low, high
-    if not job.ih.masks:
-        project_back(job, &job.ih, 0, job.ih.blocks, r1 - r0, place(job, l.gates, r0 * l.gates_row), l.gates_row,
-                     place(job, job.dx, r0 * I), I, job.add_to_dx)
-        return
+    cdef bint whole = job.ih.masks == 0 and alone(l), apart = job.ih.masks == 0 and not (whole or job.add_to_dx)
+    cdef void *dx = place(job, strip, job.x_room) if apart else place(job, job.dx, r0 * I)
+    cdef void *to
+    if whole or apart:
+        project_back(job, &job.ih, 0, job.ih.blocks, r1 - r0, place(job, l.gates, r0 * l.gates_row), l.gates_row, dx, I,
+                     job.add_to_dx)
+        if whole:
+            return
     for t in range(t0, t1):   # masks belong to sequences
         first = first_row(l, t)
         low, high = max(r0, first), min(r1, first + rows_at(l, t))
-        if low < high:
+        if low >= high:
+            continue
+        to = place(job, job.dx, (whole_row(l, t) + low - first) * I)
+        if job.ih.masks:
             masked_back(job, &job.ih, high - low, low - first, l.drop_x, place(job, l.gates, low * l.gates_row), l.gates_row,
-                        extra_at(job, t, low - first, l.at.dx), l.extra_row, place(job, job.dx, low * I), I, job.add_to_dx)
+                        extra_at(job, t, low - first, l.at.dx), l.extra_row, to, I, job.add_to_dx)
+        elif job.add_to_dx:
+            project_back(job, &job.ih, 0, job.ih.blocks, high - low, place(job, l.gates, low * l.gates_row), l.gates_row, to, I, 1)
+        else:
+            memcpy(to, place(job, dx, (low - r0) * I), (high - low) * I * job.itemsize)
+
+
+cdef inline bint alone(const lstmx_layer *l) noexcept nogil:
+    """Whether the packed rows of x are those of these sequences alone, which then are no cohort."""
+    return l.whole == l.offsets and l.whole_batch == l.batch
+
+
+cdef const void *packed_x(const Job *job, size t0, size t1, size r0, size r1, void *strip) noexcept nogil:
+    """The packed rows r0..r1 of x, which lie in the steps t0..t1; those of a cohort are brought together."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef size t, first, low, high
+    cdef void *room
+    if alone(l):
+        return place(job, l.x, r0 * l.x_row)
+    room = place(job, strip, job.x_room)
+    for t in range(t0, t1):
+        first = first_row(l, t)
+        low, high = max(r0, first), min(r1, first + rows_at(l, t))
+        if low < high:
+            memcpy(place(job, room, (low - r0) * l.x_row), place(job, l.x, (whole_row(l, t) + low - first) * l.x_row),
+                   (high - low) * l.x_row * job.itemsize)
+    return room
 
 
 cdef void gradients(const Job *job, int me, int part, int parts, size s, size end) noexcept nogil:
     """A part of the parameters' gradients and of dx of the steps s..end, at most some 256 rows at once, last to first."""
     cdef const lstmx_layer *l = &job.layer
     cdef size t0, t1, r0, r1, most = gradient_rows(job.serial), start
-    cdef bint add = job.add or end < l.steps
+    cdef bint add
     t0, t1 = (l.steps - end, l.steps - s) if l.reverse else (s, end)
     r0, r1 = first_row(l, t0), first_row(l, t1 - 1) + rows_at(l, t1 - 1)
+    add = job.add or (r0 > 0 if l.reverse else r1 < first_row(l, l.steps))
     while r1 > r0:
         start = r0 + (r1 - 1 - r0) // most * most if l.batch > most else r0
         block_gradients(job, me, part, parts, t0, t1, start, r1, add)

@@ -35,6 +35,8 @@ cdef extern from "core.h" nogil:
     ctypedef struct lstmx_layer:
         Py_ssize_t steps, batch, inputs, hidden, outputs, memory, width
         const Py_ssize_t *offsets
+        const Py_ssize_t *whole
+        Py_ssize_t whole_batch
         int reverse, windows
         const lstmx_cell *cell
         Py_ssize_t x_step, x_row, y_step, y_row, gates_row, h_row, dy_row, extra_row
@@ -126,10 +128,11 @@ cdef extern from "team.h" nogil:
     enum:
         LSTMX_SHARES
     ctypedef struct lstmx_shares:
-        int count
+        int count, each
         Py_ssize_t taken
         Py_ssize_t *done
         Py_ssize_t *first
+        Py_ssize_t *stop
     void lstmx_wait(lstmx_team *team, int members) noexcept
     Py_ssize_t lstmx_take(lstmx_shares *shares) noexcept
     int lstmx_await(const lstmx_shares *shares, int share, Py_ssize_t blocks, lstmx_team *team) noexcept

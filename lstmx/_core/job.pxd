@@ -10,6 +10,7 @@ ctypedef Py_ssize_t size
 
 cdef enum:
     MOST_THREADS = 256             # of a team
+    MOST_COHORTS = 4               # of a batch
     GRADIENT_ROWS = 256            # rows of one block of the weights' gradients
     SERIAL_ROWS = 4096             # and of a block whose products have threads of their own
 
@@ -45,8 +46,10 @@ cdef struct Job:
     void *dw_hr                # (P, H)
     void *db                   # (width)
     void *d_vectors            # (at.vectors_width)
-    char *strips               # for each thread, scratch of strip_bytes
-    size strip_bytes
+    char *strips               # for each thread, scratch of strip_bytes, those of a cohort's x from x_room on
+    size strip_bytes, x_room
+    Job *cohort                # the first of the cohorts, or the job itself
+    int cohorts                # how many, or 1
     int split_units
     int threads                # wanted; the team may be smaller
     lstmx_shares *shares       # of the rows, which members take; NULL: equal ones
@@ -74,7 +77,10 @@ cdef void cut_columns(const Job *job, lstmx_shares *shares) noexcept nogil
 cdef size room_for_sums(Job *job, int threads) noexcept nogil
 cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil
 cdef size gradient_steps(size batch, bint serial) noexcept nogil
-cdef size strip(size batch, size steps, size lanes) noexcept nogil
+cdef int most_cohorts(size batch) noexcept nogil
+cdef void cut_cohorts(Job *job, Job *cohorts, int count, const size *first, size *offsets) noexcept nogil
+cdef size strip(size rows, size lanes) noexcept nogil
+cdef size strip_rows(size batch, size steps, size block) noexcept nogil
 cdef bint turns(size width, size n, size rows, size lanes) noexcept nogil
 
 cdef inline const lstmx_tile *tile_for(int format) noexcept nogil:
@@ -91,6 +97,9 @@ cdef inline size rows_at(const lstmx_layer *l, size t) noexcept nogil:
 
 cdef inline size first_row(const lstmx_layer *l, size t) noexcept nogil:
     return t * l.batch if l.offsets == NULL else l.offsets[t]
+
+cdef inline size whole_row(const lstmx_layer *l, size t) noexcept nogil:
+    return t * l.whole_batch if l.whole == NULL else l.whole[t]
 
 cdef inline size panels_of(const Job *job) noexcept nogil:
     return (job.layer.hidden + job.kernels.lanes - 1) // job.kernels.lanes

@@ -170,6 +170,10 @@ cdef class Direction:
         PyMem_Free(self.job.ih.operands)
         PyMem_Free(self.job.hh.operands)
 
+    def takes_cohorts(self):
+        """Whether the backward pass of a batch is made cohort by cohort: of the plain cell, where weights stay in a cache."""
+        return self.job.fused and weights_stay(self.job.layer.inputs, self.job.layer.hidden, self.job.itemsize)
+
     def extra(self, bint training):
         """Values of a row of `extra`: one for each packed row in training, for each sequence else."""
         return self.training.width if training else self.plain.width
@@ -181,7 +185,8 @@ cdef void begin(Job *job, const Job *shared, size steps, size batch, bint revers
     cdef lstmx_layer *l = &job.layer
     job[0] = shared[0]
     job.team = &job.own
-    l.steps, l.batch, l.reverse = steps, batch, reverse
+    job.cohort, job.cohorts = job, 1
+    l.steps, l.batch, l.whole_batch, l.reverse = steps, batch, batch, reverse
     l.x, l.x_step, l.x_row = x, x_step, x_row
 
 
@@ -228,21 +233,26 @@ cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil:
 
 cdef void cut_rows(const Job *job, lstmx_shares *shares) noexcept nogil:
     """Shares of the rows that the members of a team take: more than there are members, so that none waits for a slow one."""
-    cdef const lstmx_layer *l = &job.layer
+    cdef const lstmx_layer *l
     cdef int k
     shares.taken = 0
-    shares.count = <int>max(job.threads, min(l.batch // ROWS_PER_SHARE, SHARES_PER_THREAD * job.threads))
-    shares.count = min(shares.count, <int>LSTMX_SHARES)
+    share_cohorts(job, shares, <int>max(job.threads, min(job.layer.batch // ROWS_PER_SHARE, SHARES_PER_THREAD * job.threads)))
     for k in range(shares.count):
-        shares.done[k] = 0
-        shares.first[k] = row_share(l, k, shares.count)
-    shares.first[shares.count] = l.batch
+        l = &job.cohort[k // shares.each].layer
+        shares.first[k] = row_share(l, k % shares.each, shares.each)
+        shares.stop[k] = row_share(l, k % shares.each + 1, shares.each)
 
 
 cdef void cut_columns(const Job *job, lstmx_shares *shares) noexcept nogil:
     """Shares of the weights' gradients, by columns of dz: two for each member."""
+    share_cohorts(job, shares, min(<int>(4 * panels_of(job)), 2 * job.threads))
+
+
+cdef void share_cohorts(const Job *job, lstmx_shares *shares, int wanted) noexcept nogil:
+    """At least so many shares, if that is not too many, and as many of each cohort."""
     cdef int k
-    shares.count = min(<int>(4 * panels_of(job)), 2 * job.threads, <int>LSTMX_SHARES)
+    shares.each = min((wanted + job.cohorts - 1) // job.cohorts, <int>LSTMX_SHARES // job.cohorts)
+    shares.count = shares.each * job.cohorts
     for k in range(shares.count):
         shares.done[k] = 0
 
@@ -258,11 +268,11 @@ cdef void share_out(Job *job, int threads) noexcept nogil:
     if threads < 2 or job.serial or work < WORTH_A_THREAD or l.steps == 0:
         return
     threads = min(threads, <int>MOST_THREADS)
-    wide = wide and l.offsets == NULL and units >= threads and work / l.steps / threads > 10 * WORTH_A_BARRIER
+    wide = wide and job.cohorts == 1 and l.offsets == NULL and units >= threads and work / l.steps / threads > 10 * WORTH_A_BARRIER
     if l.batch >= ROWS_PER_THREAD * threads and not wide:
         job.threads = threads
         return
-    if units > 1 and not job.whole_rows and (job.fused or job.backward):   # else whole rows are computed
+    if units > 1 and not job.whole_rows and job.cohorts == 1 and (job.fused or job.backward):   # else whole rows are computed
         threads = <int>min(threads, units)
         if work / l.steps / threads > WORTH_A_BARRIER:
             job.split_units = 1
@@ -283,9 +293,74 @@ cdef size gradient_steps(size batch, bint serial) noexcept nogil:
     return (gradient_rows(serial) + batch - 1) // max(1, batch)
 
 
-def gradient_block(size batch, bint serial):
-    """Steps of one block of the weights' gradients of so many sequences, counted from the first step of a direction."""
-    return gradient_steps(batch, serial)
+def gradient_block(size batch):
+    """Steps of one block of a gradient that is summed over all of so many sequences, counted from the first step of a
+    direction; those of `gradient_joint` are a multiple.
+    """
+    return gradient_steps(batch, False)
+
+
+# Cohorts.
+
+cdef int most_cohorts(size batch) noexcept nogil:
+    """How many a batch may have: each has at least 8 sequences."""
+    return 1 if batch < 16 else 2 if batch < 128 else MOST_COHORTS
+
+
+def count_cohorts(size batch, size rows):
+    """How many cohorts a batch of so many packed rows has: their sums are to cost little beside the products."""
+    cdef int found = most_cohorts(batch)
+    while found > 1 and rows < GRADIENT_ROWS * found:
+        found //= 2
+    return found
+
+
+def gradient_joint(size batch):
+    """Steps at whose multiples the gradients of all layers have joints, counted from the first step of a direction."""
+    return most_cohorts(batch) * gradient_steps(batch, False)
+
+
+cdef bint weights_stay(size inputs, size hidden, size itemsize) noexcept nogil:
+    """Whether weights stay in the second cache, so that each cohort may read them again."""
+    return 4 * hidden * (inputs + hidden) * itemsize <= SECOND_CACHE
+
+
+cdef inline void *moved(const Job *job, const void *base, size values) noexcept nogil:
+    return NULL if base == NULL else place(job, base, values)
+
+
+cdef void cut_cohorts(Job *job, Job *cohorts, int count, const size *first, size *offsets) noexcept nogil:
+    """The jobs of the cohorts whose first sequences are `first` (count + 1); `offsets`, if the batch has such, has room for
+    theirs, T + 1 each.
+    """
+    cdef const lstmx_layer *whole = &job.layer
+    cdef lstmx_layer *l
+    cdef Job *one
+    cdef size before = 0, r0, rows, t
+    cdef int k
+    for k in range(count):
+        one, r0 = &cohorts[k], first[k]
+        one[0] = job[0]
+        one.cohort, one.cohorts = one, 1
+        l = &one.layer
+        l.batch = first[k + 1] - r0
+        rows = l.batch * l.steps
+        if whole.offsets != NULL:
+            l.offsets = offsets
+            offsets[0] = 0
+            for t in range(l.steps):
+                offsets[t + 1] = offsets[t] + max(0, min(l.batch, rows_at(whole, t) - r0))
+            rows = offsets[l.steps]
+            offsets += l.steps + 1
+        l.x, l.y, l.dy = moved(job, l.x, r0 * l.x_row), moved(job, l.y, r0 * l.y_row), moved(job, l.dy, r0 * l.dy_row)
+        l.h, l.dh, l.dh_all = moved(job, l.h, r0 * l.outputs), moved(job, l.dh, r0 * l.outputs), moved(job, l.dh_all, r0 * l.outputs)
+        l.c, l.dc, l.dc_all = moved(job, l.c, r0 * l.memory), moved(job, l.dc, r0 * l.memory), moved(job, l.dc_all, r0 * l.memory)
+        one.dx = moved(job, job.dx, r0 * l.inputs)
+        l.gates, l.h_prev = place(job, l.gates, before * l.gates_row), place(job, l.h_prev, before * l.h_row)
+        l.c_prev = place(job, l.c_prev, before * l.memory)
+        one.sums = moved(job, job.sums, job.steps_per_block * r0 * job.kernels.gate_width(l.hidden))
+        before += rows
+    job.cohort, job.cohorts = cohorts, count
 
 
 cdef size sums_rows(size batch, size inputs, size hidden, size itemsize, size steps, size width, int threads, bint fused,
@@ -327,21 +402,34 @@ def workspace(size batch, size steps, size inputs, size hidden, cnp.ndarray of_t
     training : whether a backward pass follows
     """
     cdef const lstmx_tile *kernels = tile_for(format_of(of_type))
-    cdef size width = kernels.gate_width(hidden), rows = 0
+    cdef size width = kernels.gate_width(hidden), itemsize = cnp.PyArray_ITEMSIZE(of_type), rows = 0
+    cdef int cohorts = 1
     if fused or not training:
-        rows = sums_rows(batch, inputs, hidden, cnp.PyArray_ITEMSIZE(of_type), steps, width, threads, fused, False)
+        rows = sums_rows(batch, inputs, hidden, itemsize, steps, width, threads, fused, False)
     found = {"sums": (rows + 1) * width} if rows else {}
     if training and not serial:
-        found["strips"] = threads * strip(batch, steps, kernels.lanes)
+        if fused and weights_stay(inputs, hidden, itemsize):
+            cohorts = count_cohorts(batch, batch * steps)
+        if cohorts > 1:
+            rows = strip_rows((batch + cohorts - 1) // cohorts, steps, gradient_joint(batch))
+            found["strips"] = threads * (strip(rows, kernels.lanes) + rows * inputs)
+            found["gradients"] = cohorts * 4 * hidden * (inputs + hidden + 1)
+            return found
+        found["strips"] = threads * strip(strip_rows(batch, steps, gradient_steps(batch, False)), kernels.lanes)
         for n in (inputs, hidden):
             if turns(4 * hidden, n, batch * steps, kernels.lanes):
                 found["turned"] = found.get("turned", 0) + 4 * hidden * n
     return found
 
 
-cdef size strip(size batch, size steps, size lanes) noexcept nogil:
-    """The values of a thread's scratch in a backward pass."""
-    return 4 * lanes * (GRADIENT_ROWS if batch >= GRADIENT_ROWS else min(steps, gradient_steps(batch, False)) * batch)
+cdef size strip_rows(size batch, size steps, size block) noexcept nogil:
+    """The most rows whose gradients are summed at once, where blocks have so many steps."""
+    return GRADIENT_ROWS if batch >= GRADIENT_ROWS else min(steps, block) * batch
+
+
+cdef size strip(size rows, size lanes) noexcept nogil:
+    """The values of a thread's scratch for the outer products over so many rows."""
+    return 4 * lanes * rows
 
 
 cdef bint turns(size width, size n, size rows, size lanes) noexcept nogil:

@@ -42,4 +42,6 @@ def backward(
     dh_all: Array | None = None,
     dc_all: Array | None = None,
     add: bool = False,
-) -> None: ...
+    sums: Array | None = None,
+    more: bool = False,
+) -> Array | None: ...

@@ -32,14 +32,16 @@ from cython.parallel cimport parallel
 
 cimport numpy as cnp
 
+import numpy as np
+
 from lstmx._core.blocks cimport backward_step, forward_block, gradients, input_sums, step_gradient
 from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_await, lstmx_cancel, lstmx_cancelled, lstmx_claim,
                                lstmx_cpus, lstmx_finish, lstmx_layer, lstmx_now, lstmx_release, lstmx_shares, lstmx_stopped, lstmx_take,
                                lstmx_wait, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
                                PyThreadState, restore_control, take_back)
-from lstmx._core.job cimport (begin, cut_columns, cut_rows, data, Direction, gradient_steps, groups_of, Job, MOST_THREADS,
-                              operations, panels_of, room_for_sums, row_share, rows_at, share_out, size, stride, strip, turns,
-                              worth_threads)
+from lstmx._core.job cimport (begin, cut_cohorts, cut_columns, cut_rows, data, Direction, GRADIENT_ROWS, gradient_steps, groups_of, Job,
+                              MOST_COHORTS, most_cohorts, MOST_THREADS, operations, panels_of, place, room_for_sums, row_share, rows_at,
+                              share_out, size, stride, strip, strip_rows, turns, worth_threads)
 
 cnp.import_array()
 
@@ -96,16 +98,14 @@ cdef void poll(Job *job, int me) noexcept nogil:
 cdef void forward_units(Job *job, int me, int members) noexcept nogil:
     """One member's units of all rows, with a barrier at every step."""
     cdef const lstmx_layer *l = &job.layer
-    cdef size panels = panels_of(job), p0 = panels * me // members, p1 = panels * (me + 1) // members, s = 0, end, k, t
-    cdef size step_bytes = job.kernels.gate_width(l.hidden) * job.itemsize * (1 if l.windows else l.batch)
+    cdef size panels = panels_of(job), p0 = panels * me // members, p1 = panels * (me + 1) // members, s = 0, end, k
     cdef char *sums = <char *>job.sums
     while s < l.steps:
         end = min(s + job.steps_per_block, l.steps)
         if sums != NULL:
             input_sums(job, s, end, 0, l.batch, p0, p1, sums)
         for k in range(s, end):
-            t = end - 1 - k if l.reverse else k - s
-            job.kernels.forward_steps(l, k, k + 1, 0, l.batch, p0, p1, NULL if sums == NULL else sums + t * step_bytes)
+            job.kernels.forward_steps(l, k, k + 1, 0, l.batch, p0, p1, sums_at(job, s, end, k))
             poll(job, me)
             wait(job, me, members)
             if lstmx_stopped(job.team):
@@ -119,14 +119,16 @@ cdef void forward_shares(Job *job, int me) noexcept nogil:
     cdef lstmx_shares *shares = job.shares
     cdef size item, block, s
     cdef int share
+    cdef Job *one
     while True:
         item = lstmx_take(shares)
         block, share = item // shares.count, <int>(item % shares.count)
         s = block * job.steps_per_block
         if s >= l.steps or not ready(job, me, shares, share, block):
             return
-        forward_block(job, s, min(s + job.steps_per_block, l.steps), shares.first[share], shares.first[share + 1], 0,
-                      panels_of(job), <char *>job.sums)
+        one = &job.cohort[share // shares.each]
+        forward_block(one, s, min(s + job.steps_per_block, l.steps), shares.first[share], shares.stop[share], 0, panels_of(job),
+                      <char *>one.sums)
         lstmx_finish(shares, share, block + 1)
         poll(job, me)
         if lstmx_cancelled(job.team):
@@ -136,14 +138,18 @@ cdef void forward_shares(Job *job, int me) noexcept nogil:
 cdef void forward_part(Job *job, int me, int members) noexcept nogil:
     """One member's rows or units, all steps."""
     cdef const lstmx_layer *l = &job.layer
-    cdef size r0 = row_share(l, me, members), r1 = row_share(l, me + 1, members), s = 0, end
+    cdef size r0, r1, s = 0, end
     cdef char *sums = <char *>job.sums
     if members > 1 and job.split_units:
         forward_units(job, me, members)
         return
+    if job.cohorts > 1 and job.cohorts % members == 0:
+        forward_cohorts(job, me, job.cohorts * me // members, job.cohorts * (me + 1) // members)
+        return
     if members > 1 and job.shares != NULL:
         forward_shares(job, me)
         return
+    r0, r1 = row_share(l, me, members), row_share(l, me + 1, members)
     if l.windows and sums != NULL:   # members do not share rows at the seam of their windows
         sums += (r0 + me * job.steps_per_block) * job.kernels.gate_width(l.hidden) * job.itemsize
     while s < l.steps:
@@ -155,6 +161,37 @@ cdef void forward_part(Job *job, int me, int members) noexcept nogil:
         s = end
 
 
+cdef void forward_cohorts(Job *job, int me, int first, int last) noexcept nogil:
+    """The cohorts first..last by themselves, all steps: a panel of the weights serves all of them before the next is read."""
+    cdef const lstmx_layer *l
+    cdef size steps = job.layer.steps, s = 0, end, k, panel
+    cdef int q
+    while s < steps:
+        end = min(s + job.steps_per_block, steps)
+        for q in range(first, last):
+            l = &job.cohort[q].layer
+            if job.sums != NULL:
+                input_sums(&job.cohort[q], s, end, 0, l.batch, 0, panels_of(job), <char *>job.cohort[q].sums)
+        for k in range(s, end):
+            for panel in range(panels_of(job)):
+                for q in range(first, last):
+                    l = &job.cohort[q].layer
+                    job.kernels.forward_steps(l, k, k + 1, 0, l.batch, panel, panel + 1, sums_at(&job.cohort[q], s, end, k))
+        poll(job, me)
+        if lstmx_cancelled(job.team):
+            return
+        s = end
+
+
+cdef char *sums_at(const Job *job, size s, size end, size k) noexcept nogil:
+    """Where the sums of step k are, in the direction's own order, of those of the steps s..end; NULL where there are none."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef size t = end - 1 - k if l.reverse else k - s
+    if job.sums == NULL:
+        return NULL
+    return <char *>place(job, job.sums, t * job.kernels.gate_width(l.hidden) * (1 if l.windows else l.batch))
+
+
 # Backward.
 
 cdef void backward_shares(Job *job, int me) noexcept nogil:
@@ -164,6 +201,7 @@ cdef void backward_shares(Job *job, int me) noexcept nogil:
     cdef lstmx_shares *columns = job.columns
     cdef size blocks = (l.steps - 1) // job.steps_per_block + 1, item, block, s, end, k
     cdef int parts = rows.count + columns.count, part
+    cdef Job *one
     while True:
         item = lstmx_take(rows)
         block, part = item // parts, <int>(item % parts)
@@ -174,17 +212,19 @@ cdef void backward_shares(Job *job, int me) noexcept nogil:
         if part < rows.count:
             if not ready(job, me, rows, part, block):
                 return
+            one = &job.cohort[part // rows.each]
             for k in range(end - 1, s - 1, -1):
-                backward_step(job, k, rows.first[part], rows.first[part + 1])
+                backward_step(one, k, rows.first[part], rows.stop[part])
             lstmx_finish(rows, part, block + 1)
         else:
             part -= rows.count
-            for k in range(rows.count):
+            one = &job.cohort[part // columns.each]
+            for k in range(part // columns.each * rows.each, (part // columns.each + 1) * rows.each):
                 if not ready(job, me, rows, <int>k, block + 1):
                     return
             if not ready(job, me, columns, part, block):
                 return
-            gradients(job, me, part, columns.count, s, end)
+            gradients(one, me, part % columns.each, columns.each, s, end)
             lstmx_finish(columns, part, block + 1)
         poll(job, me)
         if lstmx_cancelled(job.team):
@@ -195,7 +235,12 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
     """One member's rows or units, all steps, and its outputs of the weights' gradients."""
     cdef const lstmx_layer *l = &job.layer
     cdef size g0, g1, j0, j1, end = l.steps, s, k, t, stop
-    if members > 1 and job.shares != NULL:
+    cdef int part
+    if job.cohorts % members == 0:
+        for part in range(job.cohorts * me // members, job.cohorts * (me + 1) // members):
+            backward_rows(&job.cohort[part], me)
+        return
+    if job.shares != NULL:
         backward_shares(job, me)
         return
     g0, g1 = groups_of(job, l.outputs) * me // members, groups_of(job, l.outputs) * (me + 1) // members   # P is H here
@@ -203,9 +248,6 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
     while end > 0:
         s = (end - 1) // job.steps_per_block * job.steps_per_block
         for k in range(end - 1, s - 1, -1):
-            if members == 1:
-                backward_step(job, k, 0, l.batch)
-                continue
             t = l.steps - 1 - k if l.reverse else k
             stop = rows_at(l, t)
             job.kernels.backward_cells(l, t, 0, stop, j0, j1)
@@ -216,6 +258,20 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
         if lstmx_stopped(job.team):
             return
         gradients(job, me, me, members, s, end)
+        end = s
+
+
+cdef void backward_rows(Job *job, int me) noexcept nogil:
+    """All rows by themselves, all steps, and their gradients."""
+    cdef size end = job.layer.steps, s, k
+    while end > 0:
+        s = (end - 1) // job.steps_per_block * job.steps_per_block
+        for k in range(end - 1, s - 1, -1):
+            backward_step(job, k, 0, job.layer.batch)
+        poll(job, me)
+        if lstmx_cancelled(job.team):
+            return
+        gradients(job, me, 0, 1, s, end)
         end = s
 
 
@@ -327,6 +383,7 @@ cdef bint perform(Job *job, int budget) noexcept nogil:
     """Runs a job that `share_out` has shared out. False: a signal has ended it, and the exception is set."""
     cdef double work = operations(job) * (3 if job.backward else 1)
     cdef lstmx_shares shares, columns
+    cdef int k
     if job.threads > 1 and not job.split_units and not job.layer.windows:
         cut_rows(job, &shares)
         job.shares = &shares
@@ -334,6 +391,8 @@ cdef bint perform(Job *job, int budget) noexcept nogil:
             cut_columns(job, &columns)
             job.columns = &columns
     set_clock(job, work)
+    for k in range(job.cohorts):
+        job.cohort[k].last, job.cohort[k].control = job.last, job.control
     spread(job_part, job, job.threads, budget, work)
     return not lstmx_cancelled(job.team)
 
@@ -377,6 +436,19 @@ cdef int put(lstmx_layer *l, dict slabs) except -1:
     return 0
 
 
+cdef object cut(Job *job, Job *cohorts, dict slabs):
+    """Cuts a job into the cohorts that its tape has; what is returned must live as long as they do."""
+    cdef cnp.ndarray first = slabs.get("cohorts"), offsets = None
+    cdef int count
+    if first is None:
+        return None
+    count = <int>cnp.PyArray_SIZE(first) - 1
+    if job.layer.offsets != NULL:
+        offsets = np.empty(count * (job.layer.steps + 1), np.intp)
+    cut_cohorts(job, cohorts, count, <const size *>data(first), <size *>data(offsets))
+    return offsets
+
+
 def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, cnp.ndarray h, cnp.ndarray c,
             cnp.ndarray y, int threads, allocate, dict slabs, bint windows=False):
     """One layer, one direction, over packed rows. Arrays are of one type and, but for y and slabs, contiguous.
@@ -392,16 +464,19 @@ def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps,
     y : (S, P), any row stride  # OUT
     threads : at most
     allocate : callable (values) -> ndarray, for the room that a block needs
-    slabs : OUT those of a tape if it has gates, IN the masks; `put` says which there are
+    slabs : OUT those of a tape if it has gates, IN the masks; `put` says which there are. "cohorts" (count + 1,), if there
+        are any: where each begins in the sorted batch; the rows of the tape lie cohort by cohort
     windows : whether x (N + T - 1, I) is a series, whose rows n to n + T - 1 are sequence n
     """
     cdef Job job
+    cdef Job cohorts[MOST_COHORTS]
     cdef size N = cnp.PyArray_DIM(h, 0), I = cnp.PyArray_DIM(x, 1), room
     cdef lstmx_layer *l = &job.layer
+    cdef int k
     if cnp.PyArray_SIZE(x) == 0:
         return
     begin(&job, &direction.job, steps, N, reverse, data(x), I if windows else N * I, I)
-    l.offsets = <const size *>data(offsets)
+    l.offsets = l.whole = <const size *>data(offsets)
     put(l, slabs)
     if l.gates != NULL:
         l.at = &direction.training
@@ -414,17 +489,20 @@ def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps,
     job.sums = data(sums)
     scratch = allocate(N * l.at.scratch_width) if l.at.scratch_width else None
     l.scratch = data(scratch)
+    table = cut(&job, cohorts, slabs)
     share_out(&job, threads)
-    if job.fused and l.gates != NULL:
-        job.kernels.open_rows(l)
+    for k in range(job.cohorts):
+        if job.fused and l.gates != NULL:
+            job.kernels.open_rows(&job.cohort[k].layer)
     run(&job, threads)
-    if job.fused:
-        job.kernels.close_rows(l)
+    for k in range(job.cohorts):
+        if job.fused:
+            job.kernels.close_rows(&job.cohort[k].layer)
 
 
 def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, dict slabs, cnp.ndarray dy,
              cnp.ndarray dh, cnp.ndarray dc, cnp.ndarray dx, bint add_to_dx, dict out, cnp.ndarray d_vectors, int threads,
-             allocate, cnp.ndarray dh_all=None, cnp.ndarray dc_all=None, bint add=False):
+             allocate, cnp.ndarray dh_all=None, cnp.ndarray dc_all=None, bint add=False, sums=None, bint more=False):
     """The derivative of `forward`.
 
     Parameters
@@ -439,17 +517,24 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
     threads, allocate : as in `forward`
     dh_all, dc_all : (S, P), (S, memory) or None  # OUT dL/dh_t and dL/dc_t of every step
     add : whether `out` and d_vectors are added to: they hold the gradients of later steps of the same sequences  # and IN
+    sums : where there are cohorts, what the call for the later steps has returned, or None  # IN, OUT
+    more : whether earlier steps follow
+
+    Returns
+    -------
+    The gradients of each cohort, if there are cohorts and earlier steps follow: `out` is written when they have come, too.
     """
     cdef Job job
-    cdef size N = cnp.PyArray_DIM(dh, 0), I = cnp.PyArray_DIM(x, 1), width
+    cdef Job cohorts[MOST_COHORTS]
+    cdef size N = cnp.PyArray_DIM(dh, 0), I = cnp.PyArray_DIM(x, 1), S = cnp.PyArray_DIM(x, 0), width
     cdef lstmx_layer *l = &job.layer
     if cnp.PyArray_SIZE(x) == 0:
         for array in (*out.values(), d_vectors):
             if array is not None and not add:
                 array.fill(0)
-        return
+        return sums
     begin(&job, &direction.job, steps, N, reverse, data(x), N * I, I)
-    l.offsets = <const size *>data(offsets)
+    l.offsets = l.whole = <const size *>data(offsets)
     put(l, slabs)
     if dy is not None:
         l.dy, l.dy_row = data(dy), stride(dy, 0)
@@ -457,25 +542,76 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
     job.dx, job.add_to_dx, job.add = data(dx), add_to_dx, add
     job.dw_ih, job.dw_hh, job.dw_hr = data(out["weight_ih"]), data(out["weight_hh"]), data(out.get("weight_hr"))
     job.db, job.d_vectors = data(out.get("bias")) if l.at.bias < 0 else NULL, data(d_vectors)
-    job.steps_per_block = gradient_steps(N, job.serial)
     scratch = allocate(N * l.at.scratch_width) if l.at.scratch_width else None
     l.scratch = data(scratch)
+    table = cut(&job, cohorts, slabs)
     share_out(&job, threads)
+    job.steps_per_block = gradient_steps(N, job.serial)
+    if job.cohorts > 1:
+        return backward_cohorts(&job, out, threads, allocate, sums, more)
     strips = dw_ih = dw_hh = None
     if not job.serial:
-        width = strip(N, steps, job.kernels.lanes)
+        width = strip(strip_rows(N, steps, job.steps_per_block), job.kernels.lanes)
         strips = allocate(job.threads * width)
         job.strips, job.strip_bytes = <char *>data(strips), width * job.itemsize
         if job.ih.blocks == 1:
-            dw_ih = turned(&job, I, cnp.PyArray_DIM(x, 0), out["weight_ih"], allocate, add)
+            dw_ih = turned(&job, I, S, out["weight_ih"], allocate, add)
             job.dw_ih_turned = data(dw_ih)
         if job.hh.blocks == 1 and l.at.hh < 0:
-            dw_hh = turned(&job, l.outputs, cnp.PyArray_DIM(x, 0), out["weight_hh"], allocate, add)
+            dw_hh = turned(&job, l.outputs, S, out["weight_hh"], allocate, add)
             job.dw_hh_turned = data(dw_hh)
     run(&job, threads)
     for target, found in ((out["weight_ih"], dw_ih), (out["weight_hh"], dw_hh)):
         if found is not None:
             target[...] = found.T
+
+
+cdef object backward_cohorts(Job *job, dict out, int threads, allocate, sums, bint more):
+    """The rest of `backward` where there are cohorts: each has gradients of its own, added up in the end."""
+    cdef size H = job.layer.hidden, I = job.layer.inputs, width = job.layer.width, room, most = 0, at = 0
+    cdef lstmx_layer *l
+    cdef size least = GRADIENT_ROWS * job.cohorts   # rows that such a batch has, of which there may come a segment at a time
+    cdef bint ih_turned = turns(width, I, least, job.kernels.lanes), hh_turned = turns(width, H, least, job.kernels.lanes)
+    cdef bint fresh = sums is None
+    cdef cnp.ndarray found
+    cdef char *to
+    cdef int k
+    if fresh:
+        sums = allocate(job.cohorts * width * (I + H + 1)).reshape(job.cohorts, -1)
+    job.steps_per_block *= most_cohorts(job.layer.batch)
+    for k in range(job.cohorts):
+        most = max(most, strip_rows(job.cohort[k].layer.batch, job.layer.steps, job.steps_per_block))
+    job.x_room = strip(most, job.kernels.lanes)
+    room = job.x_room + most * I
+    strips = allocate(job.threads * room)
+    job.strips, job.strip_bytes = <char *>data(strips), room * job.itemsize
+    for k in range(job.cohorts):
+        l = &job.cohort[k].layer
+        found = sums[k]
+        to = <char *>data(found)
+        job.cohort[k].add = not fresh
+        job.cohort[k].steps_per_block, job.cohort[k].x_room = job.steps_per_block, job.x_room
+        job.cohort[k].strips, job.cohort[k].strip_bytes = job.strips, job.strip_bytes
+        job.cohort[k].dw_ih, job.cohort[k].dw_hh = to, to + width * I * job.itemsize
+        if ih_turned:
+            job.cohort[k].dw_ih_turned = job.cohort[k].dw_ih
+        if hh_turned:
+            job.cohort[k].dw_hh_turned = job.cohort[k].dw_hh
+        job.cohort[k].db = to + width * (I + H) * job.itemsize if job.db != NULL else NULL
+        if fresh and (l.batch * l.steps if l.offsets == NULL else l.offsets[l.steps]) == 0:
+            found.fill(0)
+    run(job, threads)
+    if more:
+        return sums
+    for name, n, is_turned in (("weight_ih", I, ih_turned), ("weight_hh", H, hh_turned), ("bias", 1, False)):
+        if name in out:
+            to_add_up = sums[:, at : at + width * n]
+            gradient = out[name].reshape(width, n).T if is_turned else out[name]
+            total = to_add_up[0].reshape(gradient.shape)
+            for k in range(1, job.cohorts):
+                total = np.add(total, to_add_up[k].reshape(gradient.shape), out=gradient)
+        at += width * n
+    return None
 
 
 cdef cnp.ndarray turned(const Job *job, size n, size rows, cnp.ndarray gradient, allocate, bint add):

@@ -74,14 +74,12 @@ class Spare:
         """At least so many bytes, as a 1-D array; and twice as many at most."""
         if not self.smallest <= nbytes <= self.limit // 4:
             return np.empty(nbytes, np.uint8)
-        for _ in range(len(self._blocks)):
+        for k in range(len(self._blocks)):
             try:
-                block = self._blocks.popleft()
+                block = self._blocks[k]
             except IndexError:  # another thread looks through them too
                 break
-            free = sys.getrefcount(block) == self._alone
-            self._blocks.append(block)  # not free as long as this call refers to it
-            if free and nbytes <= block.nbytes <= 2 * nbytes:
+            if nbytes <= block.nbytes <= 2 * nbytes and sys.getrefcount(block) == self._alone + 1:
                 return block
         block = np.empty(nbytes, np.uint8)
         self._blocks.append(block)

@@ -106,6 +106,23 @@ class SequenceContext:
         return self._found["blocks"]
 
     @property
+    def cohorts(self) -> Ints | None:
+        """(count + 1,): where each cohort begins in the sorted batch: sequences whose gradients an LSTM sums by
+        themselves, so that a thread has them to itself. All have about as many steps. None: there is one alone.
+        """
+        if "cohorts" not in self._found:
+            self._found["cohorts"] = cut_cohorts(self.batch, self.rows, None if self.uniform else self.sort(self.lengths))
+        return self._found["cohorts"]
+
+    def by_cohort(self, cohorts: Ints) -> Ints:
+        """(S,): where each packed row is in arrays whose rows lie cohort by cohort."""
+        row, time = self.sorted_places
+        which = np.searchsorted(cohorts, row, "right") - 1
+        running = np.clip(np.diff(self.offsets)[:, None] - cohorts[:-1], 0, np.diff(cohorts)).T  # (cohort, step)
+        before = (np.cumsum(running) - running.reshape(-1)).reshape(running.shape)
+        return before[which, time] + row - cohorts[which]
+
+    @property
     def owners(self) -> Ints:
         """(N,): the caller's sequence that each sequence in sorted order belongs to."""
         return np.arange(self.batch, dtype=np.intp) if self.order is None else self.order.astype(np.intp)
@@ -380,11 +397,24 @@ def gradient_blocks(offsets: Ints, batch: int) -> Ints:
     """Where the sums of gradients over packed rows have their joints: after ceil(256 / N) steps, as those of an LSTM,
     and after 256 rows within a longer step. They are the same for a batch in segments of as many steps.
     """
-    steps = job.gradient_block(batch, False)
+    steps = job.gradient_block(batch)
     ends = np.append(offsets[:-1:steps], offsets[-1:])
     if batch > ROWS:
         ends = np.concatenate([np.arange(a, b, ROWS) for a, b in itertools.pairwise(ends.tolist())] + [ends[-1:]])
     return np.ascontiguousarray(ends, np.intp)
+
+
+def cut_cohorts(batch: int, rows: int, lengths: Ints | None) -> Ints | None:
+    """The `cohorts` of a batch of so many packed rows, from the sorted lengths of its sequences, None if they are equal."""
+    count = job.count_cohorts(batch, rows)
+    if count == 1:
+        return None
+    if lengths is None:
+        return np.array([-(-batch * k // count) for k in range(count + 1)], np.intp)
+    first = np.zeros(count + 1, np.intp)
+    first[1:] = np.searchsorted(np.cumsum(lengths), rows * np.arange(1, count + 1) / count) + 1
+    every = np.arange(count + 1)  # each has a sequence
+    return np.minimum(np.maximum.accumulate(first - every), batch - count) + every
 
 
 def gather(

@@ -148,6 +148,8 @@ class _Compiled:
             slabs["gates"] = self.slab(rows, weights.cell.gates * hidden, x.dtype)
             slabs["h_prev"] = self.slab(rows, h.shape[1], x.dtype)
             slabs["c_prev"] = allocate.aligned((rows, c.shape[1]), x.dtype, reuse=True)
+            if context.cohorts is not None and direction.takes_cohorts():
+                slabs["cohorts"] = context.cohorts
         width = direction.extra(keep)
         if width:
             slabs["extra"] = self.slab(rows if keep else context.batch, width, x.dtype)
@@ -173,10 +175,13 @@ class _Compiled:
         out: Arrays,
         flow: tuple[Array | None, Array | None] = (None, None),
         add: bool = False,
-    ) -> None:
+        sums: Array | None = None,
+        more: bool = False,
+    ) -> Array | None:
         """The derivative of `forward`: dh and dc go from the gradients of the final to those of the initial state, dx
         and the arrays of `out` by name are written, and dL/dh_t, dL/dc_t of every step to `flow`. With `add`, `out`
-        holds the gradients of later steps of the same sequences and is added to.
+        holds the gradients of later steps of the same sequences and is added to; with `more`, earlier ones follow: what
+        is returned is then given to that call as `sums`.
         """
         rows, inputs = x.shape
         hidden, cell = weights.hidden, weights.cell
@@ -189,15 +194,16 @@ class _Compiled:
         if vectors:
             d_vectors = np.concatenate([out[name] for name in vectors]) if add else allocate.empty(
                 (sum(width for width, _ in vectors.values()),), x.dtype)  # fmt: skip
-        loop.backward(
+        sums = loop.backward(
             self._backward(weights, _counts(slabs), dx is not None), x, None if context.uniform else context.offsets,
             len(context.offsets) - 1, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, d_vectors,
-            self._threads(3 * rows * hidden * (inputs + dh.shape[1])), _allocator(x.dtype), *flow, add,
+            self._threads(3 * rows * hidden * (inputs + dh.shape[1])), _allocator(x.dtype), *flow, add, sums, more,
         )  # fmt: skip
         at = 0
         for name, (width, _) in vectors.items():
             out[name][...] = d_vectors[at : at + width]
             at += width
+        return sums
 
     def stack(self, parts: Sequence[Weights], layers: int, directions: int) -> Callable[..., Any]:
         """A compiled call for inference on plain arrays, from the `Weights` of all layers and directions of an LSTM."""
@@ -407,7 +413,9 @@ class ReferenceEngine:
         out: Arrays,
         flow: tuple[Array | None, Array | None] = (None, None),
         add: bool = False,
-    ) -> None:
+        sums: Array | None = None,
+        more: bool = False,
+    ) -> Array | None:
         """As of every engine."""
         place = context.sorted_places
         running = np.arange(len(context.offsets) - 1) < context.sort(context.lengths)[:, None]
@@ -424,6 +432,7 @@ class ReferenceEngine:
             target[:] = grads.params[name] + (target if add else 0)
         if dx is not None:
             dx[:] = grads.x[place] + (dx if add_to_dx else 0)
+        return None
 
     def product(
         self, a: Array, b: Array, out: Array, transpose_b: bool = False, derived: Derived | None = None

@@ -7,6 +7,7 @@ segment are a range of the packed rows of the whole, so that segments give the b
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from lstmx._core import job
 from lstmx._core import rows as core_rows
 from lstmx.functional import allocate, validate
-from lstmx.functional.context import SequenceContext
+from lstmx.functional.context import SequenceContext, cut_cohorts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +72,7 @@ class Segment(SequenceContext):
         self.given, self.steps = self.lengths, len(self.offsets) - 1
         self.uniform = int(self.offsets[-1]) == self.batch * self.steps
         self.moves_states = self.order is not None
-        self._found, self._twin = {}, None
+        self._found, self._twin = {"cohorts": timeline.cohorts}, None
 
     @property
     def places(self) -> tuple[Ints, Ints]:
@@ -126,6 +127,11 @@ class Timeline:
     def sorted(self) -> Ints:
         """The lengths (N,), longest first."""
         return self.lengths if self.order is None else self.lengths[self.order]
+
+    @functools.cached_property
+    def cohorts(self) -> Ints | None:
+        """As of a context, of the whole batch."""
+        return cut_cohorts(self.batch, int(self.lengths.sum()), self.sorted)
 
     def rows_before(self, step: int) -> int:
         """Packed rows of the steps before this one."""
@@ -241,7 +247,7 @@ def block(batch: int) -> int:
     """Steps at whose multiples the sums of gradients over time have their joints: segments that begin and end there
     give the bits of the whole, where the engine is the tile's.
     """
-    return job.gradient_block(batch, False)
+    return job.gradient_joint(batch)
 
 
 def read_memory(name: str, value: Any) -> int:

@@ -105,7 +105,7 @@ class Recompute:
         form = Form(context)
         dx = form.zeros(self.input_size, self.dtype)
         every = [None if a is None else form.joined(a) for a in [*(below or ()), dy]]
-        size = None
+        size, sums = None, {}  # type: ignore[var-annotated]
         for k in reversed(range(len(cuts))):
             segment = timeline.segment(*cuts[k])
             if segment.rows != size:
@@ -115,7 +115,7 @@ class Recompute:
             _, tape = self._run(rows[pieces(timeline, cuts[k])], segment, h, c, run._replace(keep=True))
             *under, own = [None if a is None else form.read(segment, a) for a in every]
             part = self._run_backward(
-                tape, segment, own, dh, dc, out, below=under or None, add=k < len(cuts) - 1, more=k > 0
+                tape, segment, own, dh, dc, out, below=under or None, add=k < len(cuts) - 1, more=k > 0, sums=sums
             )
             form.write(segment, part, dx)
             del tape, own, under, part
@@ -207,15 +207,15 @@ class Recompute:
         layer, direction = place
         k, reverse, engine = layer * self.directions + direction, self.reversed[direction], get_engine()
         weights = self._weights(layer, direction, run.parameters, run.key)
-        gradients = self._gradients(out, layer, direction)
+        gradients, sums = self._gradients(out, layer, direction), None
         for j, (segment, part) in reversed(list(enumerate(self._sides(timeline, cuts, reverse)))):
             h, c = (a.copy() for a in states[j])
             masks = self._drawn(run.key, k, weights, segment)
             y = allocate.aligned((segment.rows, h.shape[1]), self.dtype, reuse=True)
             slabs = engine.forward(rows[part], weights, segment, reverse, h, c, y, True, masks)
-            engine.backward(
+            sums = engine.backward(
                 rows[part], weights, segment, reverse, slabs, None if dy is None else dy[part], dh[k], dc[k], dx[part],
-                direction > 0, gradients, add=j < len(cuts) - 1,
+                direction > 0, gradients, add=j < len(cuts) - 1, sums=sums, more=j > 0,
             )  # fmt: skip
             del slabs, y, masks
         self._drop_gradient(gradients, run.key, layer, direction)

@@ -155,14 +155,17 @@ class Stack:
         below: list[Any] | None = None,
         add: bool = False,
         more: bool = False,
+        sums: dict[int, Any] | None = None,
     ) -> Array | None:
         """Back-propagation through all layers. dh and dc go from the gradients of the final to those of the initial
         state.
 
         `out[name]` are written. `flow[layer, direction]`, if given, is a pair of (S, H) arrays for dL/dh_t and dL/dc_t;
         `below[layer]` what the loss adds to the gradient of the outputs of a layer that is not the last, or None.
-        `add` and `more` are those of the layer protocol. Returns dx (S, I) or None.
+        `add` and `more` are those of the layer protocol; between segments, `sums` holds what engines have not added up.
+        Returns dx (S, I) or None.
         """
+        sums = {} if sums is None else sums
         for layer in reversed(range(self.num_layers)):
             rows, all_slabs, drop, weights, key, columns = tape[layer]
             dx = allocate.aligned(rows.shape, self.dtype, reuse=True) if layer or need_dx else None
@@ -171,10 +174,10 @@ class Stack:
                 k = layer * self._directions + direction
                 gradients = self._gradients(out, layer, direction)
                 slabs = kept(all_slabs[direction]) if retain else all_slabs[direction]
-                get_engine().backward(
+                sums[k] = get_engine().backward(
                     rows, weights[direction], context, reverse, slabs, parts[direction], dh[k], dc[k], dx,
                     direction > 0, gradients,
-                    (None, None) if flow is None else flow[layer, direction], add,
+                    (None, None) if flow is None else flow[layer, direction], add, sums.get(k), more,
                 )  # fmt: skip
                 if not more:
                     self._drop_gradient(gradients, key, layer, direction)
@@ -307,10 +310,12 @@ class Stack:
     ) -> tuple[Array | None, State]:
         """The layer protocol; `flow` as `_run_backward` takes it."""
         tape, context, given = tape
-        dh, dc = self._zeros(context) if dstate is None else dstate
-        dx = self._run_backward(tape, context, dy, dh, dc, out, need_dx=need_dx, flow=flow, add=add, more=more)
+        dh, dc, sums = (*self._zeros(context), {}) if dstate is None else dstate
+        dx = self._run_backward(
+            tape, context, dy, dh, dc, out, need_dx=need_dx, flow=flow, add=add, more=more, sums=sums
+        )
         self._initial_backward(given, dh, dc, context, out, add)
-        return dx, (dh, dc)
+        return dx, (dh, dc, sums)
 
     def _state_shapes(self, *batch: int) -> tuple[Shape, Shape]:
         """The shapes of h and c, (L*D, N, H), or without N."""

@@ -154,25 +154,32 @@ class _Source:
                 k = layer * len(all_slabs) + direction
                 self.runs[layer, direction] = slabs, *(part[k] for part in state)
 
+    def slab(self, pair: Any, name: str) -> Any:
+        """The packed rows of a slab."""
+        slabs = self.runs[pair][0]
+        cohorts = slabs.get("cohorts")
+        return slabs[name] if cohorts is None else slabs[name][self.context.by_cohort(cohorts)]
+
     def rows(self, name: str, pair: Any) -> Any:
         """The packed rows (S, ..) of a quantity."""
-        slabs, h, c = self.runs[pair]
+        _, h, c = self.runs[pair]
         reverse = self.reversed[pair[1]]
         if name in ("c_before", "h_before"):
-            return slabs[f"{name[0]}_prev"]
+            return self.slab(pair, f"{name[0]}_prev")
         if name == "h":
-            return self.context.after(slabs["h_prev"], h, reverse)
+            return self.context.after(self.slab(pair, "h_prev"), h, reverse)
         if name == "c":
-            return self.context.after(slabs["c_prev"], c, reverse)
+            return self.context.after(self.slab(pair, "c_prev"), c, reverse)
         if name == "tanh_c":
             return self._shown(self.rows("c", pair))
         if name == "f" and self.cell.cifg:
             return 1 - self.rows("i", pair)
         k = ("igo" if self.cell.cifg else "ifgo").index(name)
         if name in "if" and self.cell.slstm:
-            blocks = slabs["gates"][:, : self.hidden], slabs["gates"][:, self.hidden : 2 * self.hidden]
-            return _exponential(*blocks, *np.split(slabs["c_prev"], 3, axis=1)[1:])[k]
-        return slabs["gates"][:, k * self.hidden : (k + 1) * self.hidden]
+            gates = self.slab(pair, "gates")
+            blocks = gates[:, : self.hidden], gates[:, self.hidden : 2 * self.hidden]
+            return _exponential(*blocks, *np.split(self.slab(pair, "c_prev"), 3, axis=1)[1:])[k]
+        return self.slab(pair, "gates")[:, k * self.hidden : (k + 1) * self.hidden]
 
     def _shown(self, c: Array) -> Array:
         """What the output gate is multiplied by (S, H)."""
@@ -266,7 +273,7 @@ class Trace:
         added, z = i * g, cell.zoneout[1]
         if z:
             kept, added = z + (1 - z) * kept, (1 - z) * added
-        return kept, added, self._source.runs[pair][0]["c_prev"][:, : self.hidden_size]
+        return kept, added, self._source.slab(pair, "c_prev")[:, : self.hidden_size]
 
     def _sequence(self, what: str, sequence: int | None) -> int:
         """The index of a sequence of the caller."""

@@ -49,19 +49,23 @@ typedef struct {
     ptrdiff_t scratch_width;           /* of a row of `scratch` */
 } lstmx_extra;
 
-/* A layer in one direction and the batch it works on: what the steps of recurrent.h need to know.
+/* A layer in one direction and the sequences it works on, a batch or a group of one: what the steps of recurrent.h need to
+ * know.
  *
  * The rows of step t are offsets[t]..offsets[t + 1] of every packed array; without offsets there are `batch` rows at every
- * step. Strides count elements; NULL where there is none. */
+ * step. Of x, y, dy, dx, dh_all and dc_all, which a group shares with the rest of its batch, the pointer is at the group's
+ * first row, and those of step t begin at whole[t], or without offsets at t * whole_batch. Strides count elements; NULL where
+ * there is none. */
 typedef struct {
     ptrdiff_t steps, batch, inputs, hidden, outputs;   /* T, N, I, H; the width of h, P or H */
     ptrdiff_t memory, width;                  /* the width of c, H or 3H; and of a row of z, gates * H */
-    const ptrdiff_t *offsets;                 /* (T + 1) */
+    const ptrdiff_t *offsets, *whole;         /* (T + 1); the same, but for a group */
+    ptrdiff_t whole_batch;
     int reverse;                              /* t runs downwards */
     int windows;                              /* x_step = x_row: windows of one series; row n of step t is its row t + n */
     const lstmx_cell *cell;                   /* its options */
 
-    const void *x;                            /* IN, row n of step t at offsets[t] * x_row or t * x_step, + n * x_row */
+    const void *x;                            /* IN, row n of step t at whole[t] * x_row or t * x_step, + n * x_row */
     ptrdiff_t x_step, x_row;
     const void *w_ih, *w_hh, *bias;           /* fused: gate panels (pack.h) of (4H, I), (4H, H), (4H, 1) */
     const lstmx_vectors *vectors;             /* general */

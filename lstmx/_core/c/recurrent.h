@@ -5,11 +5,12 @@ INLINE ptrdiff_t FN(first_row)(const lstmx_layer *l, ptrdiff_t t) { return l->of
 INLINE ptrdiff_t FN(rows_at)(const lstmx_layer *l, ptrdiff_t t) {
     return t < 0 || t >= l->steps ? 0 : l->offsets ? l->offsets[t + 1] - l->offsets[t] : l->batch;
 }
+INLINE ptrdiff_t FN(whole_row)(const lstmx_layer *l, ptrdiff_t t) { return l->whole ? l->whole[t] : t * l->whole_batch; }
 INLINE const REAL *FN(x_at)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t n) {
-    return (const REAL *)l->x + (l->offsets ? l->offsets[t] * l->x_row : t * l->x_step) + n * l->x_row;
+    return (const REAL *)l->x + (l->offsets ? l->whole[t] * l->x_row : t * l->x_step) + n * l->x_row;
 }
 INLINE REAL *FN(y_at)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t n) {
-    return (REAL *)l->y + (l->offsets ? l->offsets[t] * l->y_row : t * l->y_step) + n * l->y_row;
+    return (REAL *)l->y + (l->offsets ? l->whole[t] * l->y_row : t * l->y_step) + n * l->y_row;
 }
 INLINE ptrdiff_t FN(lanes_of)(ptrdiff_t H, ptrdiff_t panel) { return (panel + 1) * LANES <= H ? LANES : FN(tail_lanes)(H); }
 
@@ -361,11 +362,11 @@ static void FN(finish_outputs)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
 static void FN(open_gradients)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, ptrdiff_t r1) {
     const ptrdiff_t P = l->outputs;
     for (ptrdiff_t n = r0; n < r1; n++) {
-        const ptrdiff_t row = FN(first_row)(l, t) + n;
+        const ptrdiff_t row = FN(first_row)(l, t) + n, whole = FN(whole_row)(l, t) + n;
         REAL *dh = (REAL *)l->dh + n * P, *out = FN(extra_at)(l, row, n) + l->at->out;
-        const REAL *dy = l->dy ? (const REAL *)l->dy + row * l->dy_row : NULL;
+        const REAL *dy = l->dy ? (const REAL *)l->dy + whole * l->dy_row : NULL;
         if (dy) for (ptrdiff_t j = 0; j < P; j++) dh[j] = dh[j] + dy[j];
-        if (l->dh_all) memcpy((REAL *)l->dh_all + row * P, dh, (size_t)P * sizeof(REAL));
+        if (l->dh_all) memcpy((REAL *)l->dh_all + whole * P, dh, (size_t)P * sizeof(REAL));
         if (l->cell->zoneout_h > 0)
             FN(zoneout_row_backward)(P, l->cell->zoneout_h, ROW_OF(l->zoneout_h, P), dh, out, dh);
         else memcpy(out, dh, (size_t)P * sizeof(REAL));
@@ -379,26 +380,26 @@ static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
     const int opened = l->at->out >= 0;   /* by open_gradients: dh is in extra */
     if (!cell->special && !opened) {
         for (ptrdiff_t n = r0; n < r1; n++) {
-            const ptrdiff_t row = first + n;
+            const ptrdiff_t row = first + n, whole = FN(whole_row)(l, t) + n;
             FN(row_backward_plain)(j0, j1, H, (REAL *)l->gates + row * l->gates_row, (REAL *)l->c_prev + row * H,
-                                   l->dy ? (const REAL *)l->dy + row * l->dy_row : NULL, (REAL *)l->dh + n * P,
-                                   (REAL *)l->dc + n * H, l->dh_all ? (REAL *)l->dh_all + row * P : NULL,
-                                   l->dc_all ? (REAL *)l->dc_all + row * H : NULL);
+                                   l->dy ? (const REAL *)l->dy + whole * l->dy_row : NULL, (REAL *)l->dh + n * P,
+                                   (REAL *)l->dc + n * H, l->dh_all ? (REAL *)l->dh_all + whole * P : NULL,
+                                   l->dc_all ? (REAL *)l->dc_all + whole * H : NULL);
         }
         return;
     }
     for (ptrdiff_t n = r0; n < r1; n++) {
-        const ptrdiff_t row = first + n;
+        const ptrdiff_t row = first + n, whole = FN(whole_row)(l, t) + n;
         REAL *extra = FN(extra_at)(l, row, n);
         REAL *d_shown = !opened ? (REAL *)l->dh + n * P : extra + (l->at->d_shown >= 0 ? l->at->d_shown : l->at->out);
         REAL *z = (REAL *)l->gates + row * l->gates_row, *dc = (REAL *)l->dc + n * M;
-        REAL *dc_all = l->dc_all ? (REAL *)l->dc_all + row * M : NULL;
+        REAL *dc_all = l->dc_all ? (REAL *)l->dc_all + whole * M : NULL;
         const REAL *c_prev = (REAL *)l->c_prev + row * M;
         if (cell->slstm) FN(slstm_backward)(H, z, c_prev, d_shown, dc, dc_all);
         else if (cell->general) FN(general_backward)(l, row, n, z, c_prev, d_shown, dc, dc_all);
         else {
-            const FN(row) r = {z, c_prev, opened || !l->dy ? NULL : (const REAL *)l->dy + row * l->dy_row, d_shown, dc,
-                               opened || !l->dh_all ? NULL : (REAL *)l->dh_all + row * P, dc_all, VECTOR(peephole),
+            const FN(row) r = {z, c_prev, opened || !l->dy ? NULL : (const REAL *)l->dy + whole * l->dy_row, d_shown, dc,
+                               opened || !l->dh_all ? NULL : (REAL *)l->dh_all + whole * P, dc_all, VECTOR(peephole),
                                cell->peephole ? extra + l->at->peephole : NULL};
             FN(cell_row_backward)(cell, j0, j1, H, &r);
         }

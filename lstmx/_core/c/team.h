@@ -53,9 +53,9 @@ enum { LSTMX_SHARES = 64 };
 typedef struct {
     ptrdiff_t taken;                     /* of the shares of all blocks, in order */
     char alone[64];
-    int count;
+    int count, each;                     /* in all, and of each cohort, one after the other */
     ptrdiff_t done[LSTMX_SHARES];        /* blocks that each share has behind it */
-    ptrdiff_t first[LSTMX_SHARES + 1];   /* the first row of each share */
+    ptrdiff_t first[LSTMX_SHARES], stop[LSTMX_SHARES];   /* the rows of each share, counted within its cohort */
 } lstmx_shares;
 
 #if LSTMX_OPENMP
