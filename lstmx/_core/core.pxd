@@ -80,6 +80,7 @@ cdef extern from "core.h" nogil:
         lstmx_products products
         Py_ssize_t (*gate_width)(Py_ssize_t hidden) noexcept nogil
         Py_ssize_t (*column_width)(Py_ssize_t n) noexcept nogil
+        Py_ssize_t (*outer_room)(Py_ssize_t rows, Py_ssize_t n) noexcept nogil
         void (*pack_gates)(Py_ssize_t hidden, Py_ssize_t K, const void *w, void *panels) noexcept nogil
         void (*pack_columns)(int transposed, Py_ssize_t K, Py_ssize_t n, const void *w, void *panels) noexcept nogil
         void (*input_sums)(const lstmx_layer *l, Py_ssize_t t0, Py_ssize_t t1, Py_ssize_t r0, Py_ssize_t r1, Py_ssize_t p0,
@@ -97,6 +98,7 @@ cdef extern from "core.h" nogil:
         void (*multiply_rows)(Py_ssize_t rows, Py_ssize_t n, const void *a, Py_ssize_t a_row, const void *b, Py_ssize_t b_row,
                               void *out, Py_ssize_t out_row, int add) noexcept nogil
         void (*sum_rows)(Py_ssize_t rows, Py_ssize_t n, const void *x, Py_ssize_t x_row, void *out, int add) noexcept nogil
+        void (*sum_parts)(Py_ssize_t n, int parts, Py_ssize_t apart, const void *from_, void *to) noexcept nogil
 
     ctypedef struct lstmx_isa:
         const char *name

@@ -73,7 +73,7 @@ def outer(products, cnp.ndarray a, cnp.ndarray b, cnp.ndarray out, cnp.ndarray s
     sums : (m,) or None, to which the sums of the columns of a go in the same way
     blocks : (count + 1,) rows, the first 0 and the last the number of rows: where blocks begin and end
     add : whether out and sums are added to
-    strips : (threads, rows of the longest block * 4 * lanes), scratch for the threads there may be
+    strips : (threads, outer_room of the longest block's rows and n), scratch for the threads there may be
     """
     cdef Task j
     cdef int threads = <int>cnp.PyArray_DIM(strips, 0)

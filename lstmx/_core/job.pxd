@@ -10,7 +10,7 @@ ctypedef Py_ssize_t size
 
 cdef enum:
     MOST_THREADS = 256             # of a team
-    MOST_COHORTS = 4               # of a batch
+    MOST_COHORTS = 16              # of a batch
     GRADIENT_ROWS = 256            # rows of one block of the weights' gradients
     SERIAL_ROWS = 4096             # and of a block whose products have threads of their own
 
@@ -50,6 +50,8 @@ cdef struct Job:
     size strip_bytes, x_room
     Job *cohort                # the first of the cohorts, or the job itself
     int cohorts                # how many, or 1
+    size apart                 # values from the gradients of one cohort to those of the next
+    bint more                  # backward: earlier steps follow, and what cohorts have found is not yet added up
     int split_units
     int threads                # wanted; the team may be smaller
     lstmx_shares *shares       # of the rows, which members take; NULL: equal ones
@@ -78,8 +80,8 @@ cdef size room_for_sums(Job *job, int threads) noexcept nogil
 cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil
 cdef size gradient_steps(size batch, bint serial) noexcept nogil
 cdef int most_cohorts(size batch) noexcept nogil
+cdef bint own_cohorts(const Job *job, int members) noexcept nogil
 cdef void cut_cohorts(Job *job, Job *cohorts, int count, const size *first, size *offsets) noexcept nogil
-cdef size strip(size rows, size lanes) noexcept nogil
 cdef size strip_rows(size batch, size steps, size block) noexcept nogil
 cdef bint turns(size width, size n, size rows, size lanes) noexcept nogil
 

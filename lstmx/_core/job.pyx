@@ -303,16 +303,24 @@ def gradient_block(size batch):
 # Cohorts.
 
 cdef int most_cohorts(size batch) noexcept nogil:
-    """How many a batch may have: each has at least 8 sequences."""
-    return 1 if batch < 16 else 2 if batch < 128 else MOST_COHORTS
+    """How many a batch may have, a power of 2: of 16 or more sequences each, or two of 8 or more."""
+    cdef int found = 1
+    while found < MOST_COHORTS and batch >= (16 if found == 1 else 32 * found):
+        found *= 2
+    return found
 
 
 def count_cohorts(size batch, size rows):
-    """How many cohorts a batch of so many packed rows has: their sums are to cost little beside the products."""
+    """How many cohorts a batch of so many packed rows has: to add up their gradients is to cost little beside the products."""
     cdef int found = most_cohorts(batch)
-    while found > 1 and rows < GRADIENT_ROWS * found:
+    while found > 1 and rows < 128 * found * min(found, 8):
         found //= 2
     return found
+
+
+cdef bint own_cohorts(const Job *job, int members) noexcept nogil:
+    """Whether each member of a team has cohorts to itself: where that leaves hardly anybody idle."""
+    return job.cohorts > 1 and (job.cohorts % members == 0 or job.cohorts >= 4 * members)
 
 
 def gradient_joint(size batch):
@@ -412,10 +420,11 @@ def workspace(size batch, size steps, size inputs, size hidden, cnp.ndarray of_t
             cohorts = count_cohorts(batch, batch * steps)
         if cohorts > 1:
             rows = strip_rows((batch + cohorts - 1) // cohorts, steps, gradient_joint(batch))
-            found["strips"] = threads * (strip(rows, kernels.lanes) + rows * inputs)
+            found["strips"] = threads * (kernels.outer_room(rows, max(inputs, hidden)) + rows * inputs)
             found["gradients"] = cohorts * 4 * hidden * (inputs + hidden + 1)
             return found
-        found["strips"] = threads * strip(strip_rows(batch, steps, gradient_steps(batch, False)), kernels.lanes)
+        rows = strip_rows(batch, steps, gradient_steps(batch, False))
+        found["strips"] = threads * kernels.outer_room(rows, max(inputs, hidden))
         for n in (inputs, hidden):
             if turns(4 * hidden, n, batch * steps, kernels.lanes):
                 found["turned"] = found.get("turned", 0) + 4 * hidden * n
@@ -425,11 +434,6 @@ def workspace(size batch, size steps, size inputs, size hidden, cnp.ndarray of_t
 cdef size strip_rows(size batch, size steps, size block) noexcept nogil:
     """The most rows whose gradients are summed at once, where blocks have so many steps."""
     return GRADIENT_ROWS if batch >= GRADIENT_ROWS else min(steps, block) * batch
-
-
-cdef size strip(size rows, size lanes) noexcept nogil:
-    """The values of a thread's scratch for the outer products over so many rows."""
-    return 4 * lanes * rows
 
 
 cdef bint turns(size width, size n, size rows, size lanes) noexcept nogil:

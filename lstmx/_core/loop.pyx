@@ -16,15 +16,20 @@
 # Backward is one path: the cell's derivative, dh = dz W_hh, and, block by block, dx and the weights' gradients.
 #
 # Blocks. Forward: W_ih x is summed for a whole block of steps where x is wide or rows are few, else it joins each step's
-# products. Backward: blocks of ceil(256 / N) steps, last to first; a block's share of dx and of the weights' gradients comes
+# products. Backward: blocks of ceil(256 / N) steps, of a cohort so many times as many as there are cohorts, last to first; a block's share of dx and of the weights' gradients comes
 # while its dz is still in the cache.
+#
+# Cohorts. In training a batch of the plain cell is cut into cohorts of sequences, how many depends on the batch alone. The rows
+# of a cohort's tape lie together, and its weights' gradients are summed by themselves; in the end those of all cohorts are
+# added in order. So a thread can have a cohort to itself, all steps forward and backward, and what it wrote is still in its
+# cache when it comes back.
 #
 # Who owns what. The caller owns every array; a Direction holds a layer's weights and is never changed; a Job lives on the
 # stack of one call. Nothing here allocates.
 #
-# Threads. `launch` alone makes them, and lets go of the GIL for long calls. They take shares of the rows from a counter,
-# block by block, and in backward shares of the weights' gradients between; or, where rows are few and units many, they
-# split the units, with a barrier at every step. A thread owns outputs, never part of a sum: any number of threads gives
+# Threads. `launch` alone makes them, and lets go of the GIL for long calls. They have whole cohorts where there are enough; or
+# take shares of the rows from a counter, block by block, and in backward shares of the weights' gradients between; or, where
+# rows are few and units many, they split the units, with a barrier at every step. A thread owns outputs, never part of a sum: any number of threads gives
 # the same bits. The calling thread looks for Ctrl-C every 50 ms at the end of a block.
 """
 
@@ -40,8 +45,8 @@ from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_awa
                                lstmx_wait, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
                                PyThreadState, restore_control, take_back)
 from lstmx._core.job cimport (begin, cut_cohorts, cut_columns, cut_rows, data, Direction, GRADIENT_ROWS, gradient_steps, groups_of, Job,
-                              MOST_COHORTS, most_cohorts, MOST_THREADS, operations, panels_of, place, room_for_sums, row_share, rows_at,
-                              share_out, size, stride, strip, strip_rows, turns, worth_threads)
+                              MOST_COHORTS, most_cohorts, MOST_THREADS, operations, own_cohorts, panels_of, place, room_for_sums, row_share, rows_at,
+                              share_out, size, stride, strip_rows, turns, worth_threads)
 
 cnp.import_array()
 
@@ -143,7 +148,7 @@ cdef void forward_part(Job *job, int me, int members) noexcept nogil:
     if members > 1 and job.split_units:
         forward_units(job, me, members)
         return
-    if job.cohorts > 1 and job.cohorts % members == 0:
+    if own_cohorts(job, members):
         forward_cohorts(job, me, job.cohorts * me // members, job.cohorts * (me + 1) // members)
         return
     if members > 1 and job.shares != NULL:
@@ -236,12 +241,17 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
     cdef const lstmx_layer *l = &job.layer
     cdef size g0, g1, j0, j1, end = l.steps, s, k, t, stop
     cdef int part
-    if job.cohorts % members == 0:
+    if members == 1 and job.cohorts == 1:
+        backward_rows(job, me)
+        return
+    if own_cohorts(job, members):
         for part in range(job.cohorts * me // members, job.cohorts * (me + 1) // members):
             backward_rows(&job.cohort[part], me)
-        return
-    if job.shares != NULL:
+    elif job.shares != NULL:
         backward_shares(job, me)
+    if job.cohorts > 1:
+        add_up(job, me, members)
+    if job.cohorts > 1 or job.shares != NULL:
         return
     g0, g1 = groups_of(job, l.outputs) * me // members, groups_of(job, l.outputs) * (me + 1) // members   # P is H here
     j0, j1 = g0 * 4 * job.kernels.lanes, min(l.hidden, g1 * 4 * job.kernels.lanes)
@@ -273,6 +283,24 @@ cdef void backward_rows(Job *job, int me) noexcept nogil:
             return
         gradients(job, me, 0, 1, s, end)
         end = s
+
+
+cdef void add_up(const Job *job, int me, int members) noexcept nogil:
+    """One member's part of the sums over cohorts, when all are there."""
+    cdef const Job *first = job.cohort
+    cdef size width = job.layer.width
+    wait(job, me, members)
+    if lstmx_stopped(job.team) or job.more:
+        return
+    add_part(job, me, members, width * job.layer.inputs, first.dw_ih, job.dw_ih if first.dw_ih_turned == NULL else first.dw_ih)
+    add_part(job, me, members, width * job.layer.outputs, first.dw_hh, job.dw_hh if first.dw_hh_turned == NULL else first.dw_hh)
+    if job.db != NULL:
+        add_part(job, me, members, width, first.db, job.db)
+
+
+cdef void add_part(const Job *job, int me, int members, size n, const void *of_first, void *to) noexcept nogil:
+    cdef size low = n * me // members
+    job.kernels.sum_parts(n * (me + 1) // members - low, job.cohorts, job.apart, place(job, of_first, low), place(job, to, low))
 
 
 # Threads, the GIL and Ctrl-C: here and nowhere else.
@@ -551,7 +579,7 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
         return backward_cohorts(&job, out, threads, allocate, sums, more)
     strips = dw_ih = dw_hh = None
     if not job.serial:
-        width = strip(strip_rows(N, steps, job.steps_per_block), job.kernels.lanes)
+        width = job.kernels.outer_room(strip_rows(N, steps, job.steps_per_block), max(I, l.outputs, l.hidden))
         strips = allocate(job.threads * width)
         job.strips, job.strip_bytes = <char *>data(strips), width * job.itemsize
         if job.ih.blocks == 1:
@@ -568,7 +596,7 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
 
 cdef object backward_cohorts(Job *job, dict out, int threads, allocate, sums, bint more):
     """The rest of `backward` where there are cohorts: each has gradients of its own, added up in the end."""
-    cdef size H = job.layer.hidden, I = job.layer.inputs, width = job.layer.width, room, most = 0, at = 0
+    cdef size H = job.layer.hidden, I = job.layer.inputs, width = job.layer.width, room, most = 0
     cdef lstmx_layer *l
     cdef size least = GRADIENT_ROWS * job.cohorts   # rows that such a batch has, of which there may come a segment at a time
     cdef bint ih_turned = turns(width, I, least, job.kernels.lanes), hh_turned = turns(width, H, least, job.kernels.lanes)
@@ -581,7 +609,7 @@ cdef object backward_cohorts(Job *job, dict out, int threads, allocate, sums, bi
     job.steps_per_block *= most_cohorts(job.layer.batch)
     for k in range(job.cohorts):
         most = max(most, strip_rows(job.cohort[k].layer.batch, job.layer.steps, job.steps_per_block))
-    job.x_room = strip(most, job.kernels.lanes)
+    job.x_room = job.kernels.outer_room(most, max(I, H))
     room = job.x_room + most * I
     strips = allocate(job.threads * room)
     job.strips, job.strip_bytes = <char *>data(strips), room * job.itemsize
@@ -600,17 +628,14 @@ cdef object backward_cohorts(Job *job, dict out, int threads, allocate, sums, bi
         job.cohort[k].db = to + width * (I + H) * job.itemsize if job.db != NULL else NULL
         if fresh and (l.batch * l.steps if l.offsets == NULL else l.offsets[l.steps]) == 0:
             found.fill(0)
+    job.apart, job.more = width * (I + H + 1), more
     run(job, threads)
     if more:
         return sums
-    for name, n, is_turned in (("weight_ih", I, ih_turned), ("weight_hh", H, hh_turned), ("bias", 1, False)):
-        if name in out:
-            to_add_up = sums[:, at : at + width * n]
-            gradient = out[name].reshape(width, n).T if is_turned else out[name]
-            total = to_add_up[0].reshape(gradient.shape)
-            for k in range(1, job.cohorts):
-                total = np.add(total, to_add_up[k].reshape(gradient.shape), out=gradient)
-        at += width * n
+    if ih_turned:
+        out["weight_ih"][...] = sums[0, : width * I].reshape(I, width).T
+    if hh_turned:
+        out["weight_hh"][...] = sums[0, width * I : width * (I + H)].reshape(H, width).T
     return None
 
 

@@ -13,11 +13,6 @@ cnp.import_array()
 FORMATS = ("f32", "f64")   # enum lstmx_format
 
 
-def lanes(cnp.ndarray of_type):
-    """Values in a vector of the active instruction set, of an array's type."""
-    return tile_for(format_of(of_type)).lanes
-
-
 def to_line(cnp.ndarray array):
     """Bytes from the beginning of an array to that of the next cache line."""
     return -<size_t>cnp.PyArray_DATA(array) & 63
@@ -37,6 +32,11 @@ def pack_gates(cnp.ndarray weight, cnp.ndarray panels):
 def column_width(cnp.ndarray weight, bint transposed=False):
     """n of B (K, n) = weight, or its transpose, rounded up to what column panels take for each k."""
     return tile_for(format_of(weight)).column_width(cnp.PyArray_DIM(weight, not transposed))
+
+
+def outer_room(cnp.ndarray of_type, size rows, size n):
+    """Values of the scratch of an outer product over so many rows, whose result has n columns, of an array's type."""
+    return tile_for(format_of(of_type)).outer_room(rows, n)
 
 
 def pack_columns(cnp.ndarray weight, cnp.ndarray panels, bint transposed=False):

@@ -249,7 +249,7 @@ class _Compiled:
         """
         wanted = min(self._threads(a.size * out.shape[1] // 4), len(out))  # a row of out has one thread
         longest = len(a) if len(blocks) == 2 else int(np.diff(blocks).max(initial=0))
-        strips = allocate.aligned((wanted, longest * 4 * panels.lanes(a)), a.dtype, reuse=True)
+        strips = allocate.aligned((wanted, panels.outer_room(a, longest, out.shape[1])), a.dtype, reuse=True)
         dense.outer(self.products, a, b, out, sums, blocks, add, strips)
 
 

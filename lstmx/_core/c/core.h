@@ -100,10 +100,10 @@ typedef struct {
      * engine: column panels, or an lstmx_matrix. */
     void (*product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *a, ptrdiff_t a_row, const void *b,
                     void *out, ptrdiff_t out_row, int add, ptrdiff_t from, ptrdiff_t to);
-    /* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n], one chain. `strip` has room for
-     * rows * 4 * lanes values; NULL if b can be read where it lies, whole vectors to its row's end. */
+    /* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n], one chain. `scratch` has
+     * outer_room(rows, n) values; NULL if b is best read where it lies, whole vectors to its row's end. */
     void (*outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *a, ptrdiff_t a_row, const void *b,
-                  ptrdiff_t b_row, void *out, ptrdiff_t out_row, int add, void *strip);
+                  ptrdiff_t b_row, void *out, ptrdiff_t out_row, int add, void *scratch);
 } lstmx_products;
 
 /* A right-hand side B (K, n) as BLAS takes it: rows `row` values apart, of B or, if transposed, of B^T. */
@@ -121,6 +121,7 @@ typedef struct {
     /* Packed weights (pack.h). Panels of (4H, K) take K * gate_width(H) values, those of (K, n) K * column_width(n). */
     ptrdiff_t (*gate_width)(ptrdiff_t hidden);
     ptrdiff_t (*column_width)(ptrdiff_t n);
+    ptrdiff_t (*outer_room)(ptrdiff_t rows, ptrdiff_t n);   /* values of the scratch of an outer product */
     void (*pack_gates)(ptrdiff_t hidden, ptrdiff_t K, const void *w, void *panels);
     void (*pack_columns)(int transposed, ptrdiff_t K, ptrdiff_t n, const void *w, void *panels);
     /* The steps of a layer (recurrent.h). Rows r, panels p of gates, groups g of columns, units j: half-open ranges. */
@@ -139,6 +140,8 @@ typedef struct {
                           ptrdiff_t out_row, int add);
     /* out (n) := [out +] the sum of x over `rows` rows. */
     void (*sum_rows)(ptrdiff_t rows, ptrdiff_t n, const void *x, ptrdiff_t x_row, void *out, int add);
+    /* to (n) := the sum of `parts` arrays, `apart` values from each other; `to` may be the first. */
+    void (*sum_parts)(ptrdiff_t n, int parts, ptrdiff_t apart, const void *from, void *to);
 } lstmx_tile;
 
 #define KERNEL(RETURN, NAME, ARGUMENTS) RETURN (*NAME) ARGUMENTS;

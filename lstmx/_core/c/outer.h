@@ -54,30 +54,52 @@ static void FN(outer_few)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t 
     }
 }
 
-/* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n]: one chain of all the rows. `strip` has
- * room for rows * 4 * LANES values; NULL if b can be read where it lies, whole vectors to its row's end. */
+enum { FN(MANY) = 2048 / sizeof(REAL) };   /* columns of b from which on a, read for each panel, comes from afar */
+
+/* Values of the scratch of `outer`. */
+static ptrdiff_t FN(outer_room)(ptrdiff_t rows, ptrdiff_t n) { return rows * (FN(column_width)(n) + CHUNK); }
+
+/* `width` columns of b from column j on brought together, with 0 from its n-th on. */
+static void FN(outer_panel)(ptrdiff_t rows, ptrdiff_t j, ptrdiff_t n, const REAL *b, ptrdiff_t ldb, REAL *panel, ptrdiff_t width) {
+    const ptrdiff_t columns = n - j < width ? n - j : width;
+    for (ptrdiff_t r = 0; r < rows; r++, panel += width) {
+        memcpy(panel, b + r * ldb + j, (size_t)columns * sizeof(REAL));
+        for (ptrdiff_t l = columns; l < width; l++) panel[l] = 0;
+    }
+}
+
+/* out (m0..m1 of m, n) := [out +] the sum over `rows` rows of a[row][m] b[row][n]: one chain of all the rows. With `scratch`, of
+ * outer_room(rows, n) values, the panels of b are brought together; without, they are read where they lie, whole vectors to b's
+ * row's end. */
 static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, const void *left, ptrdiff_t lda,
                       const void *right, ptrdiff_t ldb, void *to, ptrdiff_t ldo, int add, void *scratch) {
     const REAL *a = left, *b = right;
-    REAL *out = to, *strip = scratch;
+    REAL *out = to, *panels = scratch;
+    const ptrdiff_t tall = 4 * LANES;
     if (rows <= FN(FEW)) {
         FN(outer_few)(rows, m0, m1, n, a, lda, b, ldb, out, ldo, add);
-        return;
-    }
-    for (ptrdiff_t j = 0; j < n; j += 4 * LANES) {
-        const ptrdiff_t columns = n - j < 4 * LANES ? n - j : 4 * LANES, width = FN(column_width)(columns);
-        FN(operand) p = {a, 1, lda, b + j, ldb, rows, 0, NULL, {NULL, 0}};
-        if (strip) {
-            for (ptrdiff_t r = 0; r < rows; r++) {
-                memcpy(strip + r * width, b + r * ldb + j, (size_t)columns * sizeof(REAL));
-                for (ptrdiff_t l = columns; l < width; l++) strip[r * width + l] = 0;
+    } else if (!scratch || n < FN(MANY)) {   /* a panel goes by all of a */
+        for (ptrdiff_t j = 0; j < n; j += tall) {
+            const ptrdiff_t columns = n - j < tall ? n - j : tall, width = FN(column_width)(columns);
+            FN(operand) p = {NULL, 1, lda, scratch ? panels : b + j, scratch ? width : ldb, rows, 0, NULL, {NULL, 0}};
+            if (scratch) FN(outer_panel)(rows, j, n, b, ldb, panels, width);
+            for (ptrdiff_t m = m0; m < m1; m += CHUNK) {
+                p.a = a + m;
+                FN(outer_rows)(m1 - m < CHUNK ? m1 - m : CHUNK, &p, (int)(width / LANES), columns, out + m * ldo + j, ldo, add);
             }
-            p.b = strip;
-            p.bk = width;
         }
+    } else {   /* many panels go by a CHUNK of a's columns, brought together too: its rows lie pages apart */
+        REAL *part = panels + rows * FN(column_width)(n);
+        for (ptrdiff_t j = 0; j < n; j += tall)
+            FN(outer_panel)(rows, j, n, b, ldb, panels + rows * j, FN(column_width)(n - j < tall ? n - j : tall));
         for (ptrdiff_t m = m0; m < m1; m += CHUNK) {
-            p.a = a + m;
-            FN(outer_rows)(m1 - m < CHUNK ? m1 - m : CHUNK, &p, (int)(width / LANES), columns, out + m * ldo + j, ldo, add);
+            const ptrdiff_t count = m1 - m < CHUNK ? m1 - m : CHUNK;
+            for (ptrdiff_t r = 0; r < rows; r++) memcpy(part + r * CHUNK, a + r * lda + m, (size_t)count * sizeof(REAL));
+            for (ptrdiff_t j = 0; j < n; j += tall) {
+                const ptrdiff_t columns = n - j < tall ? n - j : tall, width = FN(column_width)(columns);
+                const FN(operand) p = {part, 1, CHUNK, panels + rows * j, width, rows, 0, NULL, {NULL, 0}};
+                FN(outer_rows)(count, &p, (int)(width / LANES), columns, out + m * ldo + j, ldo, add);
+            }
         }
     }
 }
@@ -96,6 +118,17 @@ static void FN(sum_rows)(ptrdiff_t rows, ptrdiff_t n, const void *from, ptrdiff_
             for (ptrdiff_t r = 0; r < rows; r++)
                 for (ptrdiff_t l = 0; l < width; l++) part[l] = part[l] + x[r * ldx + j + l];
         for (ptrdiff_t l = 0; l < width; l++) out[j + l] = add ? out[j + l] + part[l] : part[l];
+    }
+}
+
+/* to (n) := the sum of `parts` arrays, one after the other: the first at `from`, each next one `apart` values behind. */
+static void FN(sum_parts)(ptrdiff_t n, int parts, ptrdiff_t apart, const void *from, void *to) {
+    const REAL *x = from;
+    REAL *out = to;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        REAL sum = x[j];
+        for (int k = 1; k < parts; k++) sum = sum + x[j + k * apart];
+        out[j] = sum;
     }
 }
 

@@ -20,10 +20,10 @@ static const lstmx_kernels FN(kernel_table) = {
 #undef KERNEL
 static const lstmx_tile FN(tile_table) = {
     .lanes = LANES, .products = {FN(product), FN(outer)}, .gate_width = FN(gate_width), .column_width = FN(column_width),
-    .pack_gates = FN(pack_gates), .pack_columns = FN(pack_columns), .input_sums = FN(input_sums),
+    .outer_room = FN(outer_room), .pack_gates = FN(pack_gates), .pack_columns = FN(pack_columns), .input_sums = FN(input_sums),
     .forward_steps = FN(forward_steps), .open_rows = FN(open_rows), .close_rows = FN(close_rows),
     .forward_cells = FN(forward_cells), .finish_outputs = FN(finish_outputs), .open_gradients = FN(open_gradients),
-    .backward_cells = FN(backward_cells), .multiply_rows = FN(multiply_rows), .sum_rows = FN(sum_rows),
+    .backward_cells = FN(backward_cells), .multiply_rows = FN(multiply_rows), .sum_rows = FN(sum_rows), .sum_parts = FN(sum_parts),
 };
 #undef FN
 #undef LOAD_TAIL
