@@ -6,6 +6,7 @@ threads are used, so that small shapes take every way through the time loop: row
 
 import contextlib
 import functools
+import itertools
 import hashlib
 import json
 import os
@@ -418,9 +419,15 @@ def test_gates_are_chains_over_blocks_of_x_and_of_h(I, H):
         same(np.asarray(getattr(trace, name)).ravel(), out)
 
 
-@pytest.mark.parametrize(("N", "T"), [(1, 700), (3, 200), (100, 7), (256, 2), (300, 3)])
-def test_weight_gradients_are_sums_over_blocks_of_steps_added_last_to_first(N, T):
-    """A block is ceil(256 / N) steps; a step of more than 256 rows is cut at 256."""
+@pytest.mark.parametrize(
+    ("N", "T", "cohorts", "steps"),
+    [(1, 700, 1, 256), (3, 200, 1, 86), (15, 60, 1, 18), (16, 31, 1, 16), (300, 1, 1, 1), (16, 40, 2, 32), (33, 30, 2, 16),
+     (100, 7, 2, 6), (100, 21, 2, 6), (128, 16, 4, 8), (256, 2, 2, 2), (300, 7, 4, 4), (1000, 20, 16, 8)],
+)  # fmt: skip
+def test_weight_gradients_are_sums_over_blocks_of_steps_added_last_to_first(N, T, cohorts, steps):
+    """A block is ceil(256 / N) steps; a step of more than 256 rows is cut at 256. Cohorts have blocks of up to 511 rows, a
+    power of 2 times as many steps, and their sums are added in order.
+    """
     I, H = 3, 5
     lstm = LSTM(I, H, random_state=0)
     p = problem(lstm, N, T)
@@ -432,20 +439,23 @@ def test_weight_gradients_are_sums_over_blocks_of_steps_added_last_to_first(N, T
     out = {name: np.empty_like(w) for name, w in arrays.items()}
     engine.backward(rows, weights, context, False, slabs, context.pack(p["dy"]), p["dh"][0].copy(), p["dc"][0].copy(),
                     None, False, out)  # fmt: skip
-    dz = slabs["gates"]
-    steps = -(-256 // N)
-    blocks = [(N * t, N * min(t + steps, T)) for t in range(0, T, steps)]
-    if N > 256:
-        blocks = [(k, min(k + 256, b)) for a, b in blocks for k in range(a, b, 256)]
-    for found, other in zip(out.values(), (rows, slabs["h_prev"], None), strict=True):
-        wanted = None
-        for a, b in reversed(blocks):
-            if other is None:
-                part = functools.reduce(np.add, dz[a:b], np.zeros(4 * H, np.float32))
-            else:
-                part = chain(found.shape, dz[a:b, :, None], other[a:b, None, :])
-            wanted = part if wanted is None else wanted + part
-        same(found, wanted)
+    first = slabs.get("cohorts", np.array([0, N]))
+    assert len(first) == cohorts + 1
+    by_cohort = [rows.reshape(T, N, I)[:, a:b].reshape(-1, I) for a, b in itertools.pairwise(first)]
+    for found, other in zip(out.values(), (np.concatenate(by_cohort), slabs["h_prev"], None), strict=True):
+        sums = []
+        for r0, r1 in itertools.pairwise(first):
+            blocks = [(T * r0 + (r1 - r0) * t, T * r0 + (r1 - r0) * min(t + steps, T)) for t in range(0, T, steps)]
+            if r1 - r0 > 256:
+                blocks = [(k, min(k + 256, b)) for a, b in blocks for k in range(a, b, 256)]
+            parts = []
+            for a, b in reversed(blocks):
+                if other is None:
+                    parts.append(functools.reduce(np.add, slabs["gates"][a:b], np.zeros(4 * H, np.float32)))
+                else:
+                    parts.append(chain(found.shape, slabs["gates"][a:b, :, None], other[a:b, None, :]))
+            sums.append(functools.reduce(np.add, parts))
+        same(found, functools.reduce(np.add, sums))
 
 
 # ------------------------------------------------------------------------------------------ whole models

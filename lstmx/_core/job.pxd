@@ -79,8 +79,9 @@ cdef void cut_columns(const Job *job, lstmx_shares *shares) noexcept nogil
 cdef size room_for_sums(Job *job, int threads) noexcept nogil
 cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil
 cdef size gradient_steps(size batch, bint serial) noexcept nogil
-cdef int most_cohorts(size batch) noexcept nogil
+cdef size cohort_steps(size batch, int cohorts) noexcept nogil
 cdef bint own_cohorts(const Job *job, int members) noexcept nogil
+cdef int side_by_side(const Job *job) noexcept nogil
 cdef void cut_cohorts(Job *job, Job *cohorts, int count, const size *first, size *offsets) noexcept nogil
 cdef size strip_rows(size batch, size steps, size block) noexcept nogil
 cdef bint turns(size width, size n, size rows, size lanes) noexcept nogil

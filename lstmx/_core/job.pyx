@@ -303,9 +303,9 @@ def gradient_block(size batch):
 # Cohorts.
 
 cdef int most_cohorts(size batch) noexcept nogil:
-    """How many a batch may have, a power of 2: of 16 or more sequences each, or two of 8 or more."""
+    """How many a batch may have, a power of 2: of 32 or more sequences each, or two of 8 or more."""
     cdef int found = 1
-    while found < MOST_COHORTS and batch >= (16 if found == 1 else 32 * found):
+    while found < MOST_COHORTS and batch >= (16 if found == 1 else 64 * found):
         found *= 2
     return found
 
@@ -321,6 +321,21 @@ def count_cohorts(size batch, size rows):
 cdef bint own_cohorts(const Job *job, int members) noexcept nogil:
     """Whether each member of a team has cohorts to itself: where that leaves hardly anybody idle."""
     return job.cohorts > 1 and (job.cohorts % members == 0 or job.cohorts >= 4 * members)
+
+
+cdef int side_by_side(const Job *job) noexcept nogil:
+    """How many cohorts a thread takes back block by block, the last steps of all of them, which are still in its cache, first:
+    as many as there is room for their gradients.
+    """
+    return <int>max(1, SECOND_CACHE // 2 // (job.apart * job.itemsize))
+
+
+cdef size cohort_steps(size batch, int cohorts) noexcept nogil:
+    """Steps of one block of the weights' gradients of a cohort: some 256 rows, and a part of `gradient_joint`."""
+    cdef size once = gradient_steps(batch, False), found = cohorts
+    while found > 1 and batch * once * found >= 2 * GRADIENT_ROWS * cohorts:
+        found //= 2
+    return once * found
 
 
 def gradient_joint(size batch):
@@ -419,7 +434,7 @@ def workspace(size batch, size steps, size inputs, size hidden, cnp.ndarray of_t
         if fused and weights_stay(inputs, hidden, itemsize):
             cohorts = count_cohorts(batch, batch * steps)
         if cohorts > 1:
-            rows = strip_rows((batch + cohorts - 1) // cohorts, steps, gradient_joint(batch))
+            rows = strip_rows((batch + cohorts - 1) // cohorts, steps, cohort_steps(batch, cohorts))
             found["strips"] = threads * (kernels.outer_room(rows, max(inputs, hidden)) + rows * inputs)
             found["gradients"] = cohorts * 4 * hidden * (inputs + hidden + 1)
             return found

@@ -16,7 +16,7 @@
 # Backward is one path: the cell's derivative, dh = dz W_hh, and, block by block, dx and the weights' gradients.
 #
 # Blocks. Forward: W_ih x is summed for a whole block of steps where x is wide or rows are few, else it joins each step's
-# products. Backward: blocks of ceil(256 / N) steps, of a cohort so many times as many as there are cohorts, last to first; a block's share of dx and of the weights' gradients comes
+# products. Backward: blocks of ceil(256 / N) steps, of a cohort so many more as make 256 rows, last to first; a block's share of dx and of the weights' gradients comes
 # while its dz is still in the cache.
 #
 # Cohorts. In training a batch of the plain cell is cut into cohorts of sequences, how many depends on the batch alone. The rows
@@ -44,9 +44,9 @@ from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_awa
                                lstmx_cpus, lstmx_finish, lstmx_layer, lstmx_now, lstmx_release, lstmx_shares, lstmx_stopped, lstmx_take,
                                lstmx_wait, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
                                PyThreadState, restore_control, take_back)
-from lstmx._core.job cimport (begin, cut_cohorts, cut_columns, cut_rows, data, Direction, GRADIENT_ROWS, gradient_steps, groups_of, Job,
-                              MOST_COHORTS, most_cohorts, MOST_THREADS, operations, own_cohorts, panels_of, place, room_for_sums, row_share, rows_at,
-                              share_out, size, stride, strip_rows, turns, worth_threads)
+from lstmx._core.job cimport (begin, cohort_steps, cut_cohorts, cut_columns, cut_rows, data, Direction, gradient_steps, groups_of, Job,
+                              MOST_COHORTS, MOST_THREADS, operations, own_cohorts, panels_of, place, room_for_sums, row_share, rows_at,
+                              share_out, side_by_side, size, stride, strip_rows, turns, worth_threads)
 
 cnp.import_array()
 
@@ -240,13 +240,16 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
     """One member's rows or units, all steps, and its outputs of the weights' gradients."""
     cdef const lstmx_layer *l = &job.layer
     cdef size g0, g1, j0, j1, end = l.steps, s, k, t, stop
-    cdef int part
+    cdef int first, last, together
     if members == 1 and job.cohorts == 1:
-        backward_rows(job, me)
+        backward_rows(job, me, 1)
         return
     if own_cohorts(job, members):
-        for part in range(job.cohorts * me // members, job.cohorts * (me + 1) // members):
-            backward_rows(&job.cohort[part], me)
+        first, last = job.cohorts * me // members, job.cohorts * (me + 1) // members
+        together = min(last - first, side_by_side(job))
+        while first < last and not lstmx_cancelled(job.team):
+            backward_rows(&job.cohort[first], me, min(together, last - first))
+            first += together
     elif job.shares != NULL:
         backward_shares(job, me)
     if job.cohorts > 1:
@@ -271,17 +274,21 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
         end = s
 
 
-cdef void backward_rows(Job *job, int me) noexcept nogil:
-    """All rows by themselves, all steps, and their gradients."""
-    cdef size end = job.layer.steps, s, k
+cdef void backward_rows(Job *jobs, int me, int count) noexcept nogil:
+    """All rows of a job by themselves, or of `count` cohorts, all steps, and their gradients."""
+    cdef Job *job
+    cdef size end = jobs.layer.steps, s, k
+    cdef int q
     while end > 0:
-        s = (end - 1) // job.steps_per_block * job.steps_per_block
-        for k in range(end - 1, s - 1, -1):
-            backward_step(job, k, 0, job.layer.batch)
-        poll(job, me)
-        if lstmx_cancelled(job.team):
-            return
-        gradients(job, me, 0, 1, s, end)
+        s = (end - 1) // jobs.steps_per_block * jobs.steps_per_block
+        for q in range(count):
+            job = &jobs[q]
+            for k in range(end - 1, s - 1, -1):
+                backward_step(job, k, 0, job.layer.batch)
+            poll(job, me)
+            if lstmx_cancelled(job.team):
+                return
+            gradients(job, me, 0, 1, s, end)
         end = s
 
 
@@ -598,15 +605,15 @@ cdef object backward_cohorts(Job *job, dict out, int threads, allocate, sums, bi
     """The rest of `backward` where there are cohorts: each has gradients of its own, added up in the end."""
     cdef size H = job.layer.hidden, I = job.layer.inputs, width = job.layer.width, room, most = 0
     cdef lstmx_layer *l
-    cdef size least = GRADIENT_ROWS * job.cohorts   # rows that such a batch has, of which there may come a segment at a time
-    cdef bint ih_turned = turns(width, I, least, job.kernels.lanes), hh_turned = turns(width, H, least, job.kernels.lanes)
+    cdef size some = 2048 * job.cohorts   # rows: as many as the batch may have, of which there may come a segment at a time
+    cdef bint ih_turned = turns(width, I, some, job.kernels.lanes), hh_turned = turns(width, H, some, job.kernels.lanes)
     cdef bint fresh = sums is None
     cdef cnp.ndarray found
     cdef char *to
     cdef int k
     if fresh:
         sums = allocate(job.cohorts * width * (I + H + 1)).reshape(job.cohorts, -1)
-    job.steps_per_block *= most_cohorts(job.layer.batch)
+    job.steps_per_block = cohort_steps(job.layer.batch, job.cohorts)
     for k in range(job.cohorts):
         most = max(most, strip_rows(job.cohort[k].layer.batch, job.layer.steps, job.steps_per_block))
     job.x_room = job.kernels.outer_room(most, max(I, H))
