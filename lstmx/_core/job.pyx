@@ -21,7 +21,9 @@ cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread belo
 cdef size SECOND_CACHE = 1 << 20          # bytes of weights above which threads that split the rows wait for the third cache
 cdef double WHILE_A_BYTE_COMES = 5        # from the third cache: operations of a thread
 cdef size ROWS_PER_THREAD = 2             # fewer, and the tiles are too flat: the units are split instead
-cdef size ROWS_PER_SHARE = 10             # fewer only where there are not enough for a share for each thread
+cdef size ROWS_PER_SHARE = 10             # of a long call; fewer only where there are not enough for a share for each thread
+cdef size ROWS_AT_ONCE = 24               # the same in a call that is over before a core can fall behind
+cdef double A_MILLISECOND = 2e8           # operations that take a thread more than that
 cdef size SHARES_PER_THREAD = 4           # at most
 cdef size SUMS = 65536                    # values of z that one block holds, if that is a few steps
 cdef size FEW_STEPS = 4
@@ -234,9 +236,10 @@ cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil:
 cdef void cut_rows(const Job *job, lstmx_shares *shares) noexcept nogil:
     """Shares of the rows that the members of a team take: more than there are members, so that none waits for a slow one."""
     cdef const lstmx_layer *l
+    cdef size rows = ROWS_PER_SHARE if operations(job) > A_MILLISECOND else ROWS_AT_ONCE
     cdef int k
     shares.taken = 0
-    share_cohorts(job, shares, <int>max(job.threads, min(job.layer.batch // ROWS_PER_SHARE, SHARES_PER_THREAD * job.threads)))
+    share_cohorts(job, shares, <int>max(job.threads, min(job.layer.batch // rows, SHARES_PER_THREAD * job.threads)))
     for k in range(shares.count):
         l = &job.cohort[k // shares.each].layer
         shares.first[k] = row_share(l, k % shares.each, shares.each)
