@@ -9,6 +9,7 @@ from lstm_cases import BATCHES, LENGTHS, assert_close, assert_equal, everything,
 from tolerances import FINITE_DIFFERENCE, PEER
 
 from lstmx import LSTM, functional
+from lstmx.functional.read import sequences
 from lstmx.testing import gradcheck
 
 # Gradients
@@ -253,3 +254,27 @@ def test_one_random_state_gives_the_same_sequence_of_dropouts(seed):
     assert (first != second).any()
     np.testing.assert_array_equal(two.forward(x)[0], first)
     np.testing.assert_array_equal(two.forward(x)[0], second)
+
+
+@pytest.mark.parametrize("layer", [{}, {"num_layers": 2, "bidirectional": True}, {"reverse": True}], ids=str)
+def test_cohorts_have_the_gradients_of_their_sequences(layer):
+    """Many sequences have cohorts (lstmx.functional.context), one alone has none."""
+    rng = np.random.default_rng(0)
+    lengths = np.array([*rng.integers(1, 60, 30), 0, 60, 60])
+    lstm = LSTM(3, 7, dtype="float64", random_state=0, **layer)
+    x = [rng.normal(size=(n, 3)) for n in lengths]
+    assert len(sequences(x, 3, lstm.dtype).all()[1].cohorts) == 3
+    y, _, tape = lstm.forward(x)
+    dy = [rng.normal(size=a.shape) for a in y]
+    grads, total = lstm.backward(tape, dy), dict.fromkeys(lstm.parameters(), 0)
+    for n in range(len(x)):
+        y_n, _, tape = lstm.forward(x[n])
+        alone = lstm.backward(tape, dy[n])
+        np.testing.assert_array_equal(y[n], y_n)
+        np.testing.assert_allclose(grads.x[n], alone.x, **PEER["float64"])
+        for found, wanted in zip(grads.state, alone.state, strict=True):
+            np.testing.assert_array_equal(found[:, n], wanted)
+        for name in total:
+            total[name] = total[name] + alone.params[name]
+    for name, gradient in grads.params.items():
+        np.testing.assert_allclose(gradient, total[name], **PEER["float64"], err_msg=name)

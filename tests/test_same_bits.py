@@ -6,8 +6,8 @@ threads are used, so that small shapes take every way through the time loop: row
 
 import contextlib
 import functools
-import itertools
 import hashlib
+import itertools
 import json
 import os
 import subprocess

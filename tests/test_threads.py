@@ -14,6 +14,7 @@ import pytest
 import lstmx
 from lstmx._core import job, loop
 from lstmx.functional import allocate, threads
+from lstmx.functional.read import sequences
 
 LIMIT = 20  # seconds until a run counts as hanging
 
@@ -47,6 +48,51 @@ def test_bits_do_not_depend_on_the_number_of_threads(fine_grain, threads, dtype)
     with lstmx.num_threads(threads):
         many = everything(lstm, x, lengths)
     assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize(
+    ("N", "T", "cohorts", "layer"),
+    [
+        (20, 60, 2, {"num_layers": 2}),
+        (33, 47, 2, {"reverse": True}),
+        (130, 40, 4, {"bidirectional": True}),
+        (256, 36, 8, {}),
+    ],
+)
+def test_bits_of_cohorts_do_not_depend_on_the_number_of_threads(fine_grain, N, T, cohorts, layer, ragged, dtype):
+    """Threads have cohorts to themselves (2, 4, 8), or share them (3, 5, 16)."""
+    rng = np.random.default_rng(N)
+    lstm = lstmx.LSTM(5, 17, dtype=dtype, random_state=0, **layer)
+    x = rng.normal(size=(N, T, 5)).astype(dtype)
+    lengths = rng.integers(0, T + 1, N) if ragged else np.full(N, T)
+    lengths[:8] = T
+    _, context = sequences(x, 5, lstm.dtype, lengths=lengths).all()
+    assert len(context.cohorts) == (cohorts if not ragged else job.count_cohorts(N, lengths.sum())) + 1
+    with lstmx.num_threads(1):
+        one = everything(lstm, x, lengths)
+    for count in (2, 3, 4, 5, 8, 16):
+        with lstmx.num_threads(count):
+            many = everything(lstm, x, lengths)
+        assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True)), count
+
+
+@pytest.mark.parametrize("patience", [-1, 0], ids=["at once", "after a wait"])
+def test_bits_are_the_same_if_a_team_falls_apart(patience):
+    limits, before = job.set_limits(0, 0, 100), loop.set_patience(patience)  # threads split the units
+    rng = np.random.default_rng(0)
+    lstm, x = lstmx.LSTM(32, 150, num_layers=2, random_state=0), rng.normal(size=(3, 40, 32)).astype("f4")
+    try:
+        with lstmx.num_threads(1):
+            one = everything(lstm, x, np.array([40, 7, 25]))
+        for count in (2, 3, 5):
+            with lstmx.num_threads(count):
+                many = everything(lstm, x, np.array([40, 7, 25]))
+            assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True)), count
+    finally:
+        loop.set_patience(before)
+        job.set_limits(*limits)
 
 
 @pytest.mark.parametrize("rows_per_thread", [1, 100], ids=["rows", "units"])

@@ -477,3 +477,15 @@ def test_a_trace_says_which_steps_there_are():
     assert [there.tolist() for there in ragged.mask] == [[True], [True, True, True, False, True]]
     single = lstm.trace(x[0])
     assert single.mask.tolist() == [True] * 5 and single.lengths.tolist() == [5]
+
+
+def test_a_trace_of_cohorts_is_that_of_its_sequences():
+    """Slabs of many sequences lie cohort by cohort; what a trace shows does not."""
+    rng = np.random.default_rng(0)
+    lstm, lengths = lstmx.LSTM(3, 5, num_layers=2, bidirectional=True, random_state=0), [60, 9, *range(30, 52)]
+    x = [rng.normal(size=(n, 3)).astype("float32") for n in lengths]
+    many = lstm.trace(x)
+    for n, alone in enumerate(map(lstm.trace, x)):
+        for name in "ifgoch":
+            for key, values in getattr(alone, name).items():
+                np.testing.assert_array_equal(getattr(many, name)[key][n], values)

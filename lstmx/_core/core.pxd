@@ -127,6 +127,7 @@ cdef extern from "team.h" nogil:
         int waiting
         unsigned round
         int cancelled
+        double began, patience
     enum:
         LSTMX_SHARES
     ctypedef struct lstmx_shares:
@@ -136,6 +137,7 @@ cdef extern from "team.h" nogil:
         Py_ssize_t *first
         Py_ssize_t *stop
     void lstmx_wait(lstmx_team *team, int members) noexcept
+    int lstmx_apart(lstmx_team *team) noexcept
     Py_ssize_t lstmx_take(lstmx_shares *shares) noexcept
     int lstmx_await(const lstmx_shares *shares, int share, Py_ssize_t blocks, lstmx_team *team) noexcept
     void lstmx_finish(lstmx_shares *shares, int share, Py_ssize_t blocks) noexcept

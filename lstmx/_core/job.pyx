@@ -17,6 +17,7 @@ from lstmx._core.panels cimport Panels
 cnp.import_array()
 
 cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it runs serially
+cdef double SHARED_TAPE = 4               # times as many where threads share a tape, and read what others have written
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
 cdef size SECOND_CACHE = 1 << 20          # bytes of weights above which threads that split the rows wait for the third cache
 cdef double WHILE_A_BYTE_COMES = 5        # from the third cache: operations of a thread
@@ -265,10 +266,11 @@ cdef void share_out(Job *job, int threads) noexcept nogil:
     cdef const lstmx_layer *l = &job.layer
     cdef size units = groups_of(job, l.hidden) if job.backward else panels_of(job)
     cdef double work = operations(job)
+    cdef double worth = WORTH_A_THREAD * (SHARED_TAPE if l.gates != NULL and job.cohorts == 1 else 1)
     cdef bint wide = job.fused and not job.backward and 4 * l.hidden * (l.inputs + l.hidden) * job.itemsize > SECOND_CACHE
     job.split_units = 0
     job.threads = 1
-    if threads < 2 or job.serial or work < WORTH_A_THREAD or l.steps == 0:
+    if threads < 2 or job.serial or work < worth or l.steps == 0:
         return
     threads = min(threads, <int>MOST_THREADS)
     wide = wide and job.cohorts == 1 and l.offsets == NULL and units >= threads and work / l.steps / threads > 10 * WORTH_A_BARRIER

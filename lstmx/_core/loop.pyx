@@ -40,7 +40,7 @@ cimport numpy as cnp
 import numpy as np
 
 from lstmx._core.blocks cimport backward_step, forward_block, gradients, input_sums, step_gradient
-from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_await, lstmx_cancel, lstmx_cancelled, lstmx_claim,
+from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_apart, lstmx_await, lstmx_cancel, lstmx_cancelled, lstmx_claim,
                                lstmx_cpus, lstmx_finish, lstmx_layer, lstmx_now, lstmx_release, lstmx_shares, lstmx_stopped, lstmx_take,
                                lstmx_wait, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
                                PyThreadState, restore_control, take_back)
@@ -58,6 +58,7 @@ cdef double LONG_WORK = 1e6               # floating-point operations that take 
 cdef bint recording = False               # see record_work
 cdef double in_teams = 0
 cdef double busy[MOST_THREADS]
+cdef double patience = 2e-4               # seconds that the members of a team wait for others in any case; see c/team.h
 
 
 def openmp():
@@ -113,8 +114,10 @@ cdef void forward_units(Job *job, int me, int members) noexcept nogil:
             job.kernels.forward_steps(l, k, k + 1, 0, l.batch, p0, p1, sums_at(job, s, end, k))
             poll(job, me)
             wait(job, me, members)
-            if lstmx_stopped(job.team):
+            if lstmx_stopped(job.team) or lstmx_apart(job.team) and me != 0:
                 return
+            if lstmx_apart(job.team):
+                p0, p1, members = 0, panels, 1
         s = end
 
 
@@ -265,11 +268,17 @@ cdef void backward_part(Job *job, int me, int members) noexcept nogil:
             stop = rows_at(l, t)
             job.kernels.backward_cells(l, t, 0, stop, j0, j1)
             wait(job, me, members)
+            if lstmx_apart(job.team):
+                if me != 0:
+                    return
+                members, g0, g1, j0, j1 = 1, 0, groups_of(job, l.outputs), 0, l.hidden
             step_gradient(job, t, 0, stop, g0, g1)
         poll(job, me)
         wait(job, me, members)
-        if lstmx_stopped(job.team):
+        if lstmx_stopped(job.team) or lstmx_apart(job.team) and me != 0:
             return
+        if lstmx_apart(job.team):
+            members, g0, g1, j0, j1 = 1, 0, groups_of(job, l.outputs), 0, l.hidden
         gradients(job, me, me, members, s, end)
         end = s
 
@@ -357,6 +366,15 @@ cdef bint ready(const Job *job, int me, const lstmx_shares *shares, int share, s
     return found
 
 
+def set_patience(double seconds):
+    """Set how long members of a team wait for each other before one does the rest alone (see c/team.h); returns what it was.
+    Less than 0: no longer than their first barrier. For tests.
+    """
+    global patience
+    before, patience = patience, seconds
+    return before
+
+
 def record_work(bint on):
     """Begin or end to record what teams of threads do, for a benchmark that makes one call at a time; returns what was
     recorded until then: the seconds spent in teams, and those in which each member worked and did not wait."""
@@ -426,6 +444,7 @@ cdef bint perform(Job *job, int budget) noexcept nogil:
             cut_columns(job, &columns)
             job.columns = &columns
     set_clock(job, work)
+    job.team.began, job.team.patience = (lstmx_now() if patience > 0 else 1e300), patience
     for k in range(job.cohorts):
         job.cohort[k].last, job.cohort[k].control = job.last, job.control
     spread(job_part, job, job.threads, budget, work)

@@ -111,7 +111,9 @@ class SequenceContext:
         themselves, so that a thread has them to itself. All have about as many steps. None: there is one alone.
         """
         if "cohorts" not in self._found:
-            self._found["cohorts"] = cut_cohorts(self.batch, self.rows, None if self.uniform else self.sort(self.lengths))
+            self._found["cohorts"] = cut_cohorts(
+                self.batch, self.rows, None if self.uniform else self.sort(self.lengths)
+            )
         return self._found["cohorts"]
 
     def by_cohort(self, cohorts: Ints) -> Ints:

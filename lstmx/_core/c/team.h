@@ -38,12 +38,18 @@ static inline int lstmx_cpus(void) {
 #define omp_in_parallel() 0
 #endif
 
-/* A barrier that spins for about 20 us and then gives the core away: whoever is waited for may need it. */
+/* A barrier that spins for about 20 us and then gives the core away: whoever is waited for may need it. Where another program
+ * has one of the cores, each barrier may last as long as that program's turn; a team that has spent much of its time so falls
+ * apart, and one member does the rest. */
 typedef struct {
     int waiting;
     unsigned round;  /* barriers behind it; may wrap */
     int cancelled;   /* set at any time */
     int stop;        /* what `cancelled` was when the last member came to the barrier: after it, all read the same */
+    int apart;       /* the same way: whether the team has fallen apart */
+    int waited;      /* microseconds of all members together, after they had given their cores away */
+    double began;    /* when the team came together */
+    double patience; /* seconds that a member waits in any case */
     char alone[64];  /* nothing else in this cache line */
 } lstmx_team;
 
@@ -78,13 +84,23 @@ static inline void lstmx_wait(lstmx_team *team, int members) {
     }
     const unsigned round = __atomic_load_n(&team->round, __ATOMIC_ACQUIRE);
     if (__atomic_add_fetch(&team->waiting, 1, __ATOMIC_ACQ_REL) == members) {
+        const double waited = 1e-6 * __atomic_load_n(&team->waited, __ATOMIC_RELAXED) / (members - 1);
+        if (waited > team->patience && waited > 0.3 * (lstmx_now() - team->began))
+            __atomic_store_n(&team->apart, 1, __ATOMIC_RELAXED);
         __atomic_store_n(&team->waiting, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&team->stop, __atomic_load_n(&team->cancelled, __ATOMIC_ACQUIRE), __ATOMIC_RELAXED);
         __atomic_store_n(&team->round, round + 1, __ATOMIC_RELEASE);
         return;
     }
-    for (int spin = 0; __atomic_load_n(&team->round, __ATOMIC_ACQUIRE) == round; spin++) lstmx_pause(spin);
+    double start = 0;
+    for (int spin = 0; __atomic_load_n(&team->round, __ATOMIC_ACQUIRE) == round; spin++) {
+        if (spin == LSTMX_SPINS) start = lstmx_now();
+        lstmx_pause(spin);
+    }
+    if (start) __atomic_add_fetch(&team->waited, (int)((lstmx_now() - start) * 1e6), __ATOMIC_RELAXED);
 }
+/* After a barrier: whether the first member does the rest alone. */
+static inline int lstmx_apart(lstmx_team *team) { return __atomic_load_n(&team->apart, __ATOMIC_RELAXED); }
 static inline void lstmx_cancel(lstmx_team *team) { __atomic_store_n(&team->cancelled, 1, __ATOMIC_RELEASE); }
 static inline int lstmx_cancelled(lstmx_team *team) { return __atomic_load_n(&team->cancelled, __ATOMIC_ACQUIRE); }
 /* After a barrier: whether all members stop here. One that looked at `cancelled` might stop a barrier before the others. */
@@ -117,6 +133,7 @@ static inline int lstmx_claim(int wanted, int budget) {
 static inline void lstmx_release(int got) { __atomic_sub_fetch(&lstmx_active, got, __ATOMIC_ACQ_REL); }
 #else
 static inline void lstmx_wait(lstmx_team *team, int members) { (void)team; (void)members; }
+static inline int lstmx_apart(lstmx_team *team) { (void)team; return 0; }
 static inline ptrdiff_t lstmx_take(lstmx_shares *shares) { return shares->taken++; }
 static inline int lstmx_await(const lstmx_shares *shares, int share, ptrdiff_t blocks, lstmx_team *team) {
     (void)shares; (void)share; (void)blocks;
