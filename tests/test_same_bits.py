@@ -421,12 +421,13 @@ def test_gates_are_chains_over_blocks_of_x_and_of_h(I, H):
 
 @pytest.mark.parametrize(
     ("N", "T", "cohorts", "steps"),
-    [(1, 700, 1, 256), (3, 200, 1, 86), (15, 60, 1, 18), (16, 31, 1, 16), (300, 1, 1, 1), (16, 40, 2, 32), (33, 30, 2, 16),
-     (100, 7, 2, 6), (100, 21, 2, 6), (128, 16, 4, 8), (256, 2, 2, 2), (300, 7, 4, 4), (1000, 20, 16, 8)],
+    [(1, 700, 1, 256), (3, 200, 1, 86), (15, 60, 1, 18), (16, 31, 1, 16), (300, 1, 1, 1), (16, 40, 2, 32),
+     (33, 30, 2, 16), (100, 7, 2, 6), (100, 21, 2, 6), (128, 16, 4, 8), (256, 2, 2, 2), (300, 7, 4, 4),
+     (1000, 20, 16, 8)],
 )  # fmt: skip
 def test_weight_gradients_are_sums_over_blocks_of_steps_added_last_to_first(N, T, cohorts, steps):
-    """A block is ceil(256 / N) steps; a step of more than 256 rows is cut at 256. Cohorts have blocks of up to 511 rows, a
-    power of 2 times as many steps, and their sums are added in order.
+    """A block is ceil(256 / N) steps; a step of more than 256 rows is cut at 256. Cohorts have blocks of up to 511
+    rows, a power of 2 times as many steps, and their sums are added in order.
     """
     I, H = 3, 5
     lstm = LSTM(I, H, random_state=0)

@@ -111,9 +111,8 @@ class SequenceContext:
         themselves, so that a thread has them to itself. All have about as many steps. None: there is one alone.
         """
         if "cohorts" not in self._found:
-            self._found["cohorts"] = cut_cohorts(
-                self.batch, self.rows, None if self.uniform else self.sort(self.lengths)
-            )
+            lengths = None if self.uniform else self.sort(self.lengths)
+            self._found["cohorts"] = cut_cohorts(self.batch, self.rows, lengths)
         return self._found["cohorts"]
 
     def by_cohort(self, cohorts: Ints) -> Ints:
@@ -407,7 +406,7 @@ def gradient_blocks(offsets: Ints, batch: int) -> Ints:
 
 
 def cut_cohorts(batch: int, rows: int, lengths: Ints | None) -> Ints | None:
-    """The `cohorts` of a batch of so many packed rows, from the sorted lengths of its sequences, None if they are equal."""
+    """The `cohorts` of a batch of so many packed rows, from the sorted lengths of its sequences; None: all are equal."""
     count = job.count_cohorts(batch, rows)
     if count == 1:
         return None
