@@ -406,7 +406,7 @@ def gradient_blocks(offsets: Ints, batch: int) -> Ints:
 
 
 def cut_cohorts(batch: int, rows: int, lengths: Ints | None) -> Ints | None:
-    """The `cohorts` of a batch of so many packed rows, from the sorted lengths of its sequences; None: all are equal."""
+    """The `cohorts` of a batch of so many packed rows, from the sorted lengths of its sequences, None if equal."""
     count = job.count_cohorts(batch, rows)
     if count == 1:
         return None
