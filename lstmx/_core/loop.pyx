@@ -3,9 +3,9 @@
 # Design
 # ------
 # Which file does what. c/tile.h is the register tile, c/cell.h the cell, c/family.h its rarer kin, c/recurrent.h the steps for
-# a range of steps, rows (sequences) and units, c/outer.h what backward adds up over rows, blocks.pyx the arithmetic of a block of steps; job.pyx cuts a call up, and here
-# it is run. panels.pyx packs weights, stream.pyx calls this loop for
-# plain arrays, dense.pyx for layers without time; blas.pyx has products to take the tile's place.
+# a range of steps, rows (sequences) and units, c/outer.h what backward adds up over rows, blocks.pyx the arithmetic of a block of
+# steps; job.pyx cuts a call up, and here it is run. panels.pyx packs weights, stream.pyx calls this loop for plain arrays, dense.pyx
+# for layers without time; blas.pyx has products to take the tile's place.
 #
 # Packed rows. At step t only the sequences that still run exist, and since a batch is sorted by length they are the first
 # n_t. The rows of step t are offsets[t] : offsets[t + 1] of every packed array, S = the sum of lengths in all. Nothing is
@@ -16,21 +16,21 @@
 # Backward is one path: the cell's derivative, dh = dz W_hh, and, block by block, dx and the weights' gradients.
 #
 # Blocks. Forward: W_ih x is summed for a whole block of steps where x is wide or rows are few, else it joins each step's
-# products. Backward: blocks of ceil(256 / N) steps, of a cohort so many more as make 256 rows, last to first; a block's share of dx and of the weights' gradients comes
-# while its dz is still in the cache.
+# products. Backward: blocks of ceil(256 / N) steps, of a cohort as many more as make 256 rows, last to first; a block's share of dx
+# and of the weights' gradients comes while its dz is still in the cache.
 #
-# Cohorts. In training a batch of the plain cell is cut into cohorts of sequences, how many depends on the batch alone. The rows
-# of a cohort's tape lie together, and its weights' gradients are summed by themselves; in the end those of all cohorts are
-# added in order. So a thread can have a cohort to itself, all steps forward and backward, and what it wrote is still in its
-# cache when it comes back.
+# Cohorts. In training a batch of the plain cell is cut into cohorts of sequences; how many depends on the batch and the size of the
+# layer alone. The rows of a cohort's tape lie together, and its weights' gradients are summed by themselves; in the end those of
+# all cohorts are added in order. So a thread can have a cohort to itself, all steps forward and backward, and what it wrote is still
+# in its cache when it comes back.
 #
 # Who owns what. The caller owns every array; a Direction holds a layer's weights and is never changed; a Job lives on the
 # stack of one call. Nothing here allocates.
 #
 # Threads. `launch` alone makes them, and lets go of the GIL for long calls. They have whole cohorts where there are enough; or
 # take shares of the rows from a counter, block by block, and in backward shares of the weights' gradients between; or, where
-# rows are few and units many, they split the units, with a barrier at every step. A thread owns outputs, never part of a sum: any number of threads gives
-# the same bits. The calling thread looks for Ctrl-C every 50 ms at the end of a block.
+# rows are few and units many, they split the units, with a barrier at every step. A thread owns outputs, never part of a sum: any
+# number of threads gives the same bits. The calling thread looks for Ctrl-C every 50 ms at the end of a block.
 """
 
 from cython.parallel cimport parallel

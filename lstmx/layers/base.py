@@ -161,8 +161,8 @@ class Layer(storage.Stored):
     not changed. A layer that has one gives by `start_state` what None stands for. A sequence in chunks of any lengths,
     each with the state that the last one gave, gives what it gives whole; a step is a chunk of one.
 
-    Backward, chunks follow each other from last to first: `dstate` is the gradient of the state after the chunk, used
-    up, and what is returned that of the state before; None is 0, and what a layer without state gives. dy may be None,
+    Backward, chunks follow each other from last to first: `dstate` is the gradient of the state after the chunk, with
+    what else a layer hands on, used up, and what is returned that of the state before; None is 0. dy may be None,
     for 0, where there is a `dstate`; dx is None where nobody needs it. With `add`, gradients are added to those of
     later chunks; with `more`, earlier ones follow. Chunks that begin at multiples of `segments.block` steps give the
     bits of the whole.
