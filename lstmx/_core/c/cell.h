@@ -137,6 +137,13 @@ INLINE FN(vec) FN(unless_cut)(const FN(vec) *bound, const int tanh, FN(vec) acti
     return FN(between)(tanh ? -bound[2] : bound[0], activation, tanh ? bound[2] : bound[1], gradient);
 }
 
+/* Fetches what the next step reads or writes of the tape: units of a row of gates, and of c_prev. A tape is larger than the second
+ * cache, and its rows are too short for the CPU to guess where the next ones lie. */
+INLINE void FN(fetch_units)(const REAL *gates, ptrdiff_t H, const REAL *c_prev) {
+    UNROLL for (int k = 0; k < 4; k++) PREFETCH(gates + k * H);
+    PREFETCH(c_prev);
+}
+
 /* What a row's derivative reads and writes; each pointer at the first of its units, NULL where there is none. */
 typedef struct {
     REAL *z;                  /* (gates * H) in: the activated gates; out: dz, the gradient of what entered the activations */
@@ -201,27 +208,32 @@ INLINE void FN(units_backward)(const int part, ptrdiff_t tail, const lstmx_cell 
     STORE(r.dc, dc_prev);
 }
 
-INLINE void FN(row_backward)(const lstmx_cell *cell, const FN(vec) *bound, ptrdiff_t j, ptrdiff_t j1, ptrdiff_t H, const FN(row) *r) {
-    for (; j + LANES <= j1; j += LANES) FN(units_backward)(0, 0, cell, bound, H, FN(row_at)(r, j));
+/* `soon` and `c_soon`: gates and c_prev of the row that is next, or NULL. */
+INLINE void FN(row_backward)(const lstmx_cell *cell, const FN(vec) *bound, ptrdiff_t j, ptrdiff_t j1, ptrdiff_t H, const FN(row) *r,
+                             const REAL *soon, const REAL *c_soon) {
+    for (; j + LANES <= j1; j += LANES) {
+        if (soon) FN(fetch_units)(soon + j, H, c_soon + j);
+        FN(units_backward)(0, 0, cell, bound, H, FN(row_at)(r, j));
+    }
     if (j < j1) FN(units_backward)(1, j1 - j, cell, bound, H, FN(row_at)(r, j));
 }
 
 static NOINLINE void FN(row_backward_plain)(ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, REAL *z, const REAL *c_prev, const REAL *dy,
-                                            REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all) {
+                                            REAL *dh, REAL *dc, REAL *dh_all, REAL *dc_all, const REAL *soon, const REAL *c_soon) {
     const FN(row) r = {z, c_prev, dy, dh, dc, dh_all, dc_all, NULL, NULL};
-    FN(row_backward)(NULL, NULL, j0, j1, H, &r);
+    FN(row_backward)(NULL, NULL, j0, j1, H, &r, soon, c_soon);
 }
 
 static NOINLINE void FN(row_backward_with_options)(const lstmx_cell *cell, ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, const FN(row) *r) {
     const FN(vec) clip = FN(splat)((REAL)cell->clip);
     const FN(vec) bound[3] = {FN(sigmoid_of)(-clip), FN(sigmoid_of)(clip), FN(tanh_of)(clip)};
-    FN(row_backward)(cell, cell->clip > 0 ? bound : NULL, j0, j1, H, r);
+    FN(row_backward)(cell, cell->clip > 0 ? bound : NULL, j0, j1, H, r, NULL, NULL);
 }
 
 /* The derivative of one row, units j0..j1. */
 INLINE void FN(cell_row_backward)(const lstmx_cell *cell, ptrdiff_t j0, ptrdiff_t j1, ptrdiff_t H, const FN(row) *r) {
     if (cell->special) FN(row_backward_with_options)(cell, j0, j1, H, r);
-    else FN(row_backward_plain)(j0, j1, H, r->z, r->c_prev, r->dy, r->dh, r->dc, r->dh_all, r->dc_all);
+    else FN(row_backward_plain)(j0, j1, H, r->z, r->c_prev, r->dy, r->dh, r->dc, r->dh_all, r->dc_all, NULL, NULL);
 }
 #undef LOAD
 #undef STORE

@@ -49,6 +49,7 @@ typedef struct {
     REAL *c, *c_prev, *y, *h_next, *gates;   /* of the first cell; c_prev, h_next and gates are NULL in inference */
     ptrdiff_t c_step, y_step, h_step, gates_step;
     ptrdiff_t next;                          /* how many of them have a next step; h_next is its row of h_prev */
+    ptrdiff_t ahead;                         /* packed rows from those of this step to those of the next; 0 where there is none */
 } FN(results);
 
 INLINE void FN(advance)(FN(results) *o, ptrdiff_t count) {
@@ -88,6 +89,7 @@ INLINE void FN(finish_memory)(const int M, const int part, ptrdiff_t tail, ptrdi
             STORE(gates + 2 * H, a[3 * M + m]);
             STORE(gates + 3 * H, a[2 * M + m]);
             STORE(o->c_prev + m * o->c_step, before[m]);
+            if (o->ahead) FN(fetch_units)(gates + o->ahead * o->gates_step, H, o->c_prev + (m + o->ahead) * o->c_step);
         }
 }
 
@@ -98,6 +100,7 @@ INLINE void FN(finish_output)(const int M, const int part, ptrdiff_t tail, const
         if (own_h) FN(store)(own_h + m * LANES, c[m]);
         STORE(o->y + m * o->y_step, c[m]);
         if (o->gates && m < o->next) STORE(o->h_next + m * o->h_step, c[m]);
+        if (o->ahead) PREFETCH(o->h_next + (m + o->ahead) * o->h_step);
     }
 }
 #undef LOAD
@@ -256,7 +259,7 @@ static void FN(short_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, pt
         if (n >= FN(rows_at)(l, t)) continue;
         if (begins) memcpy(h, (REAL *)l->h + n * H, bytes);
         else if (s == s0) memcpy(h, FN(y_at)(l, t - way, n), bytes);
-        FN(results) o = {c, NULL, FN(y_at)(l, t, n), NULL, NULL, LANES, LANES, LANES, LANES, 0};
+        FN(results) o = {c, NULL, FN(y_at)(l, t, n), NULL, NULL, LANES, LANES, LANES, LANES, 0, 0};
         if (l->h_prev) {
             o.c_prev = (REAL *)l->c_prev + row * H;
             o.gates = (REAL *)l->gates + row * l->gates_row;
@@ -288,12 +291,13 @@ static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, 
             const ptrdiff_t rows = stop - n;
             const REAL *h = l->h_prev ? (REAL *)l->h_prev + (row + n) * l->h_row
                           : begins ? (REAL *)l->h + n * H : FN(y_at)(l, t - way, n);
-            FN(results) o = {(REAL *)l->c + n * H, NULL, FN(y_at)(l, t, n), NULL, NULL, H, l->y_row, l->h_row, l->gates_row, 0};
+            FN(results) o = {(REAL *)l->c + n * H, NULL, FN(y_at)(l, t, n), NULL, NULL, H, l->y_row, l->h_row, l->gates_row, 0, 0};
             if (l->h_prev) {
                 o.c_prev = (REAL *)l->c_prev + (row + n) * H;
                 o.gates = (REAL *)l->gates + (row + n) * l->gates_row;
                 o.h_next = (REAL *)l->h_prev + (next_row + n) * l->h_row;
                 o.next = next - n;
+                o.ahead = next ? next_row - row : 0;
             }
             FN(step_rows)(l, rows, p0, p1, FN(x_at)(l, t, n), h, l->h_prev ? l->h_row : begins ? H : l->y_row,
                           FN(sums_at)(l, sums, t, low, n, r0), o);
@@ -379,12 +383,16 @@ static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
     const lstmx_cell *cell = l->cell;
     const int opened = l->at->out >= 0;   /* by open_gradients: dh is in extra */
     if (!cell->special && !opened) {
+        const ptrdiff_t before = l->reverse ? t + 1 : t - 1, there = FN(rows_at)(l, before);
+        const ptrdiff_t soon = there ? FN(first_row)(l, before) : 0;
         for (ptrdiff_t n = r0; n < r1; n++) {
             const ptrdiff_t row = first + n, whole = FN(whole_row)(l, t) + n;
             FN(row_backward_plain)(j0, j1, H, (REAL *)l->gates + row * l->gates_row, (REAL *)l->c_prev + row * H,
                                    l->dy ? (const REAL *)l->dy + whole * l->dy_row : NULL, (REAL *)l->dh + n * P,
                                    (REAL *)l->dc + n * H, l->dh_all ? (REAL *)l->dh_all + whole * P : NULL,
-                                   l->dc_all ? (REAL *)l->dc_all + whole * H : NULL);
+                                   l->dc_all ? (REAL *)l->dc_all + whole * H : NULL,
+                                   n < there ? (REAL *)l->gates + (soon + n) * l->gates_row : NULL,
+                                   (REAL *)l->c_prev + (soon + n) * H);
         }
         return;
     }
