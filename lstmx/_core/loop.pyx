@@ -54,6 +54,7 @@ cdef extern from "Python.h":
     int check_signals "PyErr_CheckSignals"() noexcept
 
 cdef double SIGNAL_INTERVAL = 0.05        # seconds between looks for Ctrl-C
+cdef size ROWS_TOGETHER = 64              # of cohorts that a thread takes forward step by step
 cdef double LONG_WORK = 1e6               # floating-point operations that take some 20 us: then the GIL is let go
 cdef bint recording = False               # see record_work
 cdef double in_teams = 0
@@ -148,11 +149,16 @@ cdef void forward_part(Job *job, int me, int members) noexcept nogil:
     cdef const lstmx_layer *l = &job.layer
     cdef size r0, r1, s = 0, end
     cdef char *sums = <char *>job.sums
+    cdef int first, last, together
     if members > 1 and job.split_units:
         forward_units(job, me, members)
         return
     if own_cohorts(job, members):
-        forward_cohorts(job, me, job.cohorts * me // members, job.cohorts * (me + 1) // members)
+        first, last = job.cohorts * me // members, job.cohorts * (me + 1) // members
+        together = <int>max(1, ROWS_TOGETHER // job.cohort[first].layer.batch)
+        while first < last and not lstmx_cancelled(job.team):
+            forward_cohorts(job, me, first, min(first + together, last))
+            first += together
         return
     if members > 1 and job.shares != NULL:
         forward_shares(job, me)
@@ -170,7 +176,7 @@ cdef void forward_part(Job *job, int me, int members) noexcept nogil:
 
 
 cdef void forward_cohorts(Job *job, int me, int first, int last) noexcept nogil:
-    """The cohorts first..last by themselves, all steps: a panel of the weights serves all of them before the next is read."""
+    """The cohorts first..last by themselves, all steps: a panel of the weights serves them all before the next is read."""
     cdef const lstmx_layer *l
     cdef size steps = job.layer.steps, s = 0, end, k, panel
     cdef int q
