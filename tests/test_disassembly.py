@@ -320,6 +320,8 @@ def test_every_tile_with_fma_gives_the_bits_of_avx2(name, compiler, isa, options
         pytest.skip("no aarch64-linux-gnu-gcc and qemu-aarch64")
     if isa == "avx512" and not options and "avx512" not in describe()["usable"]:
         pytest.skip("this CPU has no AVX-512")
+    if "-DLSTMX_EMULATE" in options and "avx512" in describe()["usable"]:
+        pytest.skip("this CPU has AVX-512: what it computes is compared itself")
     found, active = tile_bits(tmp_path, compiler, isa, *options, run=[ARM_QEMU] if name == "neon" else [])
     want, _ = tile_bits(tmp_path, "gcc", "avx2")
     assert active == name
