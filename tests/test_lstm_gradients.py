@@ -278,3 +278,18 @@ def test_cohorts_have_the_gradients_of_their_sequences(layer):
             total[name] = total[name] + alone.params[name]
     for name, gradient in grads.params.items():
         np.testing.assert_allclose(gradient, total[name], **PEER["float64"], err_msg=name)
+
+
+def test_a_cohort_of_just_256_sequences_has_room_for_its_blocks():
+    """Two sequences are so long that the others are in the last cohort; a block of it has several steps."""
+    rng = np.random.default_rng(0)
+    lstm = LSTM(3, 7, dtype="float64", random_state=0)
+    x = [rng.normal(size=(n, 3)) for n in [2000, 2000, *[4] * 257]]
+    assert np.diff(sequences(x, 3, lstm.dtype).all()[1].cohorts).tolist() == [1, 1, 1, 256]
+    parts = []
+    for part in (x, x[:2], x[2:]):
+        y, _, tape = lstm.forward(part)
+        parts.append(lstm.backward(tape, [np.ones_like(a) for a in y]).params)
+    whole, long, short = parts
+    for name, gradient in whole.items():
+        np.testing.assert_allclose(gradient, long[name] + short[name], **PEER["float64"], err_msg=name)

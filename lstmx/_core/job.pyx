@@ -453,7 +453,7 @@ def workspace(size batch, size steps, size inputs, size hidden, cnp.ndarray of_t
 
 cdef size strip_rows(size batch, size steps, size block) noexcept nogil:
     """The most rows whose gradients are summed at once, where blocks have so many steps."""
-    return GRADIENT_ROWS if batch >= GRADIENT_ROWS else min(steps, block) * batch
+    return GRADIENT_ROWS if batch > GRADIENT_ROWS else min(steps, block) * batch
 
 
 cdef bint turns(size width, size n, size rows, size lanes) noexcept nogil:
