@@ -83,6 +83,7 @@ setup(
     ext_modules=cythonize(
         [
             extension("isa", "dispatch.c", "isa_baseline.c", "isa_avx2.c", "isa_avx512.c"),
+            extension("allocate"),
             extension("kernels"),
             extension("rows"),
             extension("job"),

@@ -67,6 +67,7 @@ cdef class Direction:
     cdef lstmx_cell cell       # what `job` points to
     cdef lstmx_vectors vectors
     cdef lstmx_extra plain, training   # the columns of `extra` without a tape, and with one
+    cpdef size extra(self, bint training)
 
 cdef const lstmx_products *products_of(object capsule, int format) except NULL
 cdef void begin(Job *job, const Job *shared, size steps, size batch, bint reverse, const void *x, size x_step,

@@ -177,7 +177,7 @@ cdef class Direction:
         """Whether the backward pass of a batch is made cohort by cohort: of the plain cell, where weights stay in a cache."""
         return self.job.fused and weights_stay(self.job.layer.inputs, self.job.layer.hidden, self.job.itemsize)
 
-    def extra(self, bint training):
+    cpdef size extra(self, bint training):
         """Values of a row of `extra`: one for each packed row in training, for each sequence else."""
         return self.training.width if training else self.plain.width
 

@@ -1,7 +1,5 @@
 """The loop over time, and its threads."""
 
-from collections.abc import Callable
-
 from lstmx._core.job import Direction
 from lstmx._types import Array, Arrays, Ints
 
@@ -20,8 +18,9 @@ def forward(
     c: Array,
     y: Array,
     threads: int,
-    allocate: Callable[[int], Array],
     slabs: Arrays,
+    keep: bool = False,
+    cohorts: Ints | None = None,
     windows: bool = False,
 ) -> None: ...
 def backward(
@@ -39,7 +38,6 @@ def backward(
     out: Arrays,
     d_vectors: Array | None,
     threads: int,
-    allocate: Callable[[int], Array],
     dh_all: Array | None = None,
     dc_all: Array | None = None,
     add: bool = False,

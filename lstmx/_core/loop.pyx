@@ -39,6 +39,7 @@ cimport numpy as cnp
 
 import numpy as np
 
+from lstmx._core.allocate cimport room, slab
 from lstmx._core.blocks cimport backward_step, forward_block, gradients, input_sums, step_gradient
 from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_apart, lstmx_await, lstmx_cancel, lstmx_cancelled, lstmx_claim,
                                lstmx_cpus, lstmx_finish, lstmx_layer, lstmx_now, lstmx_release, lstmx_shares, lstmx_stopped, lstmx_take,
@@ -483,6 +484,13 @@ cdef int run_both(Job *one, Job *other, int budget) except -1:
 
 # The loop on packed rows.
 
+cdef int tape_of(const lstmx_layer *l, size rows, cnp.dtype kind, dict slabs) except -1:
+    """Room for a tape of so many rows."""
+    slabs["gates"], slabs["h_prev"] = slab(rows, l.width, kind), slab(rows, l.outputs, kind)
+    slabs["c_prev"] = room(rows * l.memory, kind).reshape(rows, l.memory)
+    return 0
+
+
 cdef int put(lstmx_layer *l, dict slabs) except -1:
     """What a forward pass keeps for its backward pass, and the masks of training, as far as a cell has them: gates (S, width),
     h_prev (S, P), c_prev (S, memory), the state before each step; extra, rows as `Direction.extra` says, S of them in training,
@@ -512,8 +520,8 @@ cdef object cut(Job *job, Job *cohorts, dict slabs):
     return offsets
 
 
-def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, cnp.ndarray h, cnp.ndarray c,
-            cnp.ndarray y, int threads, allocate, dict slabs, bint windows=False):
+cpdef object forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, cnp.ndarray h, cnp.ndarray c,
+                     cnp.ndarray y, int threads, dict slabs, bint keep=False, cnp.ndarray cohorts=None, bint windows=False):
     """One layer, one direction, over packed rows. Arrays are of one type and, but for y and slabs, contiguous.
 
     Parameters
@@ -524,18 +532,25 @@ def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps,
     steps : T
     reverse : whether time runs downwards
     h, c : (N, P), (N, memory)  # IN the initial, OUT the final state
-    y : (S, P), any row stride  # OUT
+    y : (S, P), or of sequences of one length (N, T, P), any strides but of the last axis  # OUT
     threads : at most
-    allocate : callable (values) -> ndarray, for the room that a block needs
-    slabs : OUT those of a tape if it has gates, IN the masks; `put` says which there are. "cohorts" (count + 1,), if there
-        are any: where each begins in the sorted batch; the rows of the tape lie cohort by cohort
+    slabs : IN the masks, OUT also those of a tape if it is to be kept; `put` says which there are
+    keep : whether it is
+    cohorts : (count + 1,) or None  # of a tape: where each begins in the sorted batch; its rows lie cohort by cohort
     windows : whether x (N + T - 1, I) is a series, whose rows n to n + T - 1 are sequence n
     """
     cdef Job job
-    cdef Job cohorts[MOST_COHORTS]
-    cdef size N = cnp.PyArray_DIM(h, 0), I = cnp.PyArray_DIM(x, 1), room
+    cdef Job each[MOST_COHORTS]
+    cdef size N = cnp.PyArray_DIM(h, 0), I = cnp.PyArray_DIM(x, 1), values
     cdef lstmx_layer *l = &job.layer
+    cdef cnp.dtype kind = x.dtype
     cdef int k
+    if keep:
+        tape_of(&direction.job.layer, cnp.PyArray_DIM(x, 0), kind, slabs)
+        if cohorts is not None:
+            slabs["cohorts"] = cohorts
+    if direction.extra(keep):
+        slabs["extra"] = slab(cnp.PyArray_DIM(x, 0) if keep else N, direction.extra(keep), kind)
     if cnp.PyArray_SIZE(x) == 0:
         return
     begin(&job, &direction.job, steps, N, reverse, data(x), I if windows else N * I, I)
@@ -546,13 +561,13 @@ def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps,
     l.windows = windows
     l.h, l.c, l.y = data(h), data(c), data(y)
     l.y_row = stride(y, 0)
-    l.y_step = N * l.y_row
-    room = room_for_sums(&job, threads)
-    sums = allocate(room) if room else None
+    l.y_step = N * l.y_row if cnp.PyArray_NDIM(y) == 2 else stride(y, 1)
+    values = room_for_sums(&job, threads)
+    sums = room(values, kind) if values else None
     job.sums = data(sums)
-    scratch = allocate(N * l.at.scratch_width) if l.at.scratch_width else None
+    scratch = room(N * l.at.scratch_width, kind) if l.at.scratch_width else None
     l.scratch = data(scratch)
-    table = cut(&job, cohorts, slabs)
+    table = cut(&job, each, slabs)
     share_out(&job, threads)
     for k in range(job.cohorts):
         if job.fused and l.gates != NULL:
@@ -563,21 +578,21 @@ def forward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps,
             job.kernels.close_rows(&job.cohort[k].layer)
 
 
-def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, dict slabs, cnp.ndarray dy,
-             cnp.ndarray dh, cnp.ndarray dc, cnp.ndarray dx, bint add_to_dx, dict out, cnp.ndarray d_vectors, int threads,
-             allocate, cnp.ndarray dh_all=None, cnp.ndarray dc_all=None, bint add=False, sums=None, bint more=False):
+cpdef object backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps, bint reverse, dict slabs, cnp.ndarray dy,
+                      cnp.ndarray dh, cnp.ndarray dc, cnp.ndarray dx, bint add_to_dx, dict out, cnp.ndarray d_vectors, int threads,
+                      cnp.ndarray dh_all=None, cnp.ndarray dc_all=None, bint add=False, sums=None, bint more=False):
     """The derivative of `forward`.
 
     Parameters
     ----------
     x, offsets, steps, reverse : as in `forward`  # IN
     slabs : those of `forward`  # IN, but gates and extra OUT dz and more: the tape is consumed
-    dy : (S, P), any row stride, or None for zero  # IN
+    dy : as y, or None for zero  # IN
     dh, dc : (N, P), (N, memory)  # IN the gradients of the final, OUT of the initial state
     dx : (S, I) or None  # OUT, or added to if add_to_dx
     out : weight_ih, weight_hh, weight_hr and bias by name, as far as the cell has them  # OUT
     d_vectors : of the cell's vectors, one after the other, where `bias` is not the sum of dz alone; or None  # OUT
-    threads, allocate : as in `forward`
+    threads : at most
     dh_all, dc_all : (S, P), (S, memory) or None  # OUT dL/dh_t and dL/dc_t of every step
     add : whether `out` and d_vectors are added to: they hold the gradients of later steps of the same sequences  # and IN
     sums : where there are cohorts, what the call for the later steps has returned, or None  # IN, OUT
@@ -588,7 +603,8 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
     The gradients of each cohort, if there are cohorts and earlier steps follow: `out` is written when they have come, too.
     """
     cdef Job job
-    cdef Job cohorts[MOST_COHORTS]
+    cdef Job each[MOST_COHORTS]
+    cdef cnp.dtype kind = x.dtype
     cdef size N = cnp.PyArray_DIM(dh, 0), I = cnp.PyArray_DIM(x, 1), S = cnp.PyArray_DIM(x, 0), width
     cdef lstmx_layer *l = &job.layer
     if cnp.PyArray_SIZE(x) == 0:
@@ -601,27 +617,28 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
     put(l, slabs)
     if dy is not None:
         l.dy, l.dy_row = data(dy), stride(dy, 0)
+        l.dy_step = N * l.dy_row if cnp.PyArray_NDIM(dy) == 2 else stride(dy, 1)
     l.dh, l.dc, l.dh_all, l.dc_all = data(dh), data(dc), data(dh_all), data(dc_all)
     job.dx, job.add_to_dx, job.add = data(dx), add_to_dx, add
     job.dw_ih, job.dw_hh, job.dw_hr = data(out["weight_ih"]), data(out["weight_hh"]), data(out.get("weight_hr"))
     job.db, job.d_vectors = data(out.get("bias")) if l.at.bias < 0 else NULL, data(d_vectors)
-    scratch = allocate(N * l.at.scratch_width) if l.at.scratch_width else None
+    scratch = room(N * l.at.scratch_width, kind) if l.at.scratch_width else None
     l.scratch = data(scratch)
-    table = cut(&job, cohorts, slabs)
+    table = cut(&job, each, slabs)
     share_out(&job, threads)
     job.steps_per_block = gradient_steps(N, job.serial)
     if job.cohorts > 1:
-        return backward_cohorts(&job, out, threads, allocate, sums, more)
+        return backward_cohorts(&job, out, threads, kind, sums, more)
     strips = dw_ih = dw_hh = None
     if not job.serial:
         width = job.kernels.outer_room(strip_rows(N, steps, job.steps_per_block), max(I, l.outputs, l.hidden))
-        strips = allocate(job.threads * width)
+        strips = room(job.threads * width, kind)
         job.strips, job.strip_bytes = <char *>data(strips), width * job.itemsize
         if job.ih.blocks == 1:
-            dw_ih = turned(&job, I, S, out["weight_ih"], allocate, add)
+            dw_ih = turned(&job, I, S, out["weight_ih"], kind, add)
             job.dw_ih_turned = data(dw_ih)
         if job.hh.blocks == 1 and l.at.hh < 0:
-            dw_hh = turned(&job, l.outputs, S, out["weight_hh"], allocate, add)
+            dw_hh = turned(&job, l.outputs, S, out["weight_hh"], kind, add)
             job.dw_hh_turned = data(dw_hh)
     run(&job, threads)
     for target, found in ((out["weight_ih"], dw_ih), (out["weight_hh"], dw_hh)):
@@ -629,9 +646,9 @@ def backward(Direction direction, cnp.ndarray x, cnp.ndarray offsets, size steps
             target[...] = found.T
 
 
-cdef object backward_cohorts(Job *job, dict out, int threads, allocate, sums, bint more):
+cdef object backward_cohorts(Job *job, dict out, int threads, cnp.dtype kind, sums, bint more):
     """The rest of `backward` where there are cohorts: each has gradients of its own, added up in the end."""
-    cdef size H = job.layer.hidden, I = job.layer.inputs, width = job.layer.width, room, most = 0
+    cdef size H = job.layer.hidden, I = job.layer.inputs, width = job.layer.width, values, most = 0
     cdef lstmx_layer *l
     cdef size some = 2048 * job.cohorts   # rows: as many as the batch may have, of which there may come a segment at a time
     cdef bint ih_turned = turns(width, I, some, job.kernels.lanes), hh_turned = turns(width, H, some, job.kernels.lanes)
@@ -640,14 +657,14 @@ cdef object backward_cohorts(Job *job, dict out, int threads, allocate, sums, bi
     cdef char *to
     cdef int k
     if fresh:
-        sums = allocate(job.cohorts * width * (I + H + 1)).reshape(job.cohorts, -1)
+        sums = room(job.cohorts * width * (I + H + 1), kind).reshape(job.cohorts, -1)
     job.steps_per_block = cohort_steps(job.layer.batch, job.cohorts)
     for k in range(job.cohorts):
         most = max(most, strip_rows(job.cohort[k].layer.batch, job.layer.steps, job.steps_per_block))
     job.x_room = job.kernels.outer_room(most, max(I, H))
-    room = job.x_room + most * I
-    strips = allocate(job.threads * room)
-    job.strips, job.strip_bytes = <char *>data(strips), room * job.itemsize
+    values = job.x_room + most * I
+    strips = room(job.threads * values, kind)
+    job.strips, job.strip_bytes = <char *>data(strips), values * job.itemsize
     for k in range(job.cohorts):
         l = &job.cohort[k].layer
         found = sums[k]
@@ -674,11 +691,11 @@ cdef object backward_cohorts(Job *job, dict out, int threads, allocate, sums, bi
     return None
 
 
-cdef cnp.ndarray turned(const Job *job, size n, size rows, cnp.ndarray gradient, allocate, bint add):
+cdef cnp.ndarray turned(const Job *job, size n, size rows, cnp.ndarray gradient, cnp.dtype kind, bint add):
     """Room (n, width) for the transposed gradient of a weight, or None where it is better found as it is."""
     if not turns(job.layer.width, n, rows, job.kernels.lanes):
         return None
-    room = allocate(job.layer.width * n).reshape(n, job.layer.width)
+    found = room(job.layer.width * n, kind).reshape(n, job.layer.width)
     if add:
-        room[...] = gradient.T
-    return room
+        found[...] = gradient.T
+    return found

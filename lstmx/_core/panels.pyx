@@ -13,11 +13,6 @@ cnp.import_array()
 FORMATS = ("f32", "f64")   # enum lstmx_format
 
 
-def to_line(cnp.ndarray array):
-    """Bytes from the beginning of an array to that of the next cache line."""
-    return -<size_t>cnp.PyArray_DATA(array) & 63
-
-
 def gate_width(cnp.ndarray weight):
     """4H of a weight (4H, K), rounded up to what gate panels take for each k."""
     return tile_for(format_of(weight)).gate_width(cnp.PyArray_DIM(weight, 0) // 4)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, overload
 
 import numpy as np
 
-from lstmx.functional import allocate, masks, validate
+from lstmx._core import allocate as allocate
+from lstmx.functional import masks, validate
 from lstmx.functional.cell import Cell
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstmx._core import job
+from lstmx._core import allocate, job
 from lstmx._core import rows as core_rows
-from lstmx.functional import allocate
 
 if TYPE_CHECKING:
     from typing import Any

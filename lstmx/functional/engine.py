@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lstmx import reference, reference_cells
-from lstmx._core import dense, isa, job, loop, panels, program, rollout, sessions, stream
-from lstmx.functional import allocate, threads
+from lstmx._core import allocate, dense, isa, job, loop, panels, program, rollout, sessions, stream
+from lstmx.functional import threads
 from lstmx.functional.context import Windows
 from lstmx.functional.panels import Derived, bias_panels, column_panels, gate_panels, matrix
 
@@ -144,19 +144,10 @@ class _Compiled:
             raise ValueError("x: must be C-contiguous rows, which compiled code reads by their address")
         slabs = {} if masks is None else dict(masks)
         direction = self._forward(weights, _counts(slabs))
-        if keep:
-            slabs["gates"] = self.slab(rows, weights.cell.gates * hidden, x.dtype)
-            slabs["h_prev"] = self.slab(rows, h.shape[1], x.dtype)
-            slabs["c_prev"] = allocate.aligned((rows, c.shape[1]), x.dtype, reuse=True)
-            if context.cohorts is not None and direction.takes_cohorts():
-                slabs["cohorts"] = context.cohorts
-        width = direction.extra(keep)
-        if width:
-            slabs["extra"] = self.slab(rows if keep else context.batch, width, x.dtype)
         loop.forward(
             direction, x.series if windows else x, None if context.uniform else context.offsets,
-            len(context.offsets) - 1, reverse, h, c, y, self._threads(rows * hidden * (inputs + h.shape[1])),
-            _allocator(x.dtype), slabs, windows,
+            len(context.offsets) - 1, reverse, h, c, y, self._threads(rows * hidden * (inputs + h.shape[1])), slabs,
+            keep, context.cohorts if keep and direction.takes_cohorts() else None, windows,
         )  # fmt: skip
         return slabs if keep else None
 
@@ -197,7 +188,7 @@ class _Compiled:
         sums = loop.backward(
             self._backward(weights, _counts(slabs), dx is not None), x, None if context.uniform else context.offsets,
             len(context.offsets) - 1, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, d_vectors,
-            self._threads(3 * rows * hidden * (inputs + dh.shape[1])), _allocator(x.dtype), *flow, add, sums, more,
+            self._threads(3 * rows * hidden * (inputs + dh.shape[1])), *flow, add, sums, more,
         )  # fmt: skip
         at = 0
         for name, (width, _) in vectors.items():
@@ -263,12 +254,6 @@ def _counts(slabs: Arrays) -> tuple[int, int]:
 def _threads_for(work: int) -> int:
     """The threads that a call may have; asking is not free, so a small one (`work` in 8 operations) does not."""
     return 1 if work < 750_000 else threads.get_num_threads()
-
-
-@functools.cache
-def _allocator(dtype: DType) -> Callable[[int], Array]:
-    """Room for values of a type."""
-    return lambda count: allocate.aligned((count,), dtype, reuse=True)
 
 
 class TileEngine(_Compiled):

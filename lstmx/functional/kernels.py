@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstmx._core import kernels, program
+from lstmx._core import allocate, kernels, program
 from lstmx._core import rows as core_rows
-from lstmx.functional import allocate
 from lstmx.functional.engine import get_engine
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstmx._core import kernels
-from lstmx.functional import allocate
+from lstmx._core import allocate, kernels
 
 if TYPE_CHECKING:
     from typing import Any

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lstmx._core import allocate
 from lstmx._core import panels as core
 from lstmx._core.panels import Panels
-from lstmx.functional import allocate
 from lstmx.functional.threads import Section
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from lstmx._core import job
+from lstmx._core import allocate, job
 from lstmx._core import rows as core_rows
-from lstmx.functional import allocate, validate
+from lstmx.functional import validate
 from lstmx.functional.context import SequenceContext, cut_cohorts
 
 if TYPE_CHECKING:

@@ -87,8 +87,8 @@ typedef struct {
     const void *zoneout_h, *zoneout_c;        /* (S, P), (S, H): 1 keeps the value of the step before; NULL in inference */
 
     /* Backward */
-    const void *dy;                           /* (S, P)  IN */
-    ptrdiff_t dy_row;
+    const void *dy;                           /* IN, as y; or NULL */
+    ptrdiff_t dy_step, dy_row;
     void *dh, *dc;                            /* (N, P), (N, memory)  IN gradients of the final, OUT of the initial state */
     void *dh_all, *dc_all;                    /* (S, P), (S, memory)  OUT dL/dh_t, dL/dc_t */
 } lstmx_layer;

@@ -12,6 +12,10 @@ INLINE const REAL *FN(x_at)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t n) {
 INLINE REAL *FN(y_at)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t n) {
     return (REAL *)l->y + (l->offsets ? l->whole[t] * l->y_row : t * l->y_step) + n * l->y_row;
 }
+INLINE const REAL *FN(dy_at)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t n) {
+    if (!l->dy) return NULL;
+    return (const REAL *)l->dy + (l->offsets ? l->whole[t] * l->dy_row : t * l->dy_step) + n * l->dy_row;
+}
 INLINE ptrdiff_t FN(lanes_of)(ptrdiff_t H, ptrdiff_t panel) { return (panel + 1) * LANES <= H ? LANES : FN(tail_lanes)(H); }
 
 /* b + W_ih x for the steps t0..t1, rows r0..r1 and panels p0..p1, into row (t - t0) N + n of `sums`;
@@ -368,7 +372,7 @@ static void FN(open_gradients)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
     for (ptrdiff_t n = r0; n < r1; n++) {
         const ptrdiff_t row = FN(first_row)(l, t) + n, whole = FN(whole_row)(l, t) + n;
         REAL *dh = (REAL *)l->dh + n * P, *out = FN(extra_at)(l, row, n) + l->at->out;
-        const REAL *dy = l->dy ? (const REAL *)l->dy + whole * l->dy_row : NULL;
+        const REAL *dy = FN(dy_at)(l, t, n);
         if (dy) for (ptrdiff_t j = 0; j < P; j++) dh[j] = dh[j] + dy[j];
         if (l->dh_all) memcpy((REAL *)l->dh_all + whole * P, dh, (size_t)P * sizeof(REAL));
         if (l->cell->zoneout_h > 0)
@@ -388,7 +392,7 @@ static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
         for (ptrdiff_t n = r0; n < r1; n++) {
             const ptrdiff_t row = first + n, whole = FN(whole_row)(l, t) + n;
             FN(row_backward_plain)(j0, j1, H, (REAL *)l->gates + row * l->gates_row, (REAL *)l->c_prev + row * H,
-                                   l->dy ? (const REAL *)l->dy + whole * l->dy_row : NULL, (REAL *)l->dh + n * P,
+                                   FN(dy_at)(l, t, n), (REAL *)l->dh + n * P,
                                    (REAL *)l->dc + n * H, l->dh_all ? (REAL *)l->dh_all + whole * P : NULL,
                                    l->dc_all ? (REAL *)l->dc_all + whole * H : NULL,
                                    n < there ? (REAL *)l->gates + (soon + n) * l->gates_row : NULL,
@@ -406,7 +410,7 @@ static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
         if (cell->slstm) FN(slstm_backward)(H, z, c_prev, d_shown, dc, dc_all);
         else if (cell->general) FN(general_backward)(l, row, n, z, c_prev, d_shown, dc, dc_all);
         else {
-            const FN(row) r = {z, c_prev, opened || !l->dy ? NULL : (const REAL *)l->dy + whole * l->dy_row, d_shown, dc,
+            const FN(row) r = {z, c_prev, opened ? NULL : FN(dy_at)(l, t, n), d_shown, dc,
                                opened || !l->dh_all ? NULL : (REAL *)l->dh_all + whole * P, dc_all, VECTOR(peephole),
                                cell->peephole ? extra + l->at->peephole : NULL};
             FN(cell_row_backward)(cell, j0, j1, H, &r);
