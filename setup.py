@@ -91,6 +91,7 @@ setup(
             extension("loop"),
             extension("dense"),
             extension("panels"),
+            extension("passes"),
             extension("stream"),
             extension("plan"),
             extension("program"),

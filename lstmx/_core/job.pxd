@@ -67,6 +67,7 @@ cdef class Direction:
     cdef lstmx_cell cell       # what `job` points to
     cdef lstmx_vectors vectors
     cdef lstmx_extra plain, training   # the columns of `extra` without a tape, and with one
+    cpdef bint takes_cohorts(self)
     cpdef size extra(self, bint training)
 
 cdef const lstmx_products *products_of(object capsule, int format) except NULL
@@ -81,6 +82,8 @@ cdef size room_for_sums(Job *job, int threads) noexcept nogil
 cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil
 cdef size gradient_steps(size batch, bint serial) noexcept nogil
 cdef size cohort_steps(size batch, int cohorts) noexcept nogil
+cpdef int count_cohorts(size batch, size rows)
+cpdef cnp.ndarray even_cohorts(size batch, size steps)
 cdef bint own_cohorts(const Job *job, int members) noexcept nogil
 cdef int side_by_side(const Job *job) noexcept nogil
 cdef void cut_cohorts(Job *job, Job *cohorts, int count, const size *first, size *offsets) noexcept nogil

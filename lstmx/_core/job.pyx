@@ -173,7 +173,12 @@ cdef class Direction:
         PyMem_Free(self.job.ih.operands)
         PyMem_Free(self.job.hh.operands)
 
-    def takes_cohorts(self):
+    @property
+    def fused(self):
+        """Whether the plain cell's own kernels compute it."""
+        return self.job.fused
+
+    cpdef bint takes_cohorts(self):
         """Whether the backward pass of a batch is made cohort by cohort: of the plain cell, where weights stay in a cache."""
         return self.job.fused and weights_stay(self.job.layer.inputs, self.job.layer.hidden, self.job.itemsize)
 
@@ -315,11 +320,24 @@ cdef int most_cohorts(size batch) noexcept nogil:
     return found
 
 
-def count_cohorts(size batch, size rows):
+cpdef int count_cohorts(size batch, size rows):
     """How many cohorts a batch of so many packed rows has: to add up their gradients is to cost little beside the products."""
     cdef int found = most_cohorts(batch)
     while found > 1 and rows < 128 * found * min(found, 8):
         found //= 2
+    return found
+
+
+cpdef cnp.ndarray even_cohorts(size batch, size steps):
+    """Where each cohort of a batch of sequences of one length begins, and its end (count + 1,); None: there is one alone."""
+    cdef cnp.npy_intp count = count_cohorts(batch, batch * steps), length = count + 1
+    cdef cnp.ndarray found
+    cdef size k
+    if count == 1:
+        return None
+    found = cnp.PyArray_EMPTY(1, &length, cnp.NPY_INTP, 0)
+    for k in range(length):
+        (<size *>cnp.PyArray_DATA(found))[k] = (batch * k + count - 1) // count
     return found
 
 

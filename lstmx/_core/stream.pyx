@@ -4,11 +4,9 @@ This is what a call, `step` and `stream` are where their arguments are arrays of
 where they lie. Whatever is not plain goes the general way, through lstmx.functional.
 """
 
-from libc.string cimport memcpy, memset
-
 cimport numpy as cnp
 
-from lstmx._core.arrays cimport overlap
+from lstmx._core.arrays cimport begin_at, fits, overlap, readable
 from lstmx._core.core cimport lstmx_layer
 from lstmx._core.job cimport begin, Direction, Job, operations, room_for_sums, share_out, size, worth_threads
 from lstmx._core.loop cimport run, run_both
@@ -16,14 +14,6 @@ from lstmx._core.loop cimport run, run_both
 cnp.import_array()
 
 cdef size LARGEST = 2147483647   # of a distance between rows, for BLAS; it takes none below their width either
-
-
-cdef inline void start(cnp.ndarray a, object initial) noexcept:
-    """a := initial, or 0 for None."""
-    if initial is None:
-        memset(cnp.PyArray_DATA(a), 0, cnp.PyArray_NBYTES(a))
-    elif initial is not a:
-        memcpy(cnp.PyArray_DATA(a), cnp.PyArray_DATA(<cnp.ndarray>initial), cnp.PyArray_NBYTES(a))
 
 
 cdef class Stack:
@@ -54,21 +44,11 @@ cdef class Stack:
         cdef const lstmx_layer *l = &first.job.layer
         self.inputs, self.memory, self.outputs, self.itemsize = l.inputs, l.memory, l.outputs, first.job.itemsize
 
-    cdef bint readable(self, object x) noexcept:
-        """Whether x is an array that can be read where it lies, by whole steps of the last axis."""
-        return (cnp.PyArray_CheckExact(x) and cnp.PyArray_TYPE(<cnp.ndarray>x) == self.type_number
-                and cnp.PyArray_ISBEHAVED_RO(<cnp.ndarray>x))
-
     cdef bint state_fits(self, object a, int ndim, size batch, size width) noexcept:
         """Whether a is a contiguous (L*D, N, width), or (L*D, width) where there is one sequence."""
-        cdef cnp.ndarray array
-        if not self.readable(a):
-            return False
-        array = <cnp.ndarray>a
-        return (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_NDIM(array) == ndim
-                and cnp.PyArray_DIM(array, 0) == self.layers * self.directions
-                and cnp.PyArray_DIM(array, ndim - 1) == width
-                and (ndim == 2 or cnp.PyArray_DIM(array, 1) == batch))
+        cdef cnp.npy_intp shape[3]
+        shape[0], shape[1], shape[ndim - 1] = self.layers * self.directions, batch, width
+        return fits(a, self.type_number, ndim, shape) and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>a)
 
     cdef bint out_fits(self, object out, object state, cnp.ndarray x, int ndim, const cnp.npy_intp *y_shape,
                        int state_ndim, size batch):
@@ -78,14 +58,11 @@ cdef class Stack:
         if type(out) is not tuple or len(<tuple>out) != 2:
             return False
         pair = (<tuple>out)[1]
-        if type(pair) is not tuple or len(<tuple>pair) != 2 or not self.readable((<tuple>out)[0]):
+        if type(pair) is not tuple or len(<tuple>pair) != 2 or not fits((<tuple>out)[0], self.type_number, ndim, y_shape):
             return False
         y = <cnp.ndarray>(<tuple>out)[0]
-        if cnp.PyArray_NDIM(y) != ndim or not cnp.PyArray_IS_C_CONTIGUOUS(y):
+        if not cnp.PyArray_IS_C_CONTIGUOUS(y):
             return False
-        for k in range(ndim):
-            if cnp.PyArray_DIM(y, k) != y_shape[k]:
-                return False
         for k in range(2):
             if not self.state_fits((<tuple>pair)[k], state_ndim, batch, self.memory if k else self.outputs):
                 return False
@@ -118,7 +95,7 @@ cdef class Stack:
         cdef cnp.npy_intp shape[3]
         cdef int ndim, lead, k
         cdef size N = 1, T = 1, x_row = 0, x_step = 0, unit = self.itemsize, wide = self.directions * self.outputs
-        if not self.readable(x):
+        if not readable(x, self.type_number):
             return None
         a = <cnp.ndarray>x
         ndim = cnp.PyArray_NDIM(a)
@@ -154,8 +131,8 @@ cdef class Stack:
             y, (h, c) = out
         else:
             return None
-        start(h, None if state is None else (<tuple>state)[0])
-        start(c, None if state is None else (<tuple>state)[1])
+        begin_at(h, None if state is None else (<tuple>state)[0])
+        begin_at(c, None if state is None else (<tuple>state)[1])
         self.work(cnp.PyArray_DATA(a), x_step // unit, x_row // unit, N, T, y, h, c)
         return y, (h, c)
 

@@ -13,6 +13,7 @@ import numpy as np
 from lstmx._core import allocate as allocate
 from lstmx.functional import masks, validate
 from lstmx.functional.cell import Cell
+from lstmx.functional.context import SequenceContext
 from lstmx.functional.engine import get_engine
 from lstmx.functional.panels import Weights
 from lstmx.functional.read import give_state, read_gradient, read_state, sequences
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from lstmx._types import Array, Arrays, DType, Pair, PairLike, RandomState
-    from lstmx.functional.context import SequenceContext
 
 
 __all__ = ["Gradients", "Tape", "lstm_backward", "lstm_forward", "lstm_step"]
@@ -42,10 +42,18 @@ class Tape:
 
     def __init__(self, owner: object, context: Any, version: object = 0, **parts: Any) -> None:
         self.owner = owner
-        self.context = context
+        self._context = context  # or, until somebody asks for it, the shape of the array that it is of
         self.version = version
         self.parts = parts
         self.used = False
+
+    @property
+    def context(self) -> Any:
+        """The context of the batch."""
+        if isinstance(self._context, tuple):
+            *batch, steps, _ = self._context
+            self._context = SequenceContext(np.full(batch or 1, steps, np.int64), steps, "array" if batch else "single")
+        return self._context
 
     def use(self, retain: bool | None, version: object = 0) -> dict[str, Any]:
         """The parts, once; again only after ``retain=True``. None: the owner's backward has no such argument."""

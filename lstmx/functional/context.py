@@ -406,11 +406,11 @@ def gradient_blocks(offsets: Ints, batch: int) -> Ints:
 
 def cut_cohorts(batch: int, rows: int, lengths: Ints | None) -> Ints | None:
     """The `cohorts` of a batch of so many packed rows, from the sorted lengths of its sequences, None if equal."""
+    if lengths is None:
+        return job.even_cohorts(batch, rows // max(batch, 1))
     count = job.count_cohorts(batch, rows)
     if count == 1:
         return None
-    if lengths is None:
-        return np.array([-(-batch * k // count) for k in range(count + 1)], np.intp)
     first = np.zeros(count + 1, np.intp)
     first[1:] = np.searchsorted(np.cumsum(lengths), rows * np.arange(1, count + 1) / count) + 1
     every = np.arange(count + 1)  # each has a sequence

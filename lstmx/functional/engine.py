@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lstmx import reference, reference_cells
-from lstmx._core import allocate, dense, isa, job, loop, panels, program, rollout, sessions, stream
+from lstmx._core import allocate, dense, isa, job, loop, panels, passes, program, rollout, sessions, stream
 from lstmx.functional import threads
 from lstmx.functional.context import Windows
 from lstmx.functional.panels import Derived, bias_panels, column_panels, gate_panels, matrix
@@ -202,6 +202,24 @@ class _Compiled:
         made = [self._forward(weights) for weights in parts]
         return stream.Stack(made, layers, directions, dtype.num, threads.get_num_threads).run
 
+    def passes(
+        self, parts: Sequence[Weights], reversed: tuple[bool, ...], names: list[dict[str, str]]
+    ) -> passes.Passes | None:
+        """Compiled calls for training on plain arrays, from the `Weights` of all layers and directions of an LSTM, and
+        for each the full names of its arrays; None where they have none.
+        """
+        made = [self._forward(weights) for weights in parts]
+        if not all(direction.fused for direction in made):
+            return None
+        count = len(reversed)
+        layers = [list(parts[k : k + count]) for k in range(0, len(parts), count)]
+
+        def back() -> list[job.Direction]:
+            return [self._backward(weights, (0, 0), True) for weights in parts]
+
+        number = parts[0].arrays["weight_ih"].dtype.num
+        return passes.Passes(made, back, layers, reversed, names, number, threads.get_num_threads)
+
     def linear(self, weight: Array, bias: Array | None, activation: int, derived: Derived) -> Callable[[Any], Any]:
         """A compiled call for activation(x W^T + b) on plain arrays; `derived` keeps what is made of W (O, I)."""
         right = derived.get("right side True", self.right_side, weight, True)
@@ -344,6 +362,11 @@ class ReferenceEngine:
     def stack(parts: Sequence[Weights], layers: int, directions: int) -> Callable[..., None]:
         """None of its own: the call gives None for everything."""
         return lambda x, state, step, out=None: None
+
+    @staticmethod
+    def passes(parts: Sequence[Weights], reversed: tuple[bool, ...], names: list[dict[str, str]]) -> None:
+        """None."""
+        return
 
     @staticmethod
     def _padded(rows: Array, context: SequenceContext) -> Array:

@@ -288,6 +288,16 @@ class Stack:
             parameters["compiled"] = call
         return call
 
+    def _passes(self, parameters: Any) -> Any:
+        """Training on plain arrays as compiled calls, with the bits and the tape of `_run`, or None."""
+        if self.merge != "concat" or self.dropout or self.cell.drops or self.cell.learn_state:
+            return None
+        if "passes" not in parameters:
+            weights = [self._weights(*place, parameters) for place in self._each()]
+            names = [{name: name + suffix(*place) for name in self._names} for place in self._each()]
+            parameters["passes"] = get_engine().passes(weights, self._reversed, names)
+        return parameters["passes"]
+
     def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """The layer protocol."""
         if any(self._reversed) or not get_engine().compiled:
