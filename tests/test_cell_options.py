@@ -224,8 +224,9 @@ def check_random_network(case):
     exact, tape = Exact(lstm), lstm.forward(p["x"], state, lengths=lengths, rng=0)[2]
     dropping = lstm.cell.weight_dropout > 0
     if dropping:  # the oracle computes with what was left of the weights
-        for layer, part in enumerate(tape.parts["layers"]):
-            for d, weights in enumerate(part[3]):
+        for layer, (*_, parameters, key, _) in enumerate(tape.parts["layers"]):
+            for d in range(lstm.directions):
+                weights = lstm._weights(layer, d, parameters, key)
                 exact.params["weight_hh" + suffix(layer, d)] = weights.arrays["weight_hh"]
     wanted = exact.forward(p["x"], state, lengths, dropped_by(tape))
     wanted = by_name(*wanted, exact.backward(p["dy"], (p["dh"], p["dc"])))

@@ -117,11 +117,17 @@ def test_the_callers_arrays_may_change_between_the_passes():
         np.testing.assert_array_equal(gradient, wanted[name])
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [{"dropout": 0.5, "num_layers": 2}, {"proj_size": 2}, {"cell": Cell(peephole=True)}, {"cell": Cell(zoneout=(0.1, 0.0))},
-     {"cell": Cell(learn_state=True)}, {"bidirectional": True, "merge": "sum"}], ids=str,
-)  # fmt: skip
+GENERAL = [
+    {"dropout": 0.5, "num_layers": 2},
+    {"proj_size": 2},
+    {"cell": Cell(peephole=True)},
+    {"cell": Cell(zoneout=(0.1, 0.0))},
+    {"cell": Cell(learn_state=True)},
+    {"bidirectional": True, "merge": "sum"},
+]
+
+
+@pytest.mark.parametrize("layer", GENERAL, ids=str)
 def test_other_layers_go_the_general_way(layer):
     lstm = LSTM(3, 4, random_state=0, **layer)
     tape = lstm.forward(np.ones((2, 3, 3), "float32"))[2]

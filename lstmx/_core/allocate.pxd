@@ -11,4 +11,5 @@ cdef class Spare:
 
 cdef cnp.ndarray plain(int ndim, const cnp.npy_intp *shape, cnp.dtype kind)
 cdef cnp.ndarray room(size values, cnp.dtype kind)
+cdef cnp.ndarray lasting(size values, cnp.dtype kind)
 cdef cnp.ndarray slab(size rows, size columns, cnp.dtype kind)

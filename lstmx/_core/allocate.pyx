@@ -135,6 +135,14 @@ cdef cnp.ndarray room(size values, cnp.dtype kind):
     return lined(1, &length, NULL, bytes_for(1, &length, kind.itemsize), kind, True)
 
 
+cdef cnp.ndarray lasting(size values, cnp.dtype kind):
+    """`aligned`, of one axis, for what lasts longer than a call."""
+    cdef cnp.npy_intp length = values
+    if debug:
+        return plain(1, &length, kind)
+    return lined(1, &length, NULL, bytes_for(1, &length, kind.itemsize), kind, False)
+
+
 cdef size line_width(size columns, size itemsize) noexcept nogil:
     """`padded_width`."""
     cdef size line = 64 // itemsize

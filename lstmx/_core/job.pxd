@@ -67,6 +67,8 @@ cdef class Direction:
     cdef lstmx_cell cell       # what `job` points to
     cdef lstmx_vectors vectors
     cdef lstmx_extra plain, training   # the columns of `extra` without a tape, and with one
+    cdef Direction bare(self)
+    cdef Direction of(self, cnp.ndarray ih, cnp.ndarray hh, cnp.ndarray bias, bint need_dx)
     cpdef bint takes_cohorts(self)
     cpdef size extra(self, bint training)
 

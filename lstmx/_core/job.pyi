@@ -8,8 +8,8 @@ from lstmx._types import Array, Ints
 
 @final
 class Direction:
-    def __new__(
-        cls,
+    def __init__(
+        self,
         cell: object,
         inputs: int,
         hidden: int,
@@ -22,7 +22,7 @@ class Direction:
         products: object,
         fused: bool,
         backward: bool,
-    ) -> Direction: ...
+    ) -> None: ...
     @property
     def fused(self) -> bool: ...
     def takes_cohorts(self) -> bool: ...

@@ -9,6 +9,7 @@ from libc.string cimport memset
 
 cimport numpy as cnp
 
+from lstmx._core.allocate cimport lasting
 from lstmx._core.cell cimport lstmx_cell, LSTMX_FASTRNN, LSTMX_HASTE, LSTMX_NO_NORM, set_cell
 from lstmx._core.core cimport lstmx_extra, lstmx_layer, lstmx_products, LSTMX_SHARES, lstmx_shares, lstmx_tile, lstmx_vectors
 from lstmx._core.isa cimport format_of
@@ -119,6 +120,15 @@ cdef int set_side(Side *side, size wide, list panels, int heads, int gates, int 
     return 0
 
 
+cdef int set_operand(Side *side, const void *panels) except -1:
+    """The only operand of a side."""
+    side.operands = <const void **>PyMem_Malloc(sizeof(void *))
+    if side.operands == NULL:
+        raise MemoryError
+    side.operands[0] = panels
+    return 0
+
+
 cdef class Direction:
     """One layer in one direction as an engine computes it forward, or backward: sizes, cell, weights. Never changed.
 
@@ -139,13 +149,15 @@ cdef class Direction:
     fused, backward : bool
     """
 
-    def __cinit__(self, cell, size inputs, size hidden, size outputs, list ih, list hh, Panels hr, dict vectors, masks, products,
-                  bint fused, bint backward):
+    def __cinit__(self):
+        memset(&self.job, 0, sizeof(Job))
+
+    def __init__(self, cell, size inputs, size hidden, size outputs, list ih, list hh, Panels hr, dict vectors, masks, products,
+                 bint fused, bint backward):
         cdef lstmx_layer *l = &self.job.layer
         cdef lstmx_vectors *v = &self.vectors
         cdef cnp.ndarray first = (<Panels>hh[0]).array
         cdef int format = format_of(first)
-        memset(&self.job, 0, sizeof(Job))
         self._keep = ih, hh, hr, vectors, products
         self.job.itemsize = cnp.PyArray_ITEMSIZE(first)
         self.job.kernels, self.job.products = tile_for(format), products_of(products, format)
@@ -177,6 +189,48 @@ cdef class Direction:
     def fused(self):
         """Whether the plain cell's own kernels compute it."""
         return self.job.fused
+
+    cdef Direction bare(self):
+        """This one without weights: what `of` begins with, again and again."""
+        cdef Direction found = Direction.__new__(Direction)
+        cdef lstmx_layer *l = &found.job.layer
+        found.job, found.cell, found.vectors, found.plain, found.training = self.job, self.cell, self.vectors, self.plain, self.training
+        l.cell, l.vectors, l.at = &found.cell, &found.vectors, &found.training if self.job.backward else &found.plain
+        l.w_ih = l.w_hh = l.bias = NULL
+        found.job.ih.operands = found.job.hh.operands = NULL
+        return found
+
+    cdef Direction of(self, cnp.ndarray ih, cnp.ndarray hh, cnp.ndarray bias, bint need_dx):
+        """The same for other weights (4H, I), (4H, H) and (4H,) or None: only of the plain cell on the tile."""
+        cdef Direction found = self.bare()
+        cdef const lstmx_tile *kernels = self.job.kernels
+        cdef size H = self.job.layer.hidden, I = self.job.layer.inputs, line = 64 // self.job.itemsize, width
+        cdef char *at
+        if self.job.backward:
+            width = (4 * H * kernels.column_width(I) + line - 1) // line * line if need_dx else 0
+            keep = lasting(width + 4 * H * kernels.column_width(H), ih.dtype)
+            at = <char *>data(keep)
+            set_operand(&found.job.hh, at + width * self.job.itemsize)
+            kernels.pack_columns(0, 4 * H, H, data(hh), at + width * self.job.itemsize)
+            if need_dx:
+                set_operand(&found.job.ih, at)
+                kernels.pack_columns(0, 4 * H, I, data(ih), at)
+        else:
+            width = (kernels.gate_width(H) + line - 1) // line * line
+            keep = lasting(width * (I + H + 1), ih.dtype)
+            at = <char *>data(keep)
+            found.job.layer.bias, found.job.layer.w_hh = at, at + width * self.job.itemsize
+            found.job.layer.w_ih = at + width * (H + 1) * self.job.itemsize
+            if bias is None:
+                memset(at, 0, width * self.job.itemsize)
+            else:
+                kernels.pack_gates(H, 1, data(bias), at)
+            kernels.pack_gates(H, H, data(hh), at + width * self.job.itemsize)
+            kernels.pack_gates(H, I, data(ih), at + width * (H + 1) * self.job.itemsize)
+            set_operand(&found.job.ih, found.job.layer.w_ih)
+            set_operand(&found.job.hh, found.job.layer.w_hh)
+        found._keep = keep
+        return found
 
     cpdef bint takes_cohorts(self):
         """Whether the backward pass of a batch is made cohort by cohort: of the plain cell, where weights stay in a cache."""

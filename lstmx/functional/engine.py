@@ -202,23 +202,16 @@ class _Compiled:
         made = [self._forward(weights) for weights in parts]
         return stream.Stack(made, layers, directions, dtype.num, threads.get_num_threads).run
 
-    def passes(
-        self, parts: Sequence[Weights], reversed: tuple[bool, ...], names: list[dict[str, str]]
-    ) -> passes.Passes | None:
-        """Compiled calls for training on plain arrays, from the `Weights` of all layers and directions of an LSTM, and
-        for each the full names of its arrays; None where they have none.
+    def passes(self, parts: Sequence[Weights], reversed: tuple[bool, ...], names: list[Any]) -> passes.Passes | None:
+        """Training as compiled calls, from the `Weights` of all layers and directions of an LSTM, any that it may have,
+        and the names of each one's arrays; None where there are no such calls.
         """
         made = [self._forward(weights) for weights in parts]
         if not all(direction.fused for direction in made):
             return None
-        count = len(reversed)
-        layers = [list(parts[k : k + count]) for k in range(0, len(parts), count)]
-
-        def back() -> list[job.Direction]:
-            return [self._backward(weights, (0, 0), True) for weights in parts]
-
+        back = [self._backward(weights, (0, 0), False) for weights in parts]
         number = parts[0].arrays["weight_ih"].dtype.num
-        return passes.Passes(made, back, layers, reversed, names, number, threads.get_num_threads)
+        return passes.Passes(made, back, reversed, names, number, threads.get_num_threads)
 
     def linear(self, weight: Array, bias: Array | None, activation: int, derived: Derived) -> Callable[[Any], Any]:
         """A compiled call for activation(x W^T + b) on plain arrays; `derived` keeps what is made of W (O, I)."""
@@ -364,7 +357,7 @@ class ReferenceEngine:
         return lambda x, state, step, out=None: None
 
     @staticmethod
-    def passes(parts: Sequence[Weights], reversed: tuple[bool, ...], names: list[dict[str, str]]) -> None:
+    def passes(parts: Sequence[Weights], reversed: tuple[bool, ...], names: list[Any]) -> None:
         """None."""
         return
 

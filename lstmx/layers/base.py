@@ -80,6 +80,8 @@ class ParameterStore:
         The model that the layer is part of.
     seeded : bool
         Whether the initial parameters are those that somebody chose, by a seed or one by one.
+    shared : dict
+        By key, what all snapshots have in common.
     """
 
     def __init__(self, dtype: DType) -> None:
@@ -88,6 +90,7 @@ class ParameterStore:
         self.version = 0
         self.owner: Any = None
         self.seeded = True
+        self.shared: dict[Any, Any] = {}
 
     @property
     def arrays(self) -> Arrays:

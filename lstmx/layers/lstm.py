@@ -166,6 +166,9 @@ class LSTM(Stack, Chunked, Recompute, Layer):  # type: ignore[override]
         self._reversed = (False, True) if self.bidirectional else (self.reverse,)  # whether each reads from the end
         self._outputs, self._memory = self.cell.widths(self.hidden_size, self.proj_size)
         self._names = [p.name for p in self.cell.computing(1, self.cell.heads, self.bias, self.proj_size)]
+        self._plain = not (
+            self._draws or self.cell.learn_state
+        )  # whether a forward pass depends on nothing but x and state
         self._setup(dtype, random_state)
         self._seed = random_state
 
@@ -415,16 +418,16 @@ class LSTM(Stack, Chunked, Recompute, Layer):  # type: ignore[override]
         y, (h_n, c_n), tape
         """
         version, parameters = self.store.version, self.store.snapshot
-        if lengths is mask is reset is rng is memory is None and return_layers is False:
+        if lengths is mask is reset is rng is memory is None and return_layers is False and self._plain:
             passes = self._passes(parameters)
-            found = None if passes is None else passes.forward(x, state)
+            found = None if passes is None else passes.forward(x, state, parameters)
             if found is not None:
                 shape: Any = x.shape  # type: ignore[union-attr]
                 parts = {"passes": passes, "shape": shape, "layers": found[2], "given": state is not None}
                 return *found[:2], Tape(self, shape, version, every=False, **parts)
         rows, context, h, c = self._read(x, state, parameters, own=True, lengths=lengths, mask=mask, reset=reset)
         rng = self._rng if rng is None else validate.random_generator("rng", rng)
-        key = rng.integers(2**64, dtype=np.uint64) if self.dropout or self.cell.drops else None
+        key = rng.integers(2**64, dtype=np.uint64) if self._draws else None
         outputs: list[Any] | None = [] if validate.flag("return_layers", return_layers) else None
         steps = None if memory is None else self._steps(context, memory)
         if steps is not None:

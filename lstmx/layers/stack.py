@@ -66,6 +66,12 @@ class Stack:
         """
         tape = []
         derived = self._parameters(run)
+        passes = (
+            self._passes(derived) if run.keep and outputs is None and (run.key is None or not self._draws) else None
+        )
+        if passes is not None:
+            offsets, cohorts = _places(context), context.cohorts if passes.takes_cohorts else None
+            return passes.run(context.check(rows), offsets, len(context.offsets) - 1, cohorts, h, c, derived)
         for layer in range(self.num_layers):
             drop = self._dropped(layer, run.key)
             if drop is not None:
@@ -84,12 +90,17 @@ class Stack:
             if y is None:
                 y = self._merged(columns)
             if run.keep:
-                tape.append((rows, slabs, drop, weights, run.key, columns if self.merge == "mul" else None))
+                tape.append((rows, slabs, drop, derived, run.key, columns if self.merge == "mul" else None))
             rows = y
             del columns  # before the next layer takes room
             if outputs is not None:
                 outputs.append(rows)
         return rows, tape
+
+    @property
+    def _draws(self) -> bool:
+        """Whether training draws anything."""
+        return bool(self.dropout or self.cell.drops)
 
     def _dropped(self, layer: int, key: Any) -> Any:
         """The key of what is dropped of a layer's inputs, or None."""
@@ -166,8 +177,13 @@ class Stack:
         Returns dx (S, I) or None.
         """
         sums = {} if sums is None else sums
+        passes = self._passes(*tape[0][3:5]) if flow is below is None and not retain else None
+        if passes is not None:
+            steps = len(context.offsets) - 1
+            return passes.run_back(tape, _places(context), steps, dy, dh, dc, out, need_dx, add, more, sums)
         for layer in reversed(range(self.num_layers)):
-            rows, all_slabs, drop, weights, key, columns = tape[layer]
+            rows, all_slabs, drop, derived, key, columns = tape[layer]
+            weights = [self._weights(layer, direction, derived, key) for direction in range(self._directions)]
             dx = allocate.aligned(rows.shape, self.dtype, reuse=True) if layer or need_dx else None
             parts = self._parted(dy, columns)
             for direction, reverse in enumerate(self._reversed):
@@ -288,15 +304,26 @@ class Stack:
             parameters["compiled"] = call
         return call
 
-    def _passes(self, parameters: Any) -> Any:
-        """Training on plain arrays as compiled calls, with the bits and the tape of `_run`, or None."""
-        if self.merge != "concat" or self.dropout or self.cell.drops or self.cell.learn_state:
+    def _passes(self, parameters: Any, key: Any = None) -> Any:
+        """Training as compiled calls, with the bits and the tape of the general way; None where that alone will do.
+        `key` is that of what a call drops.
+        """
+        if key is not None and self._draws:
             return None
         if "passes" not in parameters:
-            weights = [self._weights(*place, parameters) for place in self._each()]
-            names = [{name: name + suffix(*place) for name in self._names} for place in self._each()]
-            parameters["passes"] = get_engine().passes(weights, self._reversed, names)
+            shared = self.store.shared
+            if "passes" not in shared:
+                shared["passes"] = self._first_passes(parameters) if self.merge == "concat" else None
+            like = shared["passes"]
+            parameters["passes"] = None if like is None else like.of(parameters.arrays)
         return parameters["passes"]
+
+    def _first_passes(self, parameters: Any) -> Any:
+        """What those of all parameters begin with."""
+        every = [{name: name + suffix(*place) for name in self._names} for place in self._each()]
+        weights = [Weights(self.cell, {n: parameters.arrays[full] for n, full in names.items()}) for names in every]
+        names = [(own["weight_ih"], own["weight_hh"], own.get("bias")) for own in every]
+        return get_engine().passes(weights, self._reversed, names)
 
     def program_part(self, parameters: Any, features: int) -> tuple[Any, ...] | None:
         """The layer protocol."""
@@ -331,6 +358,11 @@ class Stack:
         """The shapes of h and c, (L*D, N, H), or without N."""
         parts = self.num_layers * self._directions
         return (parts, *batch, self._outputs), (parts, *batch, self._memory)
+
+
+def _places(context: SequenceContext) -> Any:
+    """The packed rows of each step as compiled code takes them: None where all steps have all sequences."""
+    return None if context.uniform else context.offsets
 
 
 def _from_learned(call: Callable[..., Any], learned: Any) -> Callable[..., Any]:
