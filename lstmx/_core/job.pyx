@@ -5,9 +5,12 @@ A `Direction` holds what all calls of a layer share and is never changed; a `Job
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 cimport numpy as cnp
+
+import numpy as np
 
 from lstmx._core.allocate cimport lasting
 from lstmx._core.cell cimport lstmx_cell, LSTMX_FASTRNN, LSTMX_HASTE, LSTMX_NO_NORM, set_cell
@@ -382,16 +385,31 @@ cpdef int count_cohorts(size batch, size rows):
     return found
 
 
-cpdef cnp.ndarray even_cohorts(size batch, size steps):
-    """Where each cohort of a batch of sequences of one length begins, and its end (count + 1,); None: there is one alone."""
-    cdef cnp.npy_intp count = count_cohorts(batch, batch * steps), length = count + 1
-    cdef cnp.ndarray found
-    cdef size k
+cpdef cnp.ndarray first_of_cohorts(size batch, size rows, lengths=None):
+    """(count + 1,): where each cohort of a batch of so many packed rows begins in sorted order, and the end, behind which nobody
+    has a step; all have about as many. None: there is one alone. `lengths` are those of the sequences, longest first, None if they are equal.
+    """
+    cdef cnp.npy_intp count = count_cohorts(batch, rows), length = count + 1
+    cdef cnp.ndarray found, of_each
+    cdef const int64_t *steps
+    cdef size *first
+    cdef size k, n = 0, before = 0
     if count == 1:
         return None
     found = cnp.PyArray_EMPTY(1, &length, cnp.NPY_INTP, 0)
-    for k in range(length):
-        (<size *>cnp.PyArray_DATA(found))[k] = (batch * k + count - 1) // count
+    first = <size *>cnp.PyArray_DATA(found)
+    if lengths is None:
+        for k in range(length):
+            first[k] = (batch * k + count - 1) // count
+        return found
+    of_each = np.ascontiguousarray(lengths, np.int64)
+    steps = <const int64_t *>cnp.PyArray_DATA(of_each)
+    first[0] = 0
+    for k in range(1, length):
+        while before * count < rows * k:
+            before += steps[n]
+            n += 1
+        first[k] = min(max(n, first[k - 1] + 1), batch - count + k)   # each has a sequence
     return found
 
 

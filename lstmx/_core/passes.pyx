@@ -14,7 +14,7 @@ import numpy as np
 from lstmx._core.allocate cimport plain, room
 from lstmx._core.arrays cimport begin_at, fits, readable, size
 from lstmx._core.core cimport let_go, LONG, PyThreadState, take_back
-from lstmx._core.job cimport Direction, even_cohorts, worth_threads
+from lstmx._core.job cimport Direction, first_of_cohorts, worth_threads
 from lstmx._core.loop cimport backward, forward
 
 cnp.import_array()
@@ -172,7 +172,7 @@ cdef class Passes:
         h, c = self.states(None if state is None else (<tuple>state)[0], N), self.states(None if state is None else (<tuple>state)[1], N)
         rows = room(N * T * self.inputs, self.kind).reshape(N * T, self.inputs)
         copy_turned(T, N, self.inputs * unit, cnp.PyArray_DATA(a), cnp.PyArray_STRIDE(a, ndim - 2), along, rows)
-        layers = self.ahead(rows, None, T, even_cohorts(N, T), h, c, y, parameters)
+        layers = self.ahead(rows, None, T, first_of_cohorts(N, N * T), h, c, y, parameters)
         if single:
             return y[0], (h[:, 0], c[:, 0]), layers
         return y, (h, c), layers

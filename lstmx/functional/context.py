@@ -111,7 +111,7 @@ class SequenceContext:
         """
         if "cohorts" not in self._found:
             lengths = None if self.uniform else self.sort(self.lengths)
-            self._found["cohorts"] = cut_cohorts(self.batch, self.rows, lengths)
+            self._found["cohorts"] = job.first_of_cohorts(self.batch, self.rows, lengths)
         return self._found["cohorts"]
 
     def by_cohort(self, cohorts: Ints) -> Ints:
@@ -402,19 +402,6 @@ def gradient_blocks(offsets: Ints, batch: int) -> Ints:
     if batch > ROWS:
         ends = np.concatenate([np.arange(a, b, ROWS) for a, b in itertools.pairwise(ends.tolist())] + [ends[-1:]])
     return np.ascontiguousarray(ends, np.intp)
-
-
-def cut_cohorts(batch: int, rows: int, lengths: Ints | None) -> Ints | None:
-    """The `cohorts` of a batch of so many packed rows, from the sorted lengths of its sequences, None if equal."""
-    if lengths is None:
-        return job.even_cohorts(batch, rows // max(batch, 1))
-    count = job.count_cohorts(batch, rows)
-    if count == 1:
-        return None
-    first = np.zeros(count + 1, np.intp)
-    first[1:] = np.searchsorted(np.cumsum(lengths), rows * np.arange(1, count + 1) / count) + 1
-    every = np.arange(count + 1)  # each has a sequence
-    return np.minimum(np.maximum.accumulate(first - every), batch - count) + every
 
 
 def gather(

@@ -15,7 +15,7 @@ import numpy as np
 from lstmx._core import allocate, job
 from lstmx._core import rows as core_rows
 from lstmx.functional import validate
-from lstmx.functional.context import SequenceContext, cut_cohorts
+from lstmx.functional.context import SequenceContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,7 +131,7 @@ class Timeline:
     @functools.cached_property
     def cohorts(self) -> Ints | None:
         """As of a context, of the whole batch."""
-        return cut_cohorts(self.batch, int(self.lengths.sum()), self.sorted)
+        return job.first_of_cohorts(self.batch, int(self.lengths.sum()), self.sorted)
 
     def rows_before(self, step: int) -> int:
         """Packed rows of the steps before this one."""
