@@ -4,8 +4,8 @@
 # ------
 # Which file does what. c/tile.h is the register tile, c/cell.h the cell, c/family.h its rarer kin, c/recurrent.h the steps for
 # a range of steps, rows (sequences) and units, c/outer.h what backward adds up over rows, blocks.pyx the arithmetic of a block of
-# steps; job.pyx cuts a call up, and here it is run. panels.pyx packs weights, stream.pyx calls this loop for plain arrays, dense.pyx
-# for layers without time; blas.pyx has products to take the tile's place.
+# steps; job.pyx cuts a call up, and here it is run. panels.pyx packs weights; stream.pyx calls this loop for plain arrays, passes.pyx
+# in training for all layers, dense.pyx for layers without time; blas.pyx has products to take the tile's place.
 #
 # Packed rows. At step t only the sequences that still run exist, and since a batch is sorted by length they are the first
 # n_t. The rows of step t are offsets[t] : offsets[t + 1] of every packed array, S = the sum of lengths in all. Nothing is
