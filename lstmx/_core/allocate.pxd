@@ -10,6 +10,7 @@ cdef class Spare:
     cpdef cnp.ndarray take(self, size nbytes)
 
 cdef cnp.ndarray plain(int ndim, const cnp.npy_intp *shape, cnp.dtype kind)
+cdef cnp.ndarray result(int ndim, const cnp.npy_intp *shape, cnp.dtype kind)
 cdef cnp.ndarray room(size values, cnp.dtype kind)
 cdef cnp.ndarray lasting(size values, cnp.dtype kind)
 cdef cnp.ndarray slab(size rows, size columns, cnp.dtype kind)

@@ -26,6 +26,7 @@ DEBUG = os.environ.get("LSTMX_DEBUG") == "1"
 _allocations_left = None   # tests make the n-th allocation fail
 
 cdef bint debug = DEBUG
+cdef size LARGE = 1 << 20   # bytes
 cdef size MOST = <size>(<size_t>-1 >> 1) - 64   # bytes
 
 
@@ -125,6 +126,14 @@ cdef cnp.ndarray lined(int ndim, const cnp.npy_intp *shape, const cnp.npy_intp *
     array = PyArray_NewFromDescr(<PyTypeObject *>cnp.ndarray, kind, ndim, shape, strides, at, cnp.NPY_ARRAY_CARRAY, NULL)
     cnp.set_array_base(array, raw)
     return array
+
+
+cdef cnp.ndarray result(int ndim, const cnp.npy_intp *shape, cnp.dtype kind):
+    """`empty`, for what a caller soon lets go of, as gradients: where it is large in memory that `spare` keeps, as libc gives
+    such back to the system again and again.
+    """
+    cdef size nbytes = bytes_for(ndim, shape, kind.itemsize)
+    return plain(ndim, shape, kind) if debug or nbytes < LARGE else lined(ndim, shape, NULL, nbytes, kind, True)
 
 
 cdef cnp.ndarray room(size values, cnp.dtype kind):

@@ -11,7 +11,7 @@ cimport numpy as cnp
 
 import numpy as np
 
-from lstmx._core.allocate cimport plain, room
+from lstmx._core.allocate cimport plain, result, room
 from lstmx._core.arrays cimport begin_at, fits, readable, size
 from lstmx._core.core cimport let_go, LONG, PyThreadState, take_back
 from lstmx._core.job cimport Direction, first_of_cohorts, worth_threads
@@ -234,7 +234,7 @@ cdef class Passes:
         cdef size N = 1 if single else shape[0], T = shape[len(shape) - 2], width = self.inputs * self.itemsize
         out = {}
         for name, parameter in arrays.items():
-            out[name] = plain(cnp.PyArray_NDIM(parameter), cnp.PyArray_DIMS(parameter), self.kind)
+            out[name] = result(cnp.PyArray_NDIM(parameter), cnp.PyArray_DIMS(parameter), self.kind)
         dh, dc = self.states(None if dstate is None else (<tuple>dstate)[0], N), self.states(None if dstate is None else (<tuple>dstate)[1], N)
         sizes[0], sizes[1], sizes[2] = N, T, self.inputs
         dx = plain(3, sizes, self.kind)
