@@ -23,11 +23,17 @@ LAYERS = [
 layers = pytest.mark.parametrize("layer", LAYERS, ids=str)
 
 
-def general(lstm, x, state, dy, dstate, **options):
-    """`train` the general way, as a generator was given and the tape is kept."""
+def general(lstm, x, state, dy, dstate):
+    """`train` the general way, which alone gives the outputs of every layer."""
+    y, after, tape = lstm.forward(x, state, return_layers=True)
+    return named(y[-1], after, lstm.backward(tape, [None] * (lstm.num_layers - 1) + [dy], dstate))
+
+
+def packed(lstm, x, state, dy, dstate):
+    """`train` by way of packed rows, as a generator was given."""
     y, after, tape = lstm.forward(x, state, rng=0)
     assert "passes" not in tape.parts
-    return named(y, after, lstm.backward(tape, dy, dstate, **options))
+    return named(y, after, lstm.backward(tape, dy, dstate))
 
 
 def train(lstm, x, state, dy, dstate):
@@ -48,13 +54,29 @@ def test_the_bits_of_the_general_way(layer, dtype, N, T, H):
     lstm = make(5, H, dtype=dtype, **layer)
     x, state, dy, dstate = inputs(lstm, N, T)
     for given in itertools.product([None, state], [None, dy], [None, dstate]):
-        assert_equal(train(lstm, x, *given), general(lstm, x, *given))
+        wanted = general(lstm, x, *given)
+        assert_equal(train(lstm, x, *given), wanted)
+        assert_equal(packed(lstm, x, *given), wanted)
     if N == 1:
         one = x[0], tuple(a[:, 0] for a in state), dy[0], tuple(a[:, 0] for a in dstate)
         assert_equal(train(lstm, *one), general(lstm, *one))
     assert not any(
         np.shares_memory(a, b) for a, b in itertools.combinations(train(lstm, x, state, dy, dstate).values(), 2)
     )
+
+
+@layers
+def test_the_bits_of_ragged_batches(layer):
+    lstm = make(5, 12, dtype="float32", **layer)
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(n, 5)).astype("float32") for n in (*rng.integers(1, 90, 40), 0)]
+    y, after, tape = lstm.forward(x)
+    every, wanted_after, other = lstm.forward(x, return_layers=True)
+    grads, wanted = lstm.backward(tape, y), lstm.backward(other, [None] * (lstm.num_layers - 1) + [y])
+    for found, expected in zip([*y, *grads.x], [*every[-1], *wanted.x], strict=True):
+        np.testing.assert_array_equal(found, expected)
+    whole = {"y": after[0], "dx": after[1]}, {"y": wanted_after[0], "dx": wanted_after[1]}
+    assert_equal(whole[0] | grads.params, whole[1] | wanted.params)
 
 
 @pytest.mark.parametrize("H", [12, 200])

@@ -1,8 +1,8 @@
-"""Training on plain arrays: all layers and directions of an LSTM forward, keeping a tape, and back, almost without Python.
+"""Training: all layers and directions of an LSTM of the plain cell forward, keeping a tape, and back, almost without Python.
 
-This is what `forward` and `backward` of a layer are where x is an array of the model's type whose sequences have one length,
-the cell is the plain one and nothing is dropped. Whatever else goes the general way, through lstmx.functional, which makes
-the same tape of it, with the same bits.
+`run` and `run_back` take packed rows; `forward` and `backward` are what those of a layer are where x is an array of the model's
+type whose sequences have one length. Where something is dropped, and for other cells, there is the general way, through
+lstmx.functional: with the same tape and the same bits.
 """
 
 from libc.string cimport memcpy
@@ -116,12 +116,12 @@ cdef class Passes:
             return whole
         return whole[..., direction * self.hidden : (direction + 1) * self.hidden]
 
-    cdef cnp.ndarray states(self, object given, size N):
-        """(L*D, N, H), a copy of what was given, which may lack N, or 0."""
+    cdef cnp.ndarray states(self, object pair, int which, size N):
+        """(L*D, N, H): a copy of one of a pair of states, which may lack N, or 0 for None."""
         cdef cnp.npy_intp shape[3]
         shape[0], shape[1], shape[2] = self.layers * self.directions, N, self.hidden
         cdef cnp.ndarray found = plain(3, shape, self.kind)
-        begin_at(found, given)
+        begin_at(found, None if pair is None else (<tuple>pair)[which])
         return found
 
     cdef bint state_fits(self, object state, size N, bint single) except -1:
@@ -169,7 +169,7 @@ cdef class Passes:
             return None
         shape[0], shape[1], shape[2] = N, T, wide
         y = plain(3, shape, self.kind)
-        h, c = self.states(None if state is None else (<tuple>state)[0], N), self.states(None if state is None else (<tuple>state)[1], N)
+        h, c = self.states(state, 0, N), self.states(state, 1, N)
         rows = room(N * T * self.inputs, self.kind).reshape(N * T, self.inputs)
         copy_turned(T, N, self.inputs * unit, cnp.PyArray_DATA(a), cnp.PyArray_STRIDE(a, ndim - 2), along, rows)
         layers = self.ahead(rows, None, T, first_of_cohorts(N, N * T), h, c, y, parameters)
@@ -178,8 +178,7 @@ cdef class Passes:
         return y, (h, c), layers
 
     def run(self, cnp.ndarray rows, offsets, size steps, cohorts, cnp.ndarray h, cnp.ndarray c, parameters):
-        """(y (S, D*H), the layers of a tape) of packed rows (S, I), C-contiguous; h and c (L*D, N, H) go from the initial to the
-        final state.
+        """(y (S, D*H), the layers of a tape) of packed rows (S, I); h and c (L*D, N, H) go from the initial to the final state.
 
         Parameters
         ----------
@@ -187,7 +186,12 @@ cdef class Passes:
         parameters : anything, for the tape
         """
         cdef size S = cnp.PyArray_DIM(rows, 0), wide = self.directions * self.hidden
-        cdef cnp.ndarray y = room(S * wide, self.kind).reshape(S, wide)
+        cdef cnp.npy_intp shape[2]
+        cdef cnp.ndarray y
+        shape[0], shape[1] = S, self.inputs
+        if not fits(rows, self.type_number, 2, shape) or not cnp.PyArray_IS_C_CONTIGUOUS(rows):
+            raise ValueError(f"x: must be C-contiguous rows (S, {self.inputs}) of {self.kind}, which compiled code reads by their address")
+        y = room(S * wide, self.kind).reshape(S, wide)
         return y, self.ahead(rows, offsets, steps, cohorts, h, c, y, parameters)
 
     cdef list ahead(self, cnp.ndarray rows, cnp.ndarray offsets, size steps, cnp.ndarray cohorts, cnp.ndarray h, cnp.ndarray c,
@@ -216,7 +220,7 @@ cdef class Passes:
         return layers
 
     def takes(self, tuple shape, dy, dstate):
-        """Whether `backward` takes these gradients of an x of that shape; its results are made by it."""
+        """Whether `backward` takes these gradients of an x of that shape."""
         cdef cnp.npy_intp sizes[3]
         cdef int ndim = len(shape), k
         for k in range(ndim - 1):
@@ -235,7 +239,7 @@ cdef class Passes:
         out = {}
         for name, parameter in arrays.items():
             out[name] = result(cnp.PyArray_NDIM(parameter), cnp.PyArray_DIMS(parameter), self.kind)
-        dh, dc = self.states(None if dstate is None else (<tuple>dstate)[0], N), self.states(None if dstate is None else (<tuple>dstate)[1], N)
+        dh, dc = self.states(dstate, 0, N), self.states(dstate, 1, N)
         sizes[0], sizes[1], sizes[2] = N, T, self.inputs
         dx = plain(3, sizes, self.kind)
         if N == 1:   # where it is wanted

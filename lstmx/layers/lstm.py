@@ -166,9 +166,8 @@ class LSTM(Stack, Chunked, Recompute, Layer):  # type: ignore[override]
         self._reversed = (False, True) if self.bidirectional else (self.reverse,)  # whether each reads from the end
         self._outputs, self._memory = self.cell.widths(self.hidden_size, self.proj_size)
         self._names = [p.name for p in self.cell.computing(1, self.cell.heads, self.bias, self.proj_size)]
-        self._plain = not (
-            self._draws or self.cell.learn_state
-        )  # whether a forward pass depends on nothing but x and state
+        # Whether x and a state are all that a forward pass in training depends on.
+        self._plain = not (self._draws or self.cell.learn_state)
         self._setup(dtype, random_state)
         self._seed = random_state
 

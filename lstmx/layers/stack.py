@@ -66,9 +66,7 @@ class Stack:
         """
         tape = []
         derived = self._parameters(run)
-        passes = (
-            self._passes(derived) if run.keep and outputs is None and (run.key is None or not self._draws) else None
-        )
+        passes = self._passes(derived, run.key) if run.keep and outputs is None else None
         if passes is not None:
             offsets, cohorts = _places(context), context.cohorts if passes.takes_cohorts else None
             return passes.run(context.check(rows), offsets, len(context.offsets) - 1, cohorts, h, c, derived)
