@@ -9,7 +9,7 @@ or one for each gate (where dropout gives each its own inputs) and head (`Side`)
 from libc.string cimport memcpy
 
 from lstmx._core.core cimport lstmx_layer, lstmx_products
-from lstmx._core.job cimport (first_row, gradient_rows, groups_of, Job, place, rows_at, Side, size, whole_row)
+from lstmx._core.job cimport (first_row, gradient_rows, groups_of, Job, place, rows_at, Side, size, weights_stay, whole_row)
 
 
 # Forward.
@@ -332,8 +332,14 @@ cdef void state_gradient(const Job *job, size t, size r0, size rows) noexcept no
 
 
 cdef void step_gradient(const Job *job, size t, size r0, size r1, size g0, size g1) noexcept nogil:
-    """dh = dz W_hh at t, for rows r0..r1 and groups g0..g1 of its columns."""
+    """dh = dz W_hh at t, for rows r0..r1 and groups g0..g1 of its columns: at every other step from the last ones to the first, so
+    that it begins with weights that are still in a cache which is too small for all."""
     cdef const lstmx_layer *l = &job.layer
-    if r0 < r1:
+    cdef size low
+    if r0 >= r1:
+        return
+    while g1 > g0:
+        low = max(g0, g1 - 2) if t % 2 and not weights_stay(l.inputs, l.hidden, job.itemsize) else g0
         job.products.product(r1 - r0, l.outputs, l.width, place(job, l.gates, (first_row(l, t) + r0) * l.gates_row),
-                             l.gates_row, job.hh.operands[0], place(job, l.dh, r0 * l.outputs), l.outputs, 0, g0, g1)
+                             l.gates_row, job.hh.operands[0], place(job, l.dh, r0 * l.outputs), l.outputs, 0, low, g1)
+        g1 = low

@@ -86,6 +86,7 @@ cdef size gradient_steps(size batch, bint serial) noexcept nogil
 cdef size cohort_steps(size batch, int cohorts) noexcept nogil
 cpdef int count_cohorts(size batch, size rows)
 cpdef cnp.ndarray first_of_cohorts(size batch, size rows, lengths=*)
+cdef bint weights_stay(size inputs, size hidden, size itemsize) noexcept nogil
 cdef bint own_cohorts(const Job *job, int members) noexcept nogil
 cdef int side_by_side(const Job *job) noexcept nogil
 cdef void cut_cohorts(Job *job, Job *cohorts, int count, const size *first, size *offsets) noexcept nogil

@@ -160,15 +160,17 @@ INLINE REAL *FN(sums_at)(const lstmx_layer *l, const void *sums, ptrdiff_t t, pt
 }
 
 /* Rows of one step whose previous outputs are h (rows, H): products, activations, new state. `sums` holds b + W_ih x (at the
- * first row), or is NULL, then x joins here. */
+ * first row), or is NULL, then x joins here. `back` is the order of the panels. */
 static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, ptrdiff_t p1, const REAL *x, const REAL *h,
-                          ptrdiff_t hr, REAL *sums, FN(results) o) {
+                          ptrdiff_t hr, REAL *sums, FN(results) o, const int back) {
     ALIGNED REAL scratch[(CHUNK * 4 + 1) * LANES];
     const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
     const REAL *w_ih = l->w_ih, *w_hh = l->w_hh, *bias = l->bias;
     const int far = 4 * H * (H + (sums ? 0 : I)) * (ptrdiff_t)sizeof(REAL) > SECOND_CACHE;
     const int own = sums && !l->windows;   /* what windows share may not be added to */
-    for (ptrdiff_t p = p0; p < p1; p++) {   /* a panel serves all rows before the next one is fetched */
+    const ptrdiff_t together = rows == 1 ? 2 : 1, all = (p1 - p0 + together - 1) / together;
+    for (ptrdiff_t k = 0; k < all; k++)   /* a panel serves all rows before the next one is fetched */
+    for (ptrdiff_t p = p0 + together * (back ? all - 1 - k : k), end = p + together < p1 ? p + together : p1; p < end; p++) {
         const ptrdiff_t lanes = FN(lanes_of)(H, p), at = p * 4 * LANES, zr = own ? width : 4 * LANES;
         const int C = (int)(4 * lanes / LANES);
         for (ptrdiff_t r = 0; r < rows; r += CHUNK) {
@@ -234,24 +236,35 @@ INLINE void FN(short_sums_with_tail)(const int F, ptrdiff_t lanes, const lstmx_l
 
 /* As step_rows for one row, H <= TERMS and, if x joins here, I <= TERMS: nothing but the chains, all panels' before the first
  * activation. h goes from the last output to this one. */
-INLINE void FN(step_short)(const lstmx_layer *l, const REAL *x, REAL *h, const REAL *sums, FN(results) *o) {
+INLINE void FN(step_short)(const lstmx_layer *l, const REAL *x, REAL *h, const REAL *sums, FN(results) *o, const int back) {
     ALIGNED REAL z[4 * TERMS + 5 * LANES];
     const ptrdiff_t H = l->hidden, full = H / LANES, tail = H % LANES, lanes = tail ? FN(tail_lanes)(H) : 0;
-    ptrdiff_t p = 0;
-    for (; p + 2 <= full - (tail != 0); p += 2) FN(short_sums)(8, 0, l, p * 4 * LANES, x, h, sums, z);
-    const ptrdiff_t at = p * 4 * LANES;   /* what is left: 0, 1 or 2 whole panels and the tail */
-    if (!tail) { if (p < full) FN(short_sums)(4, 0, l, at, x, h, sums, z); }
-    else if (full - p == 2) FN(short_sums_with_tail)(8, lanes, l, at, x, h, sums, z);
-    else if (full - p == 1) FN(short_sums_with_tail)(4, lanes, l, at, x, h, sums, z);
-    else FN(short_sums_with_tail)(0, lanes, l, at, x, h, sums, z);
+    const ptrdiff_t pairs = (full - (tail != 0)) / 2, at = pairs * 8 * LANES;
+    for (ptrdiff_t k = 0; k <= pairs; k++) {
+        const ptrdiff_t pair = back ? pairs - k : k;
+        if (pair < pairs) FN(short_sums)(8, 0, l, pair * 8 * LANES, x, h, sums, z);   /* else what is left: */
+        else if (!tail) { if (full % 2) FN(short_sums)(4, 0, l, at, x, h, sums, z); }
+        else if (full - 2 * pairs == 2) FN(short_sums_with_tail)(8, lanes, l, at, x, h, sums, z);
+        else if (full - 2 * pairs == 1) FN(short_sums_with_tail)(4, lanes, l, at, x, h, sums, z);
+        else FN(short_sums_with_tail)(0, lanes, l, at, x, h, sums, z);
+    }
     FN(finish_pairs)(full / 2, H, z, 4 * LANES, o, h);
     if (full % 2) FN(finish_one)(0, 0, H, z + (full - 1) * 4 * LANES, LANES, o, h + (full - 1) * LANES);
     if (tail) FN(finish_one)(1, tail, H, z + full * 4 * LANES, lanes, o, h + full * LANES);
 }
 
+/* Every other step goes through the panels backwards, so that it begins with the weights that the step before has left in a cache
+ * too small for all of them. This is how the next step of a layer goes in this thread: a habit, on which no result depends. */
+static THREAD_LOCAL unsigned char FN(ways)[64];
+INLINE unsigned char *FN(way_of)(const lstmx_layer *l) {
+    return &FN(ways)[(uint32_t)((uintptr_t)l->w_hh / CACHE_LINE) * UINT32_C(2654435769) >> 26];   /* spread by the golden ratio */
+}
+
 /* As forward_steps for the one row n, with its state at hand. */
 static void FN(short_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, ptrdiff_t n, const REAL *sums) {
     ALIGNED REAL h[TERMS + LANES], c[TERMS + LANES];
+    unsigned char *const habit = FN(way_of)(l);
+    int back = *habit;
     const ptrdiff_t H = l->hidden, way = l->reverse ? -1 : 1, low = l->reverse ? l->steps - s1 : s0;
     const size_t bytes = (size_t)H * sizeof(REAL);
     memset(h, 0, sizeof h);
@@ -270,9 +283,11 @@ static void FN(short_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, pt
             o.h_next = (REAL *)l->h_prev + (goes_on ? FN(first_row)(l, t + way) + n : 0) * l->h_row;
             o.next = goes_on ? H : 0;
         }
-        FN(step_short)(l, FN(x_at)(l, t, n), h, FN(sums_at)(l, sums, t, low, n, n), &o);
+        FN(step_short)(l, FN(x_at)(l, t, n), h, FN(sums_at)(l, sums, t, low, n, n), &o, back);
+        back = !back;
     }
     memcpy((REAL *)l->c + n * H, c, bytes);
+    *habit = (unsigned char)back;
 }
 
 /* The steps s0..s1 (in the direction's own order) of rows r0..r1 and panels p0..p1. `sums` is what input_sums filled for
@@ -282,8 +297,10 @@ static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, 
     const ptrdiff_t H = l->hidden, way = l->reverse ? -1 : 1, low = l->reverse ? l->steps - s1 : s0;   /* the step that `sums` begins with */
     if (r1 - r0 == 1 && H <= TERMS && (sums || l->inputs <= TERMS) && p0 == 0 && p1 * LANES >= H) {
         FN(short_steps)(l, s0, s1, r0, sums);
-        s1 = s0;
+        return;
     }
+    unsigned char *const habit = FN(way_of)(l);
+    int back = *habit;
     for (ptrdiff_t s = s0; s < s1; s++) {
         const ptrdiff_t t = l->reverse ? l->steps - 1 - s : s, row = FN(first_row)(l, t);
         const ptrdiff_t end = r1 < FN(rows_at)(l, t) ? r1 : FN(rows_at)(l, t);
@@ -304,10 +321,12 @@ static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, 
                 o.ahead = next ? next_row - row : 0;
             }
             FN(step_rows)(l, rows, p0, p1, FN(x_at)(l, t, n), h, l->h_prev ? l->h_row : begins ? H : l->y_row,
-                          FN(sums_at)(l, sums, t, low, n, r0), o);
+                          FN(sums_at)(l, sums, t, low, n, r0), o, back);
             n += rows;
         }
+        back = !back;
     }
+    *habit = (unsigned char)back;
 }
 
 /* Training: rows that begin find their initial h in h_prev. */

@@ -23,6 +23,7 @@
 #define INLINE static inline __attribute__((always_inline))
 #define ALIGNED __attribute__((aligned(64)))
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
+#define THREAD_LOCAL __thread
 #if defined(LSTMX_NO_VECTOR) || defined(LSTMX_EMULATE)   /* a vector is no register there */
 #define HOLD(v) (void)(v)
 #elif defined(__x86_64__)
@@ -36,6 +37,7 @@
 #define INLINE static inline
 #define ALIGNED
 #define PREFETCH(p) (void)(p)
+#define THREAD_LOCAL __declspec(thread)
 #define HOLD(v) (void)(v)
 #endif
 #ifdef __clang__
