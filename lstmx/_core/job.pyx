@@ -483,14 +483,14 @@ cdef void cut_cohorts(Job *job, Job *cohorts, int count, const size *first, size
 
 cdef size sums_rows(size batch, size inputs, size hidden, size itemsize, size steps, size width, int threads, bint fused,
                     bint windows) noexcept nogil:
-    """Rows of z that a forward pass needs room for; 0 if W_ih x is summed with W_hh h at each step: where x is short, or
-    where rows abound and both matrices stay in the cache from step to step.
+    """Rows of z that a forward pass needs room for; 0 if W_ih x is summed with W_hh h at each step: where x is short, where
+    there is one step, or where rows abound and both matrices stay in the cache from step to step.
 
     Windows share them: one row for every row of their series, and a seam for every thread.
     """
     if windows:
         return batch + block_steps(threads, width, steps) * threads
-    if fused and (inputs <= 8 or (batch >= 12 * threads and 4 * hidden * (inputs + hidden) * itemsize <= CACHE)):
+    if fused and (inputs <= 8 or steps == 1 or (batch >= 12 * threads and 4 * hidden * (inputs + hidden) * itemsize <= CACHE)):
         return 0
     return block_steps(batch, width, steps) * batch
 
