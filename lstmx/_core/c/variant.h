@@ -37,7 +37,11 @@
 #define INLINE static inline
 #define ALIGNED
 #define PREFETCH(p) (void)(p)
+#ifdef _MSC_VER
 #define THREAD_LOCAL __declspec(thread)
+#else
+#define THREAD_LOCAL _Thread_local
+#endif
 #define HOLD(v) (void)(v)
 #endif
 #ifdef __clang__
