@@ -9,8 +9,6 @@ from libc.string cimport memcpy
 
 cimport numpy as cnp
 
-import numpy as np
-
 from lstmx._core.allocate cimport plain, result, room
 from lstmx._core.arrays cimport begin_at, fits, readable, size
 from lstmx._core.core cimport let_go, LONG, PyThreadState, take_back

@@ -298,7 +298,7 @@ def kept(slabs: Arrays) -> Arrays:
     copies = {}
     for name in ("gates", "extra"):
         if name in slabs:
-            copies[name] = get_engine().slab(*slabs[name].shape, slabs[name].dtype)
+            copies[name] = allocate.padded(*slabs[name].shape, slabs[name].dtype)
             copies[name][:] = slabs[name]
     return slabs | copies
 

@@ -36,7 +36,6 @@ class _Compiled:
     compiled = True  # whether inference on plain arrays is one compiled call, without packed copies
     products: object = None  # a capsule of the products; None for the tile's
     right_side: Callable[..., panels.Panels]
-    slab = staticmethod(allocate.padded)  # an array (rows, columns) in the form that the tape's have
 
     def _fused(self, cell: Cell, proj: bool, masks: tuple[int, ...]) -> bool:
         """Whether the plain cell's own kernels compute it."""
@@ -329,7 +328,6 @@ class ReferenceEngine:
 
     name = "reference"
     compiled = False
-    slab = staticmethod(allocate.padded)
 
     @staticmethod
     def memory(
