@@ -298,7 +298,8 @@ def kept(slabs: Arrays) -> Arrays:
     copies = {}
     for name in ("gates", "extra"):
         if name in slabs:
-            copies[name] = allocate.padded(*slabs[name].shape, slabs[name].dtype)
+            rows, columns = slabs[name].shape
+            copies[name] = allocate.padded(rows, columns, slabs[name].dtype)
             copies[name][:] = slabs[name]
     return slabs | copies
 
