@@ -39,7 +39,7 @@ cdef extern from "core.h" nogil:
         Py_ssize_t whole_batch
         int reverse, windows
         const lstmx_cell *cell
-        Py_ssize_t x_step, x_row, y_step, y_row, gates_row, h_row, dy_step, dy_row, extra_row
+        Py_ssize_t x_step, x_row, y_step, y_row, gates_row, h_row, c_row, dy_step, dy_row, extra_row
         const lstmx_vectors *vectors
         const lstmx_extra *at
         void *extra

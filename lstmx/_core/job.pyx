@@ -475,7 +475,7 @@ cdef void cut_cohorts(Job *job, Job *cohorts, int count, const size *first, size
         l.c, l.dc, l.dc_all = moved(job, l.c, r0 * l.memory), moved(job, l.dc, r0 * l.memory), moved(job, l.dc_all, r0 * l.memory)
         one.dx = moved(job, job.dx, r0 * l.inputs)
         l.gates, l.h_prev = place(job, l.gates, before * l.gates_row), place(job, l.h_prev, before * l.h_row)
-        l.c_prev = place(job, l.c_prev, before * l.memory)
+        l.c_prev = place(job, l.c_prev, before * l.c_row)
         one.sums = moved(job, job.sums, job.steps_per_block * r0 * job.kernels.gate_width(l.hidden))
         before += rows
     job.cohort, job.cohorts = cohorts, count

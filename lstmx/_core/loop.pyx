@@ -486,8 +486,8 @@ cdef int run_both(Job *one, Job *other, int budget) except -1:
 
 cdef int tape_of(const lstmx_layer *l, size rows, cnp.dtype kind, dict slabs) except -1:
     """Room for a tape of so many rows."""
-    slabs["gates"], slabs["h_prev"] = slab(rows, l.width, kind), slab(rows, l.outputs, kind)
-    slabs["c_prev"] = room(rows * l.memory, kind).reshape(rows, l.memory)
+    slabs["gates"], slabs["h_prev"], slabs["c_prev"] = (slab(rows, l.width, kind), slab(rows, l.outputs, kind),
+                                                        slab(rows, l.memory, kind))
     return 0
 
 
@@ -496,10 +496,10 @@ cdef int put(lstmx_layer *l, dict slabs) except -1:
     h_prev (S, P), c_prev (S, memory), the state before each step; extra, rows as `Direction.extra` says, S of them in training,
     N else; drop_x (masks, N, I), drop_h (masks, N, P), zoneout_h (S, P), zoneout_c (S, H).
     """
-    cdef cnp.ndarray gates = slabs.get("gates"), h_prev = slabs.get("h_prev"), extra = slabs.get("extra")
+    cdef cnp.ndarray gates = slabs.get("gates"), h_prev = slabs.get("h_prev"), c_prev = slabs.get("c_prev"), extra = slabs.get("extra")
     if gates is not None:
-        l.gates, l.h_prev, l.c_prev = data(gates), data(h_prev), data(slabs["c_prev"])
-        l.gates_row, l.h_row = stride(gates, 0), stride(h_prev, 0)
+        l.gates, l.h_prev, l.c_prev = data(gates), data(h_prev), data(c_prev)
+        l.gates_row, l.h_row, l.c_row = stride(gates, 0), stride(h_prev, 0), stride(c_prev, 0)
     if extra is not None:
         l.extra, l.extra_row = data(extra), stride(extra, 0)
         l.drop_x, l.drop_h = data(slabs.get("drop_x")), data(slabs.get("drop_h"))

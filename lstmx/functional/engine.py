@@ -112,7 +112,7 @@ class _Compiled:
         scratch = sum(scratch.values()) + batch * once
         if not training:
             return (scratch + batch * allocate.padded_width(extra, dtype) * (extra > 0)) * size, 0
-        tape = rows * (sum(allocate.padded_width(n, dtype) for n in (cell.gates * hidden, width[0])) + width[1])
+        tape = rows * (sum(allocate.padded_width(n, dtype) for n in (cell.gates * hidden, *width)))
         tape += rows * allocate.padded_width(extra, dtype) * (extra > 0)
         tape += batch * (inputs * masks[0] + width[0] * masks[1])
         tape += rows * sum(n for n, rate in zip((width[0], hidden), cell.zoneout, strict=True) if rate)

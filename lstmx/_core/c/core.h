@@ -75,8 +75,8 @@ typedef struct {
 
     /* Training: (S, .) rows, S = the sum of lengths. Row strides reach at least to the next multiple of 64 bytes. */
     void *gates;                              /* (S, width) OUT the activated gates; backward: dz */
-    void *h_prev, *c_prev;                    /* (S, P), (S, memory)  OUT the state before each step; c_prev is contiguous */
-    ptrdiff_t gates_row, h_row;
+    void *h_prev, *c_prev;                    /* (S, P), (S, memory)  OUT the state before each step */
+    ptrdiff_t gates_row, h_row, c_row;
 
     /* General: what a cell needs beside its gates, a row for each row of a step; in training one for every packed row. */
     void *extra;                              /* (N or S, at.width) */

@@ -2,27 +2,28 @@
 
 enum { FN(PIECE) = 96 };   /* terms of an outer product's chains whose b stays in the first cache for a CHUNK of its rows */
 
-/* The rows m..m + count of `outer` for the columns of p.b, `columns` of them: the chains piece by piece. */
-static void FN(outer_rows)(ptrdiff_t count, const FN(operand) *whole, int C, ptrdiff_t columns, REAL *out, ptrdiff_t ldo, int add) {
+/* The rows m..m + count of `outer` for the columns of p->b, `columns` of them: the chains piece by piece. p is used up. */
+static void FN(outer_rows)(ptrdiff_t count, FN(operand) *p, int C, ptrdiff_t columns, REAL *out, ptrdiff_t ldo, int add) {
     ALIGNED REAL z[CHUNK * 4 * LANES];
     const ptrdiff_t width = C * LANES, tall = TALLEST(C), groups = (count + tall - 1) / tall, height = count / groups;
-    const ptrdiff_t taller = count % groups, first = taller * (height + 1), rows = whole->count;
+    const ptrdiff_t taller = count % groups, first = taller * (height + 1), rows = p->count;
     const int direct = columns == width;
+    const REAL *a = p->a, *b = p->b;
     for (ptrdiff_t k = 0; k < rows; k += FN(PIECE)) {
         const int last = k + FN(PIECE) >= rows, to_out = last && direct;
-        FN(operand) p = *whole;
         FN(start) start = {to_out && add ? out : NULL, ldo};
-        p.a += k * p.ak;
-        p.b += k * p.bk;
-        p.count = last ? rows - k : FN(PIECE);
-        p.chain = (FN(start)){k ? z : NULL, width};
+        p->a = a + k * p->ak;
+        p->b = b + k * p->bk;
+        p->count = last ? rows - k : FN(PIECE);
+        p->chain.from = k ? z : NULL;
+        p->chain.row = width;
         REAL *to = to_out ? out : z;
         const ptrdiff_t to_row = to_out ? ldo : width;
-        if (taller) FN(sum_groups)(C, height + 1, taller, start, &p, to, to_row);
-        p.a += first * p.ar;
-        if (k) p.chain.from += first * width;
+        if (taller) FN(sum_groups)(C, height + 1, taller, start, p, to, to_row);
+        p->a += first * p->ar;
+        if (k) p->chain.from += first * width;
         if (start.from) start.from += first * ldo;
-        FN(sum_groups)(C, height, groups - taller, start, &p, to + first * to_row, to_row);
+        FN(sum_groups)(C, height, groups - taller, start, p, to + first * to_row, to_row);
     }
     for (ptrdiff_t r = 0; r < count && !direct; r++) {
         REAL *row = out + r * ldo;
@@ -81,10 +82,9 @@ static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, c
     } else if (!scratch || n < FN(MANY)) {   /* a panel goes by all of a */
         for (ptrdiff_t j = 0; j < n; j += tall) {
             const ptrdiff_t columns = n - j < tall ? n - j : tall, width = FN(column_width)(columns);
-            FN(operand) p = {NULL, 1, lda, scratch ? panels : b + j, scratch ? width : ldb, rows, 0, NULL, {NULL, 0}};
             if (scratch) FN(outer_panel)(rows, j, n, b, ldb, panels, width);
             for (ptrdiff_t m = m0; m < m1; m += CHUNK) {
-                p.a = a + m;
+                FN(operand) p = {a + m, 1, lda, scratch ? panels : b + j, scratch ? width : ldb, rows, 0, NULL, {NULL, 0}};
                 FN(outer_rows)(m1 - m < CHUNK ? m1 - m : CHUNK, &p, (int)(width / LANES), columns, out + m * ldo + j, ldo, add);
             }
         }
@@ -97,7 +97,7 @@ static void FN(outer)(ptrdiff_t rows, ptrdiff_t m0, ptrdiff_t m1, ptrdiff_t n, c
             for (ptrdiff_t r = 0; r < rows; r++) memcpy(part + r * CHUNK, a + r * lda + m, (size_t)count * sizeof(REAL));
             for (ptrdiff_t j = 0; j < n; j += tall) {
                 const ptrdiff_t columns = n - j < tall ? n - j : tall, width = FN(column_width)(columns);
-                const FN(operand) p = {part, 1, CHUNK, panels + rows * j, width, rows, 0, NULL, {NULL, 0}};
+                FN(operand) p = {part, 1, CHUNK, panels + rows * j, width, rows, 0, NULL, {NULL, 0}};
                 FN(outer_rows)(count, &p, (int)(width / LANES), columns, out + m * ldo + j, ldo, add);
             }
         }

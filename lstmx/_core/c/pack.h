@@ -71,7 +71,7 @@ static void FN(product)(ptrdiff_t rows, ptrdiff_t n, ptrdiff_t K, const void *le
             const ptrdiff_t j = from * 4 * LANES;
             FN(operand) p = {a, 0, 1, (const REAL *)panels + K * j, 4 * LANES, K, 0, NULL, {NULL, 0}};
             REAL *sum = add ? z : out + j;
-            FN(pair_panels)(NULL, p, K * 4 * LANES, sum);
+            FN(pair_panels)(NULL, &p, K * 4 * LANES, sum);
             if (add) for (int l = 0; l < 8 * LANES; l++) out[j + l] = out[j + l] + z[l];
         }
     for (ptrdiff_t group = from; group < to; group++) {

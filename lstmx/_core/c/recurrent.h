@@ -50,19 +50,21 @@ static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptr
 /* Where the results of M cells go that are computed together: rows of one panel, or panels of one row. Each array has its
  * own distance from one cell to the next. */
 typedef struct {
-    REAL *c, *c_prev, *y, *h_next, *gates;   /* of the first cell; c_prev, h_next and gates are NULL in inference */
-    ptrdiff_t c_step, y_step, h_step, gates_step;
-    ptrdiff_t next;                          /* how many of them have a next step; h_next is its row of h_prev */
+    const REAL *before;                      /* c_{t-1} of the first cell: in training its row of c_prev, else c */
+    REAL *c, *y, *gates, *c_next, *h_next;   /* the last three are NULL in inference */
+    ptrdiff_t before_step, c_step, y_step, gates_step, h_step;
+    ptrdiff_t next;                          /* how many of them have a next step; c_next and h_next are its rows of c_prev, h_prev */
     ptrdiff_t ahead;                         /* packed rows from those of this step to those of the next; 0 where there is none */
 } FN(results);
 
 INLINE void FN(advance)(FN(results) *o, ptrdiff_t count) {
+    o->before += count * o->before_step;
     o->c += count * o->c_step;
     o->y += count * o->y_step;
     o->next -= count;
     if (o->gates) {
         o->gates += count * o->gates_step;
-        o->c_prev += count * o->c_step;
+        o->c_next += count * o->before_step;
         o->h_next += count * o->h_step;
     }
 }
@@ -71,40 +73,45 @@ INLINE void FN(advance)(FN(results) *o, ptrdiff_t count) {
  * gate; then to h. Each is a chain of operations that wait for each other, so one's first part is done beside another's second.
  * `part`: only `tail` units of the vector exist. `own_h`, or NULL, is a second copy of h, which the next step reads. It and c
  * then have room for whole vectors, so that no masked store is needed: a load right after one has to wait until it has
- * reached the cache. */
+ * reached the cache. `first`: the second part is for the cells that lie so many before (below 0) those of `o`. */
 #define LOAD(p) (part ? FN(load_part)(p, tail) : FN(load)(p))
 #define STORE(p, v) do { if (part) FN(store_part)(p, v, tail); else FN(store)(p, v); } while (0)
 INLINE void FN(finish_memory)(const int M, const int part, ptrdiff_t tail, ptrdiff_t H, const REAL *z, ptrdiff_t z_step,
                               ptrdiff_t lanes, const FN(results) *o, const int own_h, FN(vec) *c, FN(vec) *shown) {
-    FN(vec) a[4 * 2], before[2];
+    FN(vec) a[4 * 2];
     EACH a[m] = FN(load)(z + m * z_step);
     EACH a[M + m] = FN(load)(z + m * z_step + lanes);
     EACH a[2 * M + m] = FN(load)(z + m * z_step + 3 * lanes);
     EACH a[3 * M + m] = FN(load)(z + m * z_step + 2 * lanes);
-    EACH before[m] = c[m] = own_h ? FN(load)(o->c + m * o->c_step) : LOAD(o->c + m * o->c_step);
+    EACH c[m] = own_h ? FN(load)(o->before + m * o->before_step) : LOAD(o->before + m * o->before_step);
     FN(cell_memory)(M, a, c);
     EACH shown[m] = a[2 * M + m];
-    EACH if (own_h) FN(store)(o->c + m * o->c_step, c[m]); else STORE(o->c + m * o->c_step, c[m]);
-    if (o->gates)
-        EACH {
-            REAL *gates = o->gates + m * o->gates_step;
-            STORE(gates, a[m]);
-            STORE(gates + H, a[M + m]);
-            STORE(gates + 2 * H, a[3 * M + m]);
-            STORE(gates + 3 * H, a[2 * M + m]);
-            STORE(o->c_prev + m * o->c_step, before[m]);
-            if (o->ahead) FN(fetch_units)(gates + o->ahead * o->gates_step, H, o->c_prev + (m + o->ahead) * o->c_step);
-        }
+    if (own_h) EACH FN(store)(o->c + m * o->c_step, c[m]);
+    if (!o->gates) {
+        if (!own_h) EACH STORE(o->c + m * o->c_step, c[m]);
+        return;
+    }
+    EACH {
+        REAL *gates = o->gates + m * o->gates_step, *next = o->c_next + m * o->before_step;
+        STORE(gates, a[m]);
+        STORE(gates + H, a[M + m]);
+        STORE(gates + 2 * H, a[3 * M + m]);
+        STORE(gates + 3 * H, a[2 * M + m]);
+        if (m < o->next) STORE(next, c[m]);
+        else if (!own_h) STORE(o->c + m * o->c_step, c[m]);
+        if (o->ahead) FN(fetch_units)(gates + o->ahead * o->gates_step, H, next + o->ahead * o->before_step);
+    }
 }
 
-INLINE void FN(finish_output)(const int M, const int part, ptrdiff_t tail, const FN(results) *o, REAL *own_h, FN(vec) *c,
-                              const FN(vec) *shown) {
+INLINE void FN(finish_output)(const int M, const int part, ptrdiff_t tail, const FN(results) *o, ptrdiff_t first, REAL *own_h,
+                              FN(vec) *c, const FN(vec) *shown) {
     FN(cell_output)(M, c, shown);
     EACH {
+        const ptrdiff_t n = first + m;
         if (own_h) FN(store)(own_h + m * LANES, c[m]);
-        STORE(o->y + m * o->y_step, c[m]);
-        if (o->gates && m < o->next) STORE(o->h_next + m * o->h_step, c[m]);
-        if (o->ahead) PREFETCH(o->h_next + (m + o->ahead) * o->h_step);
+        STORE(o->y + n * o->y_step, c[m]);
+        if (o->gates && n < o->next) STORE(o->h_next + n * o->h_step, c[m]);
+        if (o->ahead) PREFETCH(o->h_next + (n + o->ahead) * o->h_step);
     }
 }
 #undef LOAD
@@ -114,19 +121,15 @@ INLINE void FN(finish_output)(const int M, const int part, ptrdiff_t tail, const
 INLINE void FN(finish_pairs)(ptrdiff_t count, ptrdiff_t H, const REAL *z, ptrdiff_t z_step, FN(results) *o, REAL *own_h) {
     FN(vec) c[2], shown[2], next_c[2], next_shown[2];
     if (count <= 0) return;
-    FN(results) late = *o;
     FN(finish_memory)(2, 0, 0, H, z, z_step, LANES, o, own_h != NULL, c, shown);
-    while (--count > 0) {
+    while (FN(advance)(o, 2), --count > 0) {
         z += 2 * z_step;
-        FN(advance)(o, 2);
         FN(finish_memory)(2, 0, 0, H, z, z_step, LANES, o, own_h != NULL, next_c, next_shown);
-        FN(finish_output)(2, 0, 0, &late, own_h, c, shown);
+        FN(finish_output)(2, 0, 0, o, -2, own_h, c, shown);
         if (own_h) own_h += 2 * LANES;
-        FN(advance)(&late, 2);
         c[0] = next_c[0], c[1] = next_c[1], shown[0] = next_shown[0], shown[1] = next_shown[1];
     }
-    FN(finish_output)(2, 0, 0, &late, own_h, c, shown);
-    FN(advance)(o, 2);
+    FN(finish_output)(2, 0, 0, o, -2, own_h, c, shown);
 }
 
 /* Both parts of one cell, or its first `tail` units. */
@@ -134,18 +137,20 @@ INLINE void FN(finish_one)(const int part, ptrdiff_t tail, ptrdiff_t H, const RE
                            REAL *own_h) {
     FN(vec) c[2], shown[2];
     FN(finish_memory)(1, part, tail, H, z, 0, lanes, o, own_h != NULL, c, shown);
-    FN(finish_output)(1, part, tail, o, own_h, c, shown);
+    FN(finish_output)(1, part, tail, o, 0, own_h, c, shown);
     FN(advance)(o, 1);
 }
 
-/* The units of panel p for `rows` rows. */
+/* The units of panel p for `rows` rows, the first of which is row r of `out`. (Number by number: a copy of the whole would wait for
+ * all stores before it; see sum_blocks.) */
 static NOINLINE void FN(finish_panel)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t p, const REAL *z, ptrdiff_t zr,
-                                      const FN(results) *out) {
+                                      const FN(results) *out, ptrdiff_t r) {
     const ptrdiff_t j = p * LANES, tail = H - j, lanes = tail < LANES ? FN(tail_lanes)(H) : LANES;
-    FN(results) o = *out;
-    o.c += j;
-    o.y += j;
-    if (o.gates) { o.gates += j; o.c_prev += j; o.h_next += j; }
+    const int keep = out->gates != NULL;
+    FN(results) o = {out->before + r * out->before_step + j, out->c + r * out->c_step + j, out->y + r * out->y_step + j,
+                     keep ? out->gates + r * out->gates_step + j : NULL, keep ? out->c_next + r * out->before_step + j : NULL,
+                     keep ? out->h_next + r * out->h_step + j : NULL,
+                     out->before_step, out->c_step, out->y_step, out->gates_step, out->h_step, out->next - r, out->ahead};
     if (tail >= LANES) {
         FN(finish_pairs)(rows / 2, H, z, zr, &o, NULL);
         if (rows % 2) FN(finish_one)(0, 0, H, z + (rows - 1) * zr, LANES, &o, NULL);
@@ -162,7 +167,7 @@ INLINE REAL *FN(sums_at)(const lstmx_layer *l, const void *sums, ptrdiff_t t, pt
 /* Rows of one step whose previous outputs are h (rows, H): products, activations, new state. `sums` holds b + W_ih x (at the
  * first row), or is NULL, then x joins here. `back` is the order of the panels. */
 static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, ptrdiff_t p1, const REAL *x, const REAL *h,
-                          ptrdiff_t hr, REAL *sums, FN(results) o, const int back) {
+                          ptrdiff_t hr, REAL *sums, const FN(results) *o, const int back) {
     ALIGNED REAL scratch[(CHUNK * 4 + 1) * LANES];
     const ptrdiff_t H = l->hidden, I = l->inputs, width = FN(gate_width)(H);
     const REAL *w_ih = l->w_ih, *w_hh = l->w_hh, *bias = l->bias;
@@ -179,23 +184,21 @@ static void FN(step_rows)(const lstmx_layer *l, ptrdiff_t rows, ptrdiff_t p0, pt
             FN(operand) px = {x + r * l->x_row, l->x_row, 1, w_ih + at * I, 4 * lanes, I, far, NULL, {NULL, 0}};
             FN(operand) ph = {h + r * hr, hr, 1, w_hh + at * H, 4 * lanes, H, far, NULL, {NULL, 0}};
             FN(start) start = sums ? (FN(start)){sums + r * width + at, width} : (FN(start)){bias + at, 0};
-            FN(results) here = o;
-            FN(advance)(&here, r);
             if (rows == 1 && p + 1 < p1 && (p + 2) * LANES <= H) {   /* two panels side by side */
                 if (!sums) {
-                    FN(pair_panels)(start.from, px, 4 * LANES * I, z);
+                    FN(pair_panels)(start.from, &px, 4 * LANES * I, z);
                     start.from = z;
                 }
-                FN(pair_panels)(start.from, ph, 4 * LANES * H, z);
-                FN(finish_panel)(1, H, p, z, zr, &here);
-                FN(finish_panel)(1, H, ++p, z + 4 * LANES, zr, &here);
+                FN(pair_panels)(start.from, &ph, 4 * LANES * H, z);
+                FN(finish_panel)(1, H, p, z, zr, o, 0);
+                FN(finish_panel)(1, H, ++p, z + 4 * LANES, zr, o, 0);
             } else {
                 if (!sums) {
                     FN(sum_blocks)(C, count, start, &px, z, zr);
                     start = (FN(start)){z, zr};
                 }
                 FN(sum_blocks)(C, count, start, &ph, z, zr);
-                FN(finish_panel)(count, H, p, z, zr, &here);
+                FN(finish_panel)(count, H, p, z, zr, o, r);
             }
         }
     }
@@ -276,11 +279,12 @@ static void FN(short_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, pt
         if (n >= FN(rows_at)(l, t)) continue;
         if (begins) memcpy(h, (REAL *)l->h + n * H, bytes);
         else if (s == s0) memcpy(h, FN(y_at)(l, t - way, n), bytes);
-        FN(results) o = {c, NULL, FN(y_at)(l, t, n), NULL, NULL, LANES, LANES, LANES, LANES, 0, 0};
+        FN(results) o = {c, c, FN(y_at)(l, t, n), NULL, NULL, NULL, LANES, LANES, LANES, LANES, LANES, 0, 0};
         if (l->h_prev) {
-            o.c_prev = (REAL *)l->c_prev + row * H;
+            const ptrdiff_t next_row = goes_on ? FN(first_row)(l, t + way) + n : 0;
             o.gates = (REAL *)l->gates + row * l->gates_row;
-            o.h_next = (REAL *)l->h_prev + (goes_on ? FN(first_row)(l, t + way) + n : 0) * l->h_row;
+            o.c_next = (REAL *)l->c_prev + next_row * l->c_row;
+            o.h_next = (REAL *)l->h_prev + next_row * l->h_row;
             o.next = goes_on ? H : 0;
         }
         FN(step_short)(l, FN(x_at)(l, t, n), h, FN(sums_at)(l, sums, t, low, n, n), &o, back);
@@ -312,16 +316,19 @@ static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, 
             const ptrdiff_t rows = stop - n;
             const REAL *h = l->h_prev ? (REAL *)l->h_prev + (row + n) * l->h_row
                           : begins ? (REAL *)l->h + n * H : FN(y_at)(l, t - way, n);
-            FN(results) o = {(REAL *)l->c + n * H, NULL, FN(y_at)(l, t, n), NULL, NULL, H, l->y_row, l->h_row, l->gates_row, 0, 0};
+            REAL *c = (REAL *)l->c + n * H;
+            FN(results) o = {c, c, FN(y_at)(l, t, n), NULL, NULL, NULL, H, H, l->y_row, l->gates_row, l->h_row, 0, 0};
             if (l->h_prev) {
-                o.c_prev = (REAL *)l->c_prev + (row + n) * H;
+                o.before = (REAL *)l->c_prev + (row + n) * l->c_row;
+                o.before_step = l->c_row;
+                o.c_next = (REAL *)l->c_prev + (next_row + n) * l->c_row;
                 o.gates = (REAL *)l->gates + (row + n) * l->gates_row;
                 o.h_next = (REAL *)l->h_prev + (next_row + n) * l->h_row;
                 o.next = next - n;
                 o.ahead = next ? next_row - row : 0;
             }
             FN(step_rows)(l, rows, p0, p1, FN(x_at)(l, t, n), h, l->h_prev ? l->h_row : begins ? H : l->y_row,
-                          FN(sums_at)(l, sums, t, low, n, r0), o, back);
+                          FN(sums_at)(l, sums, t, low, n, r0), &o, back);
             n += rows;
         }
         back = !back;
@@ -329,13 +336,15 @@ static void FN(forward_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, 
     *habit = (unsigned char)back;
 }
 
-/* Training: rows that begin find their initial h in h_prev. */
+/* Training: rows that begin find their initial state in h_prev and c_prev. */
 static void FN(open_rows)(const lstmx_layer *l) {
-    const ptrdiff_t way = l->reverse ? -1 : 1;
+    const ptrdiff_t way = l->reverse ? -1 : 1, H = l->hidden;
     for (ptrdiff_t t = 0; t < l->steps; t++)
-        for (ptrdiff_t n = FN(rows_at)(l, t - way); n < FN(rows_at)(l, t); n++)
-            memcpy((REAL *)l->h_prev + (FN(first_row)(l, t) + n) * l->h_row, (REAL *)l->h + n * l->hidden,
-                   (size_t)l->hidden * sizeof(REAL));
+        for (ptrdiff_t n = FN(rows_at)(l, t - way); n < FN(rows_at)(l, t); n++) {
+            const ptrdiff_t row = FN(first_row)(l, t) + n;
+            memcpy((REAL *)l->h_prev + row * l->h_row, (REAL *)l->h + n * H, (size_t)H * sizeof(REAL));
+            memcpy((REAL *)l->c_prev + row * l->c_row, (REAL *)l->c + n * H, (size_t)H * sizeof(REAL));
+        }
 }
 
 /* The end: h := each row's last output. */
@@ -362,7 +371,7 @@ static void FN(forward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, p
                     : cell->zoneout_h > 0 ? FN(extra_at)(l, row, n) + l->at->out : h;
         if (l->h_prev) {
             memcpy((REAL *)l->h_prev + row * l->h_row, h, bytes);
-            memcpy((REAL *)l->c_prev + row * M, c, (size_t)M * sizeof(REAL));
+            memcpy((REAL *)l->c_prev + row * l->c_row, c, (size_t)M * sizeof(REAL));
         }
         if (cell->slstm) FN(slstm_forward)(H, VECTOR(bias), z, c, shown);
         else if (cell->general) FN(general_forward)(l, row, n, z, c, shown);
@@ -410,12 +419,12 @@ static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
         const ptrdiff_t soon = there ? FN(first_row)(l, before) : 0;
         for (ptrdiff_t n = r0; n < r1; n++) {
             const ptrdiff_t row = first + n, whole = FN(whole_row)(l, t) + n;
-            FN(row_backward_plain)(j0, j1, H, (REAL *)l->gates + row * l->gates_row, (REAL *)l->c_prev + row * H,
+            FN(row_backward_plain)(j0, j1, H, (REAL *)l->gates + row * l->gates_row, (REAL *)l->c_prev + row * l->c_row,
                                    FN(dy_at)(l, t, n), (REAL *)l->dh + n * P,
                                    (REAL *)l->dc + n * H, l->dh_all ? (REAL *)l->dh_all + whole * P : NULL,
                                    l->dc_all ? (REAL *)l->dc_all + whole * H : NULL,
                                    n < there ? (REAL *)l->gates + (soon + n) * l->gates_row : NULL,
-                                   (REAL *)l->c_prev + (soon + n) * H);
+                                   (REAL *)l->c_prev + (soon + n) * l->c_row);
         }
         return;
     }
@@ -425,7 +434,7 @@ static void FN(backward_cells)(const lstmx_layer *l, ptrdiff_t t, ptrdiff_t r0, 
         REAL *d_shown = !opened ? (REAL *)l->dh + n * P : extra + (l->at->d_shown >= 0 ? l->at->d_shown : l->at->out);
         REAL *z = (REAL *)l->gates + row * l->gates_row, *dc = (REAL *)l->dc + n * M;
         REAL *dc_all = l->dc_all ? (REAL *)l->dc_all + whole * M : NULL;
-        const REAL *c_prev = (REAL *)l->c_prev + row * M;
+        const REAL *c_prev = (REAL *)l->c_prev + row * l->c_row;
         if (cell->slstm) FN(slstm_backward)(H, z, c_prev, d_shown, dc, dc_all);
         else if (cell->general) FN(general_backward)(l, row, n, z, c_prev, d_shown, dc, dc_all);
         else {

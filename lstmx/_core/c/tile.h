@@ -44,14 +44,15 @@ INLINE void FN(tile)(const int R, const int C, const int fetch, ptrdiff_t groups
     const REAL *rows = p->a;
     const ptrdiff_t ar = p->ar, ak = p->ak, bk = p->bk;
     const char *ahead = p->ahead;
-    FN(start) chain = p->chain;
+    const REAL *chain = p->chain.from;
+    const ptrdiff_t chain_row = p->chain.row;
     for (; groups > 0; groups--) {
         const REAL *a = rows, *b = p->b;
         FN(vec) acc[12][4];
-        if (chain.from) {
+        if (chain) {
             UNROLL for (int r = 0; r < R; r++)
-                UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(load)(chain.from + r * chain.row + c * LANES);
-            chain.from += R * chain.row;
+                UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(load)(chain + r * chain_row + c * LANES);
+            chain += R * chain_row;
         } else
             UNROLL for (int r = 0; r < R; r++)
                 UNROLL for (int c = 0; c < C; c++) acc[r][c] = FN(splat)(0);
@@ -152,36 +153,38 @@ static void FN(sum_groups)(int C, ptrdiff_t height, ptrdiff_t groups, FN(start) 
 
 enum { FN(FETCHING) = 4 * VECTOR_BYTES / CACHE_LINE };   /* groups that fetch a whole block of 4 vectors, a line a term */
 
-/* z (rows, C * LANES) := start + a b, summed over all K terms of p, block by block; the rows in groups of about equal height. */
-static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(operand) *p, REAL *z, ptrdiff_t zr) {
-    const ptrdiff_t tall = TALLEST(C), groups = (rows + tall - 1) / tall, K = p->count;
+/* z (rows, C * LANES) := start + a b, summed over all K terms of p, block by block; the rows in groups of about equal height.
+ * p is used up, not copied: a copy loads as vectors what has just been stored as numbers, and waits until all stores before it have
+ * reached the cache, those to a tape among them. */
+static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, FN(operand) *p, REAL *z, ptrdiff_t zr) {
+    const ptrdiff_t tall = TALLEST(C), groups = (rows + tall - 1) / tall, K = p->count, ak = p->ak, bk = p->bk;
+    const REAL *a = p->a, *b = p->b;
     const ptrdiff_t height = groups ? rows / groups : 0, taller = groups ? rows % groups : 0;   /* so many have a row more */
     const ptrdiff_t fetching = p->far && C == 4 && groups > 1 ? (groups < FN(FETCHING) ? groups : FN(FETCHING)) : 0;
-    FN(operand) q = *p;
     for (ptrdiff_t k = 0; k < K || k == 0; k += TERMS) {
-        q.a = p->a + k * p->ak;
-        q.b = p->b + k * p->bk;
-        q.count = K - k < TERMS ? K - k : TERMS;
+        p->a = a + k * ak;
+        p->b = b + k * bk;
+        p->count = K - k < TERMS ? K - k : TERMS;
         if (rows == 1 && K - k >= 2 * TERMS) {
-            const REAL *a2 = q.a + TERMS * q.ak, *b2 = q.b + TERMS * q.bk;
+            const REAL *a2 = p->a + TERMS * ak, *b2 = p->b + TERMS * bk;
             switch (C) {
-            case 4: FN(pair_4)(start.from, &q, a2, b2, z, NULL, 0); break;
-            case 3: FN(pair_3)(start.from, &q, a2, b2, z, NULL, 0); break;
-            case 2: FN(pair_2)(start.from, &q, a2, b2, z, NULL, 0); break;
-            default: FN(pair_1)(start.from, &q, a2, b2, z, NULL, 0);
+            case 4: FN(pair_4)(start.from, p, a2, b2, z, NULL, 0); break;
+            case 3: FN(pair_3)(start.from, p, a2, b2, z, NULL, 0); break;
+            case 2: FN(pair_2)(start.from, p, a2, b2, z, NULL, 0); break;
+            default: FN(pair_1)(start.from, p, a2, b2, z, NULL, 0);
             }
             k += TERMS;
         } else {
-            const char *behind = (const char *)(q.b + q.count * q.bk);
+            const char *behind = (const char *)(p->b + p->count * bk);
             REAL *to = z;
             for (ptrdiff_t group = 0; group < groups;) {   /* as many at once as are of one kind */
                 const int fetch = group < fetching;
                 ptrdiff_t end = fetch ? fetching : groups;
                 if (group < taller && end > taller) end = taller;
                 const ptrdiff_t tallness = height + (group < taller), count = (end - group) * tallness;
-                q.ahead = fetch ? behind + group * q.count * CACHE_LINE : NULL;
-                FN(sum_groups)(C, tallness, end - group, start, &q, to, zr);
-                q.a += count * q.ar;
+                p->ahead = fetch ? behind + group * p->count * CACHE_LINE : NULL;
+                FN(sum_groups)(C, tallness, end - group, start, p, to, zr);
+                p->a += count * p->ar;
                 to += count * zr;
                 if (start.from) start.from += count * start.row;
                 group = end;
@@ -191,11 +194,11 @@ static void FN(sum_blocks)(int C, ptrdiff_t rows, FN(start) start, const FN(oper
     }
 }
 
-/* One row, two panels of 4 vectors: the second panel's weights lie `next` behind the first one's, its sums behind z's. */
-static void FN(pair_panels)(const REAL *from, FN(operand) p, ptrdiff_t next, REAL *z) {
-    const ptrdiff_t K = p.count;
-    for (ptrdiff_t k = 0; k < K; k += TERMS, from = z) {
-        FN(operand) q = {p.a + k * p.ak, 0, p.ak, p.b + k * p.bk, p.bk, K - k < TERMS ? K - k : TERMS, 0, NULL, {NULL, 0}};
-        FN(pair_4)(from, &q, q.a, q.b + next, z, z + 4 * LANES, 4 * LANES);
+/* One row, two panels of 4 vectors: the second panel's weights lie `next` behind the first one's, its sums behind z's. p is used
+ * up. */
+static void FN(pair_panels)(const REAL *from, FN(operand) *p, ptrdiff_t next, REAL *z) {
+    for (ptrdiff_t left = p->count; left > 0; left -= TERMS, from = z, p->a += TERMS * p->ak, p->b += TERMS * p->bk) {
+        p->count = left < TERMS ? left : TERMS;
+        FN(pair_4)(from, p, p->a, p->b + next, z, z + 4 * LANES, 4 * LANES);
     }
 }
