@@ -78,17 +78,19 @@ def test_bits_of_cohorts_do_not_depend_on_the_number_of_threads(fine_grain, N, T
         assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True)), count
 
 
+@pytest.mark.parametrize("hidden, lengths", [(150, [40, 7, 25]), (100, [40])], ids=["rows", "one short row"])
 @pytest.mark.parametrize("patience", [-1, 0], ids=["at once", "after a wait"])
-def test_bits_are_the_same_if_a_team_falls_apart(patience):
+def test_bits_are_the_same_if_a_team_falls_apart(patience, hidden, lengths):
     limits, before = job.set_limits(0, 0, 100), loop.set_patience(patience)  # threads split the units
     rng = np.random.default_rng(0)
-    lstm, x = lstmx.LSTM(32, 150, num_layers=2, random_state=0), rng.normal(size=(3, 40, 32)).astype("f4")
+    lstm = lstmx.LSTM(32, hidden, num_layers=2, random_state=0)
+    x = rng.normal(size=(len(lengths), 40, 32)).astype("f4")
     try:
         with lstmx.num_threads(1):
-            one = everything(lstm, x, np.array([40, 7, 25]))
+            one = everything(lstm, x, np.array(lengths))
         for count in (2, 3, 5):
             with lstmx.num_threads(count):
-                many = everything(lstm, x, np.array([40, 7, 25]))
+                many = everything(lstm, x, np.array(lengths))
             assert all(np.array_equal(a, b) for a, b in zip(one, many, strict=True)), count
     finally:
         loop.set_patience(before)

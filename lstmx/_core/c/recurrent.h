@@ -278,7 +278,10 @@ static void FN(short_steps)(const lstmx_layer *l, ptrdiff_t s0, ptrdiff_t s1, pt
         const int begins = n >= FN(rows_at)(l, t - way), goes_on = n < FN(rows_at)(l, t + way);
         if (n >= FN(rows_at)(l, t)) continue;
         if (begins) memcpy(h, (REAL *)l->h + n * H, bytes);
-        else if (s == s0) memcpy(h, FN(y_at)(l, t - way, n), bytes);
+        else if (s == s0) {
+            memcpy(h, FN(y_at)(l, t - way, n), bytes);
+            if (l->h_prev) memcpy(c, (REAL *)l->c_prev + row * l->c_row, bytes);
+        }
         FN(results) o = {c, c, FN(y_at)(l, t, n), NULL, NULL, NULL, LANES, LANES, LANES, LANES, LANES, 0, 0};
         if (l->h_prev) {
             const ptrdiff_t next_row = goes_on ? FN(first_row)(l, t + way) + n : 0;
