@@ -37,7 +37,7 @@ static double draw(void) {   /* in [-1, 1) */
         k->pack_columns(0, G, H, wh, ch);                                                                                \
         lstmx_layer l = {.steps = S, .batch = N, .inputs = I, .hidden = H, .reverse = reverse, .x = x, .x_step = N * I,  \
                          .x_row = I, .w_ih = pi, .w_hh = ph, .bias = pb, .h = h, .c = c, .y = y, .y_step = N * H,        \
-                         .y_row = H, .gates_row = gr, .h_row = hr, .dy = dy, .dy_row = H, .outputs = H};                 \
+                         .y_row = H, .gates_row = gr, .h_row = hr, .c_row = hr, .dy = dy, .dy_row = H, .outputs = H};    \
         const lstmx_cell cell = {.gates = 4};                                                                            \
         const lstmx_vectors vectors = {NULL};                                                                            \
         lstmx_extra at;                                                                                                  \
@@ -45,7 +45,7 @@ static double draw(void) {   /* in [-1, 1) */
         l.cell = &cell, l.vectors = &vectors, l.at = &at, l.memory = H, l.width = G;                                     \
         l.gates = ROOM(T, rows * gr);                                                                                    \
         l.h_prev = ROOM(T, rows * hr);                                                                                   \
-        l.c_prev = ROOM(T, rows * H);                                                                                    \
+        l.c_prev = ROOM(T, rows * hr);                                                                                   \
         l.dh = ROOM(T, N * H);                                                                                           \
         l.dc = ROOM(T, N * H);                                                                                           \
         T *dx = ROOM(T, rows * I), *dwi = ROOM(T, G * I), *dwh = ROOM(T, G * H), *db = ROOM(T, G);                       \

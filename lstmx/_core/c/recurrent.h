@@ -69,37 +69,49 @@ INLINE void FN(advance)(FN(results) *o, ptrdiff_t count) {
     }
 }
 
-/* The end of a tile in two parts, of M cells of `lanes` units each. First from their sums z to the new memory c and the output
- * gate; then to h. Each is a chain of operations that wait for each other, so one's first part is done beside another's second.
- * `part`: only `tail` units of the vector exist. `own_h`, or NULL, is a second copy of h, which the next step reads. It and c
- * then have room for whole vectors, so that no masked store is needed: a load right after one has to wait until it has
- * reached the cache. `first`: the second part is for the cells that lie so many before (below 0) those of `o`. */
-#define LOAD(p) (part ? FN(load_part)(p, tail) : FN(load)(p))
-#define STORE(p, v) do { if (part) FN(store_part)(p, v, tail); else FN(store)(p, v); } while (0)
+/* The end of a tile in two parts, of M vectors of cells. First from their sums z to the new memory c and the output gate; then to
+ * h. Each is a chain of operations that wait for each other, so one's first part is done beside another's second.
+ * `part`, `tail`: as of load_units; z has `lanes` sums of each gate of a row. `own_h`, or NULL, is a second copy of h, which the next
+ * step reads. It and c then have room for whole vectors, so that no masked store is needed: a load right after one has to wait until
+ * it has reached the cache. `first`: the second part is for the cells that lie so many before (below 0) those of `o`. */
+enum { FN(ALL) = 4 };   /* rows of a vector, at most */
+#define LOAD(p, step) FN(load_units)(part, tail, p, step)
+#define STORE(p, step, v) FN(store_units)(part, tail, p, step, 0, FN(ALL), v)
 INLINE void FN(finish_memory)(const int M, const int part, ptrdiff_t tail, ptrdiff_t H, const REAL *z, ptrdiff_t z_step,
                               ptrdiff_t lanes, const FN(results) *o, const int own_h, FN(vec) *c, FN(vec) *shown) {
     FN(vec) a[4 * 2];
-    EACH a[m] = FN(load)(z + m * z_step);
-    EACH a[M + m] = FN(load)(z + m * z_step + lanes);
-    EACH a[2 * M + m] = FN(load)(z + m * z_step + 3 * lanes);
-    EACH a[3 * M + m] = FN(load)(z + m * z_step + 2 * lanes);
-    EACH c[m] = own_h ? FN(load)(o->before + m * o->before_step) : LOAD(o->before + m * o->before_step);
+    if (part < 2) {
+        EACH a[m] = FN(load)(z + m * z_step);
+        EACH a[M + m] = FN(load)(z + m * z_step + lanes);
+        EACH a[2 * M + m] = FN(load)(z + m * z_step + 3 * lanes);
+        EACH a[3 * M + m] = FN(load)(z + m * z_step + 2 * lanes);
+    } else {
+        FN(vec) i_f[4], g_o[4];
+        UNROLL for (int r = 0; r < part; r++) i_f[r] = FN(load)(z + r * z_step);
+        UNROLL for (int r = 0; r < part; r++) g_o[r] = part == 2 ? FN(load)(z + r * z_step + LANES) : i_f[r];
+        FN(turn_parts)(part, i_f);
+        FN(turn_parts)(part, g_o);
+        a[0] = i_f[0], a[1] = i_f[1], a[2] = g_o[part - 1], a[3] = g_o[part - 2];
+    }
+    EACH c[m] = own_h ? FN(load)(o->before + m * o->before_step) : LOAD(o->before + m * o->before_step, o->before_step);
     FN(cell_memory)(M, a, c);
     EACH shown[m] = a[2 * M + m];
     if (own_h) EACH FN(store)(o->c + m * o->c_step, c[m]);
     if (!o->gates) {
-        if (!own_h) EACH STORE(o->c + m * o->c_step, c[m]);
+        if (!own_h) EACH STORE(o->c + m * o->c_step, o->c_step, c[m]);
         return;
     }
     EACH {
         REAL *gates = o->gates + m * o->gates_step, *next = o->c_next + m * o->before_step;
-        STORE(gates, a[m]);
-        STORE(gates + H, a[M + m]);
-        STORE(gates + 2 * H, a[3 * M + m]);
-        STORE(gates + 3 * H, a[2 * M + m]);
-        if (m < o->next) STORE(next, c[m]);
-        else if (!own_h) STORE(o->c + m * o->c_step, c[m]);
-        if (o->ahead) FN(fetch_units)(gates + o->ahead * o->gates_step, H, next + o->ahead * o->before_step);
+        STORE(gates, o->gates_step, a[m]);
+        STORE(gates + H, o->gates_step, a[M + m]);
+        STORE(gates + 2 * H, o->gates_step, a[3 * M + m]);
+        STORE(gates + 3 * H, o->gates_step, a[2 * M + m]);
+        FN(store_units)(part, tail, next, o->before_step, 0, o->next - m, c[m]);
+        if (!own_h) FN(store_units)(part, tail, o->c + m * o->c_step, o->c_step, o->next - m, FN(ALL), c[m]);
+        if (o->ahead)
+            UNROLL for (int r = 0; r < (part ? part : 1); r++)
+                FN(fetch_units)(gates + (r + o->ahead) * o->gates_step, H, next + (r + o->ahead) * o->before_step);
     }
 }
 
@@ -109,9 +121,10 @@ INLINE void FN(finish_output)(const int M, const int part, ptrdiff_t tail, const
     EACH {
         const ptrdiff_t n = first + m;
         if (own_h) FN(store)(own_h + m * LANES, c[m]);
-        STORE(o->y + n * o->y_step, c[m]);
-        if (o->gates && n < o->next) STORE(o->h_next + n * o->h_step, c[m]);
-        if (o->ahead) PREFETCH(o->h_next + (n + o->ahead) * o->h_step);
+        STORE(o->y + n * o->y_step, o->y_step, c[m]);
+        if (o->gates) FN(store_units)(part, tail, o->h_next + n * o->h_step, o->h_step, 0, o->next - n, c[m]);
+        if (o->ahead)
+            UNROLL for (int r = 0; r < (part ? part : 1); r++) PREFETCH(o->h_next + (n + r + o->ahead) * o->h_step);
     }
 }
 #undef LOAD
@@ -132,13 +145,13 @@ INLINE void FN(finish_pairs)(ptrdiff_t count, ptrdiff_t H, const REAL *z, ptrdif
     FN(finish_output)(2, 0, 0, o, -2, own_h, c, shown);
 }
 
-/* Both parts of one cell, or its first `tail` units. */
-INLINE void FN(finish_one)(const int part, ptrdiff_t tail, ptrdiff_t H, const REAL *z, ptrdiff_t lanes, FN(results) *o,
-                           REAL *own_h) {
+/* Both parts of a vector of cells. */
+INLINE void FN(finish_one)(const int part, ptrdiff_t tail, ptrdiff_t H, const REAL *z, ptrdiff_t z_step, ptrdiff_t lanes,
+                           FN(results) *o, REAL *own_h) {
     FN(vec) c[2], shown[2];
-    FN(finish_memory)(1, part, tail, H, z, 0, lanes, o, own_h != NULL, c, shown);
+    FN(finish_memory)(1, part, tail, H, z, z_step, lanes, o, own_h != NULL, c, shown);
     FN(finish_output)(1, part, tail, o, 0, own_h, c, shown);
-    FN(advance)(o, 1);
+    FN(advance)(o, part ? part : 1);
 }
 
 /* The units of panel p for `rows` rows, the first of which is row r of `out`. (Number by number: a copy of the whole would wait for
@@ -153,9 +166,14 @@ static NOINLINE void FN(finish_panel)(ptrdiff_t rows, ptrdiff_t H, ptrdiff_t p, 
                      out->before_step, out->c_step, out->y_step, out->gates_step, out->h_step, out->next - r, out->ahead};
     if (tail >= LANES) {
         FN(finish_pairs)(rows / 2, H, z, zr, &o, NULL);
-        if (rows % 2) FN(finish_one)(0, 0, H, z + (rows - 1) * zr, LANES, &o, NULL);
-    } else
-        for (; rows; rows--, z += zr) FN(finish_one)(1, tail, H, z, lanes, &o, NULL);
+        if (rows % 2) FN(finish_one)(0, 0, H, z + (rows - 1) * zr, zr, LANES, &o, NULL);
+        return;
+    }
+    if (lanes * 4 == LANES)
+        for (; rows >= 4; rows -= 4, z += 4 * zr) FN(finish_one)(4, tail, H, z, zr, lanes, &o, NULL);
+    if (lanes * 2 == LANES)
+        for (; rows >= 2; rows -= 2, z += 2 * zr) FN(finish_one)(2, tail, H, z, zr, lanes, &o, NULL);
+    for (; rows; rows--, z += zr) FN(finish_one)(1, tail, H, z, zr, lanes, &o, NULL);
 }
 
 /* Where the sums of row n at step t lie, `sums` beginning with step t0. */
@@ -252,8 +270,8 @@ INLINE void FN(step_short)(const lstmx_layer *l, const REAL *x, REAL *h, const R
         else FN(short_sums_with_tail)(0, lanes, l, at, x, h, sums, z);
     }
     FN(finish_pairs)(full / 2, H, z, 4 * LANES, o, h);
-    if (full % 2) FN(finish_one)(0, 0, H, z + (full - 1) * 4 * LANES, LANES, o, h + (full - 1) * LANES);
-    if (tail) FN(finish_one)(1, tail, H, z + full * 4 * LANES, lanes, o, h + full * LANES);
+    if (full % 2) FN(finish_one)(0, 0, H, z + (full - 1) * 4 * LANES, 0, LANES, o, h + (full - 1) * LANES);
+    if (tail) FN(finish_one)(1, tail, H, z + full * 4 * LANES, 0, lanes, o, h + full * LANES);
 }
 
 /* Every other step goes through the panels backwards, so that it begins with the weights that the step before has left in a cache

@@ -91,3 +91,63 @@ INLINE FN(vec) FN(at_least)(FN(vec) v, REAL limit) {
     return FN(select)(FN(less)(v, low), low, v);
 #endif
 }
+
+#ifdef LSTMX_NO_VECTOR   /* no vector is filled in part */
+INLINE FN(vec) FN(part_of)(const int parts, FN(vec) v, const int r) { (void)parts; (void)r; return v; }
+INLINE void FN(turn_parts)(const int parts, FN(vec) *v) { (void)parts; (void)v; }
+#else
+/* The values of a and then b at `places`, which are constants. */
+INLINE FN(vec) FN(pick)(FN(vec) a, FN(vec) b, FN(ivec) places) {
+#ifdef __clang__
+    FN(vec) v = a;
+    UNROLL for (int l = 0; l < LANES; l++) v[l] = places[l] < LANES ? a[places[l]] : b[places[l] - LANES];
+    return v;
+#else
+    return __builtin_shuffle(a, b, places);
+#endif
+}
+
+/* Part r of the `parts` of v, moved to its front. */
+INLINE FN(vec) FN(part_of)(const int parts, FN(vec) v, const int r) {
+    FN(ivec) places;
+    UNROLL for (int l = 0; l < LANES; l++) places[l] = (l + r * LANES / parts) % LANES;
+    return r ? FN(pick)(v, v, places) : v;
+}
+
+/* 2 or 4 vectors of as many parts, transposed: v[k] := part k of each. */
+INLINE void FN(turn_parts)(const int parts, FN(vec) *v) {
+    const int half = LANES / 2, quarter = LANES < 4 ? 1 : LANES / 4;
+    FN(ivec) low, even;
+    UNROLL for (int l = 0; l < LANES; l++) low[l] = l % half + l / half * LANES;
+    UNROLL for (int l = 0; l < LANES; l++) even[l] = l % quarter + l / half * half + l % half / quarter * LANES;
+    const FN(vec) a = FN(pick)(v[0], v[parts / 2], low), b = FN(pick)(v[0], v[parts / 2], low + half);
+    if (parts == 2) {
+        v[0] = a;
+        v[1] = b;
+        return;
+    }
+    const FN(vec) c = FN(pick)(v[1], v[3], low), d = FN(pick)(v[1], v[3], low + half);
+    v[0] = FN(pick)(a, c, even);
+    v[1] = FN(pick)(a, c, even + quarter);
+    v[2] = FN(pick)(b, d, even);
+    v[3] = FN(pick)(b, d, even + quarter);
+}
+#endif
+
+/* A vector of units. `part` is 0: all of one row; 1: the first `tail` of one row; 2 or 4: the first `tail` of each of so many rows,
+ * which lie `step` apart. */
+INLINE FN(vec) FN(load_units)(const int part, ptrdiff_t tail, const REAL *p, ptrdiff_t step) {
+    if (part < 2) return part ? FN(load_part)(p, tail) : FN(load)(p);
+    FN(vec) v[4];
+    UNROLL for (int r = 0; r < part; r++) v[r] = FN(load_part)(p + r * step, tail);
+    FN(turn_parts)(part, v);
+    return v[0];
+}
+/* Of the rows, those from `first` to `stop` alone. */
+INLINE void FN(store_units)(const int part, ptrdiff_t tail, REAL *p, ptrdiff_t step, ptrdiff_t first, ptrdiff_t stop, FN(vec) v) {
+    UNROLL for (int r = 0; r < (part ? part : 1); r++)
+        if (first <= r && r < stop) {
+            if (part) FN(store_part)(p + r * step, FN(part_of)(part, v, r), tail);
+            else FN(store)(p, v);
+        }
+}
