@@ -85,6 +85,11 @@ class SequenceContext:
         return int(self.offsets[-1])
 
     @property
+    def table(self) -> Ints | None:
+        """`offsets` as compiled code takes them: None where every step has all sequences."""
+        return None if self.uniform else self.offsets
+
+    @property
     def widest(self) -> int:
         """The most rows of one step."""
         return int(self.offsets[1]) if len(self.offsets) > 1 else 0

@@ -144,7 +144,7 @@ class _Compiled:
         slabs = {} if masks is None else dict(masks)
         direction = self._forward(weights, _counts(slabs))
         loop.forward(
-            direction, x.series if windows else x, None if context.uniform else context.offsets,
+            direction, x.series if windows else x, context.table,
             len(context.offsets) - 1, reverse, h, c, y, self._threads(rows * hidden * (inputs + h.shape[1])), slabs,
             keep, context.cohorts if keep and direction.takes_cohorts() else None, windows,
         )  # fmt: skip
@@ -185,7 +185,7 @@ class _Compiled:
             d_vectors = np.concatenate([out[name] for name in vectors]) if add else allocate.empty(
                 (sum(width for width, _ in vectors.values()),), x.dtype)  # fmt: skip
         sums = loop.backward(
-            self._backward(weights, _counts(slabs), dx is not None), x, None if context.uniform else context.offsets,
+            self._backward(weights, _counts(slabs), dx is not None), x, context.table,
             len(context.offsets) - 1, reverse, slabs, dy, dh, dc, dx, add_to_dx, out, d_vectors,
             self._threads(3 * rows * hidden * (inputs + dh.shape[1])), *flow, add, sums, more,
         )  # fmt: skip

@@ -68,8 +68,8 @@ class Stack:
         derived = self._parameters(run)
         passes = self._passes(derived, run.key) if run.keep and outputs is None else None
         if passes is not None:
-            offsets, cohorts = _places(context), context.cohorts if passes.takes_cohorts else None
-            return passes.run(context.check(rows), offsets, len(context.offsets) - 1, cohorts, h, c, derived)
+            cohorts = context.cohorts if passes.takes_cohorts else None
+            return passes.run(context.check(rows), context.table, len(context.offsets) - 1, cohorts, h, c, derived)
         for layer in range(self.num_layers):
             drop = self._dropped(layer, run.key)
             if drop is not None:
@@ -178,7 +178,7 @@ class Stack:
         passes = self._passes(*tape[0][3:5]) if flow is below is None and not retain else None
         if passes is not None:
             steps = len(context.offsets) - 1
-            return passes.run_back(tape, _places(context), steps, dy, dh, dc, out, need_dx, add, more, sums)
+            return passes.run_back(tape, context.table, steps, dy, dh, dc, out, need_dx, add, more, sums)
         for layer in reversed(range(self.num_layers)):
             rows, all_slabs, drop, derived, key, columns = tape[layer]
             weights = [self._weights(layer, direction, derived, key) for direction in range(self._directions)]
@@ -356,11 +356,6 @@ class Stack:
         """The shapes of h and c, (L*D, N, H), or without N."""
         parts = self.num_layers * self._directions
         return (parts, *batch, self._outputs), (parts, *batch, self._memory)
-
-
-def _places(context: SequenceContext) -> Any:
-    """The packed rows of each step as compiled code takes them: None where all steps have all sequences."""
-    return None if context.uniform else context.offsets
 
 
 def _from_learned(call: Callable[..., Any], learned: Any) -> Callable[..., Any]:
