@@ -152,7 +152,9 @@ def real_array(name: str, value: Any, dtype: Any = None) -> Array:
 
 
 def _object_hint(name: str, array: Array) -> str:
-    return f"; a list of sequences is list({name})" if array.dtype.kind == "O" else "; convert it to floats"
+    if array.dtype.kind != "O":
+        return "; convert it to floats"
+    return f"; sequences of different lengths are list({name}), numbers {name}.astype(float)"
 
 
 def shaped(name: str, value: Any, shape: Shape, dtype: DType, meaning: str) -> Array:
