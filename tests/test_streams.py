@@ -852,7 +852,7 @@ def test_an_interrupt_while_states_are_written_is_undone(hooked, written, monkey
 
 
 INTERRUPTED = """
-    import signal, numpy as np, lstmx
+    import signal, time, numpy as np, lstmx
     from lstmx import LSTM, Dense, MeanPool, Sequential
 
     pool = lstmx.StreamPool(Sequential([LSTM(3, 4, 2), MeanPool(), Dense(4, 2)], random_state=0), 3)
@@ -866,6 +866,15 @@ INTERRUPTED = """
         pool.push(ids, frames)
         whole.append(everything())
 
+    def seconds():
+        pool.reset(ids)
+        start = time.perf_counter()
+        pool.push(ids, frames)
+        pool.push(ids, frames)
+        return time.perf_counter() - start
+
+    longest = 2 * min(seconds() for _ in range(20))  # until a timer rings: before both are over, and after
+
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -873,7 +882,7 @@ INTERRUPTED = """
     for k in range(400):
         pool.reset(ids)  # takes the lock, which must be free
         try:
-            signal.setitimer(signal.ITIMER_REAL, 1e-6 + k * 2e-6)
+            signal.setitimer(signal.ITIMER_REAL, 1e-6 + k / 400 * longest)
             pool.push(ids, frames)
             pool.push(ids, frames)
             signal.setitimer(signal.ITIMER_REAL, 0)
