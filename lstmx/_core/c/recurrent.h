@@ -52,7 +52,7 @@ static void FN(input_sums)(const lstmx_layer *l, ptrdiff_t t0, ptrdiff_t t1, ptr
 typedef struct {
     const REAL *before;                      /* c_{t-1} of the first cell: in training its row of c_prev, else c */
     REAL *c, *y, *gates, *c_next, *h_next;   /* the last three are NULL in inference */
-    ptrdiff_t before_step, c_step, y_step, gates_step, h_step;
+    ptrdiff_t before_step, c_step, y_step, gates_step, h_step;   /* c_next has that of before */
     ptrdiff_t next;                          /* how many of them have a next step; c_next and h_next are its rows of c_prev, h_prev */
     ptrdiff_t ahead;                         /* packed rows from those of this step to those of the next; 0 where there is none */
 } FN(results);
