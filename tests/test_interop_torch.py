@@ -213,6 +213,7 @@ BAD = {
     "RNN": ({n: a[:4] for n, a in lstm_arrays().items()}, {}, "the source itself: RNN weight_ih_l0"),
     "a missing bias": (without(lstm_arrays(), "bias_hh_l0"), {}, r"bias_hh_l0: missing, must be \(16,\)"),
     "a missing layer": (without(lstm_arrays(layers=2), "weight_ih_l1"), {}, "weight_ih_l1: missing, must be"),
+    "no weights of its inputs": (without(NET, "rnn.weight_ih_l0"), {}, "rnn.weight_ih_l0: missing, or no matrix"),
     "another size": (without(lstm_arrays(), "x", bias_hh_l0=np.zeros(3)), {}, r"bias_hh_l0: \(3,\), must be \(16,\)"),
     "raw weights": (lstm_arrays() | {"weight_hh_l0_raw": np.zeros((16, 4))}, {}, "weight_hh_l0_raw"),
     "quantized": (without(lstm_arrays(), "x", weight_ih_l0=np.zeros((16, 3), "int8")), {}, "of type int8"),
@@ -443,6 +444,10 @@ def test_modules_of_other_kinds_are_refused_by_name(torch):
     weighted = nn.Sequential(nn.Embedding(9, 3, max_norm=1.0), nn.LSTM(3, 4))
     with pytest.raises(ValueError, match="0: an Embedding with max_norm"):
         from_torch(weighted)
+    bare = nn.Sequential(nn.LSTM(3, 4), nn.Linear(4, 2))
+    bare[1].weight = None
+    with pytest.raises(ValueError, match=r"1\.weight: missing, or no matrix"):
+        from_torch(bare, head="step")
 
 
 @pytest.mark.parametrize("dim", [-1, 0, 1, 2])

@@ -170,6 +170,8 @@ class Chain:
             raise ValueError("it has what has no place in a chain of LSTM, Linear, Embedding, Dropout and "
                              f"activations: {'; '.join(odd[:8])}{'; ...' * (len(odd) > 8)}; if the model is one "
                              "without it, give ignore=[names], or prefix= for a part")  # fmt: skip
+        for one in found:
+            _check_whole(one)
         if not any(one.kind in LSTMS for one in found):
             raise ValueError(f"there is no LSTM in it; it has {_few([one.said() for one in found] or ['nothing'])}")
         return found
@@ -362,7 +364,7 @@ class Chain:
 def _input_size(one: Found) -> int | None:
     """Features that a layer takes; None: any, or integers."""
     if one.kind in LSTMS:
-        return one.tensors["weight_ih_l0" if one.kind == "LSTM" else "weight_ih"].shape[1]
+        return lstm_sizes(one)["input_size"]
     return one.tensors["weight"].shape[1] if one.kind == "Linear" else None
 
 
@@ -389,6 +391,14 @@ def _check_reparametrized(one: Found) -> None:
     if remedy:
         raise ValueError(f"{one.said()}: a weight that is computed when the module is called, as weight_norm and "
                          f"pruning have it; {remedy} makes it a plain one")  # fmt: skip
+
+
+def _check_whole(one: Found) -> None:
+    """An error for a layer whose tensors are not all there, or do not fit."""
+    if one.kind in LSTMS:
+        lstm_sizes(one)
+    elif one.kind in ("Linear", "Embedding", EITHER) and len(getattr(one.tensors.get("weight"), "shape", ())) != 2:
+        raise ValueError(f"{one.full('weight')}: missing, or no matrix")
 
 
 def _ways(one: Found, first: bool) -> list[tuple[Any, int]]:
