@@ -123,13 +123,18 @@ cdef extern from "team.h" nogil:
     int omp_in_parallel() noexcept
     double lstmx_now() noexcept
     int lstmx_cpus() noexcept
+    Py_ssize_t lstmx_second_cache() noexcept
     ctypedef struct lstmx_team:
         int waiting
         unsigned round
         int cancelled
         double began, patience
     enum:
+        LSTMX_UNTOUCHED
         LSTMX_SHARES
+    ctypedef struct lstmx_rows:
+        int state
+        Py_ssize_t begin, end, first, stop, step
     ctypedef struct lstmx_shares:
         int count, each
         Py_ssize_t taken
@@ -138,6 +143,11 @@ cdef extern from "team.h" nogil:
         Py_ssize_t *stop
     void lstmx_wait(lstmx_team *team, int members) noexcept
     int lstmx_apart(lstmx_team *team) noexcept
+    int lstmx_begin(lstmx_rows *own, lstmx_rows *other) noexcept
+    int lstmx_asker(const lstmx_rows *own) noexcept
+    void lstmx_give(lstmx_rows *own, lstmx_rows *asker, Py_ssize_t middle) noexcept
+    void lstmx_close(lstmx_rows *all, int me) noexcept
+    int lstmx_get(lstmx_rows *all, int count, int me, lstmx_team *team) noexcept
     Py_ssize_t lstmx_take(lstmx_shares *shares) noexcept
     int lstmx_await(const lstmx_shares *shares, int share, Py_ssize_t blocks, lstmx_team *team) noexcept
     void lstmx_finish(lstmx_shares *shares, int share, Py_ssize_t blocks) noexcept

@@ -3,7 +3,7 @@
 cimport numpy as cnp
 
 from lstmx._core.cell cimport lstmx_cell
-from lstmx._core.core cimport lstmx_extra, lstmx_layer, lstmx_products, lstmx_shares, lstmx_team, lstmx_tile, lstmx_vectors
+from lstmx._core.core cimport lstmx_extra, lstmx_layer, lstmx_products, lstmx_rows, lstmx_shares, lstmx_team, lstmx_tile, lstmx_vectors
 from lstmx._core.isa cimport active_isa
 
 ctypedef Py_ssize_t size
@@ -54,8 +54,9 @@ cdef struct Job:
     bint more                  # backward: earlier steps follow, and what cohorts have found is not yet added up
     int split_units
     int threads                # wanted; the team may be smaller
-    lstmx_shares *shares       # of the rows, which members take; NULL: equal ones
-    lstmx_shares *columns      # backward: shares of the weights' gradients
+    lstmx_rows *rows           # forward: of each member; NULL: equal ones
+    lstmx_shares *shares       # backward: shares of the rows, which members take, or NULL
+    lstmx_shares *columns      # and of the weights' gradients
     unsigned control           # the control word of the caller
     double last                # when the signals were looked at; 0 in a short call, which does not look
     lstmx_team own
@@ -78,6 +79,8 @@ cdef void begin(Job *job, const Job *shared, size steps, size batch, bint revers
 cdef double operations(const Job *job) noexcept nogil
 cdef bint worth_threads(double work) noexcept nogil
 cdef void share_out(Job *job, int threads) noexcept nogil
+cdef void deal_rows(const Job *job, lstmx_rows *rows) noexcept nogil
+cdef size half_of(const Job *job, const lstmx_rows *own) noexcept nogil
 cdef void cut_rows(const Job *job, lstmx_shares *shares) noexcept nogil
 cdef void cut_columns(const Job *job, lstmx_shares *shares) noexcept nogil
 cdef size room_for_sums(Job *job, int threads) noexcept nogil

@@ -14,7 +14,8 @@ import numpy as np
 
 from lstmx._core.allocate cimport lasting
 from lstmx._core.cell cimport lstmx_cell, LSTMX_FASTRNN, LSTMX_HASTE, LSTMX_NO_NORM, set_cell
-from lstmx._core.core cimport lstmx_extra, lstmx_layer, lstmx_products, LSTMX_SHARES, lstmx_shares, lstmx_tile, lstmx_vectors
+from lstmx._core.core cimport (lstmx_extra, lstmx_layer, lstmx_products, lstmx_rows, lstmx_second_cache, LSTMX_SHARES, lstmx_shares,
+                               lstmx_tile, LSTMX_UNTOUCHED, lstmx_vectors)
 from lstmx._core.isa cimport format_of
 from lstmx._core.panels cimport Panels
 
@@ -23,10 +24,11 @@ cnp.import_array()
 cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it runs serially
 cdef double SHARED_TAPE = 4               # times as many where threads share a tape, and read what others have written
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
-cdef size SECOND_CACHE = 1 << 20          # bytes of weights above which threads that split the rows wait for the third cache
+cdef size SECOND_CACHE = 1 << 20          # bytes of weights that surely stay in it; no result may depend on that of the CPU at hand
+cdef size CACHE_HERE = lstmx_second_cache()   # bytes of weights above which threads that split the rows wait for the third cache
 cdef double WHILE_A_BYTE_COMES = 5        # from the third cache: operations of a thread
 cdef size ROWS_PER_THREAD = 2             # fewer, and the tiles are too flat: the units are split instead
-cdef size ROWS_PER_SHARE = 10             # of a long call; fewer only where there are not enough for a share for each thread
+cdef size ROWS_PER_SHARE = 10             # of a long call backward; fewer only where there are not enough for a share for each thread
 cdef size ROWS_AT_ONCE = 24               # the same in a call that is over before a core can fall behind
 cdef double A_MILLISECOND = 2e8           # operations that take a thread more than that
 cdef size SHARES_PER_THREAD = 4           # at most
@@ -257,14 +259,19 @@ cdef void begin(Job *job, const Job *shared, size steps, size batch, bint revers
 
 # How much work there is, and who does it.
 
-cdef size steps_of_rows(const lstmx_layer *l, size rows) noexcept nogil:
-    """The steps that the first `rows` sequences run, all together."""
+cdef size steps_of_rows(const lstmx_layer *l, size rows, size s=0) noexcept nogil:
+    """The steps that the first `rows` sequences run, all together, from step s of the direction on."""
     cdef size t, total = 0
     if l.offsets == NULL:
-        return rows * l.steps
-    for t in range(l.steps):
+        return rows * (l.steps - s)
+    for t in range(0 if l.reverse else s, l.steps - s if l.reverse else l.steps):
         total += min(rows, rows_at(l, t))
     return total
+
+
+cdef double operations_of(const lstmx_layer *l, size steps) noexcept nogil:
+    """Of so many steps of all rows together."""
+    return 8.0 * l.hidden * (l.inputs + l.outputs) * steps
 
 
 cdef double operations(const Job *job) noexcept nogil:
@@ -272,7 +279,7 @@ cdef double operations(const Job *job) noexcept nogil:
     cache.
     """
     cdef const lstmx_layer *l = &job.layer
-    cdef double weights = 4.0 * l.hidden * (l.inputs + l.outputs), found = 2 * weights * steps_of_rows(l, l.batch)
+    cdef double weights = 4.0 * l.hidden * (l.inputs + l.outputs), found = operations_of(l, steps_of_rows(l, l.batch))
     return found if weights * job.itemsize <= SECOND_CACHE else max(found, WHILE_A_BYTE_COMES * weights * job.itemsize * l.steps)
 
 
@@ -283,21 +290,42 @@ cdef bint worth_threads(double work) noexcept nogil:
 
 cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil:
     """The first row of a part, so that all parts run about as many steps."""
-    cdef size low = 0, high = l.batch, middle, wanted
     if l.offsets == NULL or part == 0 or part == parts:
         return l.batch * part // parts
-    wanted = l.offsets[l.steps] * part // parts
+    return row_with(l, 0, l.batch, l.offsets[l.steps] * part // parts, 0)
+
+
+cdef size row_with(const lstmx_layer *l, size low, size high, size wanted, size s) noexcept nogil:
+    """Which of the rows low..high it is that those before it run `wanted` steps from step s of the direction on."""
+    cdef size middle
     while low < high:
         middle = (low + high) // 2
-        if steps_of_rows(l, middle) < wanted:
+        if steps_of_rows(l, middle, s) < wanted:
             low = middle + 1
         else:
             high = middle
     return low
 
 
+cdef size half_of(const Job *job, const lstmx_rows *own) noexcept nogil:
+    """The row in the middle of the work that a member has left; 0 where that is too little to share, with a thread that is awake."""
+    cdef const lstmx_layer *l = &job.layer
+    cdef size before = steps_of_rows(l, own.first, own.step), left = steps_of_rows(l, own.stop, own.step) - before
+    if own.stop - own.first < 2 * ROWS_PER_THREAD or operations_of(l, left) < WORTH_A_THREAD / 3:
+        return 0
+    return max(own.first + 1, min(own.stop - 1, row_with(l, own.first, own.stop, before + left // 2, own.step)))
+
+
+cdef void deal_rows(const Job *job, lstmx_rows *rows) noexcept nogil:
+    """The rows that are meant for each member."""
+    cdef int k
+    for k in range(job.threads):
+        rows[k].state = LSTMX_UNTOUCHED
+        rows[k].begin, rows[k].end = row_share(&job.layer, k, job.threads), row_share(&job.layer, k + 1, job.threads)
+
+
 cdef void cut_rows(const Job *job, lstmx_shares *shares) noexcept nogil:
-    """Shares of the rows that the members of a team take: more than there are members, so that none waits for a slow one."""
+    """Shares of the rows that the members of a team take backward: more than there are members, so that none waits for a slow one."""
     cdef const lstmx_layer *l
     cdef size rows = ROWS_PER_SHARE if operations(job) > A_MILLISECOND else ROWS_AT_ONCE
     cdef int k
@@ -329,7 +357,7 @@ cdef void share_out(Job *job, int threads) noexcept nogil:
     cdef size units = groups_of(job, l.hidden) if job.backward else panels_of(job)
     cdef double work = operations(job)
     cdef double worth = WORTH_A_THREAD * (SHARED_TAPE if l.gates != NULL and job.cohorts == 1 else 1)
-    cdef bint wide = job.fused and not job.backward and 4 * l.hidden * (l.inputs + l.hidden) * job.itemsize > SECOND_CACHE
+    cdef bint wide = job.fused and not job.backward and 4 * l.hidden * (l.inputs + l.hidden) * job.itemsize > CACHE_HERE
     job.split_units = 0
     job.threads = 1
     if threads < 2 or job.serial or work < worth or l.steps == 0:

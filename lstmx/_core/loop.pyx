@@ -28,8 +28,9 @@
 # stack of one call. Nothing here allocates.
 #
 # Threads. `launch` alone makes them, and lets go of the GIL for long calls. They have whole cohorts where there are enough; or
-# take shares of the rows from a counter, block by block, and in backward shares of the weights' gradients between; or, where
-# rows are few and units many, they split the units, with a barrier at every step. A thread owns outputs, never part of a sum: any
+# forward each has rows, and who is done takes half of another's; backward they take shares of the rows from a counter, block by
+# block, and shares of the weights' gradients between; or, where rows are few and units many, they split the units, with a barrier
+# at every step. A thread owns outputs, never part of a sum: any
 # number of threads gives the same bits. The calling thread looks for Ctrl-C every 50 ms at the end of a block.
 """
 
@@ -41,13 +42,15 @@ import numpy as np
 
 from lstmx._core.allocate cimport room, slab
 from lstmx._core.blocks cimport backward_step, forward_block, gradients, input_sums, step_gradient
-from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_apart, lstmx_await, lstmx_cancel, lstmx_cancelled, lstmx_claim,
-                               lstmx_cpus, lstmx_finish, lstmx_layer, lstmx_now, lstmx_release, lstmx_shares, lstmx_stopped, lstmx_take,
-                               lstmx_wait, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
-                               PyThreadState, restore_control, take_back)
-from lstmx._core.job cimport (begin, cohort_steps, cut_cohorts, cut_columns, cut_rows, data, Direction, gradient_steps, groups_of, Job,
-                              MOST_COHORTS, MOST_THREADS, operations, own_cohorts, panels_of, place, room_for_sums, row_share, rows_at,
-                              share_out, side_by_side, size, stride, strip_rows, turns, worth_threads)
+from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_apart, lstmx_asker, lstmx_await, lstmx_begin, lstmx_cancel,
+                               lstmx_cancelled, lstmx_claim, lstmx_close, lstmx_cpus, lstmx_finish, lstmx_get, lstmx_give, lstmx_layer,
+                               lstmx_now, lstmx_release, lstmx_rows, lstmx_shares, lstmx_stopped, lstmx_take, lstmx_wait,
+                               omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel, PyThreadState,
+                               restore_control, take_back)
+from lstmx._core.job cimport (begin, cohort_steps, cut_cohorts, cut_columns, cut_rows, data, deal_rows, Direction, gradient_steps,
+                              groups_of, half_of, Job, MOST_COHORTS, MOST_THREADS, operations, own_cohorts, panels_of, place,
+                              room_for_sums, row_share, rows_at, share_out, side_by_side, size, stride, strip_rows, turns,
+                              worth_threads)
 
 cnp.import_array()
 
@@ -125,25 +128,44 @@ cdef void forward_units(Job *job, int me, int members) noexcept nogil:
 
 
 cdef void forward_shares(Job *job, int me) noexcept nogil:
-    """Shares of rows, as long as there are any: the next block of steps of the next share."""
-    cdef const lstmx_layer *l = &job.layer
-    cdef lstmx_shares *shares = job.shares
-    cdef size item, block, s
-    cdef int share
-    cdef Job *one
-    while True:
-        item = lstmx_take(shares)
-        block, share = item // shares.count, <int>(item % shares.count)
-        s = block * job.steps_per_block
-        if s >= l.steps or not ready(job, me, shares, share, block):
-            return
-        one = &job.cohort[share // shares.each]
-        forward_block(one, s, min(s + job.steps_per_block, l.steps), shares.first[share], shares.stop[share], 0, panels_of(job),
-                      <char *>one.sums)
-        lstmx_finish(shares, share, block + 1)
+    """The rows of a member, then what others have left of theirs, as long as one has much."""
+    cdef lstmx_rows *own = &job.rows[me]
+    cdef bint some = lstmx_begin(own, own)
+    while some or more_rows(job, me):
+        forward_rows(job, me, own)
+        some = False
+
+
+cdef void forward_rows(Job *job, int me, lstmx_rows *own) noexcept nogil:
+    """The rows that a member has now, block by block; after each another may take half of them."""
+    cdef size end, middle
+    cdef int asker
+    while own.step < job.layer.steps and not lstmx_cancelled(job.team):
+        end = min(own.step + job.steps_per_block, job.layer.steps)
+        block_of_rows(job, own.step, end, own.first, own.stop)
+        own.step = end
         poll(job, me)
-        if lstmx_cancelled(job.team):
-            return
+        asker = lstmx_asker(own)
+        if asker >= 0:
+            middle = half_of(job, own)
+            if middle > 0:
+                lstmx_give(own, &job.rows[asker], middle)
+            else:
+                lstmx_close(job.rows, me)
+    lstmx_close(job.rows, me)
+
+
+cdef void block_of_rows(Job *job, size s, size end, size first, size stop) noexcept nogil:
+    """The steps s..end of rows first..stop, which cohorts may have among them."""
+    cdef Job *one
+    cdef size before = 0, r0, r1
+    cdef int q
+    for q in range(job.cohorts):
+        one = &job.cohort[q]
+        r0, r1 = max(first - before, 0), min(stop - before, one.layer.batch)
+        if r0 < r1:
+            forward_block(one, s, end, r0, r1, 0, panels_of(job), <char *>one.sums)
+        before += one.layer.batch
 
 
 cdef void forward_part(Job *job, int me, int members) noexcept nogil:
@@ -162,7 +184,7 @@ cdef void forward_part(Job *job, int me, int members) noexcept nogil:
             forward_cohorts(job, me, first, min(first + together, last))
             first += together
         return
-    if members > 1 and job.shares != NULL:
+    if members > 1 and job.rows != NULL:
         forward_shares(job, me)
         return
     r0, r1 = row_share(l, me, members), row_share(l, me + 1, members)
@@ -365,6 +387,15 @@ cdef void wait(const Job *job, int me, int members) noexcept nogil:
         busy[me] -= lstmx_now() - start
 
 
+cdef bint more_rows(Job *job, int me) noexcept nogil:
+    """Whether a member that has no more rows gets some of another's."""
+    cdef double start = clock()
+    cdef bint found = lstmx_get(job.rows, job.threads, me, job.team)
+    if start:
+        busy[me] -= lstmx_now() - start
+    return found
+
+
 cdef bint ready(const Job *job, int me, const lstmx_shares *shares, int share, size blocks) noexcept nogil:
     """Waits until a share has `blocks` behind it; False if the team is cancelled."""
     cdef double start = clock()
@@ -444,13 +475,15 @@ cdef bint perform(Job *job, int budget) noexcept nogil:
     """Runs a job that `share_out` has shared out. False: a signal has ended it, and the exception is set."""
     cdef double work = operations(job) * (3 if job.backward else 1)
     cdef lstmx_shares shares, columns
+    cdef lstmx_rows rows[MOST_THREADS]
     cdef int k
-    if job.threads > 1 and not job.split_units and not job.layer.windows:
+    if job.threads > 1 and not job.split_units and job.backward:
         cut_rows(job, &shares)
-        job.shares = &shares
-        if job.backward:
-            cut_columns(job, &columns)
-            job.columns = &columns
+        cut_columns(job, &columns)
+        job.shares, job.columns = &shares, &columns
+    elif job.threads > 1 and not job.split_units and not job.layer.windows:
+        deal_rows(job, rows)
+        job.rows = rows
     set_clock(job, work)
     job.team.began, job.team.patience = (lstmx_now() if patience > 0 else 1e300), patience
     if patience > 0:

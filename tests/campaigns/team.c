@@ -36,6 +36,7 @@ typedef struct {
     int canceller, cancel_at;   /* the member that cancels, at which of its steps; -1: nobody */
     lstmx_team team;
     lstmx_shares row_shares, column_shares;
+    lstmx_rows members_rows[MOST];
     uint64_t h[STEPS + 1][PARTS];   /* by step: what each part computes from all parts, or its own, of the step before */
     uint64_t gradients[PARTS];
     long stopped_at[MOST], waits, takes;
@@ -100,19 +101,26 @@ static void backward_units(Member *member) {
     call->stopped_at[member->me] = s;
 }
 
-/* As forward_shares: a share goes on where another member has left it. */
+/* As forward_shares: rows go from step to step, and half of them to who has none left and asks. */
 static void forward_shares(Member *member) {
     Call *call = member->call;
-    lstmx_shares *shares = &call->row_shares;
-    for (int taken = 0;; taken++) {
-        const ptrdiff_t item = lstmx_take(shares), block = item / shares->count;
-        const int share = (int)(item % shares->count);
+    lstmx_rows *own = &call->members_rows[member->me];
+    int some = lstmx_begin(own, own), done = 0;
+    for (; some || lstmx_get(call->members_rows, call->members, member->me, &call->team); some = 0) {
         member->takes++;
-        if (block >= call->steps || !lstmx_await(shares, share, block, &call->team)) return;
-        call->h[block + 1][share] = mixed(call->h[block][share], (uint64_t)share);
-        lstmx_finish(shares, share, block + 1);
-        maybe_cancel(call, member->me, taken);
-        if (lstmx_cancelled(&call->team)) return;
+        while (own->step < call->steps && !lstmx_cancelled(&call->team)) {
+            for (ptrdiff_t r = own->first; r < own->stop; r++) {
+                call->h[own->step + 1][r] = mixed(call->h[own->step][r], (uint64_t)r);
+                call->row_shares.done[r] = own->step + 1;
+            }
+            own->step++;
+            maybe_cancel(call, member->me, done++);
+            const int asker = lstmx_asker(own);
+            if (asker < 0) continue;
+            if (own->stop - own->first > 1) lstmx_give(own, &call->members_rows[asker], (own->first + own->stop) / 2);
+            else lstmx_close(call->members_rows, member->me);
+        }
+        lstmx_close(call->members_rows, member->me);
     }
 }
 
@@ -163,6 +171,11 @@ static void begin(Call *call, Random *random, int members) {
     call->cancel_at = (int)draw(random, (uint64_t)call->steps);
     call->row_shares.count = call->rows;
     call->column_shares.count = call->columns;
+    for (int m = 0; m < members; m++) {
+        call->members_rows[m].state = LSTMX_UNTOUCHED;
+        call->members_rows[m].begin = call->rows * m / members;
+        call->members_rows[m].end = call->rows * (m + 1) / members;
+    }
     for (int p = 0; p < PARTS; p++) call->h[0][p] = draw(random, UINT64_MAX);
 }
 

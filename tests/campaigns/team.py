@@ -1,7 +1,7 @@
 """ThreadSanitizer over lstmx/_core/c/team.h, with plain threads in place of OpenMP, whose runtime is not built for it.
 
-team.c uses its barrier, shares, cancellation and budget as loop.pyx does. Before it counts, weaker copies of team.h
-must be reported: a campaign that does not see those would see nothing.
+team.c uses its barrier, rows, shares, cancellation and budget as loop.pyx does. Before it counts, weaker copies of
+team.h must be reported: a campaign that does not see those would see nothing.
 """
 
 import json
@@ -25,6 +25,10 @@ WEAKER = {  # what of team.h: (its text, a word in it, what takes its place)
     "members arrive without acquire": ("&team->waiting, 1, __ATOMIC_ACQ_REL", BOTH, RELEASE),
     "a share is finished without release": ("&shares->done[share], blocks, __ATOMIC_RELEASE", RELEASE, NONE),
     "a share is awaited without acquire": ("&shares->done[share], __ATOMIC_ACQUIRE", ACQUIRE, NONE),
+    "rows are given without release": ("&asker->answer, LSTMX_GIVEN, __ATOMIC_RELEASE", RELEASE, NONE),
+    "rows are got without acquire": ("&own->answer, __ATOMIC_ACQUIRE", ACQUIRE, NONE),
+    "rows are asked for without release": ("&state, me, 0, __ATOMIC_RELEASE", RELEASE, NONE),
+    "a question is heard without acquire": ("&own->state, __ATOMIC_ACQUIRE", ACQUIRE, NONE),
     "shares are taken without an atomic": (
         "__atomic_fetch_add(&shares->taken, 1, __ATOMIC_RELAXED)",
         "__atomic_fetch_add(&shares->taken, 1, __ATOMIC_RELAXED)",

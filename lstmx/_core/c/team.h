@@ -10,6 +10,7 @@ static inline void lstmx_yield(void) { SwitchToThread(); }
 #else
 #include <sched.h>
 #include <time.h>
+#include <unistd.h>
 static inline double lstmx_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -25,6 +26,15 @@ static inline int lstmx_cpus(void) {
     if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
 #endif
     return 0;
+}
+
+/* The bytes of the second cache of a core; a megabyte where that is not known. It decides who does what, never a result. */
+static inline ptrdiff_t lstmx_second_cache(void) {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+    const long found = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    if (found > 0) return found;
+#endif
+    return 1 << 20;
 }
 
 #ifdef _OPENMP
@@ -53,8 +63,21 @@ typedef struct {
     char alone[64];  /* nothing else in this cache line */
 } lstmx_team;
 
-/* Shares of rows that the members of a team take from a counter, one block of steps after the other: a member whose core
- * is slow, or that wakes late, takes fewer. */
+/* Rows that a member of a team takes through all steps, block by block, so that what it has read and written is still in its cache.
+ * A member that has none left takes what has not been begun, or asks another for some of its rows, which that one hands over at the
+ * end of its block: a member whose core is slow, or that wakes late, does less. */
+enum { LSTMX_UNTOUCHED = -3, LSTMX_CLOSED = -2, LSTMX_OPEN = -1 };   /* states; from 0 on, the member that asks */
+enum { LSTMX_REFUSED = -1, LSTMX_ASKED, LSTMX_GIVEN };
+typedef struct {
+    int state;
+    int answer;                       /* to what this member asks */
+    ptrdiff_t begin, end;             /* the rows that are meant for it */
+    ptrdiff_t first, stop, step;      /* those that it has, and the step that they have come to */
+    char alone[128 - 2 * sizeof(int) - 5 * sizeof(ptrdiff_t)];   /* nothing else in this cache line, nor in the one beside it */
+} lstmx_rows;
+
+/* Shares of rows that the members of a team take from a counter, one block of steps after the other: for what reads all rows of a
+ * block when they are done. */
 enum { LSTMX_SHARES = 64 };
 typedef struct {
     ptrdiff_t taken;                     /* of the shares of all blocks, in order */
@@ -119,6 +142,54 @@ static inline void lstmx_finish(lstmx_shares *shares, int share, ptrdiff_t block
     __atomic_store_n(&shares->done[share], blocks, __ATOMIC_RELEASE);
 }
 
+/* Whether a member gets the rows that are meant for `other`, itself or one that has not come yet. */
+static inline int lstmx_begin(lstmx_rows *own, lstmx_rows *other) {
+    int state = LSTMX_UNTOUCHED;
+    if (!__atomic_compare_exchange_n(&other->state, &state, LSTMX_CLOSED, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return 0;
+    own->first = other->begin, own->stop = other->end, own->step = 0;
+    __atomic_store_n(&own->state, LSTMX_OPEN, __ATOMIC_RELAXED);
+    return 1;
+}
+/* The member that asks for some of these rows; less than 0: nobody. */
+static inline int lstmx_asker(const lstmx_rows *own) { return __atomic_load_n(&own->state, __ATOMIC_ACQUIRE); }
+/* Hands the rows middle..stop to the member that asks. */
+static inline void lstmx_give(lstmx_rows *own, lstmx_rows *asker, ptrdiff_t middle) {
+    asker->first = middle;
+    asker->stop = own->stop;
+    asker->step = own->step;
+    own->stop = middle;
+    __atomic_store_n(&own->state, LSTMX_OPEN, __ATOMIC_RELAXED);
+    __atomic_store_n(&asker->answer, LSTMX_GIVEN, __ATOMIC_RELEASE);
+}
+/* From now on nobody gets any of these rows. */
+static inline void lstmx_close(lstmx_rows *all, int me) {
+    const int asker = __atomic_exchange_n(&all[me].state, LSTMX_CLOSED, __ATOMIC_ACQUIRE);
+    if (asker >= 0) __atomic_store_n(&all[asker].answer, LSTMX_REFUSED, __ATOMIC_RELEASE);
+}
+/* Whether a member that has none left gets rows of another of `count`. */
+static inline int lstmx_get(lstmx_rows *all, int count, int me, lstmx_team *team) {
+    lstmx_rows *own = all + me;
+    for (int spin = 0, busy = 1; busy && !lstmx_cancelled(team); lstmx_pause(spin++)) {
+        busy = 0;
+        for (int k = 1; k < count; k++) {
+            lstmx_rows *other = all + (me + k) % count;
+            int state = __atomic_load_n(&other->state, __ATOMIC_RELAXED);
+            busy |= state != LSTMX_CLOSED;
+            if (state == LSTMX_UNTOUCHED && lstmx_begin(own, other)) return 1;
+            if (state != LSTMX_OPEN) continue;
+            __atomic_store_n(&own->answer, LSTMX_ASKED, __ATOMIC_RELAXED);
+            if (!__atomic_compare_exchange_n(&other->state, &state, me, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) continue;
+            int answer = LSTMX_ASKED;
+            for (int tries = 0; answer == LSTMX_ASKED; lstmx_pause(tries++)) answer = __atomic_load_n(&own->answer, __ATOMIC_ACQUIRE);
+            if (answer == LSTMX_GIVEN) {
+                __atomic_store_n(&own->state, LSTMX_OPEN, __ATOMIC_RELAXED);
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
 static int lstmx_active;   /* threads now inside calls of this process */
 
 /* Joins with up to `wanted` threads where the process may have `budget`: what is left of it, at least 1. */
@@ -140,6 +211,14 @@ static inline int lstmx_await(const lstmx_shares *shares, int share, ptrdiff_t b
     return !team->cancelled;
 }
 static inline void lstmx_finish(lstmx_shares *shares, int share, ptrdiff_t blocks) { shares->done[share] = blocks; }
+static inline int lstmx_begin(lstmx_rows *own, lstmx_rows *other) { (void)own; (void)other; return 1; }
+static inline int lstmx_asker(const lstmx_rows *own) { (void)own; return LSTMX_OPEN; }
+static inline void lstmx_give(lstmx_rows *own, lstmx_rows *asker, ptrdiff_t middle) { (void)own; (void)asker; (void)middle; }
+static inline void lstmx_close(lstmx_rows *all, int me) { (void)all; (void)me; }
+static inline int lstmx_get(lstmx_rows *all, int count, int me, lstmx_team *team) {
+    (void)all; (void)count; (void)me; (void)team;
+    return 0;
+}
 static inline void lstmx_cancel(lstmx_team *team) { team->cancelled = 1; }
 static inline int lstmx_cancelled(lstmx_team *team) { return team->cancelled; }
 static inline int lstmx_stopped(lstmx_team *team) { return team->cancelled; }
