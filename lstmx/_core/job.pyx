@@ -25,9 +25,10 @@ cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it 
 cdef double SHARED_TAPE = 4               # times as many where threads share a tape, and read what others have written
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
 cdef size SECOND_CACHE = 1 << 20          # bytes of weights that surely stay in it; no result may depend on that of the CPU at hand
-cdef size CACHE_HERE = lstmx_second_cache()   # bytes of weights above which threads that split the rows wait for the third cache
+cdef size CACHE_HERE = max(SECOND_CACHE, lstmx_second_cache())   # bytes of weights that stay in it on this CPU
 cdef double WHILE_A_BYTE_COMES = 5        # from the third cache: operations of a thread
 cdef size ROWS_PER_THREAD = 2             # fewer, and the tiles are too flat: the units are split instead
+cdef size ROWS_FOR_WEIGHTS = 8            # of a thread, from which on it may fetch all of many weights at each step, not half of them
 cdef size ROWS_PER_SHARE = 10             # of a long call backward; fewer only where there are not enough for a share for each thread
 cdef size ROWS_AT_ONCE = 24               # the same in a call that is over before a core can fall behind
 cdef double A_MILLISECOND = 2e8           # operations that take a thread more than that
@@ -357,7 +358,8 @@ cdef void share_out(Job *job, int threads) noexcept nogil:
     cdef size units = groups_of(job, l.hidden) if job.backward else panels_of(job)
     cdef double work = operations(job)
     cdef double worth = WORTH_A_THREAD * (SHARED_TAPE if l.gates != NULL and job.cohorts == 1 else 1)
-    cdef bint wide = job.fused and not job.backward and 4 * l.hidden * (l.inputs + l.hidden) * job.itemsize > CACHE_HERE
+    cdef size stay = CACHE_HERE if l.batch >= ROWS_FOR_WEIGHTS * threads else SECOND_CACHE
+    cdef bint wide = job.fused and not job.backward and 4 * l.hidden * (l.inputs + l.hidden) * job.itemsize > stay
     job.split_units = 0
     job.threads = 1
     if threads < 2 or job.serial or work < worth or l.steps == 0:
