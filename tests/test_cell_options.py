@@ -759,7 +759,7 @@ def test_ragged_rows_that_threads_share_out_are_as_alone_however_often(options):
     x = [rng.normal(size=(n, 12)).astype(np.float32) for n in rng.integers(7, 30, 192)]
     alone = np.concatenate([lstm(a)[0] for a in x])
     with lstmx.num_threads(3):
-        for _ in range(20):  # shares of the rows are at different blocks of steps, which is not so every time
+        for _ in range(20):  # rows change hands at other blocks of steps every time
             found = np.concatenate(lstm(x)[0])
             if engines.NAME == "tile":
                 assert_array_equal(found, alone)

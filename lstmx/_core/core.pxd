@@ -143,11 +143,13 @@ cdef extern from "team.h" nogil:
         Py_ssize_t *stop
     void lstmx_wait(lstmx_team *team, int members) noexcept
     int lstmx_apart(lstmx_team *team) noexcept
-    int lstmx_begin(lstmx_rows *own, lstmx_rows *other) noexcept
     int lstmx_asker(const lstmx_rows *own) noexcept
     void lstmx_give(lstmx_rows *own, lstmx_rows *asker, Py_ssize_t middle) noexcept
     void lstmx_close(lstmx_rows *all, int me) noexcept
-    int lstmx_get(lstmx_rows *all, int count, int me, lstmx_team *team) noexcept
+    int lstmx_get(lstmx_rows *all, int count, int me) noexcept
+    void lstmx_leave(lstmx_team *team) noexcept
+    int lstmx_left(lstmx_team *team) noexcept
+    void lstmx_pause(int spin) noexcept
     Py_ssize_t lstmx_take(lstmx_shares *shares) noexcept
     int lstmx_await(const lstmx_shares *shares, int share, Py_ssize_t blocks, lstmx_team *team) noexcept
     void lstmx_finish(lstmx_shares *shares, int share, Py_ssize_t blocks) noexcept

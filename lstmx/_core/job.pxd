@@ -54,7 +54,7 @@ cdef struct Job:
     bint more                  # backward: earlier steps follow, and what cohorts have found is not yet added up
     int split_units
     int threads                # wanted; the team may be smaller
-    lstmx_rows *rows           # forward: of each member; NULL: equal ones
+    lstmx_rows *rows           # forward: of each member; NULL for one thread, units and windows
     lstmx_shares *shares       # backward: shares of the rows, which members take, or NULL
     lstmx_shares *columns      # and of the weights' gradients
     unsigned control           # the control word of the caller

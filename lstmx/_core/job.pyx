@@ -24,11 +24,11 @@ cnp.import_array()
 cdef double WORTH_A_THREAD = 6e6          # operations of a call below which it runs serially
 cdef double SHARED_TAPE = 4               # times as many where threads share a tape, and read what others have written
 cdef double WORTH_A_BARRIER = 1e5         # operations of a step and thread below which the units are not split
-cdef size SECOND_CACHE = 1 << 20          # bytes of weights that surely stay in it; no result may depend on that of the CPU at hand
-cdef size CACHE_HERE = max(SECOND_CACHE, lstmx_second_cache())   # bytes of weights that stay in it on this CPU
+cdef size SECOND_CACHE = 1 << 20          # bytes of weights taken to stay in it: the same on every CPU, as results depend on it
+cdef size CACHE_HERE = max(SECOND_CACHE, min(lstmx_second_cache(), 2 * SECOND_CACHE))   # and on this one; virtual machines boast
 cdef double WHILE_A_BYTE_COMES = 5        # from the third cache: operations of a thread
 cdef size ROWS_PER_THREAD = 2             # fewer, and the tiles are too flat: the units are split instead
-cdef size ROWS_FOR_WEIGHTS = 8            # of a thread, from which on it may fetch all of many weights at each step, not half of them
+cdef size ROWS_FOR_WEIGHTS = 8            # of a thread; fewer, and units are split if the weights exceed SECOND_CACHE, not CACHE_HERE
 cdef size ROWS_PER_SHARE = 10             # of a long call backward; fewer only where there are not enough for a share for each thread
 cdef size ROWS_AT_ONCE = 24               # the same in a call that is over before a core can fall behind
 cdef double A_MILLISECOND = 2e8           # operations that take a thread more than that
@@ -271,7 +271,7 @@ cdef size steps_of_rows(const lstmx_layer *l, size rows, size s=0) noexcept nogi
 
 
 cdef double operations_of(const lstmx_layer *l, size steps) noexcept nogil:
-    """Of so many steps of all rows together."""
+    """Of so many steps, each of one row."""
     return 8.0 * l.hidden * (l.inputs + l.outputs) * steps
 
 
@@ -297,7 +297,7 @@ cdef size row_share(const lstmx_layer *l, int part, int parts) noexcept nogil:
 
 
 cdef size row_with(const lstmx_layer *l, size low, size high, size wanted, size s) noexcept nogil:
-    """Which of the rows low..high it is that those before it run `wanted` steps from step s of the direction on."""
+    """The first of the rows low..high before which at least `wanted` steps are run, from step s of the direction on."""
     cdef size middle
     while low < high:
         middle = (low + high) // 2
@@ -309,20 +309,25 @@ cdef size row_with(const lstmx_layer *l, size low, size high, size wanted, size 
 
 
 cdef size half_of(const Job *job, const lstmx_rows *own) noexcept nogil:
-    """The row in the middle of the work that a member has left; 0 where that is too little to share, with a thread that is awake."""
+    """The row in the middle of the work that a member has left; 0 where that is too little to share."""
     cdef const lstmx_layer *l = &job.layer
-    cdef size before = steps_of_rows(l, own.first, own.step), left = steps_of_rows(l, own.stop, own.step) - before
-    if own.stop - own.first < 2 * ROWS_PER_THREAD or operations_of(l, left) < WORTH_A_THREAD / 3:
+    cdef size before, left
+    if own.stop - own.first < 2 * ROWS_PER_THREAD:
+        return 0
+    before = steps_of_rows(l, own.first, own.step)
+    left = steps_of_rows(l, own.stop, own.step) - before
+    if operations_of(l, left) < WORTH_A_THREAD / 3:   # less than for a thread that has to be woken
         return 0
     return max(own.first + 1, min(own.stop - 1, row_with(l, own.first, own.stop, before + left // 2, own.step)))
 
 
 cdef void deal_rows(const Job *job, lstmx_rows *rows) noexcept nogil:
     """The rows that are meant for each member."""
+    cdef size first = 0
     cdef int k
     for k in range(job.threads):
-        rows[k].state = LSTMX_UNTOUCHED
-        rows[k].begin, rows[k].end = row_share(&job.layer, k, job.threads), row_share(&job.layer, k + 1, job.threads)
+        rows[k].state, rows[k].begin = LSTMX_UNTOUCHED, first
+        rows[k].end = first = row_share(&job.layer, k + 1, job.threads)
 
 
 cdef void cut_rows(const Job *job, lstmx_shares *shares) noexcept nogil:

@@ -27,10 +27,10 @@
 # Who owns what. The caller owns every array; a Direction holds a layer's weights and is never changed; a Job lives on the
 # stack of one call. Nothing here allocates.
 #
-# Threads. `launch` alone makes them, and lets go of the GIL for long calls. They have whole cohorts where there are enough; or
-# forward each has rows, and who is done takes half of another's; backward they take shares of the rows from a counter, block by
-# block, and shares of the weights' gradients between; or, where rows are few and units many, they split the units, with a barrier
-# at every step. A thread owns outputs, never part of a sum: any
+# Threads. `launch` alone makes them, and lets go of the GIL for long calls. They have whole cohorts where there are enough. Or
+# forward each has rows, and who is done takes what nobody has begun, then half of another's; backward they take shares of the rows
+# from a counter, block by block, and shares of the weights' gradients between. Or, where rows are few and units many, they split the
+# units, with a barrier at every step. A thread owns outputs, never part of a sum: any
 # number of threads gives the same bits. The calling thread looks for Ctrl-C every 50 ms at the end of a block.
 """
 
@@ -42,10 +42,10 @@ import numpy as np
 
 from lstmx._core.allocate cimport room, slab
 from lstmx._core.blocks cimport backward_step, forward_block, gradients, input_sums, step_gradient
-from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_apart, lstmx_asker, lstmx_await, lstmx_begin, lstmx_cancel,
-                               lstmx_cancelled, lstmx_claim, lstmx_close, lstmx_cpus, lstmx_finish, lstmx_get, lstmx_give, lstmx_layer,
-                               lstmx_now, lstmx_release, lstmx_rows, lstmx_shares, lstmx_stopped, lstmx_take, lstmx_wait,
-                               omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel, PyThreadState,
+from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_apart, lstmx_asker, lstmx_await, lstmx_cancel, lstmx_cancelled,
+                               lstmx_claim, lstmx_close, lstmx_cpus, lstmx_finish, lstmx_get, lstmx_give, lstmx_layer, lstmx_leave,
+                               lstmx_left, lstmx_now, lstmx_pause, lstmx_release, lstmx_rows, lstmx_shares, lstmx_stopped,
+                               lstmx_take, lstmx_wait, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel, PyThreadState,
                                restore_control, take_back)
 from lstmx._core.job cimport (begin, cohort_steps, cut_cohorts, cut_columns, cut_rows, data, deal_rows, Direction, gradient_steps,
                               groups_of, half_of, Job, MOST_COHORTS, MOST_THREADS, operations, own_cohorts, panels_of, place,
@@ -127,13 +127,10 @@ cdef void forward_units(Job *job, int me, int members) noexcept nogil:
         s = end
 
 
-cdef void forward_shares(Job *job, int me) noexcept nogil:
-    """The rows of a member, then what others have left of theirs, as long as one has much."""
-    cdef lstmx_rows *own = &job.rows[me]
-    cdef bint some = lstmx_begin(own, own)
-    while some or more_rows(job, me):
-        forward_rows(job, me, own)
-        some = False
+cdef void forward_dealt(Job *job, int me) noexcept nogil:
+    """The rows of a member, then what others have left of theirs, while one has enough to share."""
+    while more_rows(job, me):
+        forward_rows(job, me, &job.rows[me])
 
 
 cdef void forward_rows(Job *job, int me, lstmx_rows *own) noexcept nogil:
@@ -156,7 +153,7 @@ cdef void forward_rows(Job *job, int me, lstmx_rows *own) noexcept nogil:
 
 
 cdef void block_of_rows(Job *job, size s, size end, size first, size stop) noexcept nogil:
-    """The steps s..end of rows first..stop, which cohorts may have among them."""
+    """The steps s..end of rows first..stop, which may lie in several cohorts."""
     cdef Job *one
     cdef size before = 0, r0, r1
     cdef int q
@@ -185,7 +182,7 @@ cdef void forward_part(Job *job, int me, int members) noexcept nogil:
             first += together
         return
     if members > 1 and job.rows != NULL:
-        forward_shares(job, me)
+        forward_dealt(job, me)
         return
     r0, r1 = row_share(l, me, members), row_share(l, me + 1, members)
     if l.windows and sums != NULL:   # members do not share rows at the seam of their windows
@@ -388,9 +385,9 @@ cdef void wait(const Job *job, int me, int members) noexcept nogil:
 
 
 cdef bint more_rows(Job *job, int me) noexcept nogil:
-    """Whether a member that has no more rows gets some of another's."""
+    """Whether a member that has no rows gets some."""
     cdef double start = clock()
-    cdef bint found = lstmx_get(job.rows, job.threads, me, job.team)
+    cdef bint found = lstmx_get(job.rows, job.threads, me)
     if start:
         busy[me] -= lstmx_now() - start
     return found
@@ -454,6 +451,20 @@ cdef void job_part(void *task, int me, int members) noexcept nogil:
         backward_part(job, me, members)
     else:
         forward_part(job, me, members)
+    leave(job, me, members)
+
+
+cdef void leave(Job *job, int me, int members) noexcept nogil:
+    """The end of a member's part. The calling thread, which looks for Ctrl-C, waits for the others."""
+    cdef double start = clock()
+    cdef int spin = 0
+    lstmx_leave(job.team)
+    while me == 0 and job.last != 0 and lstmx_left(job.team) < members:
+        poll(job, me)
+        lstmx_pause(spin)
+        spin += 1
+    if start:
+        busy[me] -= lstmx_now() - start
 
 
 cdef void set_clock(Job *job, double work) noexcept nogil:
@@ -501,6 +512,7 @@ cdef void both_part(void *task, int me, int members) noexcept nogil:
     if me == members - 1:
         jobs[1].last = jobs[0].last if members == 1 else 0   # only the calling thread may look for signals
         forward_part(jobs[1], 0, 1)
+    leave(jobs[0], me, members)
 
 
 cdef int run_both(Job *one, Job *other, int budget) except -1:

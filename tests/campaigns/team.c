@@ -36,7 +36,8 @@ typedef struct {
     int canceller, cancel_at;   /* the member that cancels, at which of its steps; -1: nobody */
     lstmx_team team;
     lstmx_shares row_shares, column_shares;
-    lstmx_rows members_rows[MOST];
+    int planned;                /* members that rows are meant for; some may never come */
+    lstmx_rows rows_of[MOST];
     uint64_t h[STEPS + 1][PARTS];   /* by step: what each part computes from all parts, or its own, of the step before */
     uint64_t gradients[PARTS];
     long stopped_at[MOST], waits, takes;
@@ -101,12 +102,12 @@ static void backward_units(Member *member) {
     call->stopped_at[member->me] = s;
 }
 
-/* As forward_shares: rows go from step to step, and half of them to who has none left and asks. */
-static void forward_shares(Member *member) {
+/* As forward_dealt: rows go from step to step, and half of them to who has none left and asks. */
+static void forward_dealt(Member *member) {
     Call *call = member->call;
-    lstmx_rows *own = &call->members_rows[member->me];
-    int some = lstmx_begin(own, own), done = 0;
-    for (; some || lstmx_get(call->members_rows, call->members, member->me, &call->team); some = 0) {
+    lstmx_rows *own = &call->rows_of[member->me];
+    if (call->planned == call->members) wait_for_all(member);   /* else who comes first may have done all */
+    for (int done = 0; lstmx_get(call->rows_of, call->planned, member->me); lstmx_close(call->rows_of, member->me)) {
         member->takes++;
         while (own->step < call->steps && !lstmx_cancelled(&call->team)) {
             for (ptrdiff_t r = own->first; r < own->stop; r++) {
@@ -117,10 +118,9 @@ static void forward_shares(Member *member) {
             maybe_cancel(call, member->me, done++);
             const int asker = lstmx_asker(own);
             if (asker < 0) continue;
-            if (own->stop - own->first > 1) lstmx_give(own, &call->members_rows[asker], (own->first + own->stop) / 2);
-            else lstmx_close(call->members_rows, member->me);
+            if (own->stop - own->first > 1) lstmx_give(own, &call->rows_of[asker], (own->first + own->stop) / 2);
+            else lstmx_close(call->rows_of, member->me);
         }
-        lstmx_close(call->members_rows, member->me);
     }
 }
 
@@ -154,7 +154,7 @@ static void backward_shares(Member *member) {
 }
 
 static void *work(void *argument) {
-    static void (*const kinds[KINDS])(Member *) = {forward_units, backward_units, forward_shares, backward_shares};
+    static void (*const kinds[KINDS])(Member *) = {forward_units, backward_units, forward_dealt, backward_shares};
     Member *member = argument;
     kinds[member->call->kind](member);
     return NULL;
@@ -171,10 +171,11 @@ static void begin(Call *call, Random *random, int members) {
     call->cancel_at = (int)draw(random, (uint64_t)call->steps);
     call->row_shares.count = call->rows;
     call->column_shares.count = call->columns;
-    for (int m = 0; m < members; m++) {
-        call->members_rows[m].state = LSTMX_UNTOUCHED;
-        call->members_rows[m].begin = call->rows * m / members;
-        call->members_rows[m].end = call->rows * (m + 1) / members;
+    call->planned = members + (draw(random, 2) ? (int)draw(random, (uint64_t)(MOST - members + 1)) : 0);
+    for (int m = 0; m < call->planned; m++) {
+        call->rows_of[m].state = LSTMX_UNTOUCHED;
+        call->rows_of[m].begin = call->rows * m / call->planned;
+        call->rows_of[m].end = call->rows * (m + 1) / call->planned;
     }
     for (int p = 0; p < PARTS; p++) call->h[0][p] = draw(random, UINT64_MAX);
 }

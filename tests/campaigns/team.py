@@ -29,6 +29,11 @@ WEAKER = {  # what of team.h: (its text, a word in it, what takes its place)
     "rows are got without acquire": ("&own->answer, __ATOMIC_ACQUIRE", ACQUIRE, NONE),
     "rows are asked for without release": ("&state, me, 0, __ATOMIC_RELEASE", RELEASE, NONE),
     "a question is heard without acquire": ("&own->state, __ATOMIC_ACQUIRE", ACQUIRE, NONE),
+    "rows are begun without an atomic": (
+        "!__atomic_compare_exchange_n(&other->state, &state, next, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)",
+        "!__atomic_compare_exchange_n(&other->state, &state, next, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)",
+        "other->state != state || (other->state = next, 0)",
+    ),
     "shares are taken without an atomic": (
         "__atomic_fetch_add(&shares->taken, 1, __ATOMIC_RELAXED)",
         "__atomic_fetch_add(&shares->taken, 1, __ATOMIC_RELAXED)",

@@ -1,4 +1,5 @@
-/* Threads that work on one layer: how many there may be in the process, and a barrier for those that share a step. */
+/* Threads that work on one layer: how many there may be in the process, how they share rows, and a barrier for those that share a
+ * step. */
 #ifndef LSTMX_TEAM_H
 #define LSTMX_TEAM_H
 
@@ -60,24 +61,25 @@ typedef struct {
     int waited;      /* microseconds of all members together, after they had given their cores away */
     double began;    /* when the team came together */
     double patience; /* seconds that a member waits in any case */
+    int left;        /* members that have nothing more to do */
     char alone[64];  /* nothing else in this cache line */
 } lstmx_team;
 
 /* Rows that a member of a team takes through all steps, block by block, so that what it has read and written is still in its cache.
- * A member that has none left takes what has not been begun, or asks another for some of its rows, which that one hands over at the
- * end of its block: a member whose core is slow, or that wakes late, does less. */
+ * A member that has none left takes what nobody has begun, then asks others for some of their rows, which they hand over at the end
+ * of a block: a member whose core is slow, or that wakes late, does less. */
 enum { LSTMX_UNTOUCHED = -3, LSTMX_CLOSED = -2, LSTMX_OPEN = -1 };   /* states; from 0 on, the member that asks */
-enum { LSTMX_REFUSED = -1, LSTMX_ASKED, LSTMX_GIVEN };
+enum { LSTMX_REFUSED = -1, LSTMX_ASKED, LSTMX_GIVEN };   /* answers */
 typedef struct {
     int state;
     int answer;                       /* to what this member asks */
     ptrdiff_t begin, end;             /* the rows that are meant for it */
     ptrdiff_t first, stop, step;      /* those that it has, and the step that they have come to */
-    char alone[128 - 2 * sizeof(int) - 5 * sizeof(ptrdiff_t)];   /* nothing else in this cache line, nor in the one beside it */
+    char alone[128 - 2 * sizeof(int) - 5 * sizeof(ptrdiff_t)];   /* nothing else in its cache lines */
 } lstmx_rows;
 
-/* Shares of rows that the members of a team take from a counter, one block of steps after the other: for what reads all rows of a
- * block when they are done. */
+/* Shares of rows that the members of a team take from a counter, one block of steps after the other: backward, where the weights'
+ * gradients need all rows of a block. */
 enum { LSTMX_SHARES = 64 };
 typedef struct {
     ptrdiff_t taken;                     /* of the shares of all blocks, in order */
@@ -145,7 +147,8 @@ static inline void lstmx_finish(lstmx_shares *shares, int share, ptrdiff_t block
 /* Whether a member gets the rows that are meant for `other`, itself or one that has not come yet. */
 static inline int lstmx_begin(lstmx_rows *own, lstmx_rows *other) {
     int state = LSTMX_UNTOUCHED;
-    if (!__atomic_compare_exchange_n(&other->state, &state, LSTMX_CLOSED, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return 0;
+    const int next = own == other ? LSTMX_OPEN : LSTMX_CLOSED;
+    if (!__atomic_compare_exchange_n(&other->state, &state, next, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return 0;
     own->first = other->begin, own->stop = other->end, own->step = 0;
     __atomic_store_n(&own->state, LSTMX_OPEN, __ATOMIC_RELAXED);
     return 1;
@@ -159,36 +162,39 @@ static inline void lstmx_give(lstmx_rows *own, lstmx_rows *asker, ptrdiff_t midd
     asker->step = own->step;
     own->stop = middle;
     __atomic_store_n(&own->state, LSTMX_OPEN, __ATOMIC_RELAXED);
+    __atomic_store_n(&asker->state, LSTMX_OPEN, __ATOMIC_RELAXED);
     __atomic_store_n(&asker->answer, LSTMX_GIVEN, __ATOMIC_RELEASE);
 }
-/* From now on nobody gets any of these rows. */
+/* From now on nobody gets any of these rows. (It acquires so that the refusal comes after the question.) */
 static inline void lstmx_close(lstmx_rows *all, int me) {
     const int asker = __atomic_exchange_n(&all[me].state, LSTMX_CLOSED, __ATOMIC_ACQUIRE);
-    if (asker >= 0) __atomic_store_n(&all[asker].answer, LSTMX_REFUSED, __ATOMIC_RELEASE);
+    if (asker >= 0) __atomic_store_n(&all[asker].answer, LSTMX_REFUSED, __ATOMIC_RELAXED);
 }
-/* Whether a member that has none left gets rows of another of `count`. */
-static inline int lstmx_get(lstmx_rows *all, int count, int me, lstmx_team *team) {
+/* Gives a member rows of `count` that there are: its own, what nobody has begun, or some of another's, for which it waits. 0: there
+ * are none to be had. */
+static inline int lstmx_get(lstmx_rows *all, int count, int me) {
     lstmx_rows *own = all + me;
-    for (int spin = 0, busy = 1; busy && !lstmx_cancelled(team); lstmx_pause(spin++)) {
+    for (int k = 0; k < count; k++)
+        if (lstmx_begin(own, all + (me + k) % count)) return 1;
+    for (int spin = 0, busy = 1; busy; lstmx_pause(spin++)) {
         busy = 0;
         for (int k = 1; k < count; k++) {
             lstmx_rows *other = all + (me + k) % count;
-            int state = __atomic_load_n(&other->state, __ATOMIC_RELAXED);
+            int state = __atomic_load_n(&other->state, __ATOMIC_RELAXED), answer = LSTMX_ASKED;
             busy |= state != LSTMX_CLOSED;
-            if (state == LSTMX_UNTOUCHED && lstmx_begin(own, other)) return 1;
             if (state != LSTMX_OPEN) continue;
-            __atomic_store_n(&own->answer, LSTMX_ASKED, __ATOMIC_RELAXED);
+            __atomic_store_n(&own->answer, answer, __ATOMIC_RELAXED);
             if (!__atomic_compare_exchange_n(&other->state, &state, me, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) continue;
-            int answer = LSTMX_ASKED;
             for (int tries = 0; answer == LSTMX_ASKED; lstmx_pause(tries++)) answer = __atomic_load_n(&own->answer, __ATOMIC_ACQUIRE);
-            if (answer == LSTMX_GIVEN) {
-                __atomic_store_n(&own->state, LSTMX_OPEN, __ATOMIC_RELAXED);
-                return 1;
-            }
+            if (answer == LSTMX_GIVEN) return 1;
         }
     }
     return 0;
 }
+
+/* A member has nothing more to do; and how many such there are. */
+static inline void lstmx_leave(lstmx_team *team) { __atomic_add_fetch(&team->left, 1, __ATOMIC_RELAXED); }
+static inline int lstmx_left(lstmx_team *team) { return __atomic_load_n(&team->left, __ATOMIC_RELAXED); }
 
 static int lstmx_active;   /* threads now inside calls of this process */
 
@@ -211,14 +217,13 @@ static inline int lstmx_await(const lstmx_shares *shares, int share, ptrdiff_t b
     return !team->cancelled;
 }
 static inline void lstmx_finish(lstmx_shares *shares, int share, ptrdiff_t blocks) { shares->done[share] = blocks; }
-static inline int lstmx_begin(lstmx_rows *own, lstmx_rows *other) { (void)own; (void)other; return 1; }
 static inline int lstmx_asker(const lstmx_rows *own) { (void)own; return LSTMX_OPEN; }
 static inline void lstmx_give(lstmx_rows *own, lstmx_rows *asker, ptrdiff_t middle) { (void)own; (void)asker; (void)middle; }
 static inline void lstmx_close(lstmx_rows *all, int me) { (void)all; (void)me; }
-static inline int lstmx_get(lstmx_rows *all, int count, int me, lstmx_team *team) {
-    (void)all; (void)count; (void)me; (void)team;
-    return 0;
-}
+static inline int lstmx_get(lstmx_rows *all, int count, int me) { (void)all; (void)count; (void)me; return 0; }
+static inline void lstmx_leave(lstmx_team *team) { team->left++; }
+static inline int lstmx_left(lstmx_team *team) { return team->left; }
+static inline void lstmx_pause(int spin) { (void)spin; }
 static inline void lstmx_cancel(lstmx_team *team) { team->cancelled = 1; }
 static inline int lstmx_cancelled(lstmx_team *team) { return team->cancelled; }
 static inline int lstmx_stopped(lstmx_team *team) { return team->cancelled; }

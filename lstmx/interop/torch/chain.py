@@ -126,7 +126,7 @@ class Chain:
             one.ordered = True
         rest = [one.name for one in self.all if one.name not in names and one.tensors]
         self.notes += [f"not used: {_few(rest)}"] if rest else []
-        return self._usable(chain)
+        return _whole(self._usable(chain))
 
     def _deduced(self) -> list[Found]:
         chain = self._usable(self.all)
@@ -136,8 +136,8 @@ class Chain:
             raise ValueError(f"{_lstms(chain)}, and how they are connected is not known; prefix={lstms[0].name!r} "
                              f"takes one, layers=[{names}] all that there is, in the order of forward")  # fmt: skip
         if self.kind == "safetensors file" and not all(one.ordered for one in chain):
-            return self._ordered_by_size(chain)
-        return chain
+            return self._ordered_by_size(_whole(chain))
+        return _whole(chain)
 
     def _ordered_by_size(self, chain: list[Found]) -> list[Found]:
         """The only order in which each layer takes what the one before it gives: a safetensors file keeps none."""
@@ -170,8 +170,6 @@ class Chain:
             raise ValueError("it has what has no place in a chain of LSTM, Linear, Embedding, Dropout and "
                              f"activations: {'; '.join(odd[:8])}{'; ...' * (len(odd) > 8)}; if the model is one "
                              "without it, give ignore=[names], or prefix= for a part")  # fmt: skip
-        for one in found:
-            _check_whole(one)
         if not any(one.kind in LSTMS for one in found):
             raise ValueError(f"there is no LSTM in it; it has {_few([one.said() for one in found] or ['nothing'])}")
         return found
@@ -393,12 +391,14 @@ def _check_reparametrized(one: Found) -> None:
                          f"pruning have it; {remedy} makes it a plain one")  # fmt: skip
 
 
-def _check_whole(one: Found) -> None:
-    """An error for a layer whose tensors are not all there, or do not fit."""
-    if one.kind in LSTMS:
-        lstm_sizes(one)
-    elif one.kind in ("Linear", "Embedding", EITHER) and len(getattr(one.tensors.get("weight"), "shape", ())) != 2:
-        raise ValueError(f"{one.full('weight')}: missing, or no matrix")
+def _whole(chain: list[Found]) -> list[Found]:
+    """The same layers; an error if tensors of one are missing, or do not fit."""
+    for one in chain:
+        if one.kind in LSTMS:
+            lstm_sizes(one)
+        elif one.kind in ("Linear", "Embedding", EITHER) and len(getattr(one.tensors.get("weight"), "shape", ())) != 2:
+            raise ValueError(f"{one.full('weight')}: missing, or no matrix")
+    return chain
 
 
 def _ways(one: Found, first: bool) -> list[tuple[Any, int]]:
