@@ -31,8 +31,8 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 def _team(found):
     return (
         f"{found['calls']:,} calls by teams of 1 to {found['most_threads']} threads: {found['barriers']:,} barriers "
-        f"and {found['shares']:,} shares taken, {found['cancelled']:,} of the calls cancelled on the way. No report. "
-        f"Each of the {found['weaker_copies_reported']} copies with one weaker instruction was reported."
+        f"and {found['shares']:,} shares of work taken, {found['cancelled']:,} of the calls cancelled on the way. "
+        f"No report. Each of the {found['weaker_copies_reported']} copies with one weaker instruction was reported."
     )
 
 
