@@ -183,7 +183,9 @@ class Chain:
         linear = [one.name for one in self.chain if one.kind == "Linear"]
         given = [given] if isinstance(given, str) else given
         if not isinstance(given, dict):
-            if len(_listed("activations", given)) != len(linear):
+            if _listed("activations", given) and not linear:
+                raise ValueError(f"activations: got {given!r}, but there is no Linear to follow; leave it out")
+            if len(given) != len(linear):
                 raise ValueError(f"activations: got {given!r}, must be a list of {len(linear)}, for {_few(linear)}, or "
                                  "a dict by names")  # fmt: skip
             given = dict(zip(linear, given, strict=True))
@@ -397,7 +399,7 @@ def _whole(chain: list[Found]) -> list[Found]:
         if one.kind in LSTMS:
             lstm_sizes(one)
         elif one.kind in ("Linear", "Embedding", EITHER) and len(getattr(one.tensors.get("weight"), "shape", ())) != 2:
-            raise ValueError(f"{one.full('weight')}: missing, or no matrix")
+            raise ValueError(f"{one.full('weight')}: missing, or no matrix; take a file that has it, or give ignore=")
     return chain
 
 

@@ -274,13 +274,18 @@ def lstm_sizes(found: Found) -> dict[str, Any]:
     for match, name in zip(matches, shapes, strict=True):
         if match is None:
             raise ValueError(f"{found.full(name)}: an LSTM has no such tensor")
-    if any(len(shapes.get(name, ())) != 2 for name in ("weight_ih_l0", "weight_hh_l0")):
-        raise ValueError(f"{found.full('weight_ih_l0')}: missing, or no matrix")
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        if len(shapes.get(name, ())) != 2:
+            shown = found.full(name.removesuffix("_l0") if cell else name)
+            raise ValueError(
+                f"{shown}: {_or_missing(shapes.get(name))}, must be a matrix of 4 * hidden_size rows; "
+                "take a file that has all of the LSTM, or give ignore= or prefix= for a part without it"
+            )
     kinds = {match[1] for match in matches}  # type: ignore[index]
     rows, width = shapes["weight_hh_l0"]
     sizes = {
         "input_size": shapes["weight_ih_l0"][1], "hidden_size": rows // 4,
-        "num_layers": len({match[2] for match in matches}), "bias": "bias_ih" in kinds,  # type: ignore[index]
+        "num_layers": len({match[2] for match in matches}), "bias": bool(kinds & {"bias_ih", "bias_hh"}),  # type: ignore[index]
         "bidirectional": any(match[3] for match in matches), "proj_size": width if "weight_hr" in kinds else 0,  # type: ignore[index]
     }  # fmt: skip
     wanted = dict(_lstm_shapes(sizes))
