@@ -144,13 +144,14 @@ static inline void lstmx_finish(lstmx_shares *shares, int share, ptrdiff_t block
     __atomic_store_n(&shares->done[share], blocks, __ATOMIC_RELEASE);
 }
 
-/* Whether a member gets the rows that are meant for `other`, itself or one that has not come yet. */
+/* Whether a member gets the rows that are meant for `other`, itself or one that has not come yet. Once its own state is open another
+ * may ask, and nothing but the answer may change it: the rows are there before. */
 static inline int lstmx_begin(lstmx_rows *own, lstmx_rows *other) {
     int state = LSTMX_UNTOUCHED;
     const int next = own == other ? LSTMX_OPEN : LSTMX_CLOSED;
-    if (!__atomic_compare_exchange_n(&other->state, &state, next, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return 0;
     own->first = other->begin, own->stop = other->end, own->step = 0;
-    __atomic_store_n(&own->state, LSTMX_OPEN, __ATOMIC_RELAXED);
+    if (!__atomic_compare_exchange_n(&other->state, &state, next, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return 0;
+    if (own != other) __atomic_store_n(&own->state, LSTMX_OPEN, __ATOMIC_RELAXED);
     return 1;
 }
 /* The member that asks for some of these rows; less than 0: nobody. */
