@@ -30,8 +30,8 @@
 # Threads. `launch` alone makes them, and lets go of the GIL for long calls. They have whole cohorts where there are enough. Or
 # forward each has rows, and who is done takes what nobody has begun, then half of another's; backward they take shares of the rows
 # from a counter, block by block, and shares of the weights' gradients between. Or, where rows are few and units many, they split the
-# units, with a barrier at every step. A thread owns outputs, never part of a sum: any
-# number of threads gives the same bits. The calling thread looks for Ctrl-C every 50 ms at the end of a block.
+# units, with a barrier at every step. A thread owns outputs, never part of a sum: any number of threads gives the same bits. The
+# calling thread looks for Ctrl-C every 50 ms at the end of a block, and when it waits for the others to end.
 """
 
 from cython.parallel cimport parallel
@@ -42,11 +42,11 @@ import numpy as np
 
 from lstmx._core.allocate cimport room, slab
 from lstmx._core.blocks cimport backward_step, forward_block, gradients, input_sums, step_gradient
-from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_apart, lstmx_asker, lstmx_await, lstmx_cancel, lstmx_cancelled,
-                               lstmx_claim, lstmx_close, lstmx_cpus, lstmx_finish, lstmx_get, lstmx_give, lstmx_layer, lstmx_leave,
-                               lstmx_left, lstmx_now, lstmx_pause, lstmx_release, lstmx_rows, lstmx_shares, lstmx_stopped,
-                               lstmx_take, lstmx_wait, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel, PyThreadState,
-                               restore_control, take_back)
+from lstmx._core.core cimport (flush_subnormals, let_go, LSTMX_OPENMP, lstmx_apart, lstmx_asker, lstmx_await, lstmx_cancel,
+                               lstmx_cancelled, lstmx_claim, lstmx_close, lstmx_cpus, lstmx_finish, lstmx_get, lstmx_give, lstmx_layer,
+                               lstmx_leave, lstmx_left, lstmx_now, lstmx_pause, lstmx_release, lstmx_rows, lstmx_shares, lstmx_stopped,
+                               lstmx_take, lstmx_wait, omp_get_max_threads, omp_get_num_threads, omp_get_thread_num, omp_in_parallel,
+                               PyThreadState, restore_control, take_back)
 from lstmx._core.job cimport (begin, cohort_steps, cut_cohorts, cut_columns, cut_rows, data, deal_rows, Direction, gradient_steps,
                               groups_of, half_of, Job, MOST_COHORTS, MOST_THREADS, operations, own_cohorts, panels_of, place,
                               room_for_sums, row_share, rows_at, share_out, side_by_side, size, stride, strip_rows, turns,
@@ -376,20 +376,24 @@ cdef inline double clock() noexcept nogil:
     return lstmx_now() if recording else 0
 
 
+cdef inline void waited(double start, int me) noexcept nogil:
+    """Takes what has passed since `start`, of `clock`, from a member's work."""
+    if start:
+        busy[me] -= lstmx_now() - start
+
+
 cdef void wait(const Job *job, int me, int members) noexcept nogil:
     """The barrier of a team."""
     cdef double start = clock()
     lstmx_wait(job.team, members)
-    if start:
-        busy[me] -= lstmx_now() - start
+    waited(start, me)
 
 
 cdef bint more_rows(Job *job, int me) noexcept nogil:
     """Whether a member that has no rows gets some."""
     cdef double start = clock()
     cdef bint found = lstmx_get(job.rows, job.threads, me)
-    if start:
-        busy[me] -= lstmx_now() - start
+    waited(start, me)
     return found
 
 
@@ -397,8 +401,7 @@ cdef bint ready(const Job *job, int me, const lstmx_shares *shares, int share, s
     """Waits until a share has `blocks` behind it; False if the team is cancelled."""
     cdef double start = clock()
     cdef bint found = lstmx_await(shares, share, blocks, job.team)
-    if start:
-        busy[me] -= lstmx_now() - start
+    waited(start, me)
     return found
 
 
@@ -459,12 +462,11 @@ cdef void leave(Job *job, int me, int members) noexcept nogil:
     cdef double start = clock()
     cdef int spin = 0
     lstmx_leave(job.team)
-    while me == 0 and job.last != 0 and lstmx_left(job.team) < members:
+    while me == 0 and job.last != 0 and lstmx_left(job.team) < members and not lstmx_cancelled(job.team):
         poll(job, me)
         lstmx_pause(spin)
         spin += 1
-    if start:
-        busy[me] -= lstmx_now() - start
+    waited(start, me)
 
 
 cdef void set_clock(Job *job, double work) noexcept nogil:
